@@ -1,0 +1,76 @@
+# Build time: one command for each thing that is done with the project. "make" lists them.
+# Settings: PYTHON (to make the environment with), ARGS (for pytest, and for the scripts).
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+ARGS ?=
+
+PY := $(VENV)/bin/python
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
+INSTALLED := $(VENV)/.stamp
+PLANNER := build/planner/_planner.py
+BUILD_SCRIPTS := $(wildcard scripts/build_*.py)
+# Where there is no gcc, the C compiler that the build asks for is needed here too.
+ZIGLANG := $(if $(shell command -v gcc),,$(shell sed -n 's/^ZIGLANG = "\(.*\)"/\1/p' scripts/build_guest.py))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test dev guest planner qemu format check fuzz bench dist clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: dev guest ## install into .venv and amend a sample image
+	@$(RUN) scripts/demo $(ARGS)
+
+test: dev guest planner qemu ## run all tests
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal -rfEs $(ARGS)
+
+dev: $(INSTALLED) ## make .venv, with an editable install and the tools
+
+$(INSTALLED): pyproject.toml scripts/hatch_build.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'instar needs Python 3.10 or later; choose one by PYTHON=...' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo 'Python cannot make an environment: as root, apt-get install python3-venv' >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo 'installing into $(VENV)'
+	@$(PY) -m pip install -q --disable-pip-version-check -U pip
+	@$(PY) -m pip install -q -e . --group dev $(ZIGLANG)
+	@touch $@
+
+guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the editable install
+	@$(PY) scripts/build_abi.py
+	@$(PY) scripts/build_guest.py
+
+planner: $(PLANNER) ## compile the planner as a library for tests
+
+$(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h shared/*.[ch] shared/host/*.[ch])
+	@$(PY) scripts/build_planner.py
+
+qemu: ## unpack the versions of qemu-img that instar is compared with
+	@scripts/fetch_qemu
+
+format: dev ## rewrite the Python sources in the project's style
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+check: dev guest ## style, types, spelling and memory budgets; changes nothing
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
+	$(PY) scripts/check_binary_sizes
+
+fuzz: dev guest planner qemu ## compare instar with qemu-img on generated images
+	@$(RUN) scripts/differential_fuzz $(ARGS)
+
+bench: dev guest qemu ## measure instar beside qemu-img
+	@$(RUN) scripts/benchmark $(ARGS)
+
+dist: dev ## build the sdist and the wheel
+	@$(PY) -m build
+
+clean: ## remove what was built, but not .venv, nor .editable, which it imports from
+	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

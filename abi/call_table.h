@@ -1,0 +1,42 @@
+/* The contract between the two guest images: how an operation reaches the outside, and nothing else.
+ *
+ * The executor lays the table out at INSTAR_CALL_TABLE_ADDR. Its version must equal the operation's
+ * INSTAR_ABI_VERSION; entries are append-only.
+ */
+#ifndef INSTAR_CALL_TABLE_H
+#define INSTAR_CALL_TABLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "instar_abi.h"
+
+#define CALL_TABLE_MAGIC 0x494d4147
+
+/* One block request: whole sectors at `offset` of the image; `buffer` lies in the DMA window. */
+struct block_range {
+    uint64_t offset;
+    uint64_t length;
+    uint8_t *buffer;
+};
+
+#define CALL_TABLE_RANGES_MAX 40
+
+struct call_table {
+    uint32_t magic;
+    uint32_t version;
+    /* Each puts all ranges before the host with one doorbell. False: the host reported an error. */
+    bool (*read_blocks)(const struct block_range *ranges, uint32_t count);
+    bool (*write_blocks)(const struct block_range *ranges, uint32_t count);
+    /* A barrier: what was written before reaches the image before what is written after. */
+    bool (*flush_blocks)(void);
+    /* Send frames; up to INSTAR_TRANSMIT_MAX bytes wait until a frame is sent with `push`. */
+    void (*send_frame)(uint32_t type, const void *payload, uint32_t length, bool push);
+    /* Early text, a byte and an exit at a time. */
+    void (*debug)(const char *text);
+    /* The part of the DMA window that is the operation's. */
+    uint8_t *workspace;
+    uint64_t workspace_size;
+};
+
+#endif

@@ -1,0 +1,181 @@
+/* The contract between host and guest: all that the two sides may say to each other, written once.
+ *
+ * Both sides read this file: the guest is compiled with it, and the host's view (instar.abi) is
+ * generated from it when the package is built. So it holds nothing but integer literals and structs
+ * of fixed-width fields without padding; all fields are little-endian. Changing a number or a field
+ * breaks an old guest on a new host: raise INSTAR_ABI_VERSION with it. Lists marked append-only
+ * only ever grow at their end.
+ */
+#ifndef INSTAR_ABI_H
+#define INSTAR_ABI_H
+
+#include <stdint.h>
+
+/* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
+#define INSTAR_ABI_VERSION 1
+#define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
+
+/* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. */
+#define INSTAR_RAM_SIZE 0x200000
+#define INSTAR_CORE_ADDR 0x10000       /* the executor image */
+#define INSTAR_CORE_LIMIT 0x8000       /* its largest memory extent, .bss included */
+#define INSTAR_CALL_TABLE_ADDR 0x10000 /* read-only, the first bytes of the executor image */
+#define INSTAR_OPERATION_ADDR 0x18000  /* the operation image */
+#define INSTAR_OPERATION_LIMIT 0x8000  /* its largest memory extent, .bss included */
+#define INSTAR_STACK_ADDR 0x22000      /* unmapped guard pages lie below and above */
+#define INSTAR_STACK_SIZE 0x4000
+#define INSTAR_QUEUE_ADDR 0x28000      /* the block queue, then the transmit queue */
+#define INSTAR_QUEUE_PAGES_SIZE 0x2000
+#define OPERATION_CONFIG_ADDR 0x2b000  /* the AmendConfig; read-only to the guest */
+#define INSTAR_DMA_ADDR 0x30000        /* the DMA window: no buffer may lie outside it */
+#define INSTAR_DMA_SIZE 0x160000
+
+/* The I/O ports that the guest may write; every other access is a fault. */
+#define INSTAR_PORT_EXIT 0xf4     /* u8: ends the run; 0 is a regular end, else a panic code */
+#define INSTAR_PORT_NOTIFY 0xe0   /* u8: the index of a virtqueue that has new buffers */
+#define INSTAR_PORT_SERIAL 0x3f8  /* u8: the 16550's transmit register */
+
+/* Virtqueues: virtio 1.2, 2.7 "Split Virtqueues"; no negotiation, all addresses agreed here. */
+#define INSTAR_BLOCK_QUEUE 0
+#define INSTAR_BLOCK_QUEUE_SIZE 128
+#define INSTAR_BLOCK_DESC_ADDR 0x28000
+#define INSTAR_BLOCK_AVAIL_ADDR 0x28800
+#define INSTAR_BLOCK_USED_ADDR 0x28c00
+#define INSTAR_TRANSMIT_QUEUE 1
+#define INSTAR_TRANSMIT_QUEUE_SIZE 4
+#define INSTAR_TRANSMIT_DESC_ADDR 0x29400
+#define INSTAR_TRANSMIT_AVAIL_ADDR 0x29480
+#define INSTAR_TRANSMIT_USED_ADDR 0x294c0
+#define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
+#define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */
+
+/* The request for one amend. The current_* fields are what the host read at fixed offsets of the
+ * header; the guest reads the header itself and refuses if the two disagree. */
+#define AMEND_CONFIG_MAGIC 0x414d4e44
+#define AMEND_FORMAT_QCOW2 2
+#define AMEND_FLAG_QUIET 1
+#define AMEND_FLAG_SET_COMPAT 2
+#define AMEND_FLAG_COMPAT_V3 4
+#define AMEND_FLAG_SET_LAZY 8
+#define AMEND_FLAG_LAZY_ON 16
+#define AMEND_FLAG_PROGRESS 32 /* send FRAME_PROGRESS while scanning */
+
+struct AmendConfig {
+    uint32_t magic;         /* IN */
+    uint32_t target_format; /* IN */
+    uint32_t flags;         /* IN: AMEND_FLAG_* */
+    uint32_t sector_size;   /* IN: 512 */
+    uint32_t cluster_size;  /* IN: bytes; 0 where the header's cluster_bits are out of range */
+    uint32_t current_version;                /* IN */
+    uint32_t current_refcount_bits;          /* IN */
+    uint32_t pad;                            /* IN: 0 */
+    uint64_t current_incompatible_features;  /* IN: 0 for version 2 */
+    uint64_t current_compatible_features;    /* IN: 0 for version 2 */
+    uint64_t virtual_size;                   /* IN: bytes */
+    uint64_t image_size;                     /* IN: bytes of the file or block device */
+    uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
+    uint8_t reserved[56];                    /* IN: 0 */
+};
+
+/* The verdict. Errors are append-only. */
+#define AMEND_RESULT_MAGIC 0x414d5253
+#define AMEND_ACTION_NOOP 0
+#define AMEND_ACTION_AMENDED 1
+#define AMEND_OK 0
+#define AMEND_ERROR_UNSUPPORTED_FORMAT 1
+#define AMEND_ERROR_INVALID_OPTION 2
+#define AMEND_ERROR_DOWNGRADE_BLOCKED 3
+#define AMEND_ERROR_REFCOUNT_WIDTH 4
+#define AMEND_ERROR_LAZY_NEEDS_V3 5
+#define AMEND_ERROR_HEADER_MISMATCH 6
+#define AMEND_ERROR_PARSE_FAILED 7
+#define AMEND_ERROR_DIRTY 8
+#define AMEND_ERROR_EXTENSION_RELOCATION 9
+#define AMEND_ERROR_WRITE_FAILED 10
+#define AMEND_ERROR_SCRATCH_TOO_SMALL 11
+#define AMEND_ERROR_OVERFLOW 12
+#define AMEND_ERROR_READ_FAILED 13
+#define AMEND_ERROR_UNSUPPORTED_FEATURE 14
+
+struct AmendResult {
+    uint32_t magic;                    /* OUT */
+    uint32_t target_format;            /* OUT */
+    uint32_t action;                   /* OUT: AMEND_ACTION_* */
+    uint32_t error;                    /* OUT: AMEND_OK, or the first refusal's error */
+    uint32_t resulting_version;        /* OUT */
+    uint32_t resulting_lazy_refcounts; /* OUT: 0 or 1 */
+    uint32_t atomic;                   /* OUT: 1 if the switch is one sector */
+    uint32_t refusal_count;            /* OUT: the AmendRefusals that follow in FRAME_REFUSALS */
+    uint64_t resulting_incompatible_features; /* OUT */
+    uint64_t resulting_compatible_features;   /* OUT */
+    uint64_t resulting_autoclear_features;    /* OUT */
+    uint64_t reserved;                        /* OUT: 0 */
+};
+
+/* One reason to refuse. Reasons are append-only; the details of each are named in vmm/verdict.py. */
+#define REFUSAL_MAX 64
+#define REFUSAL_BAD_MAGIC 1
+#define REFUSAL_BAD_VERSION 2
+#define REFUSAL_TRUNCATED_HEADER 3
+#define REFUSAL_CLUSTER_BITS 4
+#define REFUSAL_HEADER_LENGTH 5
+#define REFUSAL_UNKNOWN_INCOMPATIBLE 6
+#define REFUSAL_DIRTY 7
+#define REFUSAL_CORRUPT 8
+#define REFUSAL_REFCOUNT_ORDER 9
+#define REFUSAL_REFCOUNT_TABLE 10
+#define REFUSAL_L1_TABLE 11
+#define REFUSAL_L1_TOO_SMALL 12
+#define REFUSAL_SNAPSHOT_TABLE 13
+#define REFUSAL_BACKING_FILE 14
+#define REFUSAL_EXTENSIONS 15
+#define REFUSAL_CRYPT_METHOD 16
+#define REFUSAL_CRYPTO_EXTENSION 17
+#define REFUSAL_COMPRESSION_TYPE 18
+#define REFUSAL_SUBCLUSTERS 19
+#define REFUSAL_RAW_WITHOUT_DATA_FILE 20
+#define REFUSAL_BITMAPS_EXTENSION 21
+#define REFUSAL_VIRTUAL_SIZE 22
+#define REFUSAL_HEADER_MISMATCH 23
+#define REFUSAL_LAZY_NEEDS_V3 24
+#define REFUSAL_DOWNGRADE_REFCOUNT_WIDTH 25
+#define REFUSAL_DOWNGRADE_DATA_FILE 26
+#define REFUSAL_DOWNGRADE_EXTENDED_L2 27
+#define REFUSAL_DOWNGRADE_BITMAPS 28
+#define REFUSAL_DOWNGRADE_SNAPSHOT_SIZE 29
+#define REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE 30
+#define REFUSAL_DOWNGRADE_ZERO_CLUSTERS 31
+#define REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS 32
+#define REFUSAL_UPGRADE_SNAPSHOT_EXTRA_DATA 33
+#define REFUSAL_L2_TABLE 34
+#define REFUSAL_NO_ROOM 35
+#define REFUSAL_HEADER_TOO_LARGE 36
+#define REFUSAL_READ_FAILED 37
+#define REFUSAL_WRITE_FAILED 38
+
+struct AmendRefusal {
+    uint32_t reason;    /* OUT: REFUSAL_* */
+    uint32_t error;     /* OUT: AMEND_ERROR_* */
+    uint64_t detail[3]; /* OUT: by reason; 0 where it has none */
+};
+
+/* Serial framing: a FrameHeader, then length bytes of payload. */
+#define FRAME_MAGIC 0x52464e49
+#define FRAME_RESULT 1   /* one AmendResult; ends the conversation */
+#define FRAME_REFUSALS 2 /* AmendRefusals, before the FRAME_RESULT that counts them */
+#define FRAME_PROGRESS 3 /* one AmendProgress */
+#define FRAME_PAYLOAD_MAX 2048
+
+struct FrameHeader {
+    uint32_t magic;  /* OUT */
+    uint32_t type;   /* OUT: FRAME_* */
+    uint32_t length; /* OUT: bytes of payload */
+    uint32_t crc;    /* OUT: CRC-32 (IEEE 802.3) of type, length and payload */
+};
+
+struct AmendProgress {
+    uint64_t done;  /* OUT: L1 entries looked at */
+    uint64_t total; /* OUT: L1 entries in all */
+};
+
+#endif

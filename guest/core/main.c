@@ -1,0 +1,35 @@
+/* Guest, untrusted: the executor's entry, its way out, and the table that operations call. */
+#include "core.h"
+
+_Noreturn void exit_vm(enum exit_code code)
+{
+    for (;;)
+        out8(INSTAR_PORT_EXIT, (uint8_t)code);
+}
+
+static void print(const char *text)
+{
+    for (; *text; text++)
+        out8(INSTAR_PORT_SERIAL, (uint8_t)*text);
+}
+
+__attribute__((used, section(".call_table"))) static const struct call_table call_table = {
+    .magic = CALL_TABLE_MAGIC,
+    .version = INSTAR_ABI_VERSION,
+    .read_blocks = block_read,
+    .write_blocks = block_write,
+    .flush_blocks = block_flush,
+    .send_frame = transmit_frame,
+    .debug = print,
+    .workspace = (uint8_t *)CORE_WORKSPACE_ADDR,
+    .workspace_size = INSTAR_DMA_ADDR + INSTAR_DMA_SIZE - CORE_WORKSPACE_ADDR,
+};
+
+/* The host starts here, with the operation's entry in RDI and a stack as after a call. */
+_Noreturn void core_start(void (*operation)(void));
+
+_Noreturn void core_start(void (*operation)(void))
+{
+    operation();
+    exit_vm(EXIT_DONE);
+}

@@ -1,0 +1,161 @@
+"""Build time: compiles the payload, guest/ and shared/, into freestanding x86-64 ELF images.
+
+There are two, core.elf (the executor) and amend.elf (the operation), and their bytes depend on the
+sources and the compiler only, not on the folder or the time. The compiler is $INSTAR_GUEST_CC, else
+gcc, else the ziglang package; INSTAR_GUEST_CC=ziglang asks for the last one by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EDITABLE_GUEST = ROOT / ".editable" / "instar" / "guest"
+ZIGLANG = "ziglang==0.17.1"
+
+# zig takes the processor's features from -mcpu, and heeds no -mgeneral-regs-only.
+ZIG_GUEST = "-target x86_64-freestanding-none -mcpu=x86_64-mmx-sse-sse2-x87+soft_float".split()
+ZIG_HOST = "-target x86_64-linux-gnu".split()
+
+# Image: the folders it is compiled from. Its linker script is guest/IMAGE/IMAGE.ld.
+IMAGES = {
+    "core": ("guest/core", "guest/common"),
+    "amend": ("guest/amend", "shared", "guest/common"),
+}
+INCLUDES = ("abi", "shared", "guest/common")
+
+WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror".split()
+CFLAGS = (
+    "-std=c11 -Os -ffreestanding -fno-pic -fno-pie"
+    " -fno-stack-protector -fno-asynchronous-unwind-tables -fno-sanitize=all"
+    " -fcf-protection=none -mno-red-zone -mgeneral-regs-only"
+    " -ffunction-sections -fdata-sections"
+).split()
+# Symbols are kept, for reports of faults: zig drops them unless -g is said here. There is no debug
+# information to link, as the sources are compiled without.
+LDFLAGS = (
+    "-nostdlib -static -no-pie -g -Wl,--gc-sections -Wl,--build-id=none"
+    " -Wl,-z,noexecstack -Wl,-z,max-page-size=4096"
+).split()
+
+
+class BuildError(Exception):
+    """There is no C compiler, or it failed and has said why."""
+
+
+def _chosen_compiler() -> str:
+    """The command of the compiler that is to be used, or "ziglang" for the package."""
+    found = "gcc -m64" if shutil.which("gcc") else "ziglang"
+    return os.environ.get("INSTAR_GUEST_CC") or found
+
+
+def needs_ziglang() -> bool:
+    """Whether the build needs the ziglang package, for want of another compiler or by choice."""
+    return _chosen_compiler() == "ziglang"
+
+
+def compiler(zig_options: Sequence[str] = ZIG_GUEST) -> list[str]:
+    """The C compiler and the options without which it is not the one for the target.
+
+    Args:
+        zig_options: what to say to zig, which compiles for any target.
+
+    Raises:
+        BuildError: if there is none.
+    """
+    if not needs_ziglang():
+        return shlex.split(_chosen_compiler())
+    if importlib.util.find_spec("ziglang") is None:
+        raise BuildError(f"no C compiler: install gcc, or {ZIGLANG} by pip")
+    return [sys.executable, "-m", "ziglang", "cc", *zig_options]
+
+
+def link_image(sources: Sequence[Path], script: Path, image: Path) -> Path:
+    """Compile `sources` and link them by the linker script into the ELF file `image`.
+
+    Args:
+        sources: C and assembler files, in the order in which they are linked.
+        script: the linker script.
+        image: what to write, or to replace in one step; its folder must exist.
+
+    Returns:
+        `image`.
+
+    Raises:
+        BuildError: if there is no compiler, or it failed.
+    """
+    includes = [f"-I{folder}" for folder in INCLUDES]
+    with tempfile.TemporaryDirectory(prefix="instar-guest-") as temporary:
+        # Names that say nothing of this machine: some of them end up in the image's symbols.
+        mapping = [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={temporary}=."]
+        objects = []
+        for number, source in enumerate(sources):
+            output = Path(temporary, f"{number}-{source.stem}.o")
+            run_compiler(
+                [*compiler(), *CFLAGS, *WARNINGS, *mapping, *includes, "-c", _in_root(source)],
+                output,
+            )
+            objects.append(str(output))
+        layout = [f"-Wl,-T,{_in_root(script)}", f"-Wl,-e,{_entry(script)}"]
+        run_compiler([*compiler(), *CFLAGS, *objects, *LDFLAGS, *layout], image)
+    return image
+
+
+def _in_root(path: Path) -> str:
+    """The path as the compiler, which runs in the project's root, is best told of it."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _entry(script: Path) -> str:
+    """The linker script's entry point, which zig would overrule by a default of its own."""
+    found = re.search(r"\bENTRY\((\w+)\)", script.read_text(encoding="utf-8"))
+    if found is None:
+        raise BuildError(f"{script} has no ENTRY")
+    return found[1]
+
+
+def run_compiler(command: Sequence[str], output: Path) -> None:
+    """Run `command`, in the project's root, so that it makes or in one step replaces `output`.
+
+    Raises:
+        BuildError: if it failed.
+    """
+    new = output.absolute().with_name(f".{output.name}.new")
+    if subprocess.run([*command, "-o", str(new)], check=False, cwd=ROOT).returncode != 0:
+        raise BuildError(f"{command[0]} could not make {output.name}")
+    new.replace(output)
+
+
+def image_sources(name: str) -> list[Path]:
+    """The source files of the image `name`, in a fixed order."""
+    return [path for folder in IMAGES[name] for path in sorted((ROOT / folder).glob("*.[cS]"))]
+
+
+def build_guest(directory: Path) -> list[Path]:
+    """Build all images into `directory`, and return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return [
+        link_image(
+            image_sources(name),
+            ROOT / "guest" / name / f"{name}.ld",
+            directory.resolve() / f"{name}.elf",
+        )
+        for name in IMAGES
+    ]
+
+
+if __name__ == "__main__":
+    try:
+        built = build_guest(Path(sys.argv[1]) if len(sys.argv) > 1 else EDITABLE_GUEST)
+    except BuildError as error:
+        raise SystemExit(f"build_guest: {error}") from None
+    print(*built, sep="\n")

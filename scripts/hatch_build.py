@@ -1,0 +1,77 @@
+"""Build time: hatchling's hook, which makes the parts of the package that are not in vmm/.
+
+    instar/__init__.py     vmm/public.py, the public names
+    instar/py.typed        says that all of the package is typed
+    instar/abi/            generated from abi/instar_abi.h
+    instar/guest/*.elf     compiled from guest/ and shared/
+
+For a wheel they are made below build/. For an editable install they are made in .editable/instar/,
+where vmm/ and vmm/public.py are links, so that an edit takes effect at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+sys.path.insert(0, str(Path(__file__).parent))  # hatchling loads this file by its path alone
+
+from build_abi import HeaderError, write_module
+from build_guest import ZIGLANG, BuildError, build_guest, needs_ziglang
+
+
+class PackageHook(BuildHookInterface[Any]):
+    """Fills the package, and tags the wheel for the machines that its payload is for."""
+
+    def dependencies(self) -> list[str]:
+        """Ask for a C compiler where the machine has none."""
+        return [ZIGLANG] if needs_ziglang() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Make the parts; `version` is hatchling's word for the kind of wheel."""
+        build_data["pure_python"] = False
+        # The payload is static and needs no libc, whichever compiler made it.
+        build_data["tag"] = "py3-none-manylinux_2_17_x86_64"
+        root = Path(self.root)
+        try:
+            if version == "editable":
+                make_editable(root)
+            else:
+                build_data["force_include"].update(make_wheel_parts(root))
+        except (BuildError, HeaderError) as error:
+            self.app.abort(f"instar cannot be built: {error}")
+
+
+def make_wheel_parts(root: Path) -> dict[str, str]:
+    """Make the parts below build/, and return where each file belongs in the wheel."""
+    top = root / "build" / "wheel"
+    shutil.rmtree(top, ignore_errors=True)
+    package = top / "instar"
+    _make_parts(package)
+    shutil.copyfile(root / "vmm" / "public.py", package / "__init__.py")
+    files = sorted(path for path in package.rglob("*") if path.is_file())
+    return {str(path): path.relative_to(top).as_posix() for path in files}
+
+
+def make_editable(root: Path) -> None:
+    """Make the parts in .editable/instar, with links to what is in the tree."""
+    package = root / ".editable" / "instar"
+    _make_parts(package)
+    _link(package / "vmm", Path("..", "..", "vmm"))
+    _link(package / "__init__.py", Path("..", "..", "vmm", "public.py"))
+
+
+def _make_parts(package: Path) -> None:
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "py.typed").touch()
+    write_module(package / "abi" / "__init__.py")
+    build_guest(package / "guest")
+
+
+def _link(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)

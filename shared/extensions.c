@@ -1,0 +1,127 @@
+/* Pure, either side: walks the header extensions of the untrusted image ("Header extensions"). */
+#include "bytes.h"
+#include "internal.h"
+
+bool load_header(struct planner *planner, uint64_t end)
+{
+    if (end <= planner->header_loaded)
+        return true;
+    if (end > PLANNER_HEADER_SIZE) {
+        refuse(planner, REFUSAL_HEADER_TOO_LARGE, AMEND_ERROR_SCRATCH_TOO_SMALL, end,
+               PLANNER_HEADER_SIZE, 0);
+        return false;
+    }
+    uint8_t *rest = planner->workspace->old_header + planner->header_loaded;
+    if (!read_image(planner, planner->header_loaded, rest,
+                    PLANNER_HEADER_SIZE - planner->header_loaded))
+        return false;
+    planner->header_loaded = PLANNER_HEADER_SIZE;
+    return true;
+}
+
+static void read_extension(const struct planner *planner, uint32_t at, struct extension *extension)
+{
+    const uint8_t *raw = planner->workspace->old_header + at;
+    extension->offset = at;
+    extension->type = load_be32(raw);
+    extension->length = load_be32(raw + 4);
+    extension->size = (uint32_t)round_up((uint64_t)QCOW2_EXTENSION_HEADER_SIZE + extension->length,
+                                         8);
+}
+
+bool next_extension(const struct planner *planner, uint32_t *at, struct extension *extension)
+{
+    if (*at >= planner->header.extensions_limit)
+        return false;
+    read_extension(planner, *at, extension);
+    *at += extension->size;
+    return extension->type != QCOW2_EXTENSION_END;
+}
+
+static bool check_bitmaps(const struct planner *planner, const struct extension *extension)
+{
+    const uint8_t *data =
+        planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
+    if (extension->length != QCOW2_BITMAPS_EXTENSION_SIZE)
+        return false;
+    /* Without its autoclear bit the extension is stale, and "must not be used". */
+    if (!(planner->header.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS))
+        return true;
+    uint32_t nb_bitmaps = load_be32(data);
+    return nb_bitmaps > 0 && nb_bitmaps <= QCOW2_BITMAPS_MAX && load_be32(data + 4) == 0 &&
+           load_be64(data + 8) <= QCOW2_BITMAP_DIRECTORY_SIZE_MAX &&
+           load_be64(data + 16) % planner->header.cluster_size == 0;
+}
+
+static bool check_crypto(const struct planner *planner, const struct extension *extension)
+{
+    const uint8_t *data =
+        planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
+    return planner->header.crypt_method == QCOW2_CRYPT_LUKS &&
+           extension->length == QCOW2_CRYPTO_EXTENSION_SIZE &&
+           load_be64(data) % planner->header.cluster_size == 0;
+}
+
+static bool check_extension(struct planner *planner, const struct extension *extension)
+{
+    struct qcow2_header *h = &planner->header;
+    bool good = true;
+    uint32_t reason = REFUSAL_EXTENSIONS;
+    if (extension->type == QCOW2_EXTENSION_BACKING_FORMAT) {
+        good = extension->length <= QCOW2_BACKING_FORMAT_MAX;
+    } else if (extension->type == QCOW2_EXTENSION_BITMAPS && h->version == 3) {
+        h->has_bitmaps = true;
+        reason = REFUSAL_BITMAPS_EXTENSION;
+        good = check_bitmaps(planner, extension);
+    } else if (extension->type == QCOW2_EXTENSION_CRYPTO) {
+        reason = REFUSAL_CRYPTO_EXTENSION;
+        good = check_crypto(planner, extension);
+    }
+    if (!good)
+        refuse(planner, reason, AMEND_ERROR_PARSE_FAILED, extension->offset, extension->type,
+               extension->length);
+    return good;
+}
+
+/* Check one step of the walk. Sets *end at the end marker. */
+static bool parse_extension(struct planner *planner, uint32_t at, struct extension *extension,
+                            bool *end)
+{
+    uint32_t limit = planner->header.extensions_limit;
+    if (!load_header(planner, (uint64_t)at + QCOW2_EXTENSION_HEADER_SIZE))
+        return false;
+    read_extension(planner, at, extension);
+    *end = extension->type == QCOW2_EXTENSION_END;
+    if (*end)
+        return true;
+    if (limit - at < QCOW2_EXTENSION_HEADER_SIZE ||
+        extension->length > limit - at - QCOW2_EXTENSION_HEADER_SIZE) {
+        refuse(planner, REFUSAL_EXTENSIONS, AMEND_ERROR_PARSE_FAILED, at, extension->type,
+               extension->length);
+        return false;
+    }
+    return load_header(planner, (uint64_t)at + extension->size) &&
+           check_extension(planner, extension);
+}
+
+bool parse_extensions(struct planner *planner)
+{
+    struct qcow2_header *h = &planner->header;
+    struct extension extension;
+    bool crypto = false, end = false;
+    uint32_t at = h->header_length;
+    h->extensions_limit =
+        h->backing_file_offset ? (uint32_t)h->backing_file_offset : h->cluster_size;
+    while (!end && at < h->extensions_limit) {
+        if (!parse_extension(planner, at, &extension, &end))
+            return false;
+        crypto |= extension.type == QCOW2_EXTENSION_CRYPTO;
+        at += end ? QCOW2_EXTENSION_HEADER_SIZE : extension.size;
+    }
+    /* The padding of the last extension may reach into the name behind it. */
+    h->extensions_end = at < h->extensions_limit ? at : h->extensions_limit;
+    if (h->crypt_method == QCOW2_CRYPT_LUKS && !crypto)
+        refuse(planner, REFUSAL_CRYPTO_EXTENSION, AMEND_ERROR_PARSE_FAILED, 0,
+               QCOW2_EXTENSION_CRYPTO, 0);
+    return true;
+}

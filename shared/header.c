@@ -1,0 +1,182 @@
+/* Pure, either side: parses the header's fields and judges each; the untrusted image starts here. */
+#include "bytes.h"
+#include "internal.h"
+
+#define FIRST_READ 4096u
+
+static void parse_fields(struct qcow2_header *h, const uint8_t *raw)
+{
+    h->backing_file_offset = load_be64(raw + QCOW2_OFFSET_BACKING_FILE_OFFSET);
+    /* "Header": an offset of 0 means that there is no backing file. */
+    h->backing_file_size =
+        h->backing_file_offset ? load_be32(raw + QCOW2_OFFSET_BACKING_FILE_SIZE) : 0;
+    h->cluster_bits = load_be32(raw + QCOW2_OFFSET_CLUSTER_BITS);
+    h->size = load_be64(raw + QCOW2_OFFSET_SIZE);
+    h->crypt_method = load_be32(raw + QCOW2_OFFSET_CRYPT_METHOD);
+    h->l1_size = load_be32(raw + QCOW2_OFFSET_L1_SIZE);
+    h->l1_table_offset = load_be64(raw + QCOW2_OFFSET_L1_TABLE_OFFSET);
+    h->refcount_table_offset = load_be64(raw + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET);
+    h->refcount_table_clusters = load_be32(raw + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS);
+    h->nb_snapshots = load_be32(raw + QCOW2_OFFSET_NB_SNAPSHOTS);
+    h->snapshots_offset = load_be64(raw + QCOW2_OFFSET_SNAPSHOTS_OFFSET);
+    h->incompatible_features = h->compatible_features = h->autoclear_features = 0;
+    h->refcount_order = QCOW2_REFCOUNT_ORDER_DEFAULT;
+    h->header_length = QCOW2_V2_HEADER_LENGTH;
+    h->compression_type = QCOW2_COMPRESSION_ZLIB;
+    h->has_bitmaps = false;
+    if (h->version < 3)
+        return;
+    h->incompatible_features = load_be64(raw + QCOW2_OFFSET_INCOMPATIBLE_FEATURES);
+    h->compatible_features = load_be64(raw + QCOW2_OFFSET_COMPATIBLE_FEATURES);
+    h->autoclear_features = load_be64(raw + QCOW2_OFFSET_AUTOCLEAR_FEATURES);
+    h->refcount_order = load_be32(raw + QCOW2_OFFSET_REFCOUNT_ORDER);
+    h->header_length = load_be32(raw + QCOW2_OFFSET_HEADER_LENGTH);
+    if (h->header_length > QCOW2_OFFSET_COMPRESSION_TYPE)
+        h->compression_type = raw[QCOW2_OFFSET_COMPRESSION_TYPE];
+}
+
+/* The geometry that every later check depends on. */
+static bool check_geometry(struct planner *planner)
+{
+    struct qcow2_header *h = &planner->header;
+    bool good = true;
+    if (h->cluster_bits < QCOW2_CLUSTER_BITS_MIN || h->cluster_bits > QCOW2_CLUSTER_BITS_MAX) {
+        refuse(planner, REFUSAL_CLUSTER_BITS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits, 0, 0);
+        return false;
+    }
+    h->cluster_size = UINT32_C(1) << h->cluster_bits;
+    if (h->version == 3 &&
+        (h->header_length < QCOW2_V3_HEADER_LENGTH_MIN || h->header_length % 8 != 0 ||
+         h->header_length > h->cluster_size || h->header_length > PLANNER_HEADER_SIZE)) {
+        refuse(planner, REFUSAL_HEADER_LENGTH, AMEND_ERROR_PARSE_FAILED, h->header_length, 0, 0);
+        good = false;
+    }
+    if (h->backing_file_offset &&
+        (h->backing_file_offset < h->header_length || h->backing_file_offset > h->cluster_size ||
+         h->backing_file_size > QCOW2_BACKING_FILE_SIZE_MAX ||
+         h->backing_file_size > h->cluster_size - h->backing_file_offset)) {
+        refuse(planner, REFUSAL_BACKING_FILE, AMEND_ERROR_PARSE_FAILED, h->backing_file_offset,
+               h->backing_file_size, 0);
+        good = false;
+    }
+    if (h->size > INT64_MAX) {
+        refuse(planner, REFUSAL_VIRTUAL_SIZE, AMEND_ERROR_PARSE_FAILED, h->size, 0, 0);
+        good = false;
+    }
+    return good;
+}
+
+static void check_features(struct planner *planner)
+{
+    const struct qcow2_header *h = &planner->header;
+    uint64_t bits = h->incompatible_features;
+    if (bits & ~QCOW2_INCOMPATIBLE_KNOWN)
+        refuse(planner, REFUSAL_UNKNOWN_INCOMPATIBLE, AMEND_ERROR_UNSUPPORTED_FEATURE,
+               bits & ~QCOW2_INCOMPATIBLE_KNOWN, 0, 0);
+    if (bits & QCOW2_INCOMPATIBLE_DIRTY)
+        refuse(planner, REFUSAL_DIRTY, AMEND_ERROR_DIRTY, 0, 0, 0);
+    if (bits & QCOW2_INCOMPATIBLE_CORRUPT)
+        refuse(planner, REFUSAL_CORRUPT, AMEND_ERROR_DIRTY, 0, 0, 0);
+    /* "Header", compression_type: zlib if and only if the incompatible bit is clear. */
+    bool other = h->compression_type != QCOW2_COMPRESSION_ZLIB;
+    if (h->compression_type > QCOW2_COMPRESSION_ZSTD ||
+        other != !!(bits & QCOW2_INCOMPATIBLE_COMPRESSION))
+        refuse(planner, REFUSAL_COMPRESSION_TYPE, AMEND_ERROR_PARSE_FAILED, h->compression_type,
+               !!(bits & QCOW2_INCOMPATIBLE_COMPRESSION), 0);
+    if ((bits & QCOW2_INCOMPATIBLE_EXTENDED_L2) &&
+        h->cluster_bits < QCOW2_EXTENDED_L2_CLUSTER_BITS_MIN)
+        refuse(planner, REFUSAL_SUBCLUSTERS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits, 0, 0);
+    if ((h->autoclear_features & QCOW2_AUTOCLEAR_DATA_FILE_RAW) &&
+        !(bits & QCOW2_INCOMPATIBLE_DATA_FILE))
+        refuse(planner, REFUSAL_RAW_WITHOUT_DATA_FILE, AMEND_ERROR_PARSE_FAILED, 0, 0, 0);
+    if (h->crypt_method > QCOW2_CRYPT_LUKS)
+        refuse(planner, REFUSAL_CRYPT_METHOD, AMEND_ERROR_UNSUPPORTED_FEATURE, h->crypt_method, 0,
+               0);
+}
+
+/* How many L1 entries the virtual size needs ("Cluster mapping"); size is at most INT64_MAX. */
+static uint64_t l1_entries_needed(const struct qcow2_header *h)
+{
+    bool extended = h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2;
+    uint32_t l2_bits = h->cluster_bits - (extended ? 4 : 3);
+    return round_up(h->size, UINT64_C(1) << (h->cluster_bits + l2_bits)) >>
+           (h->cluster_bits + l2_bits);
+}
+
+static void check_tables(struct planner *planner)
+{
+    const struct qcow2_header *h = &planner->header;
+    uint64_t l1_bytes = (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE;
+    uint64_t refcount_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
+    if (refcount_bytes == 0 || refcount_bytes > QCOW2_REFCOUNT_TABLE_SIZE_MAX ||
+        h->refcount_table_offset % h->cluster_size != 0 ||
+        !inside_image(planner, h->refcount_table_offset, refcount_bytes))
+        refuse(planner, REFUSAL_REFCOUNT_TABLE, AMEND_ERROR_PARSE_FAILED, h->refcount_table_offset,
+               h->refcount_table_clusters, planner->io->size);
+    if (h->refcount_order > QCOW2_REFCOUNT_ORDER_MAX)
+        refuse(planner, REFUSAL_REFCOUNT_ORDER, AMEND_ERROR_REFCOUNT_WIDTH, h->refcount_order, 0,
+               0);
+    if (l1_bytes > QCOW2_L1_SIZE_MAX || h->l1_table_offset % h->cluster_size != 0 ||
+        (l1_bytes && !inside_image(planner, h->l1_table_offset, l1_bytes)))
+        refuse(planner, REFUSAL_L1_TABLE, AMEND_ERROR_PARSE_FAILED, h->l1_table_offset, h->l1_size,
+               planner->io->size);
+    if (h->l1_size < l1_entries_needed(h))
+        refuse(planner, REFUSAL_L1_TOO_SMALL, AMEND_ERROR_PARSE_FAILED, h->l1_size,
+               l1_entries_needed(h), 0);
+    if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX || h->snapshots_offset % h->cluster_size != 0 ||
+        (h->nb_snapshots &&
+         !inside_image(planner, h->snapshots_offset,
+                       (uint64_t)h->nb_snapshots * QCOW2_SNAPSHOT_HEADER_SIZE)))
+        refuse(planner, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED, h->snapshots_offset,
+               h->nb_snapshots, 0);
+}
+
+/* What the host read at the same offsets must be what is there now, or one of the two is wrong. */
+static bool check_host_agrees(struct planner *planner)
+{
+    const struct qcow2_header *h = &planner->header;
+    const struct AmendConfig *c = planner->config;
+    bool bits_known = h->refcount_order <= QCOW2_REFCOUNT_ORDER_MAX;
+    if (c->current_version == h->version && c->cluster_size == h->cluster_size &&
+        c->current_refcount_bits == (bits_known ? UINT32_C(1) << h->refcount_order : 0) &&
+        c->current_incompatible_features == h->incompatible_features &&
+        c->current_compatible_features == h->compatible_features &&
+        c->current_autoclear_features == h->autoclear_features && c->virtual_size == h->size &&
+        c->image_size == planner->io->size)
+        return true;
+    refuse(planner, REFUSAL_HEADER_MISMATCH, AMEND_ERROR_HEADER_MISMATCH, 0, 0, 0);
+    return false;
+}
+
+bool parse_header(struct planner *planner)
+{
+    struct qcow2_header *h = &planner->header;
+    uint8_t *raw = planner->workspace->old_header;
+    if (!read_image(planner, 0, raw, FIRST_READ))
+        return false;
+    planner->header_loaded = FIRST_READ;
+    if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC) {
+        refuse(planner, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0, 0);
+        return false;
+    }
+    h->version = load_be32(raw + QCOW2_OFFSET_VERSION);
+    if (h->version != 2 && h->version != 3) {
+        refuse(planner, REFUSAL_BAD_VERSION, AMEND_ERROR_UNSUPPORTED_FORMAT, h->version, 0, 0);
+        return false;
+    }
+    uint32_t shortest = h->version == 3 ? QCOW2_V3_HEADER_LENGTH_MIN : QCOW2_V2_HEADER_LENGTH;
+    if (planner->io->size < shortest) {
+        refuse(planner, REFUSAL_TRUNCATED_HEADER, AMEND_ERROR_PARSE_FAILED, planner->io->size,
+               shortest, 0);
+        return false;
+    }
+    parse_fields(h, raw);
+    bool good = check_geometry(planner);
+    if (h->cluster_size == 0)
+        return false;
+    check_features(planner);
+    if (!good)
+        return false;
+    check_tables(planner);
+    return check_host_agrees(planner) && parse_extensions(planner);
+}

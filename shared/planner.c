@@ -1,0 +1,171 @@
+/* Pure, either side: from a request and an image to a plan or a verdict. */
+#include "planner.h"
+
+#include <string.h>
+
+#include "bytes.h"
+#include "internal.h"
+
+void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t detail0,
+            uint64_t detail1, uint64_t detail2)
+{
+    struct verdict *v = planner->verdict;
+    if (v->count == REFUSAL_MAX)
+        return;
+    v->refusals[v->count++] = (struct AmendRefusal){
+        .reason = reason,
+        .error = error,
+        .detail = {detail0, detail1, detail2},
+    };
+}
+
+bool read_image(struct planner *planner, uint64_t offset, uint8_t *buffer, uint32_t length)
+{
+    const struct image_io *io = planner->io;
+    uint64_t end = round_up(io->size, QCOW2_SECTOR_SIZE);
+    uint64_t wanted = round_up(length, QCOW2_SECTOR_SIZE);
+    uint64_t present = offset >= end ? 0 : end - offset;
+    struct io_range range = {offset, wanted < present ? wanted : present, buffer};
+    if (range.length && !io->read(io->context, &range, 1)) {
+        refuse(planner, REFUSAL_READ_FAILED, AMEND_ERROR_READ_FAILED, offset, range.length, 0);
+        return false;
+    }
+    memset(buffer + range.length, 0, wanted - range.length);
+    return true;
+}
+
+bool inside_image(const struct planner *planner, uint64_t offset, uint64_t length)
+{
+    uint64_t cluster_size = planner->header.cluster_size;
+    uint64_t end = round_up(planner->io->size, cluster_size);
+    return offset >= cluster_size && offset < end && length <= end - offset;
+}
+
+/* What is asked for, in the header's terms. */
+static void resolve_target(struct planner *planner)
+{
+    const struct qcow2_header *h = &planner->header;
+    uint32_t flags = planner->config->flags;
+    planner->target_version = h->version;
+    if (flags & AMEND_FLAG_SET_COMPAT)
+        planner->target_version = flags & AMEND_FLAG_COMPAT_V3 ? 3 : 2;
+    planner->target_lazy = h->compatible_features & QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
+    if (flags & AMEND_FLAG_SET_LAZY)
+        planner->target_lazy = flags & AMEND_FLAG_LAZY_ON;
+    else if (planner->target_version == 2)
+        planner->target_lazy = false;
+    if (planner->target_lazy && planner->target_version == 2) {
+        refuse(planner, REFUSAL_LAZY_NEEDS_V3, AMEND_ERROR_LAZY_NEEDS_V3, 0, 0, 0);
+        planner->target_lazy = false;
+    }
+}
+
+/* What version 2 cannot express, as far as the header tells. */
+static void check_downgrade(struct planner *planner)
+{
+    const struct qcow2_header *h = &planner->header;
+    if (h->refcount_order != QCOW2_REFCOUNT_ORDER_DEFAULT &&
+        h->refcount_order <= QCOW2_REFCOUNT_ORDER_MAX)
+        refuse(planner, REFUSAL_DOWNGRADE_REFCOUNT_WIDTH, AMEND_ERROR_REFCOUNT_WIDTH,
+               UINT64_C(1) << h->refcount_order, 0, 0);
+    if (h->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE)
+        refuse(planner, REFUSAL_DOWNGRADE_DATA_FILE, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
+    if (h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2)
+        refuse(planner, REFUSAL_DOWNGRADE_EXTENDED_L2, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
+    if (h->has_bitmaps)
+        refuse(planner, REFUSAL_DOWNGRADE_BITMAPS, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
+}
+
+/* Whether the tables can be followed: none of what was refused so far concerns them. */
+static bool tables_are_sound(const struct verdict *verdict)
+{
+    for (uint32_t i = 0; i < verdict->count; i++)
+        if (verdict->refusals[i].error == AMEND_ERROR_PARSE_FAILED ||
+            verdict->refusals[i].error == AMEND_ERROR_READ_FAILED)
+            return false;
+    return true;
+}
+
+/* The feature words of the amended image. */
+static void plan_features(const struct planner *planner, struct amend_plan *plan)
+{
+    const struct qcow2_header *h = &planner->header;
+    plan->version = planner->target_version;
+    if (plan->version == 2)
+        return;
+    plan->incompatible_features = h->incompatible_features;
+    plan->compatible_features = h->compatible_features & ~QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
+    if (planner->target_lazy)
+        plan->compatible_features |= QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
+    /* "Header", autoclear_features: whoever writes clears the bits it does not know. */
+    plan->autoclear_features = h->autoclear_features & QCOW2_AUTOCLEAR_KNOWN;
+}
+
+static bool judge(struct planner *planner)
+{
+    if (!parse_header(planner))
+        return false;
+    resolve_target(planner);
+    bool downgrade = planner->target_version < planner->header.version;
+    if (downgrade)
+        check_downgrade(planner);
+    if (!tables_are_sound(planner->verdict))
+        return false;
+    uint64_t snapshot_l1_entries = check_snapshots(planner);
+    bool standard_entries =
+        !(planner->header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2);
+    if (downgrade && standard_entries && tables_are_sound(planner->verdict))
+        scan_for_downgrade(planner, snapshot_l1_entries);
+    return planner->verdict->count == 0;
+}
+
+bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
+                struct planner_workspace *workspace, struct amend_plan *plan,
+                struct verdict *verdict)
+{
+    struct planner planner = {
+        .config = config,
+        .io = io,
+        .workspace = workspace,
+        .verdict = verdict,
+    };
+    const struct qcow2_header *h = &planner.header;
+    memset(plan, 0, sizeof(*plan));
+    verdict->count = 0;
+    if (!judge(&planner))
+        return false;
+    plan_features(&planner, plan);
+    if (planner.target_version == h->version &&
+        plan->compatible_features == h->compatible_features) {
+        plan->autoclear_features = h->autoclear_features;
+        plan->action = AMEND_ACTION_NOOP;
+        plan->atomic = true;
+        return true;
+    }
+    plan->action = AMEND_ACTION_AMENDED;
+    if (planner.target_version != h->version)
+        return plan_version_change(&planner, plan);
+    plan_feature_change(&planner, plan);
+    return true;
+}
+
+void describe_result(const struct amend_plan *plan, const struct verdict *verdict,
+                     struct AmendResult *result)
+{
+    memset(result, 0, sizeof(*result));
+    result->magic = AMEND_RESULT_MAGIC;
+    result->target_format = AMEND_FORMAT_QCOW2;
+    result->refusal_count = verdict->count;
+    if (verdict->count) {
+        result->error = verdict->refusals[0].error;
+        return;
+    }
+    result->action = plan->action;
+    result->resulting_version = plan->version;
+    result->resulting_lazy_refcounts =
+        plan->compatible_features & QCOW2_COMPATIBLE_LAZY_REFCOUNTS ? 1 : 0;
+    result->atomic = plan->atomic;
+    result->resulting_incompatible_features = plan->incompatible_features;
+    result->resulting_compatible_features = plan->compatible_features;
+    result->resulting_autoclear_features = plan->autoclear_features;
+}

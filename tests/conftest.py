@@ -1,0 +1,85 @@
+"""Test side: what all tests share: the rule for tests that need KVM, the oracle, the planner."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import qemu as oracle
+
+ROOT = Path(__file__).resolve().parent.parent
+PLANNER = ROOT / "build" / "planner"
+
+
+def why_no_kvm(device: str = "/dev/kvm") -> str | None:
+    """Why no guest can run on this machine, or None if one can."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{device}: {error.strerror}"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked kvm where no guest can run, and nothing else anywhere."""
+    reason = why_no_kvm()
+    if reason is not None:
+        for item in items:
+            if item.get_closest_marker("kvm"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def load_planner() -> Any:
+    """The planner as a host library: the module `_planner`, with `ffi` and `lib`."""
+    if str(PLANNER) not in sys.path:
+        sys.path.append(str(PLANNER))
+    try:
+        return importlib.import_module("_planner")
+    except ImportError as error:
+        raise RuntimeError('the planner is not built: run "make planner"') from error
+
+
+@pytest.fixture(scope="session")
+def planner() -> Any:
+    """See load_planner."""
+    return load_planner()
+
+
+@pytest.fixture(scope="session")
+def qemu_versions() -> tuple[oracle.Qemu, ...]:
+    """All versions of qemu at hand, oldest first; never none."""
+    versions = oracle.all_versions()
+    if not versions:
+        pytest.fail(oracle.NONE_FETCHED, pytrace=False)
+    return versions
+
+
+@pytest.fixture(scope="session")
+def qemu(qemu_versions: tuple[oracle.Qemu, ...]) -> oracle.Qemu:
+    """The newest version of qemu at hand."""
+    return qemu_versions[-1]
+
+
+@pytest.fixture(scope="session")
+def oldest_qemu(qemu_versions: tuple[oracle.Qemu, ...]) -> oracle.Qemu:
+    """The oldest version of qemu at hand."""
+    return qemu_versions[0]
+
+
+@pytest.fixture(
+    scope="session",
+    params=oracle.all_versions() or (None,),
+    ids=lambda version: version.version if version else "none",
+)
+def each_qemu(
+    request: pytest.FixtureRequest, qemu_versions: tuple[oracle.Qemu, ...]
+) -> oracle.Qemu:
+    """A version of qemu: a test that asks for it runs once for each version at hand."""
+    assert request.param in qemu_versions
+    version: oracle.Qemu = request.param
+    return version

@@ -1,0 +1,250 @@
+"""Test side: what is shipped, that it is the same wherever it is built, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import email.message
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import build_guest
+import pytest
+
+from instar import abi
+
+ROOT = build_guest.ROOT
+PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}
+SHIPPED = ("vmm", "abi", "shared", "guest", "tests", "scripts", "docs")
+COPIED = (*SHIPPED, ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run a command that must succeed, away from this process's Python settings."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        check=False,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def copy_tree(destination: Path) -> Path:
+    """The sources alone, as a fresh clone has them."""
+    destination.mkdir(parents=True)
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+            shutil.copytree(source, destination / name, ignore=ignored)
+        else:
+            shutil.copy(source, destination / name)
+    return destination
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of a copy of the tree, and the wheel that is built of the sdist."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # the first worker to come here builds for all
+    tree = base / "distributions" / "tree"
+    with (base / "distributions.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (tree / "dist").exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            copy_tree(tree)
+            run(sys.executable, "-m", "build", "--outdir", "dist", cwd=tree)
+    return tree / "dist"
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions: Path) -> Path:
+    """The wheel that is built of the sdist."""
+    (found,) = distributions.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def sdist(distributions: Path) -> Path:
+    """The sdist."""
+    (found,) = distributions.glob("*.tar.gz")
+    return found
+
+
+@pytest.mark.slow
+class TestDistributions:
+    def test_the_wheel_holds_the_package_and_nothing_else(self, wheel: Path) -> None:
+        modules = {
+            f"instar/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "vmm").rglob("*.py")
+        }
+        generated = {"instar/__init__.py", "instar/py.typed", "instar/abi/__init__.py"}
+        names = {name for name in contents(wheel) if ".dist-info/" not in name}
+        assert names == (modules - {"instar/vmm/public.py"}) | generated | PAYLOAD
+
+    def test_the_public_names_are_those_of_public_py(self, wheel: Path) -> None:
+        shipped = contents(wheel)["instar/__init__.py"]
+        assert shipped == (ROOT / "vmm" / "public.py").read_bytes()
+
+    def test_the_wheel_needs_nothing_and_is_for_one_kind_of_machine(self, wheel: Path) -> None:
+        assert wheel.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
+        files = contents(wheel)
+        (metadata,) = (data for name, data in files.items() if name.endswith("/METADATA"))
+        fields: email.message.Message = email.message_from_bytes(metadata)
+        assert fields.get_all("Requires-Dist") is None
+        assert fields["Requires-Python"] == ">=3.10"
+        assert fields["License-Expression"] == "Apache-2.0"
+        assert any(name.endswith("/LICENSE") for name in files)
+
+    def test_the_sdist_holds_the_sources_and_nothing_that_is_built(self, sdist: Path) -> None:
+        with tarfile.open(sdist) as archive:
+            names = {name.partition("/")[2] for name in archive.getnames()}
+        sources = {
+            path.relative_to(ROOT).as_posix()
+            for folder in SHIPPED
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        generated = {"PKG-INFO", *COPIED} - set(SHIPPED)
+        assert names == sources | generated
+
+    def test_the_tree_builds_the_same_wheel_as_the_sdist(self, wheel: Path, tmp_path: Path) -> None:
+        tree = copy_tree(tmp_path / "a-folder-with-a-longer-name" / "tree")
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=tree)
+        (other,) = (tree / "dist").glob("*.whl")
+        assert contents(other) == contents(wheel)
+        assert other.read_bytes() == wheel.read_bytes()
+
+    def test_the_wheel_runs_in_an_empty_environment(self, wheel: Path, tmp_path: Path) -> None:
+        home = tmp_path / "empty"
+        venv.create(home, with_pip=False)
+        python = home / "bin" / "python"
+        pip = (sys.executable, "-m", "pip", "--python", python)
+        run(*pip, "install", "-q", "--no-index", wheel, cwd=tmp_path)
+        version = wheel.name.split("-")[1]
+        assert version in run(home / "bin" / "instar", "--version", cwd=tmp_path)
+        code = "import instar; print([getattr(instar, name) for name in instar.__all__])"
+        run(python, "-W", "error", "-c", code, cwd=tmp_path)
+
+
+class TestPayload:
+    def test_its_bytes_do_not_depend_on_the_folder(self, tmp_path: Path) -> None:
+        trees = [copy_tree(tmp_path / name / "tree") for name in ("a", "another-name")]
+        for tree in trees:
+            run(sys.executable, "scripts/build_guest.py", "built", cwd=tree)
+        for image in build_guest.IMAGES:
+            one, other = ((tree / "built" / f"{image}.elf").read_bytes() for tree in trees)
+            assert one == other
+            assert str(tmp_path).encode() not in one
+
+    def test_it_is_within_its_budgets(self) -> None:
+        run(sys.executable, "scripts/check_binary_sizes", cwd=ROOT)
+
+    def test_a_budget_that_is_exceeded_is_an_error(self, tmp_path: Path) -> None:
+        tree = copy_tree(tmp_path / "tree")
+        source = tree / "guest" / "amend" / "large.c"
+        size = abi.INSTAR_OPERATION_LIMIT
+        source.write_text(
+            f"char large[{size}];\n"
+            '__attribute__((used)) static char *const use __attribute__((section(".rodata")))'
+            " = large;\n",
+            encoding="ascii",
+        )
+        script = tree / "guest" / "amend" / "amend.ld"
+        text = script.read_text(encoding="ascii")
+        script.write_text(text.replace("*(.rodata ", "KEEP(*(.rodata)) *(.rodata "), "ascii")
+        run(sys.executable, "scripts/build_guest.py", "built", cwd=tree)
+        done = subprocess.run(
+            [sys.executable, "scripts/check_binary_sizes", "built"],
+            cwd=tree,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "bytes over INSTAR_OPERATION_LIMIT" in done.stdout
+
+    @pytest.mark.parametrize("image", build_guest.IMAGES)
+    def test_it_is_compiled_without_the_headers_of_a_libc(self, image: str) -> None:
+        if build_guest.needs_ziglang():
+            return  # its freestanding target has none: that the payload compiles is proof enough
+        command = build_guest.compiler()
+        own = run(*command, "-print-file-name=include", cwd=ROOT).strip()
+        includes = [f"-I{folder}" for folder in build_guest.INCLUDES]
+        for source in build_guest.image_sources(image):
+            rule = run(*command, *build_guest.CFLAGS, *includes, "-M", source, cwd=ROOT)
+            for name in re.split(r"[\s\\]+", rule.partition(":")[2].strip()):
+                path = Path(ROOT, name).resolve()
+                inside = path.is_relative_to(ROOT) or path.is_relative_to(Path(own).resolve())
+                assert inside, f"{source.relative_to(ROOT)} includes {path}"
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """The modules that a source file imports, at its top or anywhere."""
+    for node in ast.walk(ast.parse(module.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_in(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+class TestArrows:
+    @pytest.mark.parametrize(
+        "module", sorted((ROOT / "vmm").rglob("*.py")), ids=lambda path: path.relative_to(ROOT)
+    )
+    def test_the_host_imports_the_contract_and_no_parser(self, module: Path) -> None:
+        for name in imports_of(module):
+            assert not is_in(name, "construct", "cffi", "_planner", "tests", "scripts"), name
+            assert (
+                name == "instar"
+                or not is_in(name, "instar")
+                or is_in(name, "instar.vmm", "instar.abi")
+            ), name
+
+    @pytest.mark.parametrize(
+        "module", sorted((ROOT / "vmm" / "kvm").rglob("*.py")), ids=lambda path: path.name
+    )
+    def test_the_kvm_binding_knows_nothing_of_instar(self, module: Path) -> None:
+        for name in imports_of(module):
+            assert (
+                name in ("instar", "instar.vmm")
+                or not is_in(name, "instar")
+                or is_in(name, "instar.vmm.kvm")
+            ), name
+
+    def test_the_contract_imports_nothing(self) -> None:
+        assert abi.__file__ is not None
+        assert list(imports_of(Path(abi.__file__))) == []
+
+    def test_the_package_loads_neither_a_parser_nor_what_it_does_not_use(self) -> None:
+        code = "import sys, instar, instar.abi, instar.vmm.cli; print(*sys.modules)"
+        loaded = run(sys.executable, "-c", code, cwd=ROOT).split()
+        for name in loaded:
+            assert not is_in(name, "construct", "cffi", "_cffi_backend", "_planner"), name

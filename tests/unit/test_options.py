@@ -1,0 +1,296 @@
+"""Host side: -o lists mean what they mean to qemu-img, and every fault in them is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from instar.vmm.errors import ImageRejected, UsageError
+from instar.vmm.options import (
+    BOOLEANS,
+    CACHE_MODES,
+    COMPAT_LEVELS,
+    OTHER_FORMATS,
+    AmendOptions,
+    check_format,
+    parse_options,
+)
+
+HELP = AmendOptions(help=True)
+LAZY = AmendOptions(lazy_refcounts=True)
+NOT_LAZY = AmendOptions(lazy_refcounts=False)
+
+# The names are those of the cases that were observed with qemu-img.
+ACCEPTED = {
+    "o-implied-on": (["lazy_refcounts"], LAZY),
+    "o-implied-no": (["nolazy_refcounts"], NOT_LAZY),
+    "o-repeat": (
+        ["compat=1.1", "lazy_refcounts=on"],
+        AmendOptions(compat="1.1", lazy_refcounts=True),
+    ),
+    "o-repeat-conflict": (["lazy_refcounts=off", "lazy_refcounts=on"], LAZY),
+    "o-dup": (["lazy_refcounts=on,lazy_refcounts=off"], NOT_LAZY),
+    "o-dup2": (["compat=9.9,compat=1.1"], AmendOptions(compat="1.1")),
+    "o-dup2, in two lists": (["compat=9.9", "compat=0.10"], AmendOptions(compat="0.10")),
+    "compat-0.10": (["compat=0.10"], AmendOptions(compat="0.10")),
+    "compat-1.1": (["compat=1.1"], AmendOptions(compat="1.1")),
+    "compat-v2": (["compat=v2"], AmendOptions(compat="v2")),
+    "compat-v3": (["compat=v3"], AmendOptions(compat="v3")),
+    "id": (["id=x,lazy_refcounts=on"], LAZY),
+    "id-only": (["id=x"], AmendOptions()),
+    "id, bare": (["id,noid"], AmendOptions()),
+    "help": (["help"], HELP),
+    "help-q": (["?"], HELP),
+    "help-mixed": (["help,foo=bar"], HELP),
+    "help-mixed2": (["compat=1.1,help"], HELP),
+    "help-mixed3": (["lazy_refcounts=on", "help"], HELP),
+    "help, after a fault": (["lazy_refcounts=maybe,cluster_size=1,help"], HELP),
+    "help, after a literal comma and a separator": (["compat=1.1,,,help"], HELP),
+    "help, after an empty item": (["a,,help"], HELP),
+}
+
+INVALID_LISTS = {
+    "o-empty": "",
+    "o-comma": ",",
+    "two commas": ",,",
+    "o-trailing-comma": "lazy_refcounts=on,",
+    "three trailing commas": "compat=1.1,,,",
+    "o-leading-comma": ",lazy_refcounts=on",
+    "two leading commas": ",,lazy_refcounts=on",
+}
+
+BOOLEAN_FAULT = "Parameter 'lazy_refcounts' expects 'on' or 'off', not "
+COMPAT_FAULT = "Unknown compatibility level "
+
+BAD_VALUES = {
+    "o-double-comma": ("lazy_refcounts=on,,compat=1.1", f"{BOOLEAN_FAULT}'on,compat=1.1'"),
+    "o-triple-comma": ("lazy_refcounts=on,,,compat=1.1", f"{BOOLEAN_FAULT}'on,'"),
+    "o-space-trail": ("lazy_refcounts=on ", f"{BOOLEAN_FAULT}'on '"),
+    "o-dup-bad-bool": ("lazy_refcounts=maybe,lazy_refcounts=on", f"{BOOLEAN_FAULT}'maybe'"),
+    "bool-ON": ("lazy_refcounts=ON", f"{BOOLEAN_FAULT}'ON'"),
+    "bool-On": ("lazy_refcounts=On", f"{BOOLEAN_FAULT}'On'"),
+    "bool-1": ("lazy_refcounts=1", f"{BOOLEAN_FAULT}'1'"),
+    "bool-0": ("lazy_refcounts=0", f"{BOOLEAN_FAULT}'0'"),
+    "bool-False": ("lazy_refcounts=False", f"{BOOLEAN_FAULT}'False'"),
+    "bool-empty": ("lazy_refcounts=", f"{BOOLEAN_FAULT}''"),
+    "bool-maybe": ("lazy_refcounts=maybe", f"{BOOLEAN_FAULT}'maybe'"),
+    "o-implied-compat": ("compat", f"{COMPAT_FAULT}'on'"),
+    "nocompat": ("nocompat", f"{COMPAT_FAULT}'off'"),
+    "o-dup3": ("compat=1.1,compat=9.9", f"{COMPAT_FAULT}'9.9'"),
+    "compat-0.1": ("compat=0.1", f"{COMPAT_FAULT}'0.1'"),
+    "compat-1.10": ("compat=1.10", f"{COMPAT_FAULT}'1.10'"),
+    "compat-V3": ("compat=V3", f"{COMPAT_FAULT}'V3'"),
+    "compat-V2": ("compat=V2", f"{COMPAT_FAULT}'V2'"),
+    "compat-2": ("compat=2", f"{COMPAT_FAULT}'2'"),
+    "compat-3": ("compat=3", f"{COMPAT_FAULT}'3'"),
+    "compat-space": ("compat=1.1 ", f"{COMPAT_FAULT}'1.1 '"),
+    "compat-empty": ("compat=", f"{COMPAT_FAULT}''"),
+    "compat-0.42": ("compat=0.42", f"{COMPAT_FAULT}'0.42'"),
+    "trailing-double-comma": ("compat=1.1,,", f"{COMPAT_FAULT}'1.1,'"),
+    "key-eq-eq": ("compat==1.1", f"{COMPAT_FAULT}'=1.1'"),
+    "help-as-value": ("compat=help", f"{COMPAT_FAULT}'help'"),
+    "q-value": ("compat=?", f"{COMPAT_FAULT}'?'"),
+    "utf8": ("compat=1\u20241", f"{COMPAT_FAULT}'1\u20241'"),
+    "newline": ("compat=1.1\n", f"{COMPAT_FAULT}'1.1\n'"),
+    "long-value": ("compat=" + "x" * 5000, f"{COMPAT_FAULT}'{'x' * 60}...'"),
+}
+
+UNKNOWN = {
+    "o-implied-unknown": ("foo", "foo"),
+    "o-value-only": ("1.1", "1.1"),
+    "o-space-eq": ("lazy_refcounts = on", "lazy_refcounts "),
+    "o-space-lead": (" lazy_refcounts=on", " lazy_refcounts"),
+    "o-space-after-comma": ("compat=1.1, lazy_refcounts=on", " lazy_refcounts"),
+    "o-key-upper": ("LAZY_REFCOUNTS=on", "LAZY_REFCOUNTS"),
+    "o-dash": ("lazy-refcounts=on", "lazy-refcounts"),
+    "unk-foo": ("foo=bar", "foo"),
+    "unk-after-good": ("lazy_refcounts=on,foo=bar", "foo"),
+    "help-eq": ("help=on", "help"),
+    "question mark with a value": ("?=on", "?"),
+    "nohelp": ("nohelp", "help"),
+    "empty-key": ("=on", ""),
+    "bare key and a doubled comma": ("lazy_refcounts,,compat=1.1", ""),
+    "no-prefix-unknown": ("nofoo", "foo"),
+    "no-only": ("no", ""),
+    "no-prefix with a value": ("nolazy_refcounts=on", "nolazy_refcounts"),
+    "nocow": ("nocow=on", "nocow"),
+    "extent_size_hint": ("extent_size_hint=1M", "extent_size_hint"),
+}
+
+NOT_YET_SUPPORTED = {
+    "rb-16": ("refcount_bits=16", "refcount_bits"),
+    "rb-word": ("refcount_bits=banana", "refcount_bits"),
+    "o-implied-refcount": ("refcount_bits", "refcount_bits"),
+    "size-0": ("size=0", "size"),
+    "size-word": ("size=big", "size"),
+    "o-implied-size": ("size", "size"),
+    "nosize": ("nosize", "size"),
+    "backing_file-none": ("backing_file=", "backing_file"),
+    "backing_file": ("backing_file=b.qcow2", "backing_file"),
+    "backing_fmt": ("backing_fmt=qcow2", "backing_fmt"),
+    "data_file": ("data_file=x", "data_file"),
+    "data_file with a literal comma": ("data_file=d.raw,,", "data_file"),
+    "data_file_raw": ("data_file_raw=on", "data_file_raw"),
+    "data_file_raw-off": ("data_file_raw=off", "data_file_raw"),
+    "enc-none": ("encrypt.state=active", "encrypt.state"),
+    "enc-iter": ("encrypt.iter-time=10", "encrypt.iter-time"),
+    "enc-oldsecret": ("encrypt.old-secret=s", "encrypt.old-secret"),
+    "enc-newsecret": ("encrypt.new-secret=s", "encrypt.new-secret"),
+    "enc-keyslot": ("encrypt.keyslot=1", "encrypt.keyslot"),
+}
+
+CREATE_ONLY = {
+    "unk-cluster_size": ("cluster_size=32k", "cluster_size"),
+    "unk-cluster_size-same": ("cluster_size=64k", "cluster_size"),
+    "unk-badcluster": ("cluster_size=banana", "cluster_size"),
+    "create-dup": ("cluster_size=64k,cluster_size=1k", "cluster_size"),
+    "create-with-good": ("lazy_refcounts=on,cluster_size=64k", "cluster_size"),
+    "unk-prealloc": ("preallocation=on", "preallocation"),
+    "unk-prealloc-off": ("preallocation=off", "preallocation"),
+    "unk-extl2": ("extended_l2=on", "extended_l2"),
+    "unk-comp": ("compression_type=zstd", "compression_type"),
+    "unk-encryption": ("encryption=off", "encryption"),
+    "unk-encformat": ("encrypt.format=luks", "encrypt.format"),
+    "unk-enckey": ("encrypt.key-secret=s0", "encrypt.key-secret"),
+    "unk-cipher": ("encrypt.cipher-alg=aes-256", "encrypt.cipher-alg"),
+    "cipher-mode": ("encrypt.cipher-mode=xts", "encrypt.cipher-mode"),
+    "ivgen-alg": ("encrypt.ivgen-alg=plain64", "encrypt.ivgen-alg"),
+    "ivgen-hash-alg": ("encrypt.ivgen-hash-alg=sha256", "encrypt.ivgen-hash-alg"),
+    "hash-alg": ("encrypt.hash-alg=sha256", "encrypt.hash-alg"),
+    "keep_data_file": ("keep_data_file=on", "keep_data_file"),
+}
+
+ALL_FAULTS = {
+    "unk-two": ("cluster_size=32k,foo=bar", ["'cluster_size' cannot be amended", "'foo'"]),
+    "unk-cluster-then-bad": (
+        "cluster_size=32k,lazy_refcounts=maybe",
+        ["'cluster_size' cannot be amended", f"{BOOLEAN_FAULT}'maybe'"],
+    ),
+    "compat+rb": (
+        "refcount_bits=13,compat=0.42",
+        ["'refcount_bits' is not yet supported", f"{COMPAT_FAULT}'0.42'"],
+    ),
+    "parse-order": (
+        "refcount_bits=x,lazy_refcounts=maybe",
+        ["'refcount_bits' is not yet supported", f"{BOOLEAN_FAULT}'maybe'"],
+    ),
+    "unknown-then-bad": ("foo=1,lazy_refcounts=maybe", ["unknown option 'foo'", BOOLEAN_FAULT]),
+    "two bad booleans": (
+        "lazy_refcounts=a,lazy_refcounts=b",
+        [f"{BOOLEAN_FAULT}'a'", f"{BOOLEAN_FAULT}'b'"],
+    ),
+}
+
+
+def fault(*lists: str) -> str:
+    """Return the message of the UsageError that the lists raise."""
+    with pytest.raises(UsageError) as caught:
+        parse_options(lists)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("lists", "expected"), ACCEPTED.values(), ids=ACCEPTED)
+def test_accepts_what_qemu_img_accepts(lists: list[str], expected: AmendOptions) -> None:
+    assert parse_options(lists) == expected
+
+
+@pytest.mark.parametrize("text", ["on", "yes", "true", "y"])
+def test_spellings_of_on(text: str) -> None:
+    assert parse_options([f"lazy_refcounts={text}"]) == LAZY
+
+
+@pytest.mark.parametrize("text", ["off", "no", "false", "n"])
+def test_spellings_of_off(text: str) -> None:
+    assert parse_options([f"lazy_refcounts={text}"]) == NOT_LAZY
+
+
+def test_tables_hold_these_values_and_no_others() -> None:
+    assert COMPAT_LEVELS == {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
+    assert [text for text, value in BOOLEANS.items() if value] == ["on", "yes", "true", "y"]
+    assert [text for text, value in BOOLEANS.items() if not value] == ["off", "no", "false", "n"]
+    assert [mode for mode, flushes in CACHE_MODES.items() if not flushes] == ["unsafe"]
+    assert sorted(CACHE_MODES) == [
+        *("directsync", "none", "off", "unsafe", "writeback", "writethrough")
+    ]
+
+
+@pytest.mark.parametrize("text", INVALID_LISTS.values(), ids=INVALID_LISTS)
+def test_each_list_must_stand_alone(text: str) -> None:
+    assert fault(text) == f"Invalid option list: {text}"
+    assert fault("compat=1.1", text, "help") == f"Invalid option list: {text}"
+
+
+@pytest.mark.parametrize(("text", "expected"), BAD_VALUES.values(), ids=BAD_VALUES)
+def test_names_the_bad_value(text: str, expected: str) -> None:
+    message = fault(text)
+    assert message.startswith(expected)
+    assert ";" not in message
+
+
+@pytest.mark.parametrize(("text", "key"), UNKNOWN.values(), ids=UNKNOWN)
+def test_names_the_unknown_option(text: str, key: str) -> None:
+    message = fault(text)
+    assert message.startswith(f"unknown option '{key}'")
+    assert ";" not in message
+
+
+@pytest.mark.parametrize(("text", "key"), NOT_YET_SUPPORTED.values(), ids=NOT_YET_SUPPORTED)
+def test_says_not_yet_supported_by_name(text: str, key: str) -> None:
+    assert fault(text) == f"option '{key}' is not yet supported"
+
+
+@pytest.mark.parametrize(("text", "key"), CREATE_ONLY.values(), ids=CREATE_ONLY)
+def test_says_cannot_be_amended_by_name(text: str, key: str) -> None:
+    assert fault(text).startswith(f"option '{key}' cannot be amended")
+    assert ";" not in fault(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), ALL_FAULTS.values(), ids=ALL_FAULTS)
+def test_reports_all_faults_in_one_line(text: str, expected: list[str]) -> None:
+    faults = fault(text).split("; ")
+    assert all(part in found for part, found in zip(expected, faults, strict=True))
+    assert "\n" not in fault(text)
+
+
+def test_faults_of_several_lists_come_together() -> None:
+    assert fault("a=1", "size=1,", "b=2") == (
+        "Invalid option list: size=1,; unknown option 'a'; unknown option 'b'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("lazy_refcount=on", "lazy_refcounts"),
+        ("LAZY_REFCOUNTS=on", "lazy_refcounts"),
+        ("lazy-refcounts=on", "lazy_refcounts"),
+        ("compatt=1.1", "compat"),
+        ("clustersize=1", "cluster_size"),
+        ("nolazy_refcount", "lazy_refcounts"),
+    ],
+)
+def test_suggests_the_nearest_key(text: str, nearest: str) -> None:
+    assert f"(did you mean '{nearest}'?)" in fault(text)
+
+
+def test_suggests_nothing_where_nothing_is_near() -> None:
+    assert fault("foo=1") == "unknown option 'foo'"
+
+
+@pytest.mark.parametrize("name", [None, "qcow2"])
+def test_qcow2_is_amendable(name: str | None) -> None:
+    check_format(name)
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_other_formats_are_refused(name: str) -> None:
+    with pytest.raises(ImageRejected) as caught:
+        check_format(name)
+    assert str(caught.value) == f"Format driver '{name}' does not support option amendment"
+    assert caught.value.exit_status == 1
+    assert [refusal.number for refusal in caught.value.refusals] == [0]
+
+
+@pytest.mark.parametrize("name", ["", "nosuch", "QCOW2", "qcow2 "])
+def test_unknown_formats_are_usage_errors(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^Unknown driver '{name}'$"):
+        check_format(name)

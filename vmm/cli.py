@@ -1,0 +1,218 @@
+"""Host side: the command `instar`, a thin skin over the library.
+
+It reads the arguments, calls amend() and reports; exit statuses are those of vmm/errors.py. What a
+plain amend imports decides its latency, so this module and all that it imports make do with what
+the interpreter has loaded anyhow, and import the rest where it is needed
+(docs/decisions/0003-the-run-path-is-lean.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
+from instar.vmm.errors import UsageError
+from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options
+from instar.vmm.report import Progress, Report, show_debug, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any
+
+    from instar.vmm.options import AmendOptions
+    from instar.vmm.result import AmendResult
+else:
+    # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
+    import _signal
+
+GLOBAL_FLAGS = (
+    Flag("help", "print this help", short="h"),
+    Flag("version", "print the version"),
+)
+
+GLOBAL_HELP = """\
+Usage: instar amend -o OPTIONS [FLAG...] FILENAME
+       instar doctor [--output FORMAT]
+
+Commands:
+  amend
+      change options of a qcow2 image in place, in a sandbox
+  doctor
+      say whether this machine can run the sandbox, and what to do if not
+
+Flags:
+"""
+
+AMEND_FLAGS = (
+    Flag("options", "what to change; '-o help' lists the keys", short="o", metavar="KEY=VALUE,..."),
+    Flag("format", "the format of the image (only qcow2)", short="f", metavar="FMT"),
+    Flag("cache", "cache mode; unsafe leaves out the flushes", short="t", metavar="CACHE"),
+    Flag("quiet", "print nothing but errors", short="q"),
+    Flag("progress", "show the progress", short="p"),
+    Flag("dry-run", "say what would change, and change nothing"),
+    Flag("output", "human or json", metavar="FORMAT"),
+    Flag("debug", "show the debug text of the sandbox on stderr"),
+    Flag("force", "accepted for the sake of qemu-img; has no effect"),
+    Flag("object", "not yet supported", metavar="OBJDEF"),
+    Flag("image-opts", "not yet supported"),
+    Flag("help", "print this help", short="h"),
+)
+
+AMEND_HELP = """\
+Usage: instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME
+
+Change options of the qcow2 image FILENAME in place, in a sandbox.
+
+Flags:
+"""
+
+_INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with `argv`, or the process's arguments; return the exit status."""
+    report = Report()
+    replaced: list[tuple[int, Any]] = []
+    try:
+        _catch_interrupts(replaced)
+        return _run(sys.argv[1:] if argv is None else argv, report)
+    except KeyboardInterrupt as interrupt:
+        return report.error(interrupt)
+    finally:
+        for number, handler in replaced:
+            _signal.signal(number, handler)
+
+
+def _catch_interrupts(replaced: list[tuple[int, Any]]) -> None:
+    """Make SIGINT and SIGTERM a KeyboardInterrupt, unless the caller has plans for them."""
+    for number in _INTERRUPTS:
+        handler = _signal.getsignal(number)
+        if handler in (_signal.SIG_DFL, _signal.default_int_handler):
+            try:
+                _signal.signal(number, _interrupt)
+            except ValueError:  # only the main thread may
+                return
+            replaced.append((number, handler))
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Raise KeyboardInterrupt, and let no second signal disturb its report."""
+    for number in _INTERRUPTS:
+        _signal.signal(number, _signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _run(arguments: list[str], report: Report) -> int:
+    try:
+        _occupy_standard_streams()
+        return _dispatch(arguments, report)
+    except Exception as error:  # whatever it is, a traceback helps nobody here
+        return report.error(error)
+
+
+def _occupy_standard_streams() -> None:
+    """See to it that no image is opened as descriptor 0, 1 or 2, where output would damage it."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # A directory takes the lowest free number, this one; nothing can be written to it.
+            os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _dispatch(arguments: list[str], report: Report) -> int:
+    command, rest = (arguments or [""])[0], arguments[1:]
+    if command == "amend":
+        return _amend(rest, report)
+    if command == "doctor":
+        from instar.vmm.doctor import run
+
+        return run(rest, report)
+    for name, _value in scan(arguments[:1], GLOBAL_FLAGS, "instar"):
+        if name == OPERAND:
+            raise UsageError(f"unknown command '{command}'; see 'instar --help'")
+        text = _version() if name == "version" else GLOBAL_HELP + format_flags(GLOBAL_FLAGS)
+        write("stdout", text)
+        return 0
+    raise UsageError("expecting a command, amend or doctor; see 'instar --help'")
+
+
+def _version() -> str:
+    from instar.vmm.doctor import installed_version
+
+    return f"instar {installed_version()}\n"
+
+
+def _amend(arguments: list[str], report: Report) -> int:
+    """Carry out `instar amend`."""
+    flags, lists, files = _read_arguments(arguments, report)
+    if "help" in flags:
+        write("stdout", AMEND_HELP + format_flags(AMEND_FLAGS))
+        return 0
+    if not lists:
+        raise UsageError("Must specify options (-o); '-o help' lists them")
+    options = parse_options(lists)
+    if options.help:
+        check_format(flags.get("format"))
+        write("stdout", OPTIONS_HELP)
+        return 0
+    if len(files) != 1:
+        raise UsageError("Expecting one image file name")
+    result = _call_amend(files[0], options, flags, report)
+    report.result(result, quiet="quiet" in flags)
+    return 0
+
+
+def _read_arguments(
+    arguments: list[str], report: Report
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the flags with their last values, the -o lists and the files; stop at --help."""
+    flags: dict[str, str] = {}
+    lists: list[str] = []
+    files: list[str] = []
+    for name, value in scan(arguments, AMEND_FLAGS, "instar amend"):
+        if name in ("object", "image-opts"):
+            raise UsageError(f"--{name} is not yet supported")
+        if name == "options":
+            lists.append(value)
+        elif name == OPERAND:
+            files.append(value)
+        else:
+            flags[name] = value
+        if name == "output":
+            report.use(value)
+        if name == "help":
+            break
+    report.filename = files[0] if len(files) == 1 else None
+    return flags, lists, files
+
+
+def _call_amend(
+    filename: str, options: AmendOptions, flags: dict[str, str], report: Report
+) -> AmendResult:
+    cache = flags.get("cache", "writeback")
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {cache}")
+    # Imported here because neither the help nor a usage error needs any of it.
+    from instar.vmm.amend import amend
+
+    shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json
+    progress = Progress() if shows_progress else None
+    result: AmendResult | None = None
+    try:
+        result = amend(
+            filename,
+            compat=options.compat,
+            lazy_refcounts=options.lazy_refcounts,
+            format=flags.get("format"),
+            dry_run="dry-run" in flags,
+            cache=cache,
+            progress=progress,
+            debug=show_debug if "debug" in flags else None,
+        )
+    finally:
+        if progress is not None:
+            progress.end(succeeded=result is not None)
+    return result

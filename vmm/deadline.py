@@ -1,0 +1,106 @@
+"""Host side: the wall-clock limit of a guest, from any thread and without a signal handler.
+
+A timer sends a signal to the thread that runs the vCPU. The thread has it blocked, but for the time
+in KVM_RUN (KVM_SET_SIGNAL_MASK): so it ends KVM_RUN, or keeps the next one from starting, and is
+never delivered. There is no moment at which it could be lost, and nothing of the process that calls
+us, such as its handlers or timers, is touched.
+"""
+
+from __future__ import annotations
+
+from _thread import get_native_id  # threading would cost 4 ms
+from ctypes import CDLL, Structure, byref, c_int, c_long, c_uint64, get_errno
+from os import strerror
+from time import monotonic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
+_SYS_RT_SIGPROCMASK, _SYS_RT_SIGTIMEDWAIT = 14, 128
+_SYS_TIMER_CREATE, _SYS_TIMER_SETTIME, _SYS_TIMER_DELETE = 222, 223, 226
+_CLOCK_MONOTONIC, _SIGEV_THREAD_ID, _SIG_BLOCK, _SIG_SETMASK = 1, 4, 0, 2
+_SIGNAL = 64  # SIGRTMAX: the last one, which programs are the least likely to use
+_SIGNAL_BIT = 1 << (_SIGNAL - 1)
+_SIGSET_SIZE = 8
+
+_libc = CDLL(None, use_errno=True)
+_libc.syscall.restype = c_long
+
+
+class _Sigevent(Structure):
+    _fields_ = (
+        ("value", c_uint64),
+        ("signo", c_int),
+        ("notify", c_int),
+        ("thread_id", c_int),
+        ("padding", c_int * 11),
+    )
+
+
+class _Timespec(Structure):
+    _fields_ = (("sec", c_long), ("nsec", c_long))
+
+
+class _Itimerspec(Structure):
+    _fields_ = (("interval", _Timespec), ("value", _Timespec))
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    result: int = _libc.syscall(c_long(number), *arguments)
+    if result < 0:
+        raise OSError(get_errno(), strerror(get_errno()))
+    return result
+
+
+class Deadline:
+    """A time limit for KVM_RUN in the current thread; a context manager.
+
+    `run_mask` is what KVM_SET_SIGNAL_MASK takes for a vCPU that runs inside the block.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Set the limit, which starts with the block."""
+        self._seconds = max(seconds, 1e-6)
+        self._end = 0.0
+        self._timer = c_int()
+        self._old_mask = c_uint64()
+        self.run_mask = 0
+
+    def __enter__(self) -> Deadline:
+        """Block the signal and start the timer. OSError if the kernel refuses."""
+        event = _Sigevent(0, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
+        whole = int(self._seconds)
+        start = _Timespec(whole, int((self._seconds - whole) * 1e9))
+        _syscall(_SYS_TIMER_CREATE, _CLOCK_MONOTONIC, byref(event), byref(self._timer))
+        _set_mask(_SIG_BLOCK, c_uint64(_SIGNAL_BIT), self._old_mask)
+        self.run_mask = self._old_mask.value & ~_SIGNAL_BIT
+        self._end = monotonic() + self._seconds
+        spec = _Itimerspec(_Timespec(), start)
+        _syscall(_SYS_TIMER_SETTIME, self._timer, 0, byref(spec), None)
+        return self
+
+    def passed(self) -> bool:
+        """Whether the time is up."""
+        return monotonic() >= self._end
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the timer, take the signal if it is pending, and restore the mask."""
+        _syscall(_SYS_TIMER_DELETE, self._timer)
+        wanted, at_once = c_uint64(_SIGNAL_BIT), _Timespec()
+        # Fails with EAGAIN where nothing is pending, which is the usual case.
+        _libc.syscall(
+            c_long(_SYS_RT_SIGTIMEDWAIT), byref(wanted), None, byref(at_once), c_long(_SIGSET_SIZE)
+        )
+        _set_mask(_SIG_SETMASK, self._old_mask, None)
+
+
+def _set_mask(how: int, mask: c_uint64, old: c_uint64 | None) -> None:
+    old_pointer = None if old is None else byref(old)
+    _syscall(_SYS_RT_SIGPROCMASK, how, byref(mask), old_pointer, c_long(_SIGSET_SIZE))

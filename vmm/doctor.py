@@ -1,0 +1,249 @@
+"""Host side: `instar doctor`: can this machine run the sandbox, and if not, what is there to do?
+
+Every check runs, whatever the others found; the last one runs a real sandbox on an image of its
+own. Nothing of this is on the run path of an amend, so it imports what it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+import struct
+import tempfile
+import time
+
+from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
+from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.record import record
+from instar.vmm.report import Report, escape, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KVM_DEVICE = "/dev/kvm"
+KVM_API_VERSION = 12  # Documentation/virt/kvm/api.rst, 4.1: refuse to run with any other
+
+FLAGS = (
+    Flag("output", "human or json", metavar="FORMAT"),
+    Flag("help", "print this help", short="h"),
+)
+
+HELP = """\
+Usage: instar doctor [--output FORMAT]
+
+Say whether this machine can run the sandbox, and what to do if not.
+
+Flags:
+"""
+
+_GROUP_ACCESS = stat.S_IRGRP | stat.S_IWGRP
+_COMPATIBLE_FEATURES = slice(80, 88)  # in the header, qcow2.txt
+_LAZY_REFCOUNTS = 1
+
+
+@record
+class Finding:
+    """What one check found."""
+
+    check: str
+    """The check's name."""
+    ok: bool
+    """Whether the sandbox can do with what was found."""
+    message: str
+    """What was found, in one line."""
+    advice: str
+    """What to do about it; empty if there is nothing to do."""
+
+
+class _CheckError(Exception):
+    """What a check found wrong, and what to do about it."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+def run(arguments: list[str], report: Report) -> int:
+    """Carry out `instar doctor`; return the exit status."""
+    for name, value in scan(arguments, FLAGS, "instar doctor"):
+        if name == OPERAND:
+            raise UsageError(f"unexpected argument '{value}'; see 'instar doctor --help'")
+        if name == "help":
+            write("stdout", HELP + format_flags(FLAGS))
+            return 0
+        report.use(value)
+    findings = [_examine(name, check) for name, check in CHECKS]
+    ok = all(finding.ok for finding in findings)
+    version, python = installed_version(), platform.python_version()
+    report.document({"version": version, "python": python, "ok": ok, "checks": findings})
+    if not report.is_json:
+        lines = [f"instar {version}, Python {python}", *map(_describe, findings)]
+        write("stdout", "\n".join(lines) + "\n")
+    return 0 if ok else HostError.exit_status
+
+
+def installed_version() -> str:
+    """Return the version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("instar")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def check_system() -> str:
+    """Check that this is Linux on x86-64."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        raise _CheckError(f"{system} on {machine}", "use a machine with Linux on x86-64")
+    return f"Linux {platform.release()} on x86-64"
+
+
+def check_device() -> str:
+    """Check that /dev/kvm is there and may be opened."""
+    try:
+        os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError as error:
+        raise _CheckError(f"{KVM_DEVICE}: {error.strerror}", _advise_on_access()) from None
+    except OSError as error:
+        advice = "enable virtualisation in the firmware, or for a virtual machine nested"
+        advice += " virtualisation in its host; then load the module: sudo modprobe"
+        raise _CheckError(f"{KVM_DEVICE}: {error.strerror}", f"{advice} {_kvm_module()}") from None
+    return f"{KVM_DEVICE} is readable and writable"
+
+
+def check_api() -> str:
+    """Check that KVM speaks the one API version that there is."""
+    from instar.vmm.kvm.system import Kvm
+
+    try:
+        kvm = Kvm.open(KVM_DEVICE)
+    except OSError as error:
+        raise _CheckError(f"KVM: {error.strerror}", f"make {KVM_DEVICE} accessible first") from None
+    try:
+        version = kvm.api_version()
+    finally:
+        kvm.close()
+    if version != KVM_API_VERSION:
+        raise _CheckError(
+            f"KVM API version {version}", f"use a kernel with version {KVM_API_VERSION}"
+        )
+    return f"KVM API version {version}"
+
+
+def check_payload() -> str:
+    """Check that the payload is installed and fits this host."""
+    from instar.abi import INSTAR_ABI_VERSION
+    from instar.vmm.payload import load_payload
+
+    reinstall = "install instar anew"
+    try:
+        payload = load_payload()
+    except HostError as error:
+        raise _CheckError(str(error), reinstall) from None
+    found = f"payload of ABI version {payload.abi_version}, SHA-256 {payload.sha256}"
+    if payload.abi_version != INSTAR_ABI_VERSION:
+        raise _CheckError(f"{found}; this host speaks version {INSTAR_ABI_VERSION}", reinstall)
+    return found
+
+
+def check_locks() -> str:
+    """Check that open file description locks, qemu's image locks, work for temporary files."""
+    from instar.vmm.locks import lock_image
+
+    with tempfile.TemporaryFile() as file:
+        warning = lock_image(file.fileno(), tempfile.gettempdir())
+    if warning is not None:
+        raise _CheckError(warning, "keep images on a file system with open file description locks")
+    return "open file description locks work"
+
+
+def check_sandbox() -> str:
+    """Amend an image in a sandbox, and look whether it was amended."""
+    from instar.vmm.amend import amend
+
+    with tempfile.NamedTemporaryFile(prefix="instar-doctor-", suffix=".qcow2") as file:
+        file.write(make_image())
+        file.flush()
+        start = time.perf_counter()
+        result = amend(file.name, lazy_refcounts=True)
+        milliseconds = (time.perf_counter() - start) * 1000
+        file.seek(0)
+        features = int.from_bytes(file.read()[_COMPATIBLE_FEATURES], "big")
+    if result.action != "amended" or features != _LAZY_REFCOUNTS:
+        raise _CheckError("the sandbox did not amend a test image", "please report it")
+    return f"the sandbox amended a test image in {milliseconds:.1f} ms, {result.vm_exits} exits"
+
+
+CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("system", check_system),
+    ("device", check_device),
+    ("api", check_api),
+    ("payload", check_payload),
+    ("locks", check_locks),
+    ("sandbox", check_sandbox),
+)
+
+
+def make_image() -> bytes:
+    """Return a valid qcow2 image, version 3, of one empty 32 KiB disk in four 512-byte clusters."""
+    cluster_bits, cluster_count, disk_size = 9, 4, 0x8000
+    refcount_table, refcount_block, l1_table = (index << cluster_bits for index in (1, 2, 3))
+    clusters = (
+        # magic, version, backing file (offset, length), cluster_bits, size, crypt_method,
+        # L1 (entries, offset), refcount table (offset, clusters), snapshots (count, offset);
+        # then the features, refcount_order and header_length of version 3
+        struct.pack(
+            ">4sIQIIQIIQQIIQ QQQII",
+            *(b"QFI\xfb", 3, 0, 0, cluster_bits, disk_size, 0),
+            *(1, l1_table, refcount_table, 1, 0, 0),
+            *(0, 0, 0, 4, 104),
+        ),
+        struct.pack(">Q", refcount_block),
+        struct.pack(">4H", *[1] * cluster_count),
+        b"",
+    )
+    return b"".join(cluster.ljust(1 << cluster_bits, b"\0") for cluster in clusters)
+
+
+def _examine(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ok=True, message=check(), advice="")
+    except _CheckError as failure:
+        return Finding(name, ok=False, message=str(failure), advice=failure.advice)
+    except InstarError as error:
+        return Finding(name, ok=False, message=f"{name}: {error}", advice="see the lines above")
+    except Exception as error:
+        message = f"{name}: {type(error).__name__}: {error}"
+        return Finding(name, ok=False, message=message, advice="please report it")
+
+
+def _describe(finding: Finding) -> str:
+    if finding.ok:
+        return f"ok   {escape(finding.message)}"
+    return f"FAIL {escape(finding.message)}: {escape(finding.advice)}"
+
+
+def _advise_on_access() -> str:
+    import grp
+
+    status = os.stat(KVM_DEVICE)
+    if status.st_mode & _GROUP_ACCESS != _GROUP_ACCESS or status.st_gid == 0:
+        return f"give a group access: sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}"
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:  # the device comes from outside of this container
+        return f"run the container with the additional group {status.st_gid}"
+    return f"join its group, then log in anew: sudo usermod -aG {group} $USER"
+
+
+def _kvm_module() -> str:
+    """Return the name of the kernel module for this CPU, or of both where it doesn't say."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
+        vendor = cpuinfo.read(1000)
+    if "GenuineIntel" in vendor:
+        return "kvm_intel"
+    return "kvm_amd" if "AuthenticAMD" in vendor else "kvm_intel (or kvm_amd)"

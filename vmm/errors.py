@@ -1,0 +1,76 @@
+"""Host side: the errors, sorted by whose fault they are. Nothing else leaves the package.
+
+| error         | at fault                  | exit status |
+|---------------|---------------------------|-------------|
+| UsageError    | the caller                | 2           |
+| HostError     | this machine              | 1           |
+| ImageRejected | the image, or the request | 1           |
+| ImageLocked   | another process           | 1           |
+| GuestFault    | the guest                 | 1           |
+
+Whatever is raised, the image's bytes and times are as they were, but for a HostError of the commit
+itself, which says so.
+"""
+
+from __future__ import annotations
+
+from instar.vmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class InstarError(Exception):
+    """The base of all errors of this package; never raised itself."""
+
+    exit_status = 1
+
+
+class UsageError(InstarError):
+    """The caller asked for something that does not exist, or contradicts itself."""
+
+    exit_status = 2
+
+
+class HostError(InstarError):
+    """This machine cannot do it: no /dev/kvm, no permission, no such file, an I/O error."""
+
+
+@record
+class Refusal:
+    """One reason why an image cannot be amended as asked."""
+
+    name: str
+    """The reason's name, as in docs/amend.md, e.g. "dirty"."""
+    number: int
+    """The reason's number in the ABI (REFUSAL_*)."""
+    code: str
+    """The name of the error code in the ABI (AMEND_ERROR_*), e.g. "DIRTY"."""
+    code_number: int
+    """The number of the error code in the ABI."""
+    message: str
+    """What is in the way and what the user can do, in one line."""
+    detail: Mapping[str, int]
+    """What the message is about, by name, e.g. {"bits": 32}."""
+
+
+class ImageRejected(InstarError):
+    """The guest's verdict on the image, or the host's if it is not a qcow2 image at all, is no."""
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        """Take all the reasons, of which there is at least one."""
+        super().__init__("; ".join(refusal.message for refusal in refusals))
+        self.refusals = refusals
+
+    def __reduce__(self) -> tuple[type[ImageRejected], tuple[tuple[Refusal, ...]]]:
+        """Let the error travel between processes."""
+        return (ImageRejected, (self.refusals,))
+
+
+class ImageLocked(InstarError):
+    """Another process uses the image."""
+
+
+class GuestFault(InstarError):
+    """The guest broke the contract or exceeded a budget; the image is untouched."""

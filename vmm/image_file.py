@@ -1,0 +1,131 @@
+"""Host side: the image file. One descriptor from the first look to the last fdatasync."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from instar.vmm.errors import HostError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class ImageFile:
+    """An open regular file or block device; a context manager.
+
+    Every OSError becomes a HostError that names the file.
+    """
+
+    def __init__(self, path: str | bytes, *, writable: bool) -> None:
+        """Open `path`, following symbolic links. HostError if it is not an image file at all."""
+        self.name = os.fsdecode(path)
+        self.bytes_read = 0
+        self.bytes_written = 0
+        if not self.name:
+            raise UsageError("the file name is empty; name an image file")
+        if "\0" in self.name:
+            raise UsageError("the file name holds a NUL byte; name an image file")
+        # O_NONBLOCK: opening a FIFO or a device must not wait for anybody.
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            self.fd = os.open(path, flags)
+        except OSError as error:
+            raise self._open_error(error) from error
+        try:
+            self.size = self._measure()
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _open_error(self, error: OSError) -> HostError:
+        if error.errno == errno.EISDIR:
+            return HostError(f"could not open '{self.name}': it is a directory, not an image file")
+        if error.errno == errno.ENXIO:
+            return HostError(f"could not open '{self.name}': it is a socket or a missing device")
+        return HostError(f"could not open '{self.name}': {error.strerror}")
+
+    def _measure(self) -> int:
+        """The size in bytes; of a block device, stat does not know it."""
+        try:
+            status = os.fstat(self.fd)
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                return status.st_size
+            if kind == stat.S_IFBLK:
+                return os.lseek(self.fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._failed("measure", error) from error
+        raise HostError(
+            f"'{self.name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device"
+        )
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
+
+    def __enter__(self) -> ImageFile:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes, or less at the end of the file."""
+        data = bytearray(size)
+        with memoryview(data) as view:
+            return bytes(view[: self._read_available(offset, view)])
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view`; past the end of the file come zeros."""
+        count = self._read_available(offset, view)
+        if count < len(view):
+            view[count:] = bytes(len(view) - count)
+
+    def _read_available(self, offset: int, view: memoryview) -> int:
+        done = 0
+        while done < len(view):
+            count = self._call("read", os.preadv, [view[done:]], offset + done)
+            if count == 0:
+                break
+            done += count
+        self.bytes_read += done
+        return done
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`."""
+        done = 0
+        while done < len(data):
+            done += self._call("write", os.pwrite, data[done:], offset + done)
+        self.bytes_written += done
+
+    def barrier(self) -> None:
+        """What was written before reaches the disk before what is written after."""
+        self._call("flush", os.fdatasync)
+
+    def _call(self, verb: str, function: Callable[..., int | None], *arguments: object) -> int:
+        """Call a function of os on the descriptor."""
+        try:
+            return function(self.fd, *arguments) or 0
+        except OSError as error:
+            raise self._failed(verb, error) from error
+
+    def _failed(self, verb: str, error: OSError) -> HostError:
+        return HostError(f"could not {verb} '{self.name}': {error.strerror}")

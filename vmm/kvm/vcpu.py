@@ -1,0 +1,99 @@
+"""Host side: a virtual CPU."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from ctypes import sizeof
+from fcntl import ioctl
+
+from instar.vmm.kvm import ioctls
+from instar.vmm.kvm.exits import (
+    KVM_EXIT_IO,
+    KVM_EXIT_IO_OUT,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN,
+    Interrupted,
+    IoIn,
+    IoOut,
+    Mmio,
+    Other,
+    Shutdown,
+)
+from instar.vmm.kvm.structs import (
+    KvmRegs,
+    KvmRunHead,
+    KvmRunIo,
+    KvmRunMmio,
+    KvmSignalMask,
+    KvmSregs,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from instar.vmm.kvm.exits import VcpuExit
+
+_UNION = sizeof(KvmRunHead)
+
+
+class Vcpu:
+    """The descriptor that KVM_CREATE_VCPU returned, and its struct kvm_run."""
+
+    def __init__(self, fd: int, mmap_size: int) -> None:
+        """Own a vCPU's descriptor and map `mmap_size` bytes of it."""
+        self.fd = fd
+        try:
+            self._run = mmap.mmap(fd, mmap_size)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def close(self) -> None:
+        """Unmap and close."""
+        self._run.close()
+        os.close(self.fd)
+
+    def get_regs(self) -> KvmRegs:
+        """KVM_GET_REGS."""
+        regs = KvmRegs()
+        ioctl(self.fd, ioctls.KVM_GET_REGS, regs)
+        return regs
+
+    def set_regs(self, regs: KvmRegs) -> None:
+        """KVM_SET_REGS."""
+        ioctl(self.fd, ioctls.KVM_SET_REGS, regs)
+
+    def get_sregs(self) -> KvmSregs:
+        """KVM_GET_SREGS."""
+        sregs = KvmSregs()
+        ioctl(self.fd, ioctls.KVM_GET_SREGS, sregs)
+        return sregs
+
+    def set_sregs(self, sregs: KvmSregs) -> None:
+        """KVM_SET_SREGS."""
+        ioctl(self.fd, ioctls.KVM_SET_SREGS, sregs)
+
+    def set_signal_mask(self, blocked: int) -> None:
+        """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""
+        ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(8, blocked))
+
+    def run(self) -> VcpuExit:
+        """KVM_RUN until the next exit. Data of a pending IN are left as they are."""
+        try:
+            ioctl(self.fd, ioctls.KVM_RUN, 0)
+        except InterruptedError:
+            return Interrupted()
+        # The kernel wrote all that is read here, and the guest has no access to it.
+        reason = KvmRunHead.from_buffer_copy(self._run).exit_reason
+        if reason == KVM_EXIT_IO:
+            io = KvmRunIo.from_buffer_copy(self._run, _UNION)
+            if io.direction != KVM_EXIT_IO_OUT:
+                return IoIn(io.port)
+            data = self._run[io.data_offset : io.data_offset + io.size * io.count]
+            return IoOut(io.port, io.size, data)
+        if reason == KVM_EXIT_MMIO:
+            mmio = KvmRunMmio.from_buffer_copy(self._run, _UNION)
+            return Mmio(mmio.phys_addr, bool(mmio.is_write))
+        if reason == KVM_EXIT_SHUTDOWN:
+            return Shutdown()
+        return Other(reason)

@@ -1,0 +1,38 @@
+"""Host side: a virtual machine."""
+
+from __future__ import annotations
+
+import os
+from fcntl import ioctl
+
+from instar.vmm.kvm import ioctls
+from instar.vmm.kvm.structs import KvmUserspaceMemoryRegion
+from instar.vmm.kvm.vcpu import Vcpu
+
+
+class Vm:
+    """The descriptor that KVM_CREATE_VM returned."""
+
+    def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
+        """Own a VM's descriptor; `vcpu_mmap_size` in bytes as KVM_GET_VCPU_MMAP_SIZE gives it."""
+        self.fd = fd
+        self._vcpu_mmap_size = vcpu_mmap_size
+
+    def close(self) -> None:
+        """Close the descriptor; the VM ends with its last descriptor."""
+        os.close(self.fd)
+
+    def set_user_memory_region(
+        self, slot: int, guest_phys_addr: int, userspace_addr: int, memory_size: int
+    ) -> None:
+        """KVM_SET_USER_MEMORY_REGION.
+
+        SAFETY: the guest can write [userspace_addr, userspace_addr + memory_size) of this process.
+        The caller guarantees that it is one mapping of its own which outlives the VM.
+        """
+        region = KvmUserspaceMemoryRegion(slot, 0, guest_phys_addr, memory_size, userspace_addr)
+        ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region)
+
+    def create_vcpu(self, vcpu_id: int) -> Vcpu:
+        """KVM_CREATE_VCPU, and the mapping of its struct kvm_run."""
+        return Vcpu(ioctl(self.fd, ioctls.KVM_CREATE_VCPU, vcpu_id), self._vcpu_mmap_size)

@@ -1,0 +1,54 @@
+"""Host side: the public names, as `import instar` offers them; each is imported on first use."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from instar.vmm.amend import amend
+    from instar.vmm.errors import (
+        GuestFault,
+        HostError,
+        ImageLocked,
+        ImageRejected,
+        InstarError,
+        Refusal,
+        UsageError,
+    )
+    from instar.vmm.result import AmendResult, ByteRange, Change
+
+__all__ = [
+    "AmendResult",
+    "ByteRange",
+    "Change",
+    "GuestFault",
+    "HostError",
+    "ImageLocked",
+    "ImageRejected",
+    "InstarError",
+    "Refusal",
+    "UsageError",
+    "amend",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name; the command, which uses none through here, pays for none."""
+    if name not in __all__:
+        raise AttributeError(f"module 'instar' has no attribute {name!r}")
+    if name == "amend":
+        module = "instar.vmm.amend"
+    elif name in ("AmendResult", "ByteRange", "Change"):
+        module = "instar.vmm.result"
+    else:
+        module = "instar.vmm.errors"
+    from sys import modules
+
+    __import__(module)
+    value: object = getattr(modules[module], name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

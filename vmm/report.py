@@ -1,0 +1,194 @@
+"""Host side: what the user reads: results, errors and progress, for people or as JSON.
+
+The process may be confined by the time it has something to report, so a Report imports and opens
+all that it needs when it is told its format, before any image is looked at. Whatever comes from
+outside is escaped; a stream that is closed or full is no reason to fail.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from instar.vmm.errors import GuestFault, ImageRejected, InstarError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from instar.vmm.result import AmendResult, ByteRange, Change
+
+OUTPUT_FORMATS = ("human", "json")
+
+_PHASES = ("before the switch", "the switch")
+_HEXADECIMAL_FIELDS = ("_features", "_offset")
+
+
+class Report:
+    """Where the outcome of one command goes: people read it, until told otherwise."""
+
+    def __init__(self) -> None:
+        """Start with nothing said and no file named."""
+        self.filename: str | None = None
+        self._dump: Callable[[object], str] | None = None
+
+    @property
+    def is_json(self) -> bool:
+        """Whether stdout is to hold one JSON document and nothing else."""
+        return self._dump is not None
+
+    def use(self, output_format: str) -> None:
+        """Switch to one of OUTPUT_FORMATS; raises UsageError for another."""
+        if output_format not in OUTPUT_FORMATS:
+            raise UsageError(f"--output: expected human or json, not '{output_format}'")
+        self._dump = _load_dump() if output_format == "json" else None
+
+    def document(self, document: object) -> None:
+        """Write `document` to stdout, if it is JSON that is wanted."""
+        if self._dump is not None:
+            write("stdout", self._dump(document) + "\n")
+
+    def result(self, result: AmendResult, *, quiet: bool) -> None:
+        """Report a success, of which people hear only what is worth it, and if quiet nothing."""
+        self.document(result)
+        if result.dry_run and not self.is_json and not quiet:
+            write("stdout", describe(result))
+        if not quiet:
+            for warning in result.warnings:
+                write("stderr", f"instar: warning: {escape(warning)}\n")
+
+    def error(self, error: BaseException) -> int:
+        """Report a failure in one line, and as JSON if wanted; return the exit status."""
+        message, exit_status = _explain(error)
+        refusals = error.refusals if isinstance(error, ImageRejected) else ()
+        self.document(
+            {
+                "filename": self.filename,
+                "error": {
+                    "kind": type(error).__name__,
+                    "message": message,
+                    "exit_status": exit_status,
+                    "refusals": [
+                        {**_fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals
+                    ],
+                },
+            }
+        )
+        # These two do not name the image themselves; the others say what they are about.
+        about = isinstance(error, ImageRejected | GuestFault) and self.filename is not None
+        prefix = f"'{self.filename}': " if about else ""
+        write("stderr", f"instar: {escape(prefix + message)}\n")
+        return exit_status
+
+
+class Progress:
+    """Progress as qemu-img shows it: at 0, at 100 and whenever it moved by more than a point."""
+
+    def __init__(self) -> None:
+        """Start with nothing shown."""
+        self._shown: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` steps are done, if that is news."""
+        percent = min(100.0 * done / total, 100.0) if total else 100.0
+        if self._shown is None:
+            self._show(0.0)
+        moved = percent - (self._shown or 0.0)
+        if moved > 1 or (moved > 0 and percent == 100):
+            self._show(percent)
+
+    def end(self, *, succeeded: bool) -> None:
+        """Leave the line, after a last 100 if it went well."""
+        if succeeded:
+            self(1, 1)
+        write("stdout", "\n")
+
+    def _show(self, percent: float) -> None:
+        self._shown = percent
+        write("stdout", f"    ({percent:3.2f}/100%)\r")
+
+
+def show_debug(text: str) -> None:
+    """Show debug text of the guest, which is hostile, on stderr."""
+    for line in text.splitlines():
+        write("stderr", f"guest: {escape(line)}\n")
+
+
+def describe(result: AmendResult) -> str:
+    """Return what a dry run found out, as lines for people."""
+    state = f"compat {result.compat}, lazy_refcounts {'on' if result.lazy_refcounts else 'off'}"
+    name = escape(result.filename)
+    if result.action == "noop":
+        return f"{name}: nothing to change ({state})\n"
+    how = "atomic" if result.atomic else "not atomic"
+    lines = [f"{name}: would become {state} ({how})"]
+    lines += [f"  {_describe_change(change)}" for change in result.changes]
+    lines += [f"  {_describe_range(byte_range)}" for byte_range in result.ranges]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""Return `text` in one line, with what is not printable as \n, \xff or \u202e.
+
+    A byte of a file name that is not UTF-8 (PEP 383) comes out as that byte.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape_char(char) for char in text)
+
+
+def write(stream_name: str, text: str) -> None:
+    """Write `text` to sys.stdout or sys.stderr at once; failing to is no error."""
+    stream = getattr(sys, stream_name)
+    if stream is None:
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        # Otherwise the interpreter tries again on its way out, and makes the exit status 120.
+        setattr(sys, stream_name, None)
+
+
+def _load_dump() -> Callable[[object], str]:
+    import json
+
+    return json.JSONEncoder(indent=2, default=_fields).encode
+
+
+def _fields(value: object) -> dict[str, object]:
+    """Return the fields of a record, in their order."""
+    return {field: getattr(value, field) for field in type(value).__annotations__}
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return the message and the exit status of whatever may be raised."""
+    if isinstance(error, InstarError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; no image is left half-changed", InstarError.exit_status
+    message = f"internal error, please report it: {type(error).__name__}: {error}"
+    return message, InstarError.exit_status
+
+
+def _describe_change(change: Change) -> str:
+    values = (_describe_value(change.field, value) for value in (change.before, change.after))
+    return f"{change.field}: {' -> '.join(values)}"
+
+
+def _describe_value(field: str, value: int | None) -> str:
+    if value is None:
+        return "none"
+    return hex(value) if field.endswith(_HEXADECIMAL_FIELDS) else str(value)
+
+
+def _describe_range(byte_range: ByteRange) -> str:
+    phase = _PHASES[byte_range.phase]
+    return f"{phase}: {byte_range.length} bytes at {byte_range.offset:#x}"
+
+
+def _escape_char(char: str) -> str:
+    raw = char.encode("utf-8", "surrogateescape") if "\udc80" <= char <= "\udcff" else b""
+    if raw:
+        return f"\\x{raw[0]:02x}"
+    return char.encode("unicode_escape").decode("ascii")

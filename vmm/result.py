@@ -1,0 +1,66 @@
+"""Host side: what a caller of amend gets back."""
+
+from __future__ import annotations
+
+from instar.vmm.record import record
+
+SWITCH = 1
+"""The phase that makes the amended header the valid one."""
+
+
+@record
+class ByteRange:
+    """Bytes of the image file that an amend writes."""
+
+    phase: int
+    """0 before the switch, SWITCH for it; a barrier (fdatasync) lies between them."""
+    offset: int
+    """In bytes from the start of the image file."""
+    length: int
+    """In bytes."""
+
+
+@record
+class Change:
+    """A field of the header before and after."""
+
+    field: str
+    """The field's name in the qcow2 specification."""
+    before: int | None
+    """Its value, or None where the version has no such field."""
+    after: int | None
+    """Its value, or None where the version has no such field."""
+
+
+@record
+class AmendResult:
+    """What one amend did, or with dry_run would do."""
+
+    filename: str
+    """The path as it was given."""
+    format: str
+    """Always "qcow2"."""
+    action: str
+    """"amended", or "noop" where the image was already as asked."""
+    compat: str
+    """The compatibility level now: "0.10" or "1.1"."""
+    lazy_refcounts: bool
+    """Whether lazy refcounts are on now."""
+    atomic: bool
+    """Whether the change takes effect with the write of one sector."""
+    dry_run: bool
+    """Whether the commit was left out."""
+    bytes_read: int
+    """Bytes read from the image file."""
+    bytes_written: int
+    """Bytes written to the image file, or with dry_run to be written."""
+    vm_exits: int
+    """How many times the virtual machine stopped for the host."""
+    payload_sha256: str
+    """The SHA-256 of the payload that ran, in hexadecimal."""
+    changes: tuple[Change, ...]
+    """Header fields that change, in the order of the header."""
+    ranges: tuple[ByteRange, ...]
+    """What is written, in order."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know though it did not stop the amend."""
