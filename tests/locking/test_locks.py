@@ -1,0 +1,158 @@
+"""Test side: instar and qemu keep out of each other's way, both ways, by qemu's own locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import instar
+from instar.vmm import locks
+from tests.forge import Data, Image
+from tests.locking.users import INSTAR, hold_open, locked_bytes, serve, strace_locks
+
+if TYPE_CHECKING:
+    from tests.qemu import Qemu
+
+TAKEN = {100, 101, 103, 201, 203}
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A version 3 image with data."""
+    path = tmp_path / "disk.qcow2"
+    Image(clusters={0: Data(b"\x05")}).write(path)
+    return path
+
+
+def pause_amend(image: Path) -> tuple[threading.Thread, threading.Event, threading.Event]:
+    """Start an amend that stops in its sandbox until the second event is set."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stop(_text: str) -> None:
+        inside.set()
+        go_on.wait(20)
+
+    thread = threading.Thread(
+        target=instar.amend, args=(image,), kwargs={"lazy_refcounts": True, "debug": stop}
+    )
+    thread.start()
+    assert inside.wait(20)
+    return thread, inside, go_on
+
+
+@pytest.mark.parametrize("arguments", [(), ("-r",)], ids=["writer", "reader"])
+def test_image_open_in_qemu_io_is_refused_in_qemus_words(
+    image: Path, boundary_qemu: Qemu, arguments: tuple[str, ...]
+) -> None:
+    before = image.read_bytes(), image.stat().st_mtime_ns
+    with (
+        hold_open(boundary_qemu, image, *arguments),
+        pytest.raises(instar.ImageLocked) as refused,
+    ):
+        instar.amend(image, lazy_refcounts=True)
+    assert 'Failed to get "write" lock' in str(refused.value)
+    assert f"Is another process using the image [{image}]?" in str(refused.value)
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == before
+
+
+def test_reader_that_shares_the_image_does_not_stop_amend(image: Path, boundary_qemu: Qemu) -> None:
+    with hold_open(boundary_qemu, image, "-r", "-U"):
+        assert instar.amend(image, lazy_refcounts=True).action == "amended"
+
+
+def test_image_served_by_qemu_nbd_is_refused(image: Path, boundary_qemu: Qemu) -> None:
+    with serve(boundary_qemu, image), pytest.raises(instar.ImageLocked):
+        instar.amend(image, lazy_refcounts=True)
+
+
+def test_qemu_is_refused_while_instar_works(image: Path, boundary_qemu: Qemu) -> None:
+    thread, _inside, go_on = pause_amend(image)
+    try:
+        for tool, *arguments in (
+            ("qemu-img", "amend", "-o", "compat=0.10", str(image)),
+            ("qemu-img", "info", str(image)),
+            ("qemu-io", "-c", "read 0 512", str(image)),
+        ):
+            done = subprocess.run(
+                [boundary_qemu.directory / tool, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 1, (tool, done)
+            assert "lock" in done.stderr
+    finally:
+        go_on.set()
+        thread.join(20)
+    assert instar.amend(image, lazy_refcounts=True).action == "noop"
+
+
+def test_second_instar_on_an_image_is_refused(image: Path) -> None:
+    thread, _inside, go_on = pause_amend(image)
+    try:
+        with pytest.raises(instar.ImageLocked):
+            instar.amend(image, compat="0.10")
+    finally:
+        go_on.set()
+        thread.join(20)
+
+
+def test_locks_are_exactly_those_of_qemu_img_amend(image: Path, boundary_qemu: Qemu) -> None:
+    ours = strace_locks([*INSTAR, "amend", "-o", "lazy_refcounts=on", str(image)])
+    theirs = strace_locks(
+        [str(boundary_qemu.directory / "qemu-img"), "amend", "-o", "compat=1.1", str(image)]
+    )
+    assert ours == theirs
+    assert {byte for call, _kind, byte in ours if call == "F_OFD_SETLK"} == {
+        100,
+        101,
+        103,
+        201,
+        203,
+    }
+
+
+def test_locks_are_held_until_the_last_flush(image: Path) -> None:
+    thread, _inside, go_on = pause_amend(image)
+    try:
+        assert locked_bytes(image) == TAKEN
+    finally:
+        go_on.set()
+        thread.join(20)
+    assert locked_bytes(image) == set()
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_file_system_without_locks_gives_a_warning_and_the_amend_goes_on(
+    image: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*_arguments: object) -> bytes:
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(locks, "fcntl", fail)
+    result = instar.amend(image, lazy_refcounts=True)
+    assert result.action == "amended"
+    assert len(result.warnings) == 1
+    assert "cannot be locked" in result.warnings[0]
+
+
+def test_byte_range_lock_of_another_program_is_refused(image: Path) -> None:
+    with image.open("r+b") as other:
+        fcntl.lockf(other, fcntl.LOCK_EX, 1, 101)
+        done = subprocess.run(
+            [*INSTAR, "amend", "-o", "lazy_refcounts=on", str(image)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "lock" in done.stderr
+    assert done.stderr.count("\n") == 1
