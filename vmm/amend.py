@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
-    from instar.vmm.sandbox import Outcome
+    from instar.vmm.sandbox import Descriptors, Outcome
 
 TIMEOUT = 30.0
 """How long a guest may run by default, in seconds."""
@@ -43,6 +43,7 @@ def amend(
     timeout: float = TIMEOUT,
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
+    isolation: str | None = None,
     payload: Payload | None = None,
 ) -> AmendResult:
     """Change options of a qcow2 image in place; what is already as asked is left untouched.
@@ -57,6 +58,8 @@ def amend(
         timeout: how long the guest may run, in seconds.
         progress: called as progress(done, total) during a long scan.
         debug: called with the guest's debug text.
+        isolation: None does the work in this process, which it leaves without limits; "process"
+            does it in a child that confines itself, without progress, debug and payload.
         payload: what to run instead of the installed payload.
 
     Raises:
@@ -67,11 +70,62 @@ def amend(
         ImageRejected: the image cannot be amended so; holds all reasons. Nothing was written.
         GuestFault: the guest broke its contract or exceeded a budget. Nothing was written.
     """
+    if isolation is None:
+        return amend_image(
+            path,
+            compat=compat,
+            lazy_refcounts=lazy_refcounts,
+            format=format,
+            dry_run=dry_run,
+            cache=cache,
+            timeout=timeout,
+            progress=progress,
+            debug=debug,
+            payload=payload,
+        )
+    _request(compat, lazy_refcounts, format, cache, timeout)
+    if isolation != "process":
+        raise UsageError(f"isolation is None or 'process', not {isolation!r}")
+    if progress or debug or payload:
+        raise UsageError("isolation='process' goes with neither progress, debug nor payload")
+    from instar.vmm.isolation import amend_in_child
+
+    return amend_in_child(
+        path,
+        compat=compat,
+        lazy_refcounts=lazy_refcounts,
+        dry_run=dry_run,
+        cache=cache,
+        timeout=timeout,
+    )
+
+
+def amend_image(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    *,
+    compat: str | None = None,
+    lazy_refcounts: bool | None = None,
+    format: str | None = None,  # noqa: A002 - as amend()
+    dry_run: bool = False,
+    cache: str = "writeback",
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+    payload: Payload | None = None,
+    before_read: Callable[[Descriptors], None] | None = None,
+) -> AmendResult:
+    """Do what amend() says, in this process; `before_read` may confine it.
+
+    `before_read` is called once, when all is open that is needed and nothing of the image has been
+    read; what it raises ends the amend.
+    """
     request = _request(compat, lazy_refcounts, format, cache, timeout)
     payload = payload or load_payload()
     with ImageFile(os.fspath(path), writable=not dry_run) as image:
         warning = lock_image(image.fd, image.name)
         with Sandbox(payload) as sandbox:
+            if before_read:
+                before_read(sandbox.prepare(image))
             header = _probe(image)
             config = pack_config(
                 header, request, image.size, progress=progress is not None, debug=debug is not None

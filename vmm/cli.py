@@ -12,7 +12,7 @@ import os
 import sys
 
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
-from instar.vmm.errors import UsageError
+from instar.vmm.errors import HostError, UsageError
 from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options
 from instar.vmm.report import Progress, Report, show_debug, write
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from instar.vmm.options import AmendOptions
     from instar.vmm.result import AmendResult
+    from instar.vmm.sandbox import Descriptors
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal
@@ -54,6 +55,8 @@ AMEND_FLAGS = (
     Flag("dry-run", "say what would change, and change nothing"),
     Flag("output", "human or json", metavar="FORMAT"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
+    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
+    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
     Flag("force", "accepted for the sake of qemu-img; has no effect"),
     Flag("object", "not yet supported", metavar="OBJDEF"),
     Flag("image-opts", "not yet supported"),
@@ -72,12 +75,23 @@ _INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command with `argv`, or the process's arguments; return the exit status."""
+    """Run the command with `argv`, or the process's arguments; return the exit status.
+
+    Without `argv` the process is the command's own: an amend confines it for good, and this does
+    not return but ends it (docs/decisions/0007-the-command-ends-at-once.md).
+    """
+    status = _main(sys.argv[1:] if argv is None else argv, own_process=argv is None)
+    if argv is None:
+        os._exit(status)  # all output was flushed when it was written
+    return status
+
+
+def _main(arguments: list[str], *, own_process: bool) -> int:
     report = Report()
     replaced: list[tuple[int, Any]] = []
     try:
         _catch_interrupts(replaced)
-        return _run(sys.argv[1:] if argv is None else argv, report)
+        return _run(arguments, report, own_process=own_process)
     except KeyboardInterrupt as interrupt:
         return report.error(interrupt)
     finally:
@@ -104,10 +118,10 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(arguments: list[str], report: Report) -> int:
+def _run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     try:
         _occupy_standard_streams()
-        return _dispatch(arguments, report)
+        return _dispatch(arguments, report, own_process=own_process)
     except Exception as error:  # whatever it is, a traceback helps nobody here
         return report.error(error)
 
@@ -122,10 +136,10 @@ def _occupy_standard_streams() -> None:
             os.open("/", os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _dispatch(arguments: list[str], report: Report) -> int:
+def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int:
     command, rest = (arguments or [""])[0], arguments[1:]
     if command == "amend":
-        return _amend(rest, report)
+        return _amend(rest, report, own_process=own_process)
     if command == "doctor":
         from instar.vmm.doctor import run
 
@@ -145,7 +159,7 @@ def _version() -> str:
     return f"instar {installed_version()}\n"
 
 
-def _amend(arguments: list[str], report: Report) -> int:
+def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out `instar amend`."""
     flags, lists, files = _read_arguments(arguments, report)
     if "help" in flags:
@@ -160,7 +174,7 @@ def _amend(arguments: list[str], report: Report) -> int:
         return 0
     if len(files) != 1:
         raise UsageError("Expecting one image file name")
-    result = _call_amend(files[0], options, flags, report)
+    result = _call_amend(files[0], options, flags, report, own_process=own_process)
     report.result(result, quiet="quiet" in flags)
     return 0
 
@@ -190,19 +204,35 @@ def _read_arguments(
 
 
 def _call_amend(
-    filename: str, options: AmendOptions, flags: dict[str, str], report: Report
+    filename: str,
+    options: AmendOptions,
+    flags: dict[str, str],
+    report: Report,
+    *,
+    own_process: bool,
 ) -> AmendResult:
     cache = flags.get("cache", "writeback")
     if cache not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {cache}")
+    limits: dict[str, Any] = {}
+    if "timeout" in flags:
+        limits["timeout"] = _read_seconds(flags["timeout"])
+    required = "require-confinement" in flags
+    if required and not own_process:
+        raise HostError("a process that only calls the command is not confined")
     # Imported here because neither the help nor a usage error needs any of it.
-    from instar.vmm.amend import amend
+    from instar.vmm.amend import amend_image
+
+    def confine_process(descriptors: Descriptors) -> None:
+        from instar.vmm.confine import confine
+
+        confine(descriptors, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json
     progress = Progress() if shows_progress else None
     result: AmendResult | None = None
     try:
-        result = amend(
+        result = amend_image(
             filename,
             compat=options.compat,
             lazy_refcounts=options.lazy_refcounts,
@@ -211,8 +241,17 @@ def _call_amend(
             cache=cache,
             progress=progress,
             debug=show_debug if "debug" in flags else None,
+            before_read=confine_process if own_process else None,
+            **limits,
         )
     finally:
         if progress is not None:
             progress.end(succeeded=result is not None)
     return result
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None

@@ -13,6 +13,8 @@ from ctypes import CDLL, Structure, byref, c_int, c_long, c_uint64, get_errno
 from os import strerror
 from time import monotonic
 
+from instar.vmm.errors import HostError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,7 +52,7 @@ class _Itimerspec(Structure):
 def _syscall(number: int, *arguments: object) -> int:
     result: int = _libc.syscall(c_long(number), *arguments)
     if result < 0:
-        raise OSError(get_errno(), strerror(get_errno()))
+        raise HostError(f"no time limit for the guest: {strerror(get_errno())}")
     return result
 
 
@@ -69,7 +71,7 @@ class Deadline:
         self.run_mask = 0
 
     def __enter__(self) -> Deadline:
-        """Block the signal and start the timer. OSError if the kernel refuses."""
+        """Block the signal and start the timer. HostError if the kernel refuses."""
         event = _Sigevent(0, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
         whole = int(self._seconds)
         start = _Timespec(whole, int((self._seconds - whole) * 1e9))

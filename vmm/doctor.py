@@ -10,8 +10,10 @@ import os
 import platform
 import stat
 import struct
+import subprocess
 import tempfile
 import time
+from functools import partial
 
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
 from instar.vmm.errors import HostError, InstarError, UsageError
@@ -42,6 +44,8 @@ _GROUP_ACCESS = stat.S_IRGRP | stat.S_IWGRP
 _COMPATIBLE_FEATURES = slice(80, 88)  # in the header, qcow2.txt
 _LAZY_REFCOUNTS = 1
 
+_REPORT = "please report it"
+
 
 @record
 class Finding:
@@ -60,9 +64,17 @@ class Finding:
 class _CheckError(Exception):
     """What a check found wrong, and what to do about it."""
 
+    ok = False
+
     def __init__(self, message: str, advice: str) -> None:
         super().__init__(message)
         self.advice = advice
+
+
+class _Shortcoming(_CheckError):
+    """What is not as it should be, though the sandbox can do with it."""
+
+    ok = True
 
 
 def run(arguments: list[str], report: Report) -> int:
@@ -127,11 +139,10 @@ def check_api() -> str:
         version = kvm.api_version()
     finally:
         kvm.close()
+    found = f"KVM API version {version}"
     if version != KVM_API_VERSION:
-        raise _CheckError(
-            f"KVM API version {version}", f"use a kernel with version {KVM_API_VERSION}"
-        )
-    return f"KVM API version {version}"
+        raise _CheckError(found, f"use a kernel with version {KVM_API_VERSION}")
+    return found
 
 
 def check_payload() -> str:
@@ -174,8 +185,45 @@ def check_sandbox() -> str:
         file.seek(0)
         features = int.from_bytes(file.read()[_COMPATIBLE_FEATURES], "big")
     if result.action != "amended" or features != _LAZY_REFCOUNTS:
-        raise _CheckError("the sandbox did not amend a test image", "please report it")
+        raise _CheckError("the sandbox did not amend a test image", _REPORT)
     return f"the sandbox amended a test image in {milliseconds:.1f} ms, {result.vm_exits} exits"
+
+
+BARRIERS = {
+    "privileges": ("the command gives up its privileges", "see capabilities(7)"),
+    "limits": ("the command limits its resources", "mount /proc, and see getrlimit(2)"),
+    "landlock": (
+        "the command closes all files to itself by Landlock",
+        "use Linux 5.13 or later with landlock among its security modules (lsm=)",
+    ),
+    "descriptors": ("the command opens no descriptor any more", "see getrlimit(2)"),
+    "seccomp": (
+        "the command gives up most system calls by seccomp",
+        "use Linux 4.14 or later with seccomp filters",
+    ),
+}
+"""The barriers of vmm/confine.py: what they do, and what they need."""
+_ATTEMPT = """
+from instar.vmm.confine import attempt
+from instar.vmm.sandbox import Descriptors
+print(attempt(sys.argv[1], Descriptors(image=0, image_size=0, vcpu=0)) or "")
+"""
+
+
+def check_barrier(name: str) -> str:
+    """Check in a process of its own that the command can confine itself in this way."""
+    from instar.vmm.isolation import child_command
+
+    done = subprocess.run(  # noqa: S603 - an argument list, and the package's own code
+        [*child_command(_ATTEMPT), name], capture_output=True, check=False, text=True, timeout=60
+    )
+    if done.returncode:
+        raise _CheckError(f"{name}: a confined process ends with {done.returncode}", _REPORT)
+    what, advice = BARRIERS[name]
+    fault = done.stdout.strip()
+    if fault:
+        raise _Shortcoming(f"{name}: {fault}", f"{advice}; --require-confinement fails here")
+    return what
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
@@ -184,6 +232,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("api", check_api),
     ("payload", check_payload),
     ("locks", check_locks),
+    *((name, partial(check_barrier, name)) for name in BARRIERS),
     ("sandbox", check_sandbox),
 )
 
@@ -213,18 +262,19 @@ def _examine(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, ok=True, message=check(), advice="")
     except _CheckError as failure:
-        return Finding(name, ok=False, message=str(failure), advice=failure.advice)
+        return Finding(name, ok=failure.ok, message=str(failure), advice=failure.advice)
     except InstarError as error:
         return Finding(name, ok=False, message=f"{name}: {error}", advice="see the lines above")
     except Exception as error:
         message = f"{name}: {type(error).__name__}: {error}"
-        return Finding(name, ok=False, message=message, advice="please report it")
+        return Finding(name, ok=False, message=message, advice=_REPORT)
 
 
 def _describe(finding: Finding) -> str:
-    if finding.ok:
+    if not finding.advice:
         return f"ok   {escape(finding.message)}"
-    return f"FAIL {escape(finding.message)}: {escape(finding.advice)}"
+    verdict = "warn" if finding.ok else "FAIL"
+    return f"{verdict} {escape(finding.message)}: {escape(finding.advice)}"
 
 
 def _advise_on_access() -> str:

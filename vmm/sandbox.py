@@ -51,12 +51,15 @@ from instar.vmm.serial import SerialPort
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
     from instar.vmm.image_file import ImageFile
     from instar.vmm.kvm.vcpu import Vcpu
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
     from instar.vmm.request import AmendRequest
+
+    T = TypeVar("T")
 
 _CONFIG = Struct(AmendConfig_FORMAT)
 _RESULT = Struct(AmendResult_FORMAT)
@@ -79,6 +82,18 @@ class Outcome:
     """The sectors it staged, by phase."""
     vm_exits: int
     """How often it stopped for the host."""
+
+
+@record
+class Descriptors:
+    """What a run uses of the process, once it was prepared."""
+
+    image: int
+    """The image's descriptor."""
+    image_size: int
+    """In bytes."""
+    vcpu: int
+    """The vCPU's descriptor."""
 
 
 def pack_config(
@@ -109,7 +124,10 @@ class Sandbox:
         """Set up memory, tables and registers. HostError if this machine cannot."""
         self._payload = payload
         self.vm_exits = 0
-        self._memory = GuestMemory(INSTAR_RAM_SIZE)
+        try:
+            self._memory = GuestMemory(INSTAR_RAM_SIZE)
+        except OSError as error:
+            raise HostError(f"no memory for the guest: {error.strerror}") from error
         self._closers = [self._memory.close]
         boot.load(self._memory, payload, boot.system_pages(payload))
         self._messages = _Messages()
@@ -130,6 +148,14 @@ class Sandbox:
         self._closers.append(vcpu.close)
         boot.set_registers(vcpu, *self._payload.images)
         return vcpu
+
+    def prepare(self, image: ImageFile) -> Descriptors:
+        """Have KVM do what it does but once per machine; say what the run on `image` will use.
+
+        From here on the run opens nothing and starts no thread. HostError if KVM fails.
+        """
+        _kvm(self._vcpu.run_immediate_exit)
+        return Descriptors(image.fd, image.size, self._vcpu.fd)
 
     def close(self) -> None:
         """End the virtual machine."""
@@ -153,11 +179,7 @@ class Sandbox:
         self._memory.write(OPERATION_CONFIG_ADDR, config)
         block = BlockDevice(self._memory, image)
         try:
-            with Deadline(timeout) as deadline:
-                self._vcpu.set_signal_mask(deadline.run_mask)
-                self._loop(block, deadline, timeout)
-        except OSError as error:
-            raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
+            self._run_guest(block, timeout)
         finally:
             if debug and self._serial.text:
                 debug(self._serial.text.decode("ascii", "replace"))
@@ -166,9 +188,14 @@ class Sandbox:
         phases = block.staged.written_phases()
         return Outcome(claim, refusals, phases, self.vm_exits)
 
+    def _run_guest(self, block: BlockDevice, timeout: float) -> None:
+        with Deadline(timeout) as deadline:
+            _kvm(self._vcpu.set_signal_mask, deadline.run_mask)
+            self._loop(block, deadline, timeout)
+
     def _loop(self, block: BlockDevice, deadline: Deadline, timeout: float) -> None:
         while True:
-            event = self._vcpu.run()
+            event = _kvm(self._vcpu.run)
             self.vm_exits += not isinstance(event, Interrupted)
             # A write of one byte is all that the contract knows.
             if isinstance(event, IoOut) and len(event.data) == 1:
@@ -195,10 +222,10 @@ class Sandbox:
             raise GuestFault(f"the guest wrote {data.hex()} to port {port:#x}")
 
     def _describe(self, event: object) -> str:
-        rip = self._vcpu.get_regs().rip
+        rip = _kvm(self._vcpu.get_regs).rip
         place = f"at {rip:#x} ({self._payload.locate(rip)})"
         if isinstance(event, Shutdown):
-            address = self._vcpu.get_sregs().cr2
+            address = _kvm(self._vcpu.get_sregs).cr2
             return f"the guest faulted {place}, last page fault at {address:#x}"
         if isinstance(event, IoOut | IoIn):
             return f"the guest used port {event.port:#x} against the rules {place}"
@@ -255,6 +282,14 @@ class _Messages:
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
+
+
+def _kvm(call: Callable[..., T], *arguments: object) -> T:
+    """Call the binding; what the kernel refuses in a run is the host's fault."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
 
 
 def _explain(error: OSError) -> str:

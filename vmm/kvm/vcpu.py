@@ -77,6 +77,20 @@ class Vcpu:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""
         ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(8, blocked))
 
+    def run_immediate_exit(self) -> None:
+        """KVM_RUN with kvm_run.immediate_exit set: all of it but the guest (kvm/api.rst, 5).
+
+        The first KVM_RUN of a virtual machine starts a kernel thread (kvm-nx-lpage-recovery) in the
+        name of the process, which may not be allowed to later.
+        """
+        self._run[KvmRunHead.immediate_exit.offset] = 1
+        try:
+            ioctl(self.fd, ioctls.KVM_RUN, 0)
+        except InterruptedError:
+            pass
+        finally:
+            self._run[KvmRunHead.immediate_exit.offset] = 0
+
     def run(self) -> VcpuExit:
         """KVM_RUN until the next exit. Data of a pending IN are left as they are."""
         try:

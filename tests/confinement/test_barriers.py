@@ -1,0 +1,247 @@
+"""Host side: each barrier stops what it is for: by death, or by an error where it stands alone."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from instar.vmm import confine
+from instar.vmm.kvm import ioctls
+from instar.vmm.seccomp import RULES, VCPU_REQUESTS
+from tests.confinement.process import ALL, attempt
+
+KILLED = (-signal.SIGSYS, "")
+
+OPEN = "call(257, -100, b'/etc/passwd', os.O_RDONLY)"
+EXECVE = "call(59, b'/bin/true', None, None)"
+FORK = "call(57) if os.getpid() != PARENT else None"
+KILL = "call(62, PARENT, 0)"
+
+# Numbers are those of asm/unistd_64.h.
+FORBIDDEN = {
+    "open": OPEN,
+    "open by openat2": "call(437, -100, b'/etc/passwd', bytes(24), 24)",
+    "open by io_uring": "call(425, 8, bytes(120))",
+    "look at a path": "call(262, -100, PATH, bytes(144), 0)",
+    "truncate a path": "call(76, PATH, 0)",
+    "delete a path": "call(87, PATH)",
+    "read another descriptor": "call(0, OTHER, bytes(1), 1)",
+    "read the image otherwise": "call(17, IMAGE, bytes(1), 1, 0)",
+    "read at an offset of another descriptor": "os.preadv(OTHER, [bytearray(1)], 0)",
+    "write to another descriptor": "call(1, OTHER, b'x', 1)",
+    "write to the image without an offset": "call(1, IMAGE, b'x', 1)",
+    "write to another descriptor at an offset": "os.pwrite(OTHER, b'x', 0)",
+    "flush another descriptor": "call(75, OTHER)",
+    "truncate the image": "call(77, IMAGE, 0)",
+    "punch a hole into the image": "call(285, IMAGE, 3, 0, 4096)",
+    "duplicate a descriptor": "call(33, IMAGE, 1)",
+    "pass a descriptor": "call(46, OTHER, bytes(56), 0)",
+    "take a file lock": "call(72, IMAGE, 38, bytes(32))",
+    "socket": "call(41, socket.AF_INET, socket.SOCK_STREAM, 0)",
+    "execve": EXECVE,
+    "execveat": "call(322, -100, b'/bin/true', None, None, 0)",
+    "fork": FORK,
+    "vfork": "call(58)",
+    "clone": "call(56, 0x11, None, None, None, None)",
+    "clone3": "call(435, bytes(88), 88)",
+    "kill": KILL,
+    "tgkill": "call(234, PARENT, PARENT, 0)",
+    "ptrace": "call(101, 16, PARENT, None, None)",
+    "be traced": "call(101, 0, 0, None, None)",
+    "read another process": "call(310, PARENT, None, 0, None, 0, 0)",
+    "memory that can be executed": "call(9, 0, 4096, 7, 0x22, -1, 0)",
+    "make memory executable": "call(10, 0, 4096, 5)",
+    "make memory executable with a key": "call(329, 0, 4096, 5, -1)",
+    "map the image": "mmap.mmap(IMAGE, 4096)",
+    "map the image for itself": "call(9, 0, 4096, 1, 2, IMAGE, 0)",
+    "map at a fixed address": "call(9, 1 << 40, 4096, 3, 0x32, -1, 0)",
+    "share memory": "mmap.mmap(-1, 4096, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)",
+    "change a limit": "call(302, 0, 7, struct.pack('=2Q', 0, 0), None)",
+    "become dumpable": "call(157, 4, 1, 0, 0, 0)",
+    "capset": "call(126, struct.pack('=Ii', 0x20080522, 0), bytes(24))",
+    "setuid": "call(105, 0)",
+    "mount": "call(165, b'none', b'/', b'tmpfs', 0, None)",
+    "unshare": "call(272, 0x10000000)",
+    "bpf": "call(321, 0, bytes(8), 8)",
+    "a vCPU ioctl that is not listed": "call(16, VCPU, 0x4090AE82, bytes(144))",
+    "KVM_CREATE_VM": "call(16, OTHER, 0xAE01, 0)",
+    "KVM_RUN on another descriptor": "call(16, OTHER, 0xAE80, 0)",
+    "KVM_GET_REGS on another descriptor": "call(16, OTHER, 0x8090AE81, bytes(144))",
+    "an ioctl of the terminal": "call(16, 1, 0x5412, b'x')",
+    "a call of the x32 ABI": "call(0x40000000 | 231, 0)",
+    "an allowed call of the x32 ABI": "call(0x40000000 | 3, OTHER)",
+    "a call that does not exist": "call(100000)",
+}
+
+
+@pytest.mark.parametrize("barriers", [ALL, ("privileges", "seccomp")], ids=["all", "alone"])
+@pytest.mark.parametrize("code", FORBIDDEN.values(), ids=FORBIDDEN)
+def test_seccomp_kills(tmp_path: Path, code: str, barriers: tuple[str, ...]) -> None:
+    assert attempt(code, tmp_path / "image", barriers=barriers) == KILLED
+
+
+@pytest.mark.parametrize("number", [3, 20], ids=["a number that is allowed", "getpid"])
+def test_seccomp_kills_calls_of_32_bit_code(tmp_path: Path, number: int) -> None:
+    before = f"""
+code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code.write(bytes.fromhex("53b8{number:02x}000000cd805bc3"))  # push rbx; mov eax; int 0x80; pop; ret
+enter = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+"""
+    assert attempt("say(enter())", tmp_path / "image", before=before) == KILLED
+
+
+# uretprobe and uprobe, the kernel's own, pass every filter, and do nothing but where the kernel
+# itself has put them (linux, kernel/seccomp.c, seccomp_uprobe_exception).
+UNFILTERED = {335, 336}
+
+
+def test_seccomp_kills_whatever_is_not_listed(tmp_path: Path) -> None:
+    listed = UNFILTERED | {number for _, number, _, _ in RULES}
+    code = f"""
+for number in sorted(set(range(512)) - {listed}):
+    child = os.fork()
+    if child == 0:
+        real(Descriptors(IMAGE, 4096, VCPU))
+        libc.syscall(ctypes.c_long(number), 0, 0, 0, 0, 0, 0)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.waitstatus_to_exitcode(status) != -{signal.SIGSYS.value}:
+        say(number, "")
+"""
+    before = "real = dict(confine.BARRIERS)['seccomp']"
+    assert attempt(code, tmp_path / "image", before=before, barriers=("privileges",)) == (0, "")
+
+
+# What stops it where seccomp is off, barrier by barrier.
+WITHOUT_SECCOMP = {
+    "landlock: open": (OPEN, ("landlock",), "EACCES"),
+    "landlock: truncate a path": ("call(76, PATH, 0)", ("landlock",), "EACCES"),
+    "landlock: delete a path": ("call(87, PATH)", ("landlock",), "EACCES"),
+    "landlock: execve": (EXECVE, ("landlock",), "EACCES"),
+    "landlock: kill": (KILL, ("landlock",), "EPERM"),
+    "landlock: connect": ("call(42, SOCKET, ADDRESS, 16)", ("landlock",), "EACCES"),
+    "landlock: an abstract socket": (
+        "call(42, LOCAL, struct.pack('=H', 1) + NAME, 2 + len(NAME))",
+        ("landlock",),
+        "EPERM",
+    ),
+    "descriptors: open": (OPEN, ("descriptors",), "EMFILE"),
+    "descriptors: socket": ("call(41, 2, 1, 0)", ("descriptors",), "EMFILE"),
+    "descriptors: duplicate a descriptor": ("call(32, 1)", ("descriptors",), "EMFILE"),
+    "limits: fork": (FORK, ("limits",), "EAGAIN"),
+    "limits: a larger file": ("call(18, IMAGE, b'xx', 2, 4096)", ("limits",), "EFBIG"),
+    "limits: more memory": ("call(9, 0, 1 << 30, 3, 0x22, -1, 0)", ("limits",), "ENOMEM"),
+    "limits: a higher limit": (
+        "call(302, 0, 7, struct.pack('=2Q', 9, 9), None)",
+        ("limits", "descriptors"),
+        "EPERM",
+    ),
+    "privileges: mount": ("call(165, b'none', b'/', b'tmpfs', 0, None)", (), "EPERM"),
+    "privileges: chroot": ("call(161, b'/')", (), "EPERM"),
+}
+
+# Sockets that were there before, and nobody: limits on processes do not hold for root.
+PREPARED = """
+SOCKET = socket.socket(socket.AF_INET).detach()
+ADDRESS = struct.pack("=H", socket.AF_INET) + b"\\0\\1\\x7f\\0\\0\\1" + bytes(8)
+NAME = b"\\0instar-%d" % os.getpid()
+LISTENING = socket.socket(socket.AF_UNIX)
+LISTENING.bind(NAME)
+LISTENING.listen()
+LOCAL = socket.socket(socket.AF_UNIX).detach()
+"".encode("unicode_escape")  # the library may be out of reach for nobody
+if {nobody} and os.geteuid() == 0:
+    os.setresuid(65534, 65534, 65534)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "barriers", "error"), WITHOUT_SECCOMP.values(), ids=WITHOUT_SECCOMP
+)
+def test_each_barrier_holds_without_seccomp(
+    tmp_path: Path, code: str, barriers: tuple[str, ...], error: str
+) -> None:
+    before = PREPARED.format(nobody="limits" in barriers)
+    barriers = ("privileges", *barriers)
+    assert attempt(code, tmp_path / "image", before=before, barriers=barriers) == (0, error)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("call(18, IMAGE, b'xx', 2, 4096)", "EFBIG"),
+        ("call(18, IMAGE, b'xx', 2, 1 << 40)", "EFBIG"),
+        ("call(9, 0, 1 << 30, 3, 0x22, -1, 0)", "ENOMEM"),
+    ],
+)
+def test_limits_hold_for_what_seccomp_allows(tmp_path: Path, code: str, error: str) -> None:
+    assert attempt(code, tmp_path / "image") == (0, error)
+
+
+STATUS = """
+text = open("/proc/self/status").read()
+fields = dict(line.split(":\\t", 1) for line in text.splitlines() if ":\\t" in line)
+"""
+
+
+def test_no_privilege_is_left(tmp_path: Path) -> None:
+    code = STATUS + "say(*(fields[x] for x in ('CapInh', 'CapPrm', 'CapEff', 'CapAmb')))"
+    none = " ".join(["0" * 16] * 4)
+    image = tmp_path / "image"
+    assert attempt(code, image, barriers=("privileges",)) == (0, none)
+    code = STATUS + "say(fields['NoNewPrivs'], libc.prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
+    assert attempt(code, image, barriers=("privileges",)) == (0, "1 0")
+
+
+@pytest.mark.parametrize(("name", "low"), [("AS", 512 << 20), ("FSIZE", 100)])
+@pytest.mark.parametrize("which", ["soft", "hard"])
+def test_a_limit_that_is_lower_already_stays(
+    tmp_path: Path, name: str, low: int, which: str
+) -> None:
+    before = f"""
+import resource
+LIMIT = resource.RLIMIT_{name}
+resource.setrlimit(LIMIT, ({low}, {low} if {which == "hard"} else resource.RLIM_INFINITY))
+confine.MEMORY = 1 << 40
+"""
+    code = "say(resource.getrlimit(LIMIT)[0])"
+    answer = attempt(code, tmp_path / "image", before=before, barriers=("limits",))
+    assert answer == (0, str(low))
+
+
+EXPECTED_LIMITS = {"FSIZE": 4096, "CORE": 0, "NPROC": 0, "NOFILE": 0}
+
+
+def test_limits_are_what_they_should_be(tmp_path: Path) -> None:
+    before = f"""
+import resource
+NUMBERS = [getattr(resource, "RLIMIT_" + name) for name in {(*EXPECTED_LIMITS, "AS")}]
+"""
+    code = "say(*(limit for number in NUMBERS for limit in resource.getrlimit(number)))"
+    status, said = attempt(
+        code, tmp_path / "image", before=before, barriers=("limits", "descriptors")
+    )
+    numbers = [int(word) for word in said.split()]
+    assert (status, numbers[:8]) == (
+        0,
+        [x for limit in EXPECTED_LIMITS.values() for x in (limit, limit)],
+    )
+    assert numbers[8] == numbers[9] <= confine.MEMORY + (256 << 20)
+
+
+def test_descriptor_numbers_are_those_of_the_kvm_binding() -> None:
+    expected = (
+        *(ioctls.KVM_RUN, ioctls.KVM_GET_REGS, ioctls.KVM_GET_SREGS),
+        ioctls.KVM_SET_SIGNAL_MASK,
+    )
+    assert expected == VCPU_REQUESTS
+
+
+def test_every_rule_has_its_number_and_its_reason() -> None:
+    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h").read_text(encoding="ascii")
+    for name, number, _, reason in RULES:
+        assert f"#define __NR_{name} {number}\n" in header
+        assert reason
+    assert len({number for _, number, _, _ in RULES}) == len(RULES)

@@ -1,0 +1,85 @@
+"""Host side: the allow-list of vmm/seccomp.py holds what real runs call, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instar.vmm.seccomp import RULES
+from tests.confinement.process import attempt, command
+from tests.confinement.scenes import SCENES, Scene, write_image
+
+# Rules that a scene may have no use for, and why they are there all the same.
+BY_CHANCE = {
+    "clock_gettime": "only where the clock cannot be read without the kernel",
+    "mmap": "only where Python or malloc has nothing in store",
+    "brk": "as mmap",
+    "mremap": "as mmap, for an allocation over 128 KiB that grows",
+}
+
+VERSION = "import sys; print(sys.version_info[:2])"
+
+
+def pythons() -> dict[str, str]:
+    """This interpreter, and those of other versions at hand, in the path or under pyenv."""
+    pyenv = Path.home() / ".pyenv" / "versions"
+    found = {str(sys.version_info[:2]): sys.executable}
+    for minor in range(10, 20):
+        candidates = [str(path) for path in pyenv.glob(f"3.{minor}.*/bin/python3")]
+        here = shutil.which(f"python3.{minor}")
+        for candidate in candidates if here is None else [here, *candidates]:
+            asked = subprocess.run([candidate, "-c", VERSION], capture_output=True, check=False)
+            if asked.returncode == 0:
+                found.setdefault(asked.stdout.decode().strip(), candidate)
+    return found
+
+
+PYTHONS = pythons()
+
+
+def trace(scene: Scene, python: str, folder: Path) -> set[str]:
+    """The names of the calls that the command makes after it has installed the filter."""
+    image = write_image(scene, folder)
+    instar = command("amend", "--require-confinement", *scene.arguments, image, patch=scene.patch)
+    done = subprocess.run(
+        ["strace", "-ff", "-o", str(folder / "trace"), python, *instar[1:]],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == scene.status, done.stderr
+    # A process has a file of its own, and one of them confined itself.
+    texts = (path.read_text(errors="replace") for path in folder.glob("trace.*"))
+    (calls,) = (text.partition("\nseccomp(")[2] for text in texts if "\nseccomp(" in text)
+    return {line.partition("(")[0] for line in calls.splitlines()[1:] if line[0].isalpha()}
+
+
+@pytest.mark.kvm
+@pytest.mark.slow
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
+def test_every_rule_is_needed(tmp_path: Path, python: str) -> None:
+    used = set()
+    for number, scene in enumerate(SCENES.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        used |= trace(scene, python, folder)
+    names = {name for name, *_ in RULES}
+    assert used <= names
+    assert names - used <= BY_CHANCE.keys() <= names
+
+
+NEEDED_BY_CHANCE = {
+    "clock_gettime": "call(228, 1, bytes(16))",
+    "mmap": "say('done' if mmap.mmap(-1, 1 << 20, flags=0x22) else '')",
+    "brk": "say('done' if libc.malloc(100000) else '')",
+    "mremap": "data = bytearray(1 << 20); data += bytes(1 << 20); say('done')",
+}
+
+
+@pytest.mark.parametrize("name", BY_CHANCE)
+def test_what_chance_may_need_is_allowed(tmp_path: Path, name: str) -> None:
+    assert attempt(NEEDED_BY_CHANCE[name], tmp_path / "image") == (0, "done")

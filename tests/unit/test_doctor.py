@@ -1,0 +1,308 @@
+"""Host side: the doctor: every check runs, says what it found and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from instar.abi import INSTAR_ABI_VERSION
+from instar.vmm import cli, doctor
+from instar.vmm.confine import BARRIERS
+from instar.vmm.errors import GuestFault, HostError
+from instar.vmm.result import AmendResult
+from tests.forge.audit import faults
+from tests.forge.reader import Reader
+from tests.unit.command import FakeAmend, fake_amend, make_result, read_json
+
+
+@pytest.fixture
+def amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
+    """Put a fake where the command looks for amend_image()."""
+    return fake_amend(monkeypatch)
+
+
+GOOD_CHECKS = (("first", lambda: "first is fine"), ("second", lambda: "second is fine"))
+
+
+def break_check() -> str:
+    """Be a check with a defect."""
+    raise ZeroDivisionError("oops")
+
+
+def test_doctor_is_content(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", GOOD_CHECKS)
+    assert cli.main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    headline, *lines = out.splitlines()
+    assert headline.startswith(f"instar {doctor.installed_version()}, Python 3.")
+    assert lines == ["ok   first is fine", "ok   second is fine"]
+    assert err == ""
+
+
+def test_doctor_survives_a_broken_check_and_runs_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (("broken", break_check), *GOOD_CHECKS))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "FAIL broken: ZeroDivisionError: oops: please report it",
+        "ok   first is fine",
+        "ok   second is fine",
+    ]
+
+
+def test_doctor_speaks_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (("broken", break_check), GOOD_CHECKS[0]))
+    assert cli.main(["doctor", "--output", "json"]) == 1
+    document, err = read_json(capsys)
+    assert err == ""
+    assert (list(document), document["ok"]) == (["version", "python", "ok", "checks"], False)
+    assert document["checks"] == [
+        {
+            "check": "broken",
+            "ok": False,
+            "message": "broken: ZeroDivisionError: oops",
+            "advice": "please report it",
+        },
+        {"check": "first", "ok": True, "message": "first is fine", "advice": ""},
+    ]
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the doctor a /dev/kvm that is a file."""
+    path = tmp_path / "kvm"
+    path.touch()
+    monkeypatch.setattr(doctor, "KVM_DEVICE", str(path))
+    return path
+
+
+def diagnose(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, check: Any
+) -> str:
+    """Return the line that one check results in."""
+    monkeypatch.setattr(doctor, "CHECKS", (("it", check),))
+    status = cli.main(["doctor"])
+    out, err = capsys.readouterr()
+    _headline, line = out.splitlines()
+    assert (status, err) == (0 if line.startswith("ok   ") else 1, "")
+    return str(line)
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"), [("x86_64", "ok   Linux "), ("aarch64", "FAIL Linux on aarch64: use ")]
+)
+def test_doctor_looks_at_the_system(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+    expected: str,
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert diagnose(capsys, monkeypatch, doctor.check_system).startswith(expected)
+
+
+def test_doctor_looks_for_the_device(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: Path
+) -> None:
+    expected = f"ok   {device} is readable and writable"
+    assert diagnose(capsys, monkeypatch, doctor.check_device) == expected
+    device.unlink()
+    line = diagnose(capsys, monkeypatch, doctor.check_device)
+    assert line.startswith(f"FAIL {device}: No such file or directory: enable virtualisation")
+    assert "sudo modprobe kvm_" in line
+
+
+@pytest.mark.parametrize(
+    ("mode", "gid", "advice"),
+    [
+        (0o660, 7, "join its group, then log in anew: sudo usermod -aG virt $USER"),
+        (0o660, 8, "run the container with the additional group 8"),
+        (0o660, 0, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
+        (0o640, 7, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
+        (0o600, 7, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
+    ],
+)
+def test_doctor_knows_who_may_open_the_device(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    device: Path,
+    mode: int,
+    gid: int,
+    advice: str,
+) -> None:
+    class FakeOs:
+        O_RDWR, O_CLOEXEC, close = os.O_RDWR, os.O_CLOEXEC, staticmethod(os.close)
+
+        def open(self, path: str, _flags: int) -> int:
+            raise PermissionError(13, "Permission denied", path)
+
+        def stat(self, _path: str) -> os.stat_result:
+            return os.stat_result((mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
+
+    monkeypatch.setattr(doctor, "os", FakeOs())
+    monkeypatch.setattr("grp.getgrgid", {7: SimpleNamespace(gr_name="virt")}.__getitem__)
+    line = diagnose(capsys, monkeypatch, doctor.check_device)
+    assert line == f"FAIL {device}: Permission denied: {advice.format(device)}"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (12, "ok   KVM API version 12"),
+        (11, "FAIL KVM API version 11: use a kernel with version 12"),
+    ],
+)
+def test_doctor_asks_for_the_api_version(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    device: Path,
+    version: int,
+    expected: str,
+) -> None:
+    monkeypatch.setattr("instar.vmm.kvm.system.Kvm.api_version", lambda _self: version)
+    assert diagnose(capsys, monkeypatch, doctor.check_api) == expected
+    device.unlink()
+    line = diagnose(capsys, monkeypatch, doctor.check_api)
+    assert line == f"FAIL KVM: No such file or directory: make {device} accessible first"
+
+
+def test_doctor_looks_at_the_payload(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = SimpleNamespace(abi_version=INSTAR_ABI_VERSION, sha256="ab" * 32)
+    monkeypatch.setattr("instar.vmm.payload.load_payload", lambda: payload)
+    found = f"payload of ABI version {INSTAR_ABI_VERSION}, SHA-256 {'ab' * 32}"
+    assert diagnose(capsys, monkeypatch, doctor.check_payload) == f"ok   {found}"
+    payload.abi_version += 1
+    assert diagnose(capsys, monkeypatch, doctor.check_payload) == (
+        f"FAIL payload of ABI version {INSTAR_ABI_VERSION + 1}, SHA-256 {'ab' * 32}; "
+        f"this host speaks version {INSTAR_ABI_VERSION}: install instar anew"
+    )
+
+
+def test_doctor_says_what_the_payload_lacks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_payload() -> None:
+        raise HostError("no payload")
+
+    monkeypatch.setattr("instar.vmm.payload.load_payload", load_payload)
+    line = diagnose(capsys, monkeypatch, doctor.check_payload)
+    assert line == "FAIL no payload: install instar anew"
+
+
+@pytest.mark.parametrize(
+    ("warning", "expected"),
+    [
+        (None, "ok   open file description locks work"),
+        ("no locks", "FAIL no locks: keep images on a file system with open file description"),
+    ],
+)
+def test_doctor_tries_the_locks(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    warning: str | None,
+    expected: str,
+) -> None:
+    monkeypatch.setattr("instar.vmm.locks.lock_image", lambda _fd, _name: warning)
+    assert diagnose(capsys, monkeypatch, doctor.check_locks).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["privileges", "limits", "landlock", "descriptors", "seccomp"])
+def test_doctor_tries_each_barrier_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert [barrier for barrier, _ in BARRIERS] == list(doctor.BARRIERS)
+    check = dict(doctor.CHECKS)[name]
+    before = Path("/proc/self/status").read_text(encoding="ascii")
+    assert diagnose(capsys, monkeypatch, check) == f"ok   {doctor.BARRIERS[name][0]}"
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    fields = ("Cap", "NoNewPrivs", "Seccomp")
+    assert [line for line in status.splitlines() if line.startswith(fields)] == [
+        line for line in before.splitlines() if line.startswith(fields)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "advice"),
+    [
+        ("landlock", "Function not implemented", "use Linux 5.13 or later with landlock"),
+        ("seccomp", "Invalid argument", "use Linux 4.14 or later with seccomp filters"),
+    ],
+)
+def test_doctor_warns_of_a_missing_barrier(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    reason: str,
+    advice: str,
+) -> None:
+    done = SimpleNamespace(returncode=0, stdout=reason + "\n")
+    monkeypatch.setattr("subprocess.run", lambda *_arguments, **_options: done)
+    monkeypatch.setattr(doctor, "CHECKS", ((name, dict(doctor.CHECKS)[name]),))
+    assert cli.main(["doctor"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith(f"warn {name}: {reason}: {advice}")
+    assert line.endswith("; --require-confinement fails here")
+    done.returncode = -31
+    line = diagnose(capsys, monkeypatch, dict(doctor.CHECKS)[name])
+    assert line == f"FAIL {name}: a confined process ends with -31: please report it"
+
+
+@pytest.mark.parametrize(
+    ("action", "features", "expected"),
+    [
+        ("amended", 1, r"ok   the sandbox amended a test image in \d+\.\d ms, 4 exits"),
+        ("amended", 0, "FAIL the sandbox did not amend a test image: please report it"),
+        ("amended", 2, "FAIL the sandbox did not amend a test image: please report it"),
+        ("noop", 1, "FAIL the sandbox did not amend a test image: please report it"),
+    ],
+)
+def test_doctor_looks_whether_the_sandbox_did_its_work(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    amend: FakeAmend,
+    action: str,
+    features: int,
+    expected: str,
+) -> None:
+    def write_features(path: str, **_options: Any) -> AmendResult:
+        with Path(path).open("r+b") as image:
+            image.seek(80)
+            image.write(features.to_bytes(8, "big"))
+        return make_result(action=action)
+
+    monkeypatch.setattr(sys.modules["instar.vmm.amend"], "amend", write_features)
+    assert re.fullmatch(expected, diagnose(capsys, monkeypatch, doctor.check_sandbox))
+
+
+def test_doctor_repeats_what_the_sandbox_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, amend: FakeAmend
+) -> None:
+    amend.error = GuestFault("triple fault")
+    line = diagnose(capsys, monkeypatch, doctor.check_sandbox)
+    assert line == "FAIL it: triple fault: see the lines above"
+    assert amend.calls[0][1] == {"lazy_refcounts": True}
+
+
+def test_doctors_image_is_valid() -> None:
+    image = Reader(doctor.make_image())
+    assert faults(image) == []
+    assert len(image.data) == 4 * image.cluster_size
+    assert (image.header.version, image.header.header_length) == (3, 104)
+    unused = ("backing_file_offset", "backing_file_size", "crypt_method", "nb_snapshots")
+    features = ("incompatible_features", "compatible_features", "autoclear_features")
+    assert not any(image.header[field] for field in unused + features)
+    assert image.header.l1_size * image.l2_entries * image.cluster_size == image.header.size
+    assert image.data[image.header.l1_table_offset :] == bytes(image.cluster_size)

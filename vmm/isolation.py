@@ -1,0 +1,172 @@
+"""Host side: amend() with isolation="process": the command does the work, in a child.
+
+The child confines itself before it reads the image, and this process keeps its rights. What the
+child says is believed no further than that it is an outcome of one amend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from instar.vmm.errors import (
+    GuestFault,
+    HostError,
+    ImageLocked,
+    ImageRejected,
+    InstarError,
+    Refusal,
+    UsageError,
+)
+from instar.vmm.result import AmendResult, ByteRange, Change
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+
+MARGIN = 30.0
+"""Seconds that a child has for all but its guest: its start, the locks, the commit."""
+ANSWER_MAX = 1 << 20
+"""Bytes; the refusals that fit into one message of the guest take less than a tenth of it."""
+
+# The package is taken from where this one is, and nothing else is on the path but the standard
+# library: no site-packages, no PYTHON* variables, no current folder.
+_START = "import sys; sys.path.append(sys.argv.pop(1)); "
+_AMEND = "from instar.vmm.cli import main; sys.exit(main())"
+_EITHER = "the image is the old one or the amended one, see with qemu-img info"
+
+
+def child_command(code: str) -> list[str]:
+    """The command line of a Python process that runs `code`; `sys` and this package are at hand.
+
+    HostError if this process does not know its interpreter.
+    """
+    if not sys.executable:
+        raise HostError("cannot start a child: this process does not know its Python interpreter")
+    # By names, not by "..": an editable install has a symbolic link in the place of vmm/.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [sys.executable, "-I", "-S", "-c", _START + code, os.path.dirname(package)]
+
+
+def amend_in_child(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    *,
+    compat: str | None,
+    lazy_refcounts: bool | None,
+    dry_run: bool,
+    cache: str,
+    timeout: float,
+) -> AmendResult:
+    """Amend an image as amend() does; the arguments are checked, but for the path.
+
+    Raises what amend() raises, and HostError if the child cannot be started, dies, or says nothing
+    that makes sense.
+    """
+    try:
+        raw = os.fsencode(path)
+    except ValueError:
+        raise UsageError("the file name has characters that no file name can have") from None
+    if b"\0" in raw:
+        raise UsageError("the file name holds a NUL byte; name an image file")
+    options = [] if compat is None else [f"compat={compat}"]
+    if lazy_refcounts is not None:
+        options.append(f"lazy_refcounts={'on' if lazy_refcounts else 'off'}")
+    flags = ["--dry-run"] if dry_run else []
+    arguments = [
+        *("amend", "--output=json", f"--cache={cache}", f"--timeout={timeout}", *flags),
+        # qemu's rules want a list, and ignore an id in it.
+        *("-o", ",".join(options) or "id=none", "--"),
+    ]
+    answer, status = _run([*child_command(_AMEND), *arguments, raw], timeout + MARGIN)
+    if status < 0:
+        name = signal.strsignal(-status)
+        raise HostError(f"the confined process was killed ({name}); {_EITHER}")
+    try:
+        document = json.loads(answer)
+        if status == 0:
+            return _read_result(document, os.fsdecode(raw))
+        error = _read_error(document["error"])
+    except (ValueError, KeyError, TypeError, RecursionError) as fault:
+        raise HostError(
+            f"the confined process ended with status {status} and no outcome; {_EITHER}"
+        ) from fault
+    raise error
+
+
+def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
+    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
+    try:
+        child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise HostError(f"cannot start a child: {error.strerror}") from error
+    end = time.monotonic() + seconds
+    with child:
+        try:
+            answer = _read_all(child, end)
+            return answer, child.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            raise HostError(
+                f"the confined process did not end within {seconds:g} s and was killed; {_EITHER}"
+            ) from None
+        finally:
+            child.kill()  # does nothing to one that ended
+
+
+def _read_all(child: subprocess.Popen[bytes], end: float) -> bytes:
+    """Read the child's stdout to its end, or to where it is too long. TimeoutExpired at `end`."""
+    assert child.stdout is not None  # noqa: S101 - it is a pipe, see above
+    descriptor = child.stdout.fileno()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    answer = bytearray()
+    while len(answer) <= ANSWER_MAX:
+        if not poll.poll(max(end - time.monotonic(), 0) * 1000):
+            raise subprocess.TimeoutExpired(child.args, 0)
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return bytes(answer)
+        answer += data
+    child.kill()
+    return b""
+
+
+def _read_result(document: Any, name: str) -> AmendResult:
+    """The result in the child's document; TypeError or KeyError if it is none."""
+    lists = {
+        "changes": tuple(_build(Change, change) for change in document["changes"]),
+        "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
+        "warnings": tuple(str(warning) for warning in document["warnings"]),
+    }
+    return _build(AmendResult, {**document, **lists, "filename": name})
+
+
+def _read_error(error: Any) -> InstarError:
+    """The error in the child's document; TypeError or KeyError if it is none."""
+    kind, message = error["kind"], str(error["message"])
+    for known in (UsageError, HostError, ImageLocked, GuestFault):
+        if kind == known.__name__:
+            return known(message)
+    if kind == ImageRejected.__name__ and error["refusals"]:
+        return ImageRejected(tuple(_build(Refusal, refusal) for refusal in error["refusals"]))
+    return HostError(f"the confined process failed: {message}")
+
+
+def _build(kind: type[T], fields: dict[str, Any]) -> T:
+    """Make a record; TypeError or KeyError if its fields are not what their annotations say."""
+    for name, annotation in kind.__annotations__.items():
+        wanted = annotation.partition("[")[0].replace("Mapping", "dict").replace("None", "NoneType")
+        if type(fields[name]).__name__ not in wanted.split(" | "):
+            raise TypeError(name)
+    return kind(**fields)

@@ -1,0 +1,95 @@
+"""Host side: the system calls that a confined amend may make, and their filter program.
+
+Everything that is not in RULES ends the process (SECCOMP_RET_KILL_PROCESS). Each rule says what the
+run needs the call for; tests/confinement compares the table with the calls of real runs.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    # An argument, by position, "is" one of the numbers or the named descriptor, or "lacks" bits.
+    Condition: TypeAlias = tuple[int, str, "tuple[int, ...] | str"]
+    Rule: TypeAlias = tuple[str, int, tuple[Condition, ...], str]
+
+# KVM_RUN, KVM_GET_REGS, KVM_GET_SREGS, KVM_SET_SIGNAL_MASK: numbers, so that nothing is computed
+# here; a test compares them with vmm/kvm/ioctls.py.
+VCPU_REQUESTS = (0xAE80, 0x8090AE81, 0x8138AE83, 0x4004AE8B)
+
+_PROT_EXEC = 4
+_MAP_PRIVATE_ANONYMOUS = 0x22
+
+# Numbers from asm/unistd_64.h. Conditions see the low half of an argument, which is all that the
+# kernel looks at in a descriptor, an ioctl request, mmap's protection and its flags.
+RULES: tuple[Rule, ...] = (
+    (
+        *("ioctl", 16, ((0, "is", "vcpu"), (1, "is", VCPU_REQUESTS))),
+        "runs the guest, under a signal mask; says where it stopped if it broke a rule",
+    ),
+    ("preadv2", 327, ((0, "is", "image"),), "reads the image"),
+    ("pwrite64", 18, ((0, "is", "image"),), "commits to the image"),
+    ("fdatasync", 75, ((0, "is", "image"),), "puts a barrier between the phases of a commit"),
+    ("write", 1, ((0, "is", (1, 2)),), "tells the outcome, on stdout and stderr"),
+    ("gettid", 186, (), "names the thread that the deadline's signal is for"),
+    ("timer_create", 222, (), "makes the deadline's timer"),
+    ("timer_settime", 223, (), "starts the deadline"),
+    ("timer_delete", 226, (), "ends the deadline"),
+    ("rt_sigprocmask", 14, (), "blocks the deadline's signal outside of KVM_RUN"),
+    ("rt_sigtimedwait", 128, (), "takes the deadline's signal off the queue"),
+    ("clock_gettime", 228, (), "tells the time where the machine's clock needs the kernel for it"),
+    ("rt_sigaction", 13, (), "gives SIGINT and SIGTERM back, and ignores the second one"),
+    ("rt_sigreturn", 15, (), "ends the handler of SIGINT and SIGTERM"),
+    ("close", 3, (), "closes the image, which ends its locks, and the virtual machine"),
+    ("munmap", 11, (), "unmaps the guest's memory; frees memory"),
+    (
+        *("mmap", 9, ((2, "lacks", (_PROT_EXEC,)), (3, "is", (_MAP_PRIVATE_ANONYMOUS,)))),
+        "allocates memory",
+    ),
+    ("brk", 12, (), "allocates and frees memory"),
+    ("mremap", 25, (), "lets a large allocation grow"),
+    ("exit_group", 231, (), "ends the process"),
+)
+
+# linux/bpf_common.h, linux/filter.h: struct sock_filter and the operations in use.
+_INSTRUCTION = Struct("<HBBI")
+_LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+# linux/seccomp.h: what a filter returns, and where struct seccomp_data has its fields.
+_KILL_PROCESS, _ALLOW = 0x80000000, 0x7FFF0000
+_NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
+_AUDIT_ARCH_X86_64 = 0xC000003E  # linux/audit.h
+
+
+def assemble(descriptors: Mapping[str, int]) -> bytes:
+    """Return RULES as a classic BPF program, with the numbers of the descriptors they name.
+
+    Source: Linux, Documentation/userspace-api/seccomp_filter.rst. The calls of the x32 ABI have
+    numbers of their own (bit 30 is set), which no rule names.
+    """
+    pack = _INSTRUCTION.pack
+    kill = pack(_RETURN, 0, 0, _KILL_PROCESS)
+    allow = pack(_RETURN, 0, 0, _ALLOW)
+    program = [
+        pack(_LOAD, 0, 0, _ARCH),
+        pack(_JUMP_EQUAL, 1, 0, _AUDIT_ARCH_X86_64),
+        kill,
+        pack(_LOAD, 0, 0, _NUMBER),
+    ]
+    for _, number, conditions, _ in RULES:
+        body = []
+        for argument, comparison, wanted in conditions:
+            values = (descriptors[wanted],) if isinstance(wanted, str) else wanted
+            body.append(pack(_LOAD, 0, 0, _ARGUMENTS + 8 * argument))
+            if comparison == "lacks":
+                body += [pack(_JUMP_SET, 0, 1, values[0]), kill]
+            else:
+                count = len(values)
+                body += [pack(_JUMP_EQUAL, count - i, 0, value) for i, value in enumerate(values)]
+                body.append(kill)
+        program += [pack(_JUMP_EQUAL, 0, len(body) + 1, number), *body, allow]
+    program.append(kill)
+    return b"".join(program)
