@@ -69,7 +69,7 @@ static bool check_extension(struct planner *planner, const struct extension *ext
     uint32_t reason = REFUSAL_EXTENSIONS;
     if (extension->type == QCOW2_EXTENSION_BACKING_FORMAT) {
         good = extension->length <= QCOW2_BACKING_FORMAT_MAX;
-    } else if (extension->type == QCOW2_EXTENSION_BITMAPS && h->version == 3) {
+    } else if (extension->type == QCOW2_EXTENSION_BITMAPS) {
         h->has_bitmaps = true;
         reason = REFUSAL_BITMAPS_EXTENSION;
         good = check_bitmaps(planner, extension);
@@ -83,25 +83,22 @@ static bool check_extension(struct planner *planner, const struct extension *ext
     return good;
 }
 
-/* Check one step of the walk. Sets *end at the end marker. */
-static bool parse_extension(struct planner *planner, uint32_t at, struct extension *extension,
-                            bool *end)
+/* Check one step of the walk; the end marker has a length, and must keep it, like any other. */
+static bool parse_extension(struct planner *planner, uint32_t at, struct extension *extension)
 {
     uint32_t limit = planner->header.extensions_limit;
     if (!load_header(planner, (uint64_t)at + QCOW2_EXTENSION_HEADER_SIZE))
         return false;
     read_extension(planner, at, extension);
-    *end = extension->type == QCOW2_EXTENSION_END;
-    if (*end)
-        return true;
     if (limit - at < QCOW2_EXTENSION_HEADER_SIZE ||
         extension->length > limit - at - QCOW2_EXTENSION_HEADER_SIZE) {
         refuse(planner, REFUSAL_EXTENSIONS, AMEND_ERROR_PARSE_FAILED, at, extension->type,
                extension->length);
         return false;
     }
-    return load_header(planner, (uint64_t)at + extension->size) &&
-           check_extension(planner, extension);
+    return extension->type == QCOW2_EXTENSION_END ||
+           (load_header(planner, (uint64_t)at + extension->size) &&
+            check_extension(planner, extension));
 }
 
 bool parse_extensions(struct planner *planner)
@@ -113,8 +110,9 @@ bool parse_extensions(struct planner *planner)
     h->extensions_limit =
         h->backing_file_offset ? (uint32_t)h->backing_file_offset : h->cluster_size;
     while (!end && at < h->extensions_limit) {
-        if (!parse_extension(planner, at, &extension, &end))
+        if (!parse_extension(planner, at, &extension))
             return false;
+        end = extension.type == QCOW2_EXTENSION_END;
         crypto |= extension.type == QCOW2_EXTENSION_CRYPTO;
         at += end ? QCOW2_EXTENSION_HEADER_SIZE : extension.size;
     }

@@ -80,22 +80,13 @@ static uint32_t put_end_marker(struct planner *planner, uint32_t at)
     return at + QCOW2_EXTENSION_HEADER_SIZE;
 }
 
-/* Copy the backing file name to `at`. It may lie beyond the part of the cluster for headers. */
-static bool put_name(struct planner *planner, uint32_t at)
+/* Copy the backing file name to `at`; a name that has to move lies in what has been read. */
+static void put_name(struct planner *planner, uint32_t at)
 {
     const struct qcow2_header *h = &planner->header;
     struct planner_workspace *w = planner->workspace;
-    struct span name = name_span(h);
-    uint32_t first = name.start & ~(SECTOR - 1);
-    const uint8_t *from = w->old_header + name.start;
-    if (name.end > planner->header_loaded) {
-        from = w->table + (name.start - first);
-        if (!read_image(planner, first, w->table, (uint32_t)round_up(name.end - first, SECTOR)))
-            return false;
-    }
-    memcpy(w->new_header + at, from, h->backing_file_size);
+    memcpy(w->new_header + at, w->old_header + h->backing_file_offset, h->backing_file_size);
     store_be64(w->new_header + QCOW2_OFFSET_BACKING_FILE_OFFSET, at);
-    return true;
 }
 
 /* Start the new header: sector 0 with the target's fields and nothing behind them, but for a name
@@ -184,8 +175,8 @@ static bool plan_in_sector(struct planner *planner, struct amend_plan *plan, uin
         return false;
     start_header(planner, new_name == name.start);
     put_end_marker(planner, put_extensions(planner, fields_end, h->header_length, end));
-    if (new_name != name.start && !put_name(planner, new_name))
-        return false;
+    if (new_name != name.start)
+        put_name(planner, new_name);
     finish(planner, plan, slack);
     return true;
 }
@@ -229,8 +220,8 @@ static bool plan_jump(struct planner *planner, struct amend_plan *plan, bool beh
     put_extensions(planner, QCOW2_V3_HEADER_LENGTH, h->header_length, in_sector);
     put_filler(planner, in_sector, slack.start);
     uint32_t end = put_end_marker(planner, put_extensions(planner, slack.start, from, slack.end));
-    if (move_name && !put_name(planner, end))
-        return false;
+    if (move_name)
+        put_name(planner, end);
     finish(planner, plan, slack);
     return true;
 }
@@ -254,8 +245,8 @@ static bool plan_rewrite(struct planner *planner, struct amend_plan *plan)
         return false;
     start_header(planner, !move_name);
     put_end_marker(planner, put_extensions(planner, QCOW2_V3_HEADER_LENGTH, h->header_length, end));
-    if (move_name && !put_name(planner, end))
-        return false;
+    if (move_name)
+        put_name(planner, end);
     add_write(planner, plan, 1, (struct span){0, used});
     plan->atomic = used <= SECTOR;
     return true;
@@ -266,11 +257,13 @@ bool plan_version_change(struct planner *planner, struct amend_plan *plan)
     if (planner->target_version == 2) {
         if (!plan_in_sector(planner, plan, QCOW2_V2_HEADER_LENGTH))
             plan_bridge(planner, plan);
-        return planner->verdict->count == 0;
+    } else {
+        (void)(plan_in_sector(planner, plan, QCOW2_V3_HEADER_LENGTH) ||
+               plan_jump(planner, plan, false) || plan_jump(planner, plan, true) ||
+               plan_rewrite(planner, plan));
     }
-    return plan_in_sector(planner, plan, QCOW2_V3_HEADER_LENGTH) ||
-           plan_jump(planner, plan, false) || plan_jump(planner, plan, true) ||
-           plan_rewrite(planner, plan);
+    /* A layout may also have been passed over because a read failed. */
+    return planner->verdict->count == 0;
 }
 
 void plan_feature_change(struct planner *planner, struct amend_plan *plan)

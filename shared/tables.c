@@ -4,6 +4,9 @@
 #include "bytes.h"
 #include "internal.h"
 
+/* How much of the snapshot table is read at once: most have but a few entries. */
+#define SNAPSHOT_WINDOW 4096u
+
 /* A scan of one or more L1 tables, collecting L2 tables until a batch is worth a read. */
 struct scan {
     struct planner *planner;
@@ -164,9 +167,9 @@ static bool read_snapshot(struct planner *planner, uint64_t at, uint64_t *window
                h->nb_snapshots, 0);
         return false;
     }
-    if (offset < *window || offset + QCOW2_SNAPSHOT_KNOWN_SIZE > *window + PLANNER_TABLE_SIZE) {
+    if (offset < *window || offset + QCOW2_SNAPSHOT_KNOWN_SIZE > *window + SNAPSHOT_WINDOW) {
         *window = offset & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1);
-        if (!read_image(planner, *window, buffer, PLANNER_TABLE_SIZE))
+        if (!read_image(planner, *window, buffer, SNAPSHOT_WINDOW))
             return false;
     }
     parse_snapshot(h, buffer + (offset - *window), snapshot);
@@ -207,7 +210,7 @@ uint64_t check_snapshots(struct planner *planner)
 {
     const struct qcow2_header *h = &planner->header;
     struct snapshot snapshot;
-    uint64_t at = 0, window = UINT64_MAX - PLANNER_TABLE_SIZE, l1_entries = 0;
+    uint64_t at = 0, window = UINT64_MAX - SNAPSHOT_WINDOW, l1_entries = 0;
     for (uint32_t i = 0; i < h->nb_snapshots; i++) {
         if (at > QCOW2_SNAPSHOT_TABLE_SIZE_MAX) {
             refuse(planner, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED, h->snapshots_offset,
@@ -230,7 +233,7 @@ static void scan_snapshots(struct scan *scan)
     struct snapshot snapshot;
     uint64_t at = 0;
     for (uint32_t i = 0; i < planner->header.nb_snapshots && !scan->failed; i++) {
-        uint64_t window = UINT64_MAX - PLANNER_TABLE_SIZE; /* the scan uses the buffer too */
+        uint64_t window = UINT64_MAX - SNAPSHOT_WINDOW; /* the scan uses the buffer too */
         flush_batch(scan);
         if (!read_snapshot(planner, at, &window, &snapshot))
             return;

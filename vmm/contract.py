@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Phase = Mapping[int, bytes]
 
 _V3_LENGTH = 112
+_BITMAPS = 0x23852875  # header extension type
+# The incompatible features of an image that may be amended, and of one that may become version 2.
+_AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
 
 
 @record
@@ -90,14 +93,14 @@ def _judge_amended(
     phases: list[dict[int, bytes]],
     atomic: bool,
 ) -> HeaderView:
-    _judge_places(before, phases, atomic)
+    _judge_places(read, before, phases, atomic)
     # Bytes that the old header refers to are the same before the switch: whichever of the sectors
     # written so far reach the disk, the image reads as before.
-    slack = view_header(_overlay(read, phases[:-1]))
-    if (slack.raw, slack.name) != (before.raw, before.name):
+    if not _reads_as(before, _overlay(read, phases[:-1])):
         raise GuestFault("the guest changes the old header before the switch")
     after = view_header(_overlay(read, phases))
     _judge_fields(before, after, request)
+    _judge_request(before, request)
     if after.name != before.name:
         raise GuestFault("the guest changes the backing file name")
     if after.extensions != before.extensions:
@@ -105,9 +108,38 @@ def _judge_amended(
     return after
 
 
-def _judge_places(before: HeaderView, phases: list[dict[int, bytes]], atomic: bool) -> None:
+def _reads_as(before: HeaderView, read: Reader) -> bool:
+    """Whether `read` gives the same header, byte for byte."""
+    try:
+        now = view_header(read)
+    except MalformedHeader:
+        return False
+    return (now.raw, now.name) == (before.raw, before.name)
+
+
+def _judge_request(before: HeaderView, request: AmendRequest) -> None:
+    """The request is one that has to be carried out, as far as the header tells."""
+    version = request.version or before.fields["version"]
+    features = before.fields.get("incompatible_features", 0)
+    if request.satisfied_by(before.fields):
+        raise GuestFault("the guest reports success, yet the image was as asked before")
+    if features & ~_AMENDABLE or (version == 2 and features & ~_EXPRESSIBLE):
+        raise GuestFault("the guest amends an image whose features forbid it")
+    if version == 2 and request.lazy_refcounts:
+        raise GuestFault("the guest reports lazy refcounts in a version 2 image")
+    if version < before.fields["version"] and (
+        before.fields["refcount_order"] != 4
+        or any(kind == _BITMAPS for kind, _data in before.extensions)
+    ):
+        raise GuestFault("the guest downgrades an image with bitmaps or another refcount width")
+
+
+def _judge_places(
+    read: Reader, before: HeaderView, phases: list[dict[int, bytes]], atomic: bool
+) -> None:
     end = min(1 << before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
-    if not phases or any(sector >= end for phase in phases for sector in phase):
+    last = max((sector for phase in phases for sector in phase), default=end)
+    if last >= end or len(read(last * SECTOR_SIZE, SECTOR_SIZE)) < SECTOR_SIZE:
         raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
     *slack, switch = phases
     if len(slack) > 1 or any(0 in phase for phase in slack) or 0 not in switch:

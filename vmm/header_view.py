@@ -95,10 +95,10 @@ class _Walk:
             header = self.take(at, _EXTENSION_HEADER)
             kind, size = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
             at += _EXTENSION_HEADER
-            if kind == _END:
-                break
             if size > limit - at:
                 raise MalformedHeader("extension reaches beyond its limit")
+            if kind == _END:
+                break
             if kind != _FEATURE_NAMES:
                 found.append((kind, self.take(at, size)))
             at += -(-size // 8) * 8

@@ -40,6 +40,8 @@ class ImageFile:
         flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             self.fd = os.open(path, flags)
+        except UnicodeEncodeError as error:
+            raise UsageError("the file name has characters that no file name can have") from error
         except OSError as error:
             raise self._open_error(error) from error
         try:

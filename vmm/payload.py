@@ -110,7 +110,7 @@ def load_image(folder: str, name: str, start: int, limit: int) -> Image:
         raise HostError(f"payload {path}: {error.strerror}; reinstall instar") from error
     try:
         return _parse(name, elf, start, limit)
-    except (ValueError, IndexError, OSError) as error:
+    except (ValueError, OverflowError) as error:
         raise HostError(f"payload {path}: {error}; reinstall instar") from error
 
 
@@ -126,6 +126,10 @@ def _parse(name: str, elf: bytes, start: int, limit: int) -> Image:
         version = _abi_version(elf, table)
     except struct_error as error:
         raise ValueError("truncated") from error
+    # The section headers, without which faults could not be located, stand at the file's end.
+    ends = [at + stored for _, _, at, _, _, stored, _, _ in table]
+    if max([header[6] + header[12] * _SECTION.size, *ends]) > len(elf):
+        raise ValueError("truncated")
     if version != INSTAR_ABI_VERSION:
         raise ValueError(f"built for ABI version {version}, this is {INSTAR_ABI_VERSION}")
     segments = tuple(

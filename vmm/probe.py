@@ -12,6 +12,7 @@ from instar.vmm.record import record
 
 PROBE_SIZE = 512
 _MAGIC = b"QFI\xfb"
+_QCOW1 = _MAGIC + b"\0\0\0\1"
 
 # The qcow2 specification, "Header".
 _HEADER = Struct(">4sIQIIQIIQQIIQ")
@@ -27,6 +28,7 @@ V3_FIELDS = (
 )
 
 _SIGNATURES = (
+    (0, _QCOW1, "a qcow (version 1) image"),
     (0, b"KDMV", "a vmdk image"),
     (0, b"COWD", "a vmdk image"),
     (0, b"# Disk DescriptorFile", "a vmdk descriptor"),
@@ -83,7 +85,7 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
 
     `head` is the start of the file; where the file ends early, the rest counts as zeros.
     """
-    if not head.startswith(_MAGIC):
+    if not head.startswith(_MAGIC) or head.startswith(_QCOW1):
         return None
     fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
     return FixedHeader(

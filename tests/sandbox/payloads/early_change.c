@@ -1,0 +1,13 @@
+/* Test side, rogue payload: changes what the old header refers to before the switch. */
+#include "rogue.h"
+
+void operation_start(void)
+{
+    struct block_range name = {0, 512, calls->workspace};
+    calls->read_blocks(&name, 1);
+    write_sector(0x200);
+    calls->flush_blocks();
+    upgraded_header();
+    write_sector(0);
+    send_result(honest_result(0));
+}

@@ -1,0 +1,4 @@
+/* Test side, probe: the base of FS. */
+#include "probe.h"
+
+PROBE("rdfsbase %%rax\n movq %%rax, (%1)")

@@ -1,0 +1,4 @@
+/* Test side, probe: the machine status word. */
+#include "probe.h"
+
+PROBE("smsw (%1)")

@@ -1,0 +1,171 @@
+/* Test side: what rogue payloads share. Each is an operation image in the place of guest/amend. */
+#ifndef ROGUE_H
+#define ROGUE_H
+
+#include <string.h>
+
+#include "call_table.h"
+
+/* What every image needs of guest/common: included, which is half the compiler's runs. */
+#include "memory.c"
+#include "note.c"
+
+#define SHARED __attribute__((unused)) static inline
+
+void operation_start(void);
+
+static const struct call_table *const calls __attribute__((unused)) =
+    (const struct call_table *)INSTAR_CALL_TABLE_ADDR;
+
+/* An operation that is one function, rogue, in assembler: so the place of its fault is known. */
+#define ROGUE(instructions)                                                                        \
+    void rogue(void);                                                                              \
+    __asm__(".pushsection .text.rogue, \"ax\", @progbits\n"                                        \
+            ".type rogue, @function\n"                                                             \
+            "rogue:\n" instructions "\n"                                                           \
+            "ret\n"                                                                                \
+            ".size rogue, . - rogue\n"                                                             \
+            ".popsection\n");                                                                      \
+    void operation_start(void)                                                                     \
+    {                                                                                              \
+        rogue();                                                                                   \
+    }
+
+/* The same with an address in RAX; the instructions follow at rogue+0xa. */
+#define ROGUE_AT(address, instructions) ROGUE("movabsq $" #address ", %rax\n" instructions)
+
+SHARED void out8(uint16_t port, uint8_t value)
+{
+    __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port) : "memory");
+}
+
+SHARED void store32(uint8_t *to, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        to[i] = (uint8_t)(value >> (24 - 8 * i));
+}
+
+SHARED void store64(uint8_t *to, uint64_t value)
+{
+    store32(to, (uint32_t)(value >> 32));
+    store32(to + 4, (uint32_t)value);
+}
+
+/* The image's first sector, in the workspace. */
+SHARED uint8_t *read_header(void)
+{
+    struct block_range range = {0, 512, calls->workspace};
+    calls->read_blocks(&range, 1);
+    return calls->workspace;
+}
+
+/* Stage one sector, the workspace's first. */
+SHARED void write_sector(uint64_t offset)
+{
+    struct block_range range = {offset, 512, calls->workspace};
+    calls->write_blocks(&range, 1);
+}
+
+/* Turn a header of version 3 without lazy refcounts into what lazy_refcounts=on asks for. */
+SHARED uint8_t *toggled_header(void)
+{
+    uint8_t *header = read_header();
+    header[87] |= 1;
+    return header;
+}
+
+/* Turn a header of version 2 with few extensions into what compat=1.1 asks for. */
+SHARED uint8_t *upgraded_header(void)
+{
+    uint8_t *header = read_header();
+    memmove(header + 112, header + 72, 512 - 112);
+    memset(header + 72, 0, 40);
+    header[7] = 3;
+    header[15] = (uint8_t)(header[15] + 40);
+    header[99] = 4;
+    header[103] = 112;
+    return header;
+}
+
+/* What an honest operation says of the first, and with `lazy` 0 of the second. */
+SHARED struct AmendResult honest_result(uint32_t lazy)
+{
+    return (struct AmendResult){
+        .magic = AMEND_RESULT_MAGIC,
+        .target_format = AMEND_FORMAT_QCOW2,
+        .action = AMEND_ACTION_AMENDED,
+        .resulting_version = 3,
+        .resulting_lazy_refcounts = lazy,
+        .atomic = 1,
+        .resulting_compatible_features = lazy,
+    };
+}
+
+SHARED void send_result(struct AmendResult result)
+{
+    calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
+}
+
+SHARED void write_toggle(void)
+{
+    toggled_header();
+    write_sector(0);
+}
+
+/* A descriptor, and the avail ring, of either queue. */
+struct descriptor {
+    uint64_t address;
+    uint32_t length;
+    uint16_t flags;
+    uint16_t next;
+};
+
+struct available {
+    uint16_t flags;
+    uint16_t index;
+    uint16_t ring[];
+};
+
+struct block_header {
+    uint32_t type;
+    uint32_t reserved;
+    uint64_t sector;
+};
+
+static struct descriptor *const block_descriptors __attribute__((unused)) =
+    (struct descriptor *)INSTAR_BLOCK_DESC_ADDR;
+
+/* Make the chain that begins with descriptor 0 available to the device, and say so. */
+SHARED void submit_block(void)
+{
+    struct available *available = (struct available *)INSTAR_BLOCK_AVAIL_ADDR;
+    available->ring[available->index % INSTAR_BLOCK_QUEUE_SIZE] = 0;
+    available->index++;
+    out8(INSTAR_PORT_NOTIFY, INSTAR_BLOCK_QUEUE);
+}
+
+/* One block request without a data check of any kind; its parts lie behind the workspace's start. */
+SHARED void request(uint32_t type, uint64_t sector, uint64_t address, uint32_t length,
+                    uint16_t flags)
+{
+    struct block_header *header = (struct block_header *)(void *)(calls->workspace + 4096);
+    *header = (struct block_header){type, 0, sector};
+    block_descriptors[0] = (struct descriptor){(uintptr_t)header, sizeof(*header), 1, 1};
+    block_descriptors[1] = (struct descriptor){address, length, (uint16_t)(flags | 1), 2};
+    block_descriptors[2] = (struct descriptor){(uintptr_t)calls->workspace + 8192, 1, 2, 0};
+    submit_block();
+}
+
+/* Send bytes as they are through the transmit queue. */
+SHARED void transmit(const void *bytes, uint32_t length)
+{
+    struct descriptor *descriptor = (struct descriptor *)INSTAR_TRANSMIT_DESC_ADDR;
+    struct available *available = (struct available *)INSTAR_TRANSMIT_AVAIL_ADDR;
+    memcpy(calls->workspace, bytes, length);
+    *descriptor = (struct descriptor){(uintptr_t)calls->workspace, length, 0, 0};
+    available->ring[available->index % INSTAR_TRANSMIT_QUEUE_SIZE] = 0;
+    available->index++;
+    out8(INSTAR_PORT_NOTIFY, INSTAR_TRANSMIT_QUEUE);
+}
+
+#endif

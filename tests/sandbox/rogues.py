@@ -1,0 +1,88 @@
+"""Test side: compiles payloads that break the rules, and runs them in the place of the operation.
+
+A payload is one C file in payloads/ that is named after what it does; it is compiled and linked as
+guest/amend is. `Rogues.run` amends an image with it, and sees to it that nothing but the outcome is
+left: no byte of the image is changed, nor its time, and no descriptor stays open.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import build_guest
+
+import instar
+from instar.vmm import payload as payload_module
+from instar.vmm.payload import Payload, load_payload
+from tests.forge import Extension, Image
+
+FOLDER = Path(__file__).parent / "payloads"
+SCRIPT = build_guest.ROOT / "guest" / "amend" / "amend.ld"
+
+DESCRIPTION: dict[str, Any] = {
+    "backing_file": b"base",
+    "backing_format": b"qcow2",
+    "extensions": (Extension(0x11111111, b"unknown!"),),
+}
+
+TOGGLE: dict[str, Any] = {"lazy_refcounts": True}
+UPGRADE: dict[str, Any] = {"compat": "1.1"}
+
+
+@dataclass(frozen=True)
+class Set:
+    """An image and what is asked of it."""
+
+    image: Image = field(default_factory=lambda: Image(**DESCRIPTION))
+    request: dict[str, Any] = field(default_factory=lambda: TOGGLE)
+
+
+TOGGLED = Set()
+UPGRADED = Set(Image(version=2, **DESCRIPTION), UPGRADE)
+LARGE = Set(Image(version=2, extensions=(Extension(0x11111111, bytes(600)),)), UPGRADE)
+"""The old header reaches into the second sector."""
+
+
+def open_descriptors() -> dict[str, str]:
+    """The open descriptors of this process, with what each is."""
+    folder = Path("/proc/self/fd")
+    return {path.name: str(path.readlink()) for path in folder.iterdir() if path.is_symlink()}
+
+
+class Rogues:
+    """The payloads by name, each compiled on its first use."""
+
+    def __init__(self, folder: Path) -> None:
+        """Compile into an empty folder."""
+        self.folder = folder
+        self._loaded: dict[str, Payload] = {}
+        core = os.path.join(payload_module._installed_folder(), "core.elf")  # noqa: PTH118
+        (folder / "core.elf").symlink_to(core)
+
+    def payload(self, name: str) -> Payload:
+        """The executor and payloads/NAME.c."""
+        if name not in self._loaded:
+            source = FOLDER / f"{name}.c"
+            build_guest.link_image([source], SCRIPT, self.folder / f"{source.stem}.elf")
+            self._loaded[name] = load_payload(source.stem, str(self.folder))
+        return self._loaded[name]
+
+    def run(self, name: str, path: Path, set_: Set = TOGGLED, **options: Any) -> instar.InstarError:
+        """Amend an image at `path` with a payload that must fail; returns what it ended in."""
+        payload = self.payload(name)
+        set_.image.write(path)
+        os.utime(path, ns=(1, 1))
+        contents, descriptors = path.read_bytes(), open_descriptors()
+        error = None
+        try:
+            instar.amend(path, payload=payload, **{"timeout": 10, **set_.request, **options})
+        except instar.InstarError as caught:
+            error = caught
+        assert path.read_bytes() == contents
+        assert path.stat().st_mtime_ns == 1
+        assert open_descriptors() == descriptors
+        assert error is not None, "the amend succeeded"
+        return error

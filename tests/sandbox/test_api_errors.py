@@ -1,0 +1,136 @@
+"""Test side: what a caller may do wrong, and what a file may be instead, is one clear error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from tests.forge import Image
+from tests.sandbox.rogues import open_descriptors
+
+USAGE: dict[str, tuple[dict[str, Any], str]] = {
+    "compat": ({"compat": "2.0"}, "Unknown compatibility level '2.0': use 0.10 (v2) or 1.1 (v3)"),
+    "compat of nothing": (
+        {"compat": ""},
+        "Unknown compatibility level '': use 0.10 (v2) or 1.1 (v3)",
+    ),
+    "cache": ({"cache": "slow"}, "Invalid cache option: slow"),
+    "cache of nothing": ({"cache": ""}, "Invalid cache option: "),
+    "format": ({"format": "qcow3"}, "Unknown driver 'qcow3'"),
+    "lazy": ({"lazy_refcounts": "on"}, "lazy_refcounts is None, True or False, not 'on'"),
+    "lazy of two": ({"lazy_refcounts": 2}, "lazy_refcounts is None, True or False, not 2"),
+    "no time": ({"timeout": 0}, "timeout is a positive number of seconds, not 0"),
+    "negative time": ({"timeout": -1.5}, "timeout is a positive number of seconds, not -1.5"),
+    "endless time": ({"timeout": float("inf")}, "timeout is a positive number of seconds, not inf"),
+    "no number": ({"timeout": float("nan")}, "timeout is a positive number of seconds, not nan"),
+}
+
+SIGNATURES = {
+    b"KDMV": "a vmdk image",
+    b"COWD": "a vmdk image",
+    b"# Disk DescriptorFile\n": "a vmdk descriptor",
+    b"conectix": "a vhd (vpc) image",
+    b"vhdxfile": "a vhdx image",
+    b"LUKS\xba\xbe": "a luks volume",
+    b"QED\0": "a qed image",
+    b"WithoutFreeSpace": "a parallels image",
+    b"WithouFreSpacExt": "a parallels image",
+    b"OOOO SCSI": "a bochs image",
+    bytes(64) + b"\x7f\x10\xda\xbe": "a vdi image",
+    b"#!/bin/sh\n": "a raw image, or no image at all",
+    b"QFI\xfa": "a raw image, or no image at all",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE.values(), ids=USAGE)
+def test_a_wrong_argument_is_a_usage_error_before_the_file_is_looked_at(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(instar.UsageError) as caught:
+        instar.amend(tmp_path / "missing", **arguments)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("path", ["", b"", "a\0b", b"a\0b"])
+def test_a_name_that_is_none_is_a_usage_error(path: Any) -> None:
+    with pytest.raises(instar.UsageError, match=r"^the file name "):
+        instar.amend(path, compat="1.1")
+
+
+def test_another_format_is_rejected_before_the_file_is_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(instar.ImageRejected, match="Format driver 'raw' does not support"):
+        instar.amend(tmp_path / "missing", format="raw")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+class TestWhatIsNoFile:
+    def error_of(self, path: Path | str, dry_run: bool) -> str:
+        before = open_descriptors()
+        with pytest.raises(instar.HostError) as caught:
+            instar.amend(path, compat="1.1", dry_run=dry_run)
+        assert open_descriptors() == before
+        assert str(caught.value).isprintable()
+        return str(caught.value)
+
+    def test_a_missing_file(self, path: Path, dry_run: bool) -> None:
+        expected = f"could not open '{path}': No such file or directory"
+        assert self.error_of(path, dry_run) == expected
+
+    def test_a_directory(self, tmp_path: Path, dry_run: bool) -> None:
+        assert "a directory, not an image file" in self.error_of(tmp_path, dry_run)
+
+    def test_a_fifo(self, path: Path, dry_run: bool) -> None:
+        os.mkfifo(path)
+        assert "a FIFO, not an image file" in self.error_of(path, dry_run)
+
+    def test_a_character_device(self, dry_run: bool) -> None:
+        assert "a character device, not an image" in self.error_of("/dev/null", dry_run)
+
+
+@pytest.mark.kvm
+class TestOtherImages:
+    def rejections_of(self, path: Path) -> tuple[instar.Refusal, ...]:
+        before = (path.read_bytes(), path.stat().st_mtime_ns)
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.amend(path, compat="1.1")
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+        return caught.value.refusals
+
+    def rejection_of(self, path: Path) -> instar.Refusal:
+        (refusal,) = self.rejections_of(path)
+        return refusal
+
+    @pytest.mark.parametrize(("head", "name"), SIGNATURES.items())
+    def test_an_image_of_another_kind_is_named(self, path: Path, head: bytes, name: str) -> None:
+        path.write_bytes(head.ljust(4096, b"\0"))
+        refusal = self.rejection_of(path)
+        assert refusal.message == f"this is {name}; only qcow2 images can be amended"
+        assert refusal.code == "UNSUPPORTED_FORMAT"
+
+    def test_a_vhd_is_known_by_its_footer(self, path: Path) -> None:
+        path.write_bytes(bytes(4096) + b"conectix".ljust(512, b"\0"))
+        assert "a vhd (vpc) image" in self.rejection_of(path).message
+
+    @pytest.mark.parametrize("size", [0, 1, 3, 71])
+    def test_a_short_file_is_called_short(self, path: Path, size: int) -> None:
+        path.write_bytes(bytes(size))
+        expected = f"this is a file of {size} bytes, too short for any image" if size else "empty"
+        assert expected in self.rejection_of(path).message
+
+    @pytest.mark.parametrize("size", [8, 71, 72, 103, 104, 511, 512, 4095, 0x10000])
+    def test_a_qcow2_image_that_is_cut_short_is_rejected(self, path: Path, size: int) -> None:
+        path.write_bytes(Image().build()[:size])
+        assert {refusal.code for refusal in self.rejections_of(path)} == {"PARSE_FAILED"}
+
+    @pytest.mark.parametrize("version", [0, 4, 0xFFFFFFFF])
+    def test_another_version_is_named(self, path: Path, version: int) -> None:
+        Image(header={"version": version}).write(path)
+        assert f"qcow2 version {version} is not supported" in self.rejection_of(path).message
+
+    def test_the_first_version_is_named(self, path: Path) -> None:
+        Image(header={"version": 1}).write(path)
+        assert "version 1" in self.rejection_of(path).message

@@ -1,0 +1,33 @@
+"""Test side: what the rogue payloads share is honest: without the lie, the amend succeeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import instar
+from tests.forge import parse_header
+from tests.sandbox.rogues import TOGGLED, UPGRADED, Rogues, Set
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.mark.parametrize(("name", "set_"), [("toggle", TOGGLED), ("upgrade", UPGRADED)])
+def test_an_honest_payload_amends_the_image(
+    rogues: Rogues, path: Path, name: str, set_: Set
+) -> None:
+    set_.image.write(path)
+    result = instar.amend(path, payload=rogues.payload(f"honest/{name}"), **set_.request)
+    assert result.action == "amended"
+    header = parse_header(path.read_bytes())
+    assert (header.version, header.compatible_features) == (3, int(name == "toggle"))
+
+
+def test_it_writes_what_the_operation_writes(rogues: Rogues, path: Path) -> None:
+    written = []
+    for payload in (rogues.payload("honest/toggle"), None):
+        TOGGLED.image.write(path)
+        instar.amend(path, payload=payload, **TOGGLED.request)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]

@@ -1,0 +1,219 @@
+"""Test side: the block device does what a correct driver asks, and stages what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from instar import abi
+from instar.vmm import block as block_module
+from instar.vmm.block import BlockDevice
+from instar.vmm.errors import GuestFault, HostError
+from instar.vmm.image_file import ImageFile
+from instar.vmm.memory import GuestMemory
+from tests.sandbox.driver import DATA, DMA, FLUSH, HEADER, IN, OUT, STATUS, WRITE, Driver, block
+
+CONTENTS = bytes(range(256)) * 8 + b"tail" * 10
+"""Four sectors, and forty bytes of a fifth."""
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    memory = GuestMemory(abi.INSTAR_RAM_SIZE)
+    yield memory
+    memory.close()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[ImageFile]:
+    path = tmp_path / "image"
+    path.write_bytes(CONTENTS)
+    with ImageFile(str(path), writable=True) as image:
+        yield image
+    assert path.read_bytes() == CONTENTS
+
+
+class Machine:
+    """A device and its driver."""
+
+    def __init__(self, memory: GuestMemory, image: ImageFile) -> None:
+        self.memory = memory
+        self.device = BlockDevice(memory, image)
+        self.driver = Driver.block(memory)
+
+    def request(self, kind: int, sector: int = 0, size: int = 0) -> None:
+        """Have one request carried out, whose data lie at DATA."""
+        data = (DATA, size, WRITE if kind == IN else 0) if size else None
+        self.memory.write(STATUS, b"\xff")
+        self.driver.offer(block(self.driver, kind, sector, data=data))
+        self.device.notify()
+
+    def read(self, sector: int, size: int) -> bytes:
+        self.request(IN, sector, size)
+        assert self.memory.read(STATUS, 1) == b"\0"
+        return self.memory.read(DATA, size)
+
+    def write(self, sector: int, data: bytes) -> None:
+        self.memory.write(DATA, data)
+        self.request(OUT, sector, len(data))
+        assert self.memory.read(STATUS, 1) == b"\0"
+
+
+@pytest.fixture
+def machine(memory: GuestMemory, image: ImageFile) -> Machine:
+    return Machine(memory, image)
+
+
+def test_a_read_gives_the_files_bytes(machine: Machine) -> None:
+    assert machine.read(1, 1024) == CONTENTS[512:1536]
+
+
+def test_a_read_writes_its_buffer_and_its_status_and_nothing_else(machine: Machine) -> None:
+    before = machine.memory.read(DMA, 0x4000)
+    machine.read(0, 512)
+    assert machine.driver.used(0) == (0, 513)
+    after = machine.memory.read(DMA, 0x4000)
+    touched = {number for number in range(0x4000) if before[number] != after[number]}
+    data = range(DATA - DMA, DATA - DMA + 512)
+    assert touched <= {*range(HEADER - DMA, HEADER - DMA + 16), STATUS - DMA, *data}
+
+
+def test_what_lies_behind_the_end_of_the_file_reads_as_zeros(machine: Machine) -> None:
+    machine.memory.write(DATA, b"\xff" * 1024)
+    assert machine.read(3, 1024) == (CONTENTS[1536:]).ljust(1024, b"\0")
+
+
+def test_an_empty_file_has_no_sector(memory: GuestMemory, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with ImageFile(str(tmp_path / "empty"), writable=False) as image:
+        machine = Machine(memory, image)
+        with pytest.raises(GuestFault, match=r"^block request for sector 0 of 0$"):
+            machine.read(0, 512)
+
+
+def test_the_largest_request_is_carried_out(memory: GuestMemory, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"x" * abi.INSTAR_BLOCK_REQUEST_MAX)
+    with ImageFile(str(path), writable=False) as image:
+        machine = Machine(memory, image)
+        assert machine.read(0, abi.INSTAR_BLOCK_REQUEST_MAX) == path.read_bytes()
+
+
+def test_a_write_is_staged_and_not_passed_on(machine: Machine, image: ImageFile) -> None:
+    machine.write(2, b"w" * 512)
+    assert machine.device.staged.sectors() == {2: b"w" * 512}
+    assert machine.driver.used(0) == (0, 1)
+    assert image.bytes_written == 0
+    assert image.read(1024, 512) == CONTENTS[1024:1536]
+
+
+def test_a_write_may_reach_into_the_last_sector(machine: Machine) -> None:
+    machine.write(4, b"w" * 512)
+    assert machine.device.staged.sectors() == {4: b"w" * 512}
+
+
+def test_the_guest_reads_what_it_wrote(machine: Machine) -> None:
+    machine.write(1, b"a" * 1024)
+    machine.request(FLUSH)
+    machine.write(2, b"b" * 512)
+    assert machine.read(1, 1536) == b"a" * 512 + b"b" * 512 + CONTENTS[1536:2048]
+    assert machine.read(2, 512) == b"b" * 512
+    assert machine.read(0, 512) == CONTENTS[:512]
+
+
+def test_the_guest_reads_what_it_wrote_behind_the_end(machine: Machine) -> None:
+    machine.write(4, b"w" * 512)
+    assert machine.read(3, 1024) == CONTENTS[1536:2048] + b"w" * 512
+
+
+def test_what_is_staged_does_not_change_with_the_guests_memory(machine: Machine) -> None:
+    machine.write(0, b"a" * 512)
+    machine.memory.write(DATA, b"b" * 512)
+    assert machine.device.staged.sectors() == {0: b"a" * 512}
+
+
+def test_a_flush_begins_a_phase(machine: Machine) -> None:
+    machine.write(2, b"a" * 512)
+    machine.request(FLUSH)
+    assert machine.memory.read(STATUS, 1) == b"\0"
+    machine.write(0, b"b" * 512)
+    assert machine.device.staged.written_phases() == [{2: b"a" * 512}, {0: b"b" * 512}]
+
+
+def test_requests_of_one_doorbell_are_carried_out_in_order(machine: Machine) -> None:
+    driver, memory = machine.driver, machine.memory
+    memory.write(DATA, b"w" * 512)
+    chains = [
+        (OUT, (DATA, 512, 0)),
+        (IN, (DATA + 512, 512, WRITE)),
+        (FLUSH, None),
+    ]
+    for number, (kind, data) in enumerate(chains):
+        header = (HEADER + 16 * number, 16, 0)
+        memory.write(header[0], kind.to_bytes(4, "little") + bytes(12))
+        parts = [header, *([data] if data else []), (STATUS + number, 1, WRITE)]
+        driver.chain(*parts, first=3 * number)
+    driver.offer(0, 3, 6)
+    machine.device.notify()
+    assert memory.read(DATA + 512, 512) == b"w" * 512
+    assert [driver.used(number) for number in range(3)] == [(0, 1), (3, 513), (6, 1)]
+    assert len(machine.device.staged.phases) == 2
+
+
+def test_bytes_read_are_counted(machine: Machine) -> None:
+    machine.read(0, 512)
+    machine.read(3, 1024)
+    assert machine.device.bytes_read == 1536
+
+
+class TestBudgets:
+    def test_reads_end_at_the_budget(
+        self, memory: GuestMemory, image: ImageFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(block_module, "READ_BUDGET_MIN", 1 << 14)
+        machine = Machine(memory, image)
+        for _ in range(8):
+            machine.read(0, 2048)
+        with pytest.raises(GuestFault, match=r"^more than 16384 bytes read$"):
+            machine.read(0, 512)
+
+    def test_the_budget_grows_with_the_file(
+        self, memory: GuestMemory, image: ImageFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(block_module, "READ_BUDGET_MIN", 0)
+        machine = Machine(memory, image)
+        for _ in range(4):
+            machine.read(0, 2048)
+        with pytest.raises(GuestFault, match=f"more than {4 * len(CONTENTS)} bytes read"):
+            machine.read(0, 2048)
+
+    def test_any_image_may_be_read_as_a_whole(self) -> None:
+        assert block_module.READ_BUDGET_FACTOR >= 1
+        assert block_module.READ_BUDGET_MIN >= abi.INSTAR_BLOCK_REQUEST_MAX
+
+    def test_writes_end_at_the_budget(self, machine: Machine) -> None:
+        for _ in range(64):
+            machine.write(0, bytes(2048))
+        with pytest.raises(GuestFault, match=r"^more than 256 sectors written$"):
+            machine.write(0, bytes(512))
+
+
+def test_a_file_that_fails_is_the_hosts_fault(machine: Machine, image: ImageFile) -> None:
+    good = image.fd
+    image.fd = -1
+    try:
+        with pytest.raises(HostError, match=r"could not read '.*image': Bad file descriptor"):
+            machine.read(0, 512)
+    finally:
+        image.fd = good
+
+
+def test_a_file_that_shrinks_reads_as_zeros(memory: GuestMemory, tmp_path: Path) -> None:
+    path = tmp_path / "shrinking"
+    path.write_bytes(b"x" * 2048)
+    with ImageFile(str(path), writable=False) as image:
+        machine = Machine(memory, image)
+        path.write_bytes(b"x" * 100)
+        assert machine.read(0, 2048) == b"x" * 100 + bytes(1948)

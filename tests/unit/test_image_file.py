@@ -1,0 +1,217 @@
+"""Test side: an image file is a regular file or a block device, and each other thing is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.image_file import ImageFile
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(b"0123456789")
+    return path
+
+
+def open_image(path: Path | str | bytes, *, writable: bool = True) -> ImageFile:
+    return ImageFile(str(path) if isinstance(path, Path) else path, writable=writable)
+
+
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
+def error_of(path: Path | str | bytes, *, writable: bool = True) -> str:
+    before = open_descriptors()
+    with pytest.raises(HostError) as caught:
+        open_image(path, writable=writable)
+    assert open_descriptors() == before
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+class TestOpening:
+    @pytest.mark.parametrize("writable", [True, False])
+    def test_a_regular_file_is_opened(self, path: Path, writable: bool) -> None:
+        with open_image(path, writable=writable) as image:
+            assert (image.size, image.name) == (10, str(path))
+
+    def test_the_size_of_a_block_device_is_where_it_ends(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A block device needs root and a free loop device; its stat says 0 bytes.
+        status = os.stat_result((stat.S_IFBLK | 0o600, *[0] * 9))
+        monkeypatch.setattr(os, "fstat", lambda _fd: status)
+        with open_image(path) as image:
+            assert image.size == 10
+
+    def test_a_symbolic_link_is_followed(self, path: Path) -> None:
+        link = path.with_name("link")
+        link.symlink_to(path.name)
+        with open_image(link) as image:
+            assert (image.size, image.name) == (10, str(link))
+
+    def test_a_name_may_be_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        name = os.fsencode(tmp_path) + b"/\xff\xfe"
+        Path(os.fsdecode(name)).write_bytes(b"abc")
+        with open_image(name) as image:
+            assert (image.size, os.fsencode(image.name)) == (3, name)
+
+    def test_the_descriptor_is_not_inherited(self, path: Path) -> None:
+        with open_image(path) as image:
+            assert not os.get_inheritable(image.fd)
+
+    def test_closing_closes_the_descriptor(self, path: Path) -> None:
+        with open_image(path) as image:
+            fd = image.fd
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+    def test_what_is_not_to_be_written_cannot_be(self, path: Path) -> None:
+        message = r"^could not write '.*image': "
+        with (
+            open_image(path, writable=False) as image,
+            pytest.raises(HostError, match=message),
+        ):
+            image.write(0, b"x")
+        assert path.read_bytes() == b"0123456789"
+
+    def test_opening_changes_no_time(self, path: Path) -> None:
+        before = path.stat()
+        with open_image(path):
+            pass
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+class TestWhatIsNoImageFile:
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        missing = tmp_path / "missing"
+        assert error_of(missing) == f"could not open '{missing}': No such file or directory"
+
+    def test_a_file_below_a_file(self, path: Path) -> None:
+        assert error_of(path / "below").endswith(": Not a directory")
+
+    def test_a_link_to_itself(self, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        assert "symbolic links" in error_of(tmp_path / "loop")
+
+    def test_a_name_that_is_too_long(self, tmp_path: Path) -> None:
+        assert error_of(tmp_path / ("x" * 5000)).endswith(": File name too long")
+
+    @pytest.mark.parametrize("writable", [True, False])
+    def test_a_directory(self, tmp_path: Path, writable: bool) -> None:
+        assert "a directory, not an image file" in error_of(tmp_path, writable=writable)
+
+    @pytest.mark.parametrize("writable", [True, False])
+    def test_a_fifo_that_nobody_else_has_open(self, tmp_path: Path, writable: bool) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        message = error_of(tmp_path / "fifo", writable=writable)
+        assert message.endswith("is a FIFO, not an image file or block device")
+
+    @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
+    def test_a_character_device(self, device: str) -> None:
+        expected = f"'{device}' is a character device, not an image file or block device"
+        assert error_of(device) == expected
+
+    def test_a_socket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("socket")
+            assert error_of("socket").endswith("it is a socket or a missing device")
+
+    def test_an_empty_name_is_the_callers_fault(self) -> None:
+        for name in ("", b""):
+            with pytest.raises(UsageError, match=r"^the file name is empty; name an image file$"):
+                open_image(name)
+
+    def test_a_nul_byte_in_the_name_is_the_callers_fault(self) -> None:
+        for name in ("a\0b", b"a\0b"):
+            with pytest.raises(UsageError, match=r"^the file name holds a NUL byte"):
+                open_image(name)
+
+    def test_a_name_that_no_file_can_have_is_an_error_of_ours(self) -> None:
+        with pytest.raises(InstarError):
+            open_image("\ud800")
+
+
+class TestReading:
+    def test_a_read_ends_with_the_file(self, path: Path) -> None:
+        with open_image(path) as image:
+            assert image.read(2, 3) == b"234"
+            assert image.read(8, 100) == b"89"
+            assert image.read(10, 1) == b""
+            assert image.read(1 << 40, 5) == b""
+            assert image.bytes_read == 5
+
+    def test_a_view_is_filled_with_zeros_behind_the_end(self, path: Path) -> None:
+        with open_image(path) as image:
+            buffer = bytearray(b"\xff" * 8)
+            image.read_into(6, memoryview(buffer))
+            assert buffer == b"6789\0\0\0\0"
+            image.read_into(100, memoryview(buffer))
+            assert buffer == bytes(8)
+
+    def test_short_reads_are_continued(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = os.preadv
+
+        def a_byte_at_a_time(fd: int, buffers: list[memoryview], offset: int) -> int:
+            return whole(fd, [buffers[0][:1]], offset)
+
+        monkeypatch.setattr(os, "preadv", a_byte_at_a_time)
+        with open_image(path) as image:
+            assert image.read(0, 20) == b"0123456789"
+
+    def test_an_error_is_the_hosts(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+        message = r"^could not read '.*': Input/output error$"
+        with open_image(path) as image, pytest.raises(HostError, match=message):
+            image.read(0, 1)
+
+
+class TestWriting:
+    def test_bytes_go_where_they_belong(self, path: Path) -> None:
+        with open_image(path) as image:
+            image.write(3, b"abc")
+            image.barrier()
+            assert image.bytes_written == 3
+        assert path.read_bytes() == b"012abc6789"
+
+    def test_short_writes_are_continued(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = os.pwrite
+
+        def a_byte_at_a_time(fd: int, data: bytes, offset: int) -> int:
+            return whole(fd, data[:1], offset)
+
+        monkeypatch.setattr(os, "pwrite", a_byte_at_a_time)
+        with open_image(path) as image:
+            image.write(0, b"abcdef")
+        assert path.read_bytes() == b"abcdef6789"
+
+    @pytest.mark.parametrize(
+        ("number", "words"), [(errno.ENOSPC, "No space left on device"), (errno.EIO, "Input")]
+    )
+    def test_an_error_is_the_hosts(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+    ) -> None:
+        monkeypatch.setattr(os, "pwrite", failing(number))
+        monkeypatch.setattr(os, "fdatasync", failing(number))
+        with open_image(path) as image:
+            with pytest.raises(HostError, match=f"^could not write '.*': {words}"):
+                image.write(0, b"x")
+            with pytest.raises(HostError, match=f"^could not flush '.*': {words}"):
+                image.barrier()
+
+
+def failing(number: int) -> object:
+    def fail(*_arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return fail

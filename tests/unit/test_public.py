@@ -1,0 +1,72 @@
+"""Test side: `import instar` offers the public names, and costs nothing until one is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import instar
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", instar.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(instar, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("instar.vmm.")
+
+
+def test_the_names_are_what_dir_lists() -> None:
+    assert sorted(dir(instar)) == sorted(instar.__all__)
+
+
+def test_all_errors_are_public() -> None:
+    from instar.vmm import errors
+
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert defined <= set(instar.__all__)
+
+
+def test_all_that_a_result_holds_is_public() -> None:
+    from instar.vmm import result
+
+    defined = {name for name, value in vars(result).items() if isinstance(value, type)}
+    assert defined <= set(instar.__all__)
+
+
+@pytest.mark.parametrize("name", ["nothing", "Amend", "vmm_", "_private"])
+def test_another_name_is_an_attribute_error(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"^module 'instar' has no attribute '{name}'$"):
+        getattr(instar, name)
+
+
+def test_a_star_import_gives_all_of_them() -> None:
+    assert run("from instar import *; print(amend.__name__, InstarError.__name__)") == (
+        "amend InstarError"
+    )
+
+
+def test_importing_the_package_imports_no_more_of_it() -> None:
+    code = "import sys, instar; print(*(name for name in sys.modules if 'instar' in name))"
+    assert [name for name in run(code).split() if name.startswith("instar")] == ["instar"]
+
+
+def test_an_error_is_had_without_the_sandbox() -> None:
+    code = "import sys, instar; instar.GuestFault; print('instar.vmm.sandbox' in sys.modules)"
+    assert run(code) == "False"
+
+
+def test_a_name_is_the_same_object_each_time() -> None:
+    from instar.vmm.errors import InstarError
+
+    assert instar.InstarError is instar.InstarError is InstarError

@@ -1,0 +1,127 @@
+"""Test side: a request knows when it is satisfied, and what the amended header must say."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instar.vmm.probe import HEADER_FIELDS, V3_FIELDS
+from instar.vmm.request import AmendRequest
+
+V2 = {
+    "version": 2,
+    "backing_file_offset": 120,
+    "backing_file_size": 4,
+    "cluster_bits": 16,
+    "size": 1 << 30,
+    "crypt_method": 0,
+    "l1_size": 2,
+    "l1_table_offset": 0x30000,
+    "refcount_table_offset": 0x10000,
+    "refcount_table_clusters": 1,
+    "nb_snapshots": 0,
+    "snapshots_offset": 0,
+}
+V3 = {
+    **V2,
+    "version": 3,
+    "incompatible_features": 0,
+    "compatible_features": 0,
+    "autoclear_features": 0,
+    "refcount_order": 4,
+    "header_length": 112,
+}
+LAZY = {**V3, "compatible_features": 1}
+
+
+def without_name(fields: dict[str, int]) -> dict[str, int]:
+    return {name: value for name, value in fields.items() if name != "backing_file_offset"}
+
+
+def test_the_fields_of_these_tests_are_the_headers() -> None:
+    assert tuple(V3) == (*HEADER_FIELDS[1:], *V3_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("version", "lazy", "fields", "satisfied"),
+    [
+        (None, None, V2, True),
+        (None, None, V3, True),
+        (2, None, V2, True),
+        (2, None, V3, False),
+        (3, None, V2, False),
+        (3, None, LAZY, True),
+        (None, False, V2, True),
+        (None, True, V2, False),
+        (None, True, V3, False),
+        (None, True, LAZY, True),
+        (None, False, LAZY, False),
+        (None, False, {**V3, "compatible_features": 0xFE}, True),
+        (None, True, {**V3, "compatible_features": 0xFF}, True),
+        (3, True, LAZY, True),
+        (3, True, V3, False),
+        (2, True, LAZY, False),
+        (2, True, V2, False),
+        (2, False, V2, True),
+    ],
+)
+def test_a_request_is_satisfied_if_all_it_asks_for_is_true(
+    version: int | None, lazy: bool | None, fields: dict[str, int], satisfied: bool
+) -> None:
+    assert AmendRequest(version, lazy).satisfied_by(fields) is satisfied
+
+
+def test_a_lazy_toggle_changes_one_bit() -> None:
+    before = {**V3, "compatible_features": 0xF0, "header_length": 104}
+    after = AmendRequest(None, True).expected_fields(before)
+    assert after == {**without_name(before), "compatible_features": 0xF1}
+    after = AmendRequest(None, False).expected_fields({**before, "compatible_features": 0xF1})
+    assert after == without_name(before)
+
+
+def test_an_upgrade_implies_what_version_2_means() -> None:
+    assert AmendRequest(3, None).expected_fields(V2) == without_name(V3)
+    assert AmendRequest(3, True).expected_fields(V2) == without_name(LAZY)
+
+
+def test_a_downgrade_leaves_the_fields_of_version_2() -> None:
+    assert AmendRequest(2, None).expected_fields(LAZY) == without_name(V2)
+
+
+def test_whoever_writes_clears_unknown_autoclear_bits() -> None:
+    after = AmendRequest(None, True).expected_fields({**V3, "autoclear_features": 0xFF})
+    assert after["autoclear_features"] == 3
+
+
+def test_what_is_passed_in_is_left_alone() -> None:
+    before = dict(V3)
+    AmendRequest(2, False).expected_fields(before)
+    assert before == V3
+
+
+REQUESTS = st.builds(AmendRequest, st.sampled_from([None, 2, 3]), st.sampled_from([None, 0, 1]))
+WORDS = st.integers(0, (1 << 64) - 1)
+
+
+@given(REQUESTS, st.booleans(), WORDS, WORDS, WORDS)
+def test_only_version_and_feature_words_ever_change(
+    request: AmendRequest, v3: bool, compatible: int, autoclear: int, size: int
+) -> None:
+    before = {**(V3 if v3 else V2), "size": size}
+    if v3:
+        before.update(compatible_features=compatible, autoclear_features=autoclear)
+    after = request.expected_fields(before)
+    untouched = set(V2) - {"version", "backing_file_offset"}
+    assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
+    assert set(after) == set(without_name(V3 if after["version"] == 3 else V2))
+    assert after["version"] == (request.version or before["version"])
+
+
+@given(REQUESTS, st.booleans(), WORDS)
+def test_what_is_expected_satisfies_the_request_where_version_3_results(
+    request: AmendRequest, v3: bool, compatible: int
+) -> None:
+    before = {**V3, "compatible_features": compatible} if v3 else V2
+    after = request.expected_fields(before)
+    assert after["version"] == 2 or request.satisfied_by(after)

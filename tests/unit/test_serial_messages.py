@@ -1,0 +1,255 @@
+"""Test side: what a guest says is judged frame by frame, and must not contradict itself."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instar import abi
+from instar.vmm.errors import GuestFault
+from instar.vmm.probe import FixedHeader
+from instar.vmm.request import AmendRequest
+from instar.vmm.sandbox import _Messages, pack_config
+
+RESULT = struct.Struct(abi.AmendResult_FORMAT)
+REFUSAL = struct.Struct(abi.AmendRefusal_FORMAT)
+CONFIG = struct.Struct(abi.AmendConfig_FORMAT)
+
+GOOD = {
+    "magic": abi.AMEND_RESULT_MAGIC,
+    "target_format": abi.AMEND_FORMAT_QCOW2,
+    "action": abi.AMEND_ACTION_AMENDED,
+    "error": abi.AMEND_OK,
+    "resulting_version": 3,
+    "resulting_lazy_refcounts": 1,
+    "atomic": 1,
+    "refusal_count": 0,
+    "resulting_incompatible_features": 0,
+    "resulting_compatible_features": 1,
+    "resulting_autoclear_features": 2,
+    "reserved": 0,
+}
+
+BAD: dict[str, tuple[dict[str, int], str]] = {
+    "another magic": ({"magic": 0}, "a result with a bad magic, format or reserved field"),
+    "another format": ({"target_format": 1}, "a result with a bad magic, format or reserved field"),
+    "a reserved field": ({"reserved": 1}, "a result with a bad magic, format or reserved field"),
+    "an unknown action": ({"action": 2}, "a result with action 2"),
+    "an error without refusals": ({"error": 3}, "a result with error 3 and 0 refusals"),
+    "refusals that did not come": (
+        {"error": 3, "refusal_count": 1},
+        "a result with error 3 and 1 refusals",
+    ),
+    "lazy refcounts without their bit": (
+        {"resulting_compatible_features": 2},
+        "a result that contradicts itself",
+    ),
+    "the lazy refcounts bit alone": (
+        {"resulting_lazy_refcounts": 0},
+        "a result that contradicts itself",
+    ),
+    "lazy refcounts of two": ({"resulting_lazy_refcounts": 2}, "a result that contradicts itself"),
+    "atomic of two": ({"atomic": 2}, "a result that contradicts itself"),
+}
+
+
+def result(**changed: int) -> bytes:
+    return RESULT.pack(*{**GOOD, **changed}.values())
+
+
+def refusal(reason: int = 7, error: int = 8, *details: int) -> bytes:
+    return REFUSAL.pack(reason, error, *(*details, 0, 0, 0)[:3])
+
+
+def judge(*frames: tuple[int, bytes]) -> tuple[Any, Any]:
+    """What becomes of these frames."""
+    messages = _Messages()
+    for kind, payload in frames:
+        messages.receive(kind, payload)
+    return messages.complete()
+
+
+def judge_refusals(refusals: bytes, **changed: int) -> tuple[Any, Any]:
+    words = {"error": 8, "action": 0, **changed}
+    return judge((abi.FRAME_REFUSALS, refusals), (abi.FRAME_RESULT, result(**words)))
+
+
+def test_the_fields_of_these_tests_are_those_of_the_abi() -> None:
+    assert tuple(GOOD) == abi.AmendResult_FIELDS
+
+
+def test_a_good_result_is_a_claim() -> None:
+    refusals, claim = judge((abi.FRAME_RESULT, result()))
+    assert refusals == ()
+    assert (claim.amended, claim.atomic) == (True, True)
+    assert claim.fields == {
+        "version": 3,
+        "incompatible_features": 0,
+        "compatible_features": 1,
+        "autoclear_features": 2,
+    }
+
+
+def test_a_noop_is_a_claim() -> None:
+    _, claim = judge((abi.FRAME_RESULT, result(action=abi.AMEND_ACTION_NOOP, atomic=0)))
+    assert (claim.amended, claim.atomic) == (False, False)
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD.values(), ids=BAD)
+def test_a_bad_result_is_a_fault(changed: dict[str, int], message: str) -> None:
+    with pytest.raises(GuestFault) as caught:
+        judge((abi.FRAME_RESULT, result(**changed)))
+    assert str(caught.value) == message
+
+
+def test_refusals_come_with_their_details() -> None:
+    refusals, _ = judge_refusals(refusal(7, 8) + refusal(31, 3, 5), refusal_count=2)
+    assert refusals == ((7, 8, 0, 0, 0), (31, 3, 5, 0, 0))
+
+
+def test_as_many_refusals_as_the_abi_allows_are_taken() -> None:
+    refusals, _ = judge_refusals(refusal() * abi.REFUSAL_MAX, refusal_count=abi.REFUSAL_MAX)
+    assert len(refusals) == abi.REFUSAL_MAX
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 0xFFFFFFFF])
+def test_a_wrong_count_of_refusals_is_a_fault(count: int) -> None:
+    with pytest.raises(GuestFault, match=f"^a result with error 8 and {count} refusals$"):
+        judge_refusals(refusal() * 2, refusal_count=count)
+
+
+def test_more_refusals_than_the_abi_allows_are_a_fault() -> None:
+    with pytest.raises(GuestFault, match="and 65 refusals"):
+        judge_refusals(refusal() * 65, refusal_count=65)
+
+
+def test_refusals_without_an_error_are_a_fault() -> None:
+    with pytest.raises(GuestFault, match=r"^a result with error 0 and 1 refusals$"):
+        judge_refusals(refusal(), refusal_count=1, error=abi.AMEND_OK)
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 63])
+def test_refusals_that_are_not_whole_are_a_fault(size: int) -> None:
+    with pytest.raises(GuestFault, match=f"^refusals of {size} bytes$"):
+        judge((abi.FRAME_REFUSALS, bytes(size)))
+
+
+def test_refusals_come_once() -> None:
+    with pytest.raises(GuestFault, match=r"^frame of type 2 with 32 bytes$"):
+        judge((abi.FRAME_REFUSALS, refusal()), (abi.FRAME_REFUSALS, refusal()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (0, 0),
+        (4, 64),
+        (0xFFFFFFFF, 64),
+        (abi.FRAME_RESULT, 0),
+        (abi.FRAME_RESULT, abi.AmendResult_SIZE - 1),
+        (abi.FRAME_RESULT, abi.AmendResult_SIZE + 1),
+        (abi.FRAME_PROGRESS, 0),
+        (abi.FRAME_PROGRESS, abi.AmendProgress_SIZE - 1),
+        (abi.FRAME_PROGRESS, abi.AmendProgress_SIZE + 1),
+    ],
+)
+def test_a_frame_of_unknown_type_or_wrong_size_is_a_fault(kind: int, size: int) -> None:
+    with pytest.raises(GuestFault, match=f"^frame of type {kind} with {size} bytes$"):
+        judge((kind, bytes(size)))
+
+
+def test_no_result_at_all_is_a_fault() -> None:
+    with pytest.raises(GuestFault, match=r"^the guest ended without a result$"):
+        judge()
+
+
+class TestProgress:
+    def shown(self, *steps: tuple[int, int]) -> list[tuple[int, int]]:
+        messages = _Messages()
+        shown: list[tuple[int, int]] = []
+        messages.progress = lambda done, total: shown.append((done, total))
+        for step in steps:
+            messages.receive(abi.FRAME_PROGRESS, struct.pack("<QQ", *step))
+        return shown
+
+    def test_progress_is_shown_as_it_comes(self) -> None:
+        assert self.shown((0, 4), (2, 4), (4, 4)) == [(0, 4), (2, 4), (4, 4)]
+
+    def test_progress_beyond_the_end_is_not_shown(self) -> None:
+        assert self.shown((5, 4), ((1 << 64) - 1, 0)) == []
+
+    def test_progress_that_nobody_wants_is_dropped(self) -> None:
+        _Messages().receive(abi.FRAME_PROGRESS, struct.pack("<QQ", 1, 2))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.binary(max_size=200)
+            | st.lists(st.integers(0, 3), min_size=12, max_size=12).map(
+                lambda words: RESULT.pack(*(abi.AMEND_RESULT_MAGIC, 2, *words[2:-1], 0))
+            )
+            | st.integers(0, 70).map(lambda count: refusal() * count),
+        ),
+        max_size=4,
+    )
+)
+def test_any_frames_are_a_claim_or_a_fault(frames: list[tuple[int, bytes]]) -> None:
+    try:
+        refusals, claim = judge(*frames)
+        assert len(refusals) <= abi.REFUSAL_MAX
+        assert isinstance(claim.amended, bool)
+    except GuestFault:
+        pass
+
+
+class TestConfig:
+    HEADER = FixedHeader(3, 16, 1 << 30, 0x10, 1, 2, 4)
+
+    def pack(
+        self, request: AmendRequest, *, progress: bool = False, debug: bool = False
+    ) -> dict[str, Any]:
+        raw = pack_config(self.HEADER, request, 12345, progress=progress, debug=debug)
+        assert len(raw) == abi.AmendConfig_SIZE
+        return dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack(raw), strict=True))
+
+    def test_it_says_what_the_host_saw(self) -> None:
+        assert self.pack(AmendRequest(None, None)) == {
+            "magic": abi.AMEND_CONFIG_MAGIC,
+            "target_format": abi.AMEND_FORMAT_QCOW2,
+            "flags": abi.AMEND_FLAG_QUIET,
+            "sector_size": 512,
+            "cluster_size": 1 << 16,
+            "current_version": 3,
+            "current_refcount_bits": 16,
+            "pad": 0,
+            "current_incompatible_features": 0x10,
+            "current_compatible_features": 1,
+            "virtual_size": 1 << 30,
+            "image_size": 12345,
+            "current_autoclear_features": 2,
+            "reserved": bytes(56),
+        }
+
+    @pytest.mark.parametrize(
+        ("request_", "flags"),
+        [
+            (AmendRequest(2, None), abi.AMEND_FLAG_SET_COMPAT),
+            (AmendRequest(3, None), abi.AMEND_FLAG_SET_COMPAT | abi.AMEND_FLAG_COMPAT_V3),
+            (AmendRequest(None, False), abi.AMEND_FLAG_SET_LAZY),
+            (AmendRequest(None, True), abi.AMEND_FLAG_SET_LAZY | abi.AMEND_FLAG_LAZY_ON),
+            (AmendRequest(2, True), 2 | 8 | 16),
+            (AmendRequest(3, False), 2 | 4 | 8),
+        ],
+    )
+    def test_it_says_what_is_asked_for(self, request_: AmendRequest, flags: int) -> None:
+        assert self.pack(request_)["flags"] == flags | abi.AMEND_FLAG_QUIET
+
+    def test_it_asks_for_progress_and_text_where_they_are_wanted(self) -> None:
+        flags = self.pack(AmendRequest(None, None), progress=True, debug=True)["flags"]
+        assert flags == abi.AMEND_FLAG_PROGRESS

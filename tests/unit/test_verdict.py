@@ -1,0 +1,105 @@
+"""Test side: every reason of the ABI has a name and a message that helps, and no other has."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instar import abi
+from instar.vmm.errors import GuestFault
+from instar.vmm.verdict import REASONS, not_qcow2, translate
+
+NUMBERS = {
+    value: name
+    for name, value in vars(abi).items()
+    if name.startswith("REFUSAL_") and name != "REFUSAL_MAX"
+}
+ERRORS = {
+    value: name.removeprefix("AMEND_ERROR_")
+    for name, value in vars(abi).items()
+    if name.startswith("AMEND_ERROR_")
+}
+WORDS = st.integers(0, (1 << 64) - 1)
+
+
+def test_every_reason_of_the_abi_is_known_in_its_order() -> None:
+    assert list(REASONS) == sorted(NUMBERS)
+
+
+def test_names_are_used_once() -> None:
+    names = [name for name, _, _ in REASONS.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=NUMBERS.get)
+def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
+    name, details, _ = REASONS[reason]
+    for word in (name, *details):
+        assert word.replace("_", "").isalnum()
+        assert word == word.lower()
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=NUMBERS.get)
+def test_a_message_uses_details_that_exist(reason: int) -> None:
+    _, details, message = REASONS[reason]
+    used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
+    assert used <= set(details)
+    assert len(details) == len(set(details)) <= 3
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=NUMBERS.get)
+def test_a_reason_is_put_into_one_line(reason: int) -> None:
+    (refusal,) = translate(((reason, 1, 11, 22, 33),))
+    assert refusal.number == reason
+    assert (refusal.code, refusal.code_number) == (ERRORS[1], 1)
+    assert refusal.name == REASONS[reason][0]
+    assert tuple(refusal.detail.values()) == (11, 22, 33)[: len(REASONS[reason][1])]
+    assert refusal.message
+    assert refusal.message.isprintable()
+    assert "{" not in refusal.message
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=ERRORS.get)
+def test_every_error_code_has_its_name(error: int) -> None:
+    (refusal,) = translate(((abi.REFUSAL_DIRTY, error, 0, 0, 0),))
+    assert (refusal.code, refusal.code_number) == (ERRORS[error], error)
+
+
+def test_reasons_keep_their_order() -> None:
+    raw = ((abi.REFUSAL_CORRUPT, 8, 0, 0, 0), (abi.REFUSAL_DIRTY, 8, 0, 0, 0))
+    assert [refusal.name for refusal in translate(raw)] == ["corrupt", "dirty"]
+
+
+def test_no_refusals_are_no_reasons() -> None:
+    assert translate(()) == ()
+
+
+@pytest.mark.parametrize("reason", [0, max(REASONS) + 1, 1 << 31, (1 << 32) - 1])
+def test_an_unknown_reason_is_the_guests_fault(reason: int) -> None:
+    with pytest.raises(GuestFault, match=f"^the guest refuses with reason {reason} and error 8$"):
+        translate(((reason, 8, 0, 0, 0),))
+
+
+@pytest.mark.parametrize("error", [0, max(ERRORS) + 1, (1 << 32) - 1])
+def test_an_unknown_error_is_the_guests_fault(error: int) -> None:
+    with pytest.raises(GuestFault, match=f"^the guest refuses with reason 7 and error {error}$"):
+        translate(((abi.REFUSAL_DIRTY, error, 0, 0, 0),))
+
+
+@given(st.tuples(st.integers(0, 60) | WORDS, st.integers(0, 20) | WORDS, WORDS, WORDS, WORDS))
+def test_any_numbers_are_a_refusal_or_a_fault(raw: tuple[int, ...]) -> None:
+    try:
+        (refusal,) = translate((raw,))
+        assert refusal.message.isprintable()
+    except GuestFault:
+        assert raw[0] not in REASONS or raw[1] not in ERRORS
+
+
+def test_a_file_of_another_kind_is_named() -> None:
+    refusal = not_qcow2("a vmdk image")
+    assert refusal.message == "this is a vmdk image; only qcow2 images can be amended"
+    assert (refusal.name, refusal.number) == ("not_qcow2", abi.REFUSAL_BAD_MAGIC)
+    assert refusal.code == "UNSUPPORTED_FORMAT"
