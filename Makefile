@@ -63,8 +63,8 @@ check: dev guest ## style, types, spelling and memory budgets; changes nothing
 	$(VENV)/bin/codespell
 	$(PY) scripts/check_binary_sizes
 
-fuzz: dev guest planner qemu ## compare instar with qemu-img on generated images
-	@$(RUN) scripts/differential_fuzz $(ARGS)
+fuzz: dev guest planner ## run a fuzzer: ARGS='planner', 'device' or 'sandbox', see docs/fuzzing.md
+	@$(RUN) scripts/fuzz $(or $(ARGS),planner)
 
 bench: dev guest qemu ## measure instar beside qemu-img
 	@$(RUN) scripts/benchmark $(ARGS)

@@ -1,0 +1,92 @@
+"""Test side: compiles the planner's fuzz target, for libFuzzer by clang, or to replay files.
+
+The planner is compiled from a copy in which redzones lie between the parts of its workspace, so
+that AddressSanitizer sees one part run into the next.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from build_guest import ROOT, ZIG_HOST, BuildError, compiler, run_compiler
+
+FUZZ = ROOT / "tests" / "fuzz"
+BUILD = ROOT / "build" / "fuzz"
+TARGET = ("planner_fuzzer.c", "sparse.c", "walker.c")
+
+CFLAGS = "-std=c11 -g -Wall -Wextra -Werror -Wno-unknown-pragmas".split()
+UNDEFINED = "-fsanitize=undefined -fno-sanitize-recover=all".split()
+WRAPPING = (
+    f"-fsanitize=unsigned-integer-overflow -fsanitize-ignorelist={FUZZ}/ignorelist.txt".split()
+)
+# Comparisons are not traced: it costs two thirds of the speed, and the mutator knows the numbers.
+FUZZER = "-fsanitize=fuzzer -fno-sanitize-coverage=trace-cmp".split()
+SANITIZERS = {
+    "address": [
+        "-O3",
+        "-mllvm",
+        "-inline-threshold=2000",
+        "-fsanitize=address",
+        *UNDEFINED,
+        *WRAPPING,
+    ],
+    "memory": ["-O2", "-fsanitize=memory"],
+    "coverage": ["-O1", "-fprofile-instr-generate", "-fcoverage-mapping"],
+}
+CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 12, -1)))
+
+
+def find_clang() -> str:
+    """The newest clang at hand. BuildError, with what to install, if there is none."""
+    found = next(filter(None, map(shutil.which, CLANGS)), None)
+    if found is None:
+        raise BuildError("no clang with libFuzzer: apt-get install clang libclang-rt-dev")
+    return found
+
+
+def copy_planner(directory: Path) -> list[Path]:
+    """Copy shared/ with redzones in the workspace to `directory`; returns the sources."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for source in sorted((ROOT / "shared").glob("*.[ch]")):
+        text = source.read_text(encoding="ascii")
+        if source.name == "planner.h":
+            text = _add_redzones(text)
+        copy = directory / source.name
+        if not copy.exists() or copy.read_text(encoding="ascii") != text:
+            copy.write_text(text, encoding="ascii")
+    return sorted(directory.glob("*.c"))
+
+
+def _add_redzones(text: str) -> str:
+    found = re.search(r"struct planner_workspace \{\n(.*?)\};", text, re.DOTALL)
+    if found is None:
+        raise BuildError("shared/planner.h has no struct planner_workspace")
+    parts = [line for line in found[1].splitlines() if line.strip()]
+    zones = "".join(f"{line} uint8_t redzone{n}[64];\n" for n, line in enumerate(parts))
+    return text[: found.start(1)] + zones + text[found.end(1) :]
+
+
+def build_fuzzer(sanitizer: str) -> Path:
+    """Compile the libFuzzer program with one of SANITIZERS, and return its path."""
+    program = BUILD / f"planner-{sanitizer}"
+    options = [*SANITIZERS[sanitizer], *FUZZER]
+    _compile([find_clang(), *options], (*TARGET, "planner_mutator.c"), program)
+    return program
+
+
+def build_replay() -> Path:
+    """Compile a program that replays files, with the project's own compiler; returns its path."""
+    program = BUILD / "planner-replay"
+    host = compiler(ZIG_HOST)
+    address = [] if "ziglang" in host else ["-fsanitize=address"]
+    _compile([*host, "-O1", *address, *UNDEFINED], (*TARGET, "replay_main.c"), program)
+    return program
+
+
+def _compile(command: list[str], target: tuple[str, ...], program: Path) -> None:
+    sources = copy_planner(BUILD / "shared")
+    files = [str(path) for path in (*sources, *(FUZZ / name for name in target))]
+    includes = [f"-I{folder}" for folder in (BUILD / "shared", ROOT / "abi", FUZZ)]
+    run_compiler([*command, *CFLAGS, *includes, *files], program)

@@ -1,0 +1,89 @@
+"""Test side: the planner fuzzer's inputs, as sparse.h describes them, written and read."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from instar.abi import (
+    AMEND_FLAG_COMPAT_V3,
+    AMEND_FLAG_LAZY_ON,
+    AMEND_FLAG_SET_COMPAT,
+    AMEND_FLAG_SET_LAZY,
+)
+from instar.vmm.request import AmendRequest
+
+_HEAD = struct.Struct("<BBBBQ")
+_CHUNK = struct.Struct("<QH")
+_CHUNK_MAX = 0xFFFF
+_GAP = 16
+"""Zeros that are worth the end of a chunk."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A request on an image, and what else happens."""
+
+    flags: int
+    size: int
+    chunks: tuple[tuple[int, bytes], ...]
+    mode: int = 0
+    fail_read: int = 0
+
+    def pack(self) -> bytes:
+        """The bytes of the input."""
+        parts = [_HEAD.pack(self.flags, self.mode, self.fail_read, 0, self.size)]
+        parts += [_CHUNK.pack(offset, len(data)) + data for offset, data in self.chunks]
+        return b"".join(parts)
+
+
+def parse(data: bytes) -> Input | None:
+    """Read an input as the fuzzer does; None if it is too short to be one."""
+    if len(data) < _HEAD.size:
+        return None
+    flags, mode, fail_read, _, size = _HEAD.unpack_from(data)
+    chunks = []
+    at = _HEAD.size
+    while len(data) - at >= _CHUNK.size:
+        offset, length = _CHUNK.unpack_from(data, at)
+        at += _CHUNK.size
+        chunks.append((offset, data[at : at + length]))
+        at += length
+    return Input(flags, size & (1 << 63) - 1, tuple(chunks), mode, fail_read)
+
+
+def from_image(image: bytes, flags: int, parts: list[range], mode: int = 0) -> Input:
+    """The input for a whole image of which only `parts` matter."""
+    chunks = [chunk for part in parts for chunk in _runs(image, part)]
+    return Input(flags, len(image), tuple(sorted(chunks)), mode)
+
+
+def _runs(image: bytes, part: range) -> Iterator[tuple[int, bytes]]:
+    """What is not zero, in whole eight bytes from where it starts."""
+    data = image[part.start : part.stop]
+    for run in re.finditer(rb"[^\0](?:\0{0,%d}[^\0])*" % (_GAP - 1), data, re.DOTALL):
+        start, stop = run.start() // 8 * 8, -(-run.end() // 8) * 8
+        for at in range(start, stop, _CHUNK_MAX):
+            yield part.start + at, data[at : min(stop, at + _CHUNK_MAX)]
+
+
+def request_flags(request: AmendRequest) -> int:
+    """The flags of an AmendConfig that say what is asked for."""
+    flags = AMEND_FLAG_SET_COMPAT if request.version else 0
+    flags |= AMEND_FLAG_COMPAT_V3 if request.version == 3 else 0
+    flags |= AMEND_FLAG_SET_LAZY if request.lazy_refcounts is not None else 0
+    return flags | (AMEND_FLAG_LAZY_ON if request.lazy_refcounts else 0)
+
+
+def request_of(flags: int) -> AmendRequest | None:
+    """The request that these flags are; None if no caller of instar can ask for that."""
+    version = lazy = None
+    if flags & AMEND_FLAG_SET_COMPAT:
+        version = 3 if flags & AMEND_FLAG_COMPAT_V3 else 2
+    if flags & AMEND_FLAG_SET_LAZY:
+        lazy = bool(flags & AMEND_FLAG_LAZY_ON)
+    request = AmendRequest(version, lazy)
+    known = AMEND_FLAG_SET_COMPAT | AMEND_FLAG_COMPAT_V3 | AMEND_FLAG_SET_LAZY | AMEND_FLAG_LAZY_ON
+    return request if request_flags(request) == flags & known else None

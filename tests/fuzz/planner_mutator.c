@@ -1,0 +1,247 @@
+/* Test side: libFuzzer's mutations for planner inputs: fields, extensions, names, table entries.
+ *
+ * All edits are made on the encoded input (sparse.h), in place or by moving what lies behind.
+ */
+#include <string.h>
+
+#include "bytes.h"
+#include "sparse.h"
+
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+const char *__asan_default_options(void);
+
+/* libFuzzer frees a copy of each input: what is kept of them costs memory and speed. */
+const char *__asan_default_options(void)
+{
+    return "quarantine_size_mb=8";
+}
+
+struct input {
+    uint8_t *data;
+    size_t size, max_size;
+    uint32_t random;
+    uint32_t count;
+    size_t at[CHUNKS_MAX];     /* of the chunk's bytes */
+    size_t length[CHUNKS_MAX]; /* as far as they are there */
+};
+
+static uint32_t draw(struct input *in, uint32_t below)
+{
+    in->random ^= in->random << 13;
+    in->random ^= in->random >> 17;
+    in->random ^= in->random << 5;
+    return below ? in->random % below : 0;
+}
+
+static void locate(struct input *in)
+{
+    in->count = 0;
+    for (size_t at = sizeof(struct input_head);
+         at + sizeof(struct chunk_head) <= in->size && in->count < CHUNKS_MAX;) {
+        size_t length = (size_t)load_le(in->data + at + 8, 2);
+        at += sizeof(struct chunk_head);
+        length = length < in->size - at ? length : in->size - at;
+        in->at[in->count] = at;
+        in->length[in->count++] = length;
+        at += length;
+    }
+}
+
+static void store_le(uint8_t *p, uint64_t value, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++)
+        p[i] = (uint8_t)(value >> 8 * i);
+}
+
+static void store_be(uint8_t *p, uint64_t value, unsigned size)
+{
+    for (unsigned i = 0; i < size; i++)
+        p[i] = (uint8_t)(value >> 8 * (size - 1 - i));
+}
+
+static uint64_t chunk_offset(const struct input *in, uint32_t chunk)
+{
+    return load_le(in->data + in->at[chunk] - sizeof(struct chunk_head), 8);
+}
+
+static uint64_t cluster_size(const struct input *in)
+{
+    uint32_t bits = in->count && in->length[0] >= 24 ? load_be32(in->data + in->at[0] + 20) : 16;
+    return UINT64_C(1) << (bits <= 21 ? bits : 16);
+}
+
+/* A number that may mean something: a place, a size, a limit, and what lies next to it. */
+static uint64_t interesting(struct input *in)
+{
+    static const uint64_t limits[] = {
+        0, 1, 2, 3, 4, 6, 7, 8, 15, 16, 24, 40, 48, 56, 72, 80, 104, 112, 120, 384, 392, 400, 424,
+        432, 440, 496, 504, 512, 520, 1023, 1024, 4088, 4096, 4104, 0xfff8, 0x10000, 0x10008,
+        65535, 65536, 0x20000, 0x100000, 0x200000, 0x2000000, 0xffffffff, 0x100000000,
+        UINT64_C(1) << 62, INT64_MAX, UINT64_C(1) << 63, UINT64_MAX,
+    };
+    uint64_t value, cluster = cluster_size(in);
+    switch (draw(in, 6)) {
+    case 0: return UINT64_C(1) << draw(in, 64);
+    case 1: value = cluster * draw(in, 16); break;
+    case 2: value = in->count ? chunk_offset(in, draw(in, in->count)) : 0; break;
+    case 3: value = load_le(in->data + 4, 8); break;
+    default: value = limits[draw(in, sizeof(limits) / sizeof(*limits))]; break;
+    }
+    static const int8_t near[] = {0, 0, 0, 0, 1, -1, 8, -8, 7};
+    return value + (uint64_t)(int64_t)near[draw(in, sizeof(near))];
+}
+
+static void edit_header_field(struct input *in)
+{
+    static const uint8_t fields[][2] = {
+        {4, 4},  {8, 8},  {8, 8},  {16, 4}, {16, 4}, {20, 4}, {24, 8},  {32, 4},  {36, 4},  {40, 8},
+        {48, 8}, {56, 4}, {60, 4}, {64, 8}, {72, 8}, {80, 8}, {88, 8}, {96, 4}, {100, 4}, {104, 1},
+    };
+    const uint8_t *field = fields[draw(in, sizeof(fields) / sizeof(*fields))];
+    if (!in->count || in->length[0] < (size_t)field[0] + field[1])
+        return;
+    uint8_t *p = in->data + in->at[0] + field[0];
+    if (field[0] == 4)
+        store_be(p, 2 + draw(in, 2), 4);
+    else if (field[0] == 20)
+        store_be(p, 9 + draw(in, 13), 4);
+    else if ((field[0] == 36 || field[0] == 60) && draw(in, 8))
+        store_be(p, draw(in, 20), 4);
+    else if (field[0] >= 72 && field[0] < 96 && draw(in, 2))
+        p[7] ^= (uint8_t)(1u << draw(in, 6));
+    else
+        store_be(p, interesting(in), field[1]);
+}
+
+static void edit_request(struct input *in)
+{
+    switch (draw(in, 8)) {
+    case 0: in->data[1] = (uint8_t)draw(in, 256); break;
+    case 1: in->data[1] &= (uint8_t)~MODE_MISMATCH; break;
+    case 2: in->data[2] = (uint8_t)draw(in, 12); break;
+    case 3: in->data[2] = 0; break;
+    case 4: store_le(in->data + 4, interesting(in), 8); break;
+    case 5: store_le(in->data + 4, cluster_size(in) * draw(in, 64), 8); break;
+    default: in->data[0] = (uint8_t)draw(in, 64); break;
+    }
+}
+
+/* Make room for (or, if negative, take away) bytes at `at` of a chunk. False: no room. */
+static bool shift(struct input *in, uint32_t chunk, size_t at, int change)
+{
+    uint8_t *p = in->data + in->at[chunk] + at;
+    size_t gone = change < 0 ? (size_t)-change : 0, more = change > 0 ? (size_t)change : 0;
+    size_t behind = in->size - (in->at[chunk] + at);
+    if (at + gone > in->length[chunk] || in->size + more - gone > in->max_size ||
+        in->length[chunk] + more > 0xffff)
+        return false;
+    memmove(p + more, p + gone, behind - gone);
+    memset(p, 0, more);
+    in->size = in->size + more - gone;
+    store_le(in->data + in->at[chunk] - 2, in->length[chunk] + more - gone, 2);
+    return true;
+}
+
+/* A random extension border; and the size of the extension there, 0 for the end. */
+static size_t border(struct input *in, size_t *size)
+{
+    const uint8_t *raw = in->data + in->at[0];
+    size_t at = load_be32(raw + 4) == 2 || in->length[0] < 104 ? 72 : load_be32(raw + 100);
+    for (uint32_t skip = draw(in, 5);; skip--) {
+        *size = 0;
+        if (at >= in->length[0] || in->length[0] - at < 8)
+            return at;
+        uint64_t length = load_be32(raw + at + 4);
+        if (load_be32(raw + at) == 0)
+            return at;
+        *size = (size_t)(8 + (length + 7) / 8 * 8);
+        if (skip == 0 || *size > in->length[0] - at)
+            return at;
+        at += *size;
+    }
+}
+
+static void edit_extension(struct input *in)
+{
+    static const uint32_t types[] = {0xe2792aca, 0x6803f857, 0x23852875, 0x0537be77,
+                                     0x44415441, 0x11111111, 0x22222222, 0};
+    size_t size, at;
+    if (!in->count || in->length[0] < 72)
+        return;
+    at = border(in, &size);
+    if (draw(in, 3) == 0 && size && size <= in->length[0] - at) {
+        shift(in, 0, at, -(int)size);
+        return;
+    }
+    if (draw(in, 3) == 0 && at + 8 <= in->length[0]) {
+        uint64_t length = interesting(in);
+        store_be(in->data + in->at[0] + at + 4, draw(in, 2) ? length : length % 1024, 4);
+        return;
+    }
+    uint32_t length = draw(in, 4) ? draw(in, 33) : draw(in, 500);
+    uint32_t type = draw(in, 8) ? types[draw(in, 8)] : in->random;
+    if (type == 0x23852875)
+        length = 24;
+    else if (type == 0x0537be77 || (type == 0xe2792aca && length > 15))
+        length = draw(in, 16) + 1;
+    if (at > in->length[0] || !shift(in, 0, at, (int)(8 + (length + 7) / 8 * 8)))
+        return;
+    store_be(in->data + in->at[0] + at, type, 4);
+    store_be(in->data + in->at[0] + at + 4, length, 4);
+}
+
+/* Put a table entry, or any eight bytes of a chunk, to something that may be one. */
+static void edit_entry(struct input *in)
+{
+    uint32_t chunk = in->count ? draw(in, in->count) : 0;
+    if (!in->count || in->length[chunk] < 8)
+        return;
+    size_t at = draw(in, (uint32_t)(in->length[chunk] / 4 - 1)) * 4;
+    uint8_t *p = in->data + in->at[chunk] + at;
+    switch (draw(in, 5)) {
+    case 0: p[7] ^= 1; break;
+    case 1: p[0] ^= 0x40; break;
+    case 2: store_be(p, interesting(in), 4); break;
+    case 3: store_be(p, draw(in, 64), 2); break;
+    default: store_be(p, interesting(in) | (draw(in, 2) ? UINT64_C(1) << 63 : 0), 8); break;
+    }
+}
+
+/* Move a chunk, resize it, add one or drop one. */
+static void edit_chunk(struct input *in)
+{
+    uint32_t chunk = in->count ? draw(in, in->count) : 0;
+    uint8_t *head = in->data + (in->count ? in->at[chunk] - sizeof(struct chunk_head) : 0);
+    if (!in->count)
+        return;
+    switch (draw(in, 4)) {
+    case 0: store_le(head, interesting(in), 8); break;
+    case 1: shift(in, chunk, draw(in, (uint32_t)in->length[chunk] + 1), (int)draw(in, 64)); break;
+    case 2: shift(in, chunk, draw(in, (uint32_t)in->length[chunk] + 1), -(int)draw(in, 64)); break;
+    default:
+        if (in->count == CHUNKS_MAX || in->size + 48 > in->max_size)
+            return;
+        memset(in->data + in->size, 0, 48);
+        store_le(in->data + in->size, interesting(in), 8);
+        store_le(in->data + in->size + 8, 48 - sizeof(struct chunk_head), 2);
+        in->size += 48;
+    }
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+{
+    static void (*const edits[])(struct input *) = {
+        edit_header_field, edit_header_field, edit_request, edit_extension, edit_entry, edit_chunk,
+    };
+    struct input in = {.data = data, .size = size, .max_size = max_size, .random = seed | 1};
+    for (int i = 0; i < 8; i++)
+        draw(&in, 2);
+    if (size < sizeof(struct input_head) || draw(&in, 5) == 0)
+        return LLVMFuzzerMutate(data, size, max_size);
+    for (uint32_t rounds = 1 + draw(&in, 4); rounds; rounds--) {
+        locate(&in);
+        edits[draw(&in, sizeof(edits) / sizeof(*edits))](&in);
+    }
+    return in.size;
+}

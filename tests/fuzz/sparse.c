@@ -1,0 +1,110 @@
+/* Test side: see sparse.h. */
+#include "sparse.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bytes.h"
+
+#define SECTOR 512u
+
+_Noreturn void broken(const char *promise, unsigned line)
+{
+    fprintf(stderr, "broken promise, line %u: %s\n", line, promise);
+    abort();
+}
+
+bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, struct sparse *image)
+{
+    struct chunk_head chunk;
+    if (size < sizeof(*head))
+        return false;
+    memcpy(head, data, sizeof(*head));
+    image->size = load_le(head->size, 8) & INT64_MAX;
+    image->count = 0;
+    for (size_t at = sizeof(*head); size - at >= sizeof(chunk) && image->count < CHUNKS_MAX;) {
+        memcpy(&chunk, data + at, sizeof(chunk));
+        at += sizeof(chunk);
+        uint64_t length = load_le(chunk.length, 2);
+        if (length > size - at)
+            length = size - at;
+        uint64_t offset = load_le(chunk.offset, 8);
+        if (offset <= INT64_MAX)
+            image->chunks[image->count++] = (struct chunk){offset, length, data + at};
+        at += length;
+    }
+    return true;
+}
+
+void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint64_t length)
+{
+    memset(to, 0, length);
+    uint64_t end = offset + length;
+    if (end > image->size)
+        end = image->size;
+    for (uint32_t i = 0; i < image->count; i++) {
+        const struct chunk *c = &image->chunks[i];
+        uint64_t first = c->offset > offset ? c->offset : offset;
+        uint64_t last = c->offset + c->length < end ? c->offset + c->length : end;
+        if (first < last)
+            memcpy(to + (first - offset), c->bytes + (first - c->offset), last - first);
+    }
+}
+
+void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config)
+{
+    uint8_t raw[SECTOR];
+    sparse_read(image, 0, raw, sizeof(raw));
+    uint32_t version = load_be32(raw + 4), bits = load_be32(raw + 20);
+    uint32_t order = version == 2 ? 4 : load_be32(raw + 96);
+    *config = (struct AmendConfig){
+        .magic = AMEND_CONFIG_MAGIC,
+        .target_format = AMEND_FORMAT_QCOW2,
+        .flags = flags,
+        .sector_size = SECTOR,
+        .cluster_size = bits >= 9 && bits <= 21 ? UINT32_C(1) << bits : 0,
+        .current_version = version,
+        .current_refcount_bits = order <= 6 ? UINT32_C(1) << order : 0,
+        .current_incompatible_features = version == 2 ? 0 : load_be64(raw + 72),
+        .current_compatible_features = version == 2 ? 0 : load_be64(raw + 80),
+        .virtual_size = load_be64(raw + 24),
+        .image_size = image->size,
+        .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
+    };
+}
+
+bool reading_read(void *context, const struct io_range *ranges, uint32_t count)
+{
+    struct reading *reading = context;
+    const uint8_t *start = (const uint8_t *)reading->workspace;
+    uint64_t end = (reading->image->size + SECTOR - 1) / SECTOR * SECTOR;
+    PROMISE(count > 0 && count <= PLANNER_RANGES_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *r = &ranges[i];
+        PROMISE(r->offset % SECTOR == 0 && r->length % SECTOR == 0 && r->length > 0);
+        PROMISE(r->length <= INSTAR_BLOCK_REQUEST_MAX);
+        PROMISE(r->offset < end && r->length <= end - r->offset);
+        PROMISE(r->buffer >= start && r->buffer + r->length <= start + sizeof(*reading->workspace));
+        reading->bytes += r->length;
+        bool table = r->buffer >= reading->workspace->table && r->buffer < reading->workspace->batch;
+        reading->cost += r->length * (table ? 8 : 1);
+    }
+    if (reading->failed)
+        PROMISE(++reading->late_calls <= LATE_CALLS_MAX);
+    if (++reading->calls == reading->fail_read || reading->cost > reading->budget) {
+        reading->failed = true;
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        sparse_read(reading->image, ranges[i].offset, ranges[i].buffer, ranges[i].length);
+    return true;
+}
+
+void reading_progress(void *context, uint64_t done, uint64_t total)
+{
+    struct reading *reading = context;
+    PROMISE(reading->may_progress);
+    PROMISE(done <= total && done >= reading->progress);
+    reading->progress = done;
+}

@@ -1,0 +1,85 @@
+/* Test side: a fuzzer's input as a request on a sparse image, and the image as the planner reads it.
+ *
+ * An input, all numbers little-endian, is an input_head and then chunks, each a chunk_head and its
+ * bytes; the last one may be cut short. What no chunk covers reads as zeros; later chunks win.
+ */
+#ifndef INSTAR_FUZZ_SPARSE_H
+#define INSTAR_FUZZ_SPARSE_H
+
+#include <stddef.h>
+
+#include "planner.h"
+
+#define CHUNKS_MAX 32u
+#define LATE_CALLS_MAX 4u /* reads after one has failed: the planner gives up soon */
+#define OVERLAYS_MAX PLANNER_WRITES_MAX
+
+#define MODE_MISMATCH 0x80u /* the host saw another field than there is; bits 4 to 6 say which */
+#define MODE_TWICE 0x01u    /* a refusal is asked for a second time */
+#define MODE_LONG 0x7eu     /* these and no other: tables may be long */
+
+struct input_head {
+    uint8_t flags; /* AMEND_FLAG_*, of the request */
+    uint8_t mode;
+    uint8_t fail_read; /* the read call with this number, from 1 on, fails */
+    uint8_t spare;
+    uint8_t size[8]; /* of the image in bytes, modulo 2^63 */
+};
+
+struct chunk_head {
+    uint8_t offset[8];
+    uint8_t length[2];
+};
+
+struct chunk {
+    uint64_t offset;
+    uint64_t length;
+    const uint8_t *bytes;
+};
+
+struct sparse {
+    uint64_t size;
+    uint32_t count;
+    struct chunk chunks[CHUNKS_MAX + OVERLAYS_MAX];
+};
+
+/* One run of the planner: what it may do, and what it did. */
+struct reading {
+    const struct sparse *image;
+    const struct planner_workspace *workspace;
+    uint32_t fail_read;
+    uint64_t budget; /* of what the reads cost; the one that exceeds it fails */
+    uint32_t calls, late_calls;
+    uint64_t bytes;
+    uint64_t cost; /* bytes, those of L1 tables eightfold: they take time */
+    uint64_t progress;
+    bool may_progress;
+    bool failed; /* a read did */
+};
+
+static inline uint64_t load_le(const uint8_t *p, unsigned size)
+{
+    uint64_t value = 0;
+    while (size--)
+        value = value << 8 | p[size];
+    return value;
+}
+
+/* False: too short to be an input. */
+bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, struct sparse *image);
+
+/* Any bytes of the image, zeros behind its end. */
+void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint64_t length);
+
+/* What the host makes of the image's first sector, as vmm/probe.py and vmm/sandbox.py do. */
+void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
+
+/* The planner's callbacks; each ends the process if the planner breaks a rule. */
+bool reading_read(void *reading, const struct io_range *ranges, uint32_t count);
+void reading_progress(void *reading, uint64_t done, uint64_t total);
+
+/* Ends the process with a message: the planner broke a promise. */
+_Noreturn void broken(const char *promise, unsigned line);
+#define PROMISE(condition) ((condition) ? (void)0 : broken(#condition, __LINE__))
+
+#endif
