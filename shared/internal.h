@@ -45,13 +45,14 @@ struct planner {
     const struct image_io *io;
     struct planner_workspace *workspace;
     struct verdict *verdict;
+    bool unsound; /* something was refused that keeps the tables from being followed */
     struct qcow2_header header;
     uint32_t header_loaded; /* bytes of workspace->old_header that have been read */
     uint32_t target_version;
     bool target_lazy;
 };
 
-/* Note a reason to refuse; beyond REFUSAL_MAX the rest are dropped, the first ones being enough. */
+/* Note a reason to refuse; of one reason, and of all, only so many are kept. */
 void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t detail0,
             uint64_t detail1, uint64_t detail2);
 

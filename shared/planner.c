@@ -6,11 +6,18 @@
 #include "bytes.h"
 #include "internal.h"
 
+/* Of a reason that holds for each of many snapshots the first few are enough. */
+#define SAME_REASON_MAX 8
+
 void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t detail0,
             uint64_t detail1, uint64_t detail2)
 {
     struct verdict *v = planner->verdict;
-    if (v->count == REFUSAL_MAX)
+    uint32_t same = 0;
+    planner->unsound |= error == AMEND_ERROR_PARSE_FAILED || error == AMEND_ERROR_READ_FAILED;
+    for (uint32_t i = 0; i < v->count; i++)
+        same += v->refusals[i].reason == reason;
+    if (v->count == REFUSAL_MAX || same == SAME_REASON_MAX)
         return;
     v->refusals[v->count++] = (struct AmendRefusal){
         .reason = reason,
@@ -76,16 +83,6 @@ static void check_downgrade(struct planner *planner)
         refuse(planner, REFUSAL_DOWNGRADE_BITMAPS, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
 }
 
-/* Whether the tables can be followed: none of what was refused so far concerns them. */
-static bool tables_are_sound(const struct verdict *verdict)
-{
-    for (uint32_t i = 0; i < verdict->count; i++)
-        if (verdict->refusals[i].error == AMEND_ERROR_PARSE_FAILED ||
-            verdict->refusals[i].error == AMEND_ERROR_READ_FAILED)
-            return false;
-    return true;
-}
-
 /* The feature words of the amended image. */
 static void plan_features(const struct planner *planner, struct amend_plan *plan)
 {
@@ -109,12 +106,12 @@ static bool judge(struct planner *planner)
     bool downgrade = planner->target_version < planner->header.version;
     if (downgrade)
         check_downgrade(planner);
-    if (!tables_are_sound(planner->verdict))
+    if (planner->unsound)
         return false;
     uint64_t snapshot_l1_entries = check_snapshots(planner);
     bool standard_entries =
         !(planner->header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2);
-    if (downgrade && standard_entries && tables_are_sound(planner->verdict))
+    if (downgrade && standard_entries && !planner->unsound)
         scan_for_downgrade(planner, snapshot_l1_entries);
     return planner->verdict->count == 0;
 }
