@@ -1,0 +1,246 @@
+"""The registry of deliberate divergences from qemu-img, and the only one. Test side.
+
+A test that finds a difference from qemu-img looks it up here by its name; what is not here is a
+defect. The table in docs/amend.md is made of it: `python -m tests.divergences` prints that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One way in which instar differs from qemu-img, on purpose."""
+
+    name: str
+    qemu: str
+    """What qemu-img does."""
+    instar: str
+    """What instar does."""
+    why: str
+    versions: str = ALL
+    """Which versions of qemu-img it was observed in, of those that the tests run."""
+
+
+DIVERGENCES = (
+    Divergence(
+        "no_op_writes_nothing",
+        "writes the header anew whatever is asked: it adds its own feature names, reverses unknown "
+        "extensions, clears unknown autoclear bits and all bytes that mean nothing",
+        "leaves an image that is already as asked untouched, bytes and times",
+        "a request that is already true is no reason to write",
+    ),
+    Divergence(
+        "refusal_leaves_nothing",
+        "may have written before it refuses: the steps done so far, or the corrupt bit",
+        "has written nothing when it refuses",
+        "a refusal must not change an image",
+    ),
+    Divergence(
+        "dirty_refused",
+        "repairs a dirty image as it opens it, then goes on",
+        "refuses (`dirty`)",
+        "to rebuild reference counts is `qemu-img check`'s work, and its user should see it",
+    ),
+    Divergence(
+        "backing_file_not_opened",
+        "opens the backing file, and refuses if it is missing, locked or of an unknown format",
+        "never opens the backing file",
+        "a name in an image that is not trusted must not decide which files are opened",
+    ),
+    Divergence(
+        "data_file_not_opened",
+        "opens the external data file, and refuses if it is missing",
+        "never opens the external data file",
+        "a name in an image that is not trusted must not decide which files are opened",
+    ),
+    Divergence(
+        "no_secret_needed",
+        "refuses to open an encrypted image without its secret",
+        "needs no secret",
+        "neither option touches encrypted bytes",
+    ),
+    Divergence(
+        "lazy_on_with_downgrade",
+        "accepts `compat=0.10,lazy_refcounts=on` where lazy refcounts are on, and drops them",
+        "refuses (`lazy_needs_v3`), whatever the image says",
+        "what was asked for explicitly cannot be had",
+    ),
+    Divergence(
+        "zero_clusters_block",
+        "gives zero clusters a data cluster, or clears them in place, and with them the data of a "
+        "snapshot that shares the cluster",
+        "refuses (`downgrade_zero_clusters`)",
+        "not done yet; qemu-img's way can lose the data of a snapshot",
+    ),
+    Divergence(
+        "bitmaps_block",
+        "leaves the bitmaps in the file, where version 2 cannot say whether they are valid, and "
+        "the next program that writes drops them and leaks their clusters",
+        "refuses (`downgrade_bitmaps`)",
+        "bitmaps would be lost without a word",
+    ),
+    Divergence(
+        "zstd_in_snapshots_blocks",
+        "looks for zstd-compressed clusters in the active disk only; those of a snapshot cannot be "
+        "read afterwards",
+        "refuses (`downgrade_compressed_clusters`)",
+        "the data of a snapshot would be lost",
+        "7.2 and later",
+    ),
+    Divergence(
+        "empty_snapshot_l1",
+        "fails on a snapshot that has no L1 table, as of an image of size 0 (`Cannot allocate "
+        "memory`, or a crash)",
+        "downgrades",
+        "nothing is wrong with the image",
+    ),
+    Divergence(
+        "snapshot_extra_data_blocks",
+        "writes a snapshot table without the extra data of version 3 anew, elsewhere",
+        "refuses (`upgrade_snapshot_extra_data`)",
+        "not done yet; qemu-img itself has written the extra data for ten years, in version 2 too",
+    ),
+    Divergence(
+        "unknown_header_fields_dropped",
+        "writes unknown header fields where version 2 has its extensions: the image cannot be "
+        "opened any more, or has lost its backing format",
+        "drops them in a downgrade",
+        "the image must stay readable",
+    ),
+    Divergence(
+        "feature_names_not_added",
+        "adds its feature name table to version 3 where clusters are over 4 KiB, and refuses where "
+        "that does not fit; puts its own in the place of another",
+        "adds none, and drops it when it changes the version",
+        "they are words for error messages, and the room is worth more",
+    ),
+    Divergence(
+        "extension_order_kept",
+        "sorts the extensions, and reverses the unknown ones",
+        "keeps the order",
+        "the order means nothing, and what need not change does not",
+    ),
+    Divergence(
+        "strings_kept",
+        "cuts the backing file's name and format at a zero byte, and drops all but the last of "
+        "several formats",
+        "keeps them byte for byte; they read the same",
+        "the backing file is not instar's to change",
+    ),
+    Divergence(
+        "virtual_size_kept",
+        "rounds a virtual size down to a multiple of 512",
+        "keeps it; it reads the same",
+        "the size was not asked to change",
+    ),
+    Divergence(
+        "data_file_extension_kept",
+        "drops a data file's name where the image has no data file",
+        "keeps it; nobody reads it",
+        "an extension that is ignored is harmless",
+    ),
+    Divergence(
+        "stale_bitmaps_kept",
+        "drops the bitmaps extension where its autoclear bit is unset, and leaks the clusters",
+        "keeps it in version 3 and in an upgrade; it stays invalid",
+        "`qemu-img check -r` needs it to tell what is leaked",
+    ),
+    Divergence(
+        "bitmap_directory_not_read",
+        "reads all bitmaps, and refuses if one is damaged",
+        "does not follow the bitmaps extension",
+        "neither option touches bitmaps",
+    ),
+    Divergence(
+        "refcounts_not_read",
+        "refuses a downgrade if it cannot read the reference counts",
+        "does not look at reference counts",
+        "neither option touches them",
+    ),
+    Divergence(
+        "file_must_be_whole",
+        "takes a header that the file's end cuts short, and tables behind the end, which read as "
+        "zeros, or in the header cluster",
+        "refuses (`truncated_header`, `refcount_table`, `l1_table`, `l2_table`, `snapshot_table`)",
+        "the file is truncated or damaged, and should be looked at first",
+    ),
+    Divergence(
+        "l2_tables_counted",
+        "follows an L1 table that names the same L2 tables again and again",
+        "refuses a downgrade if it names more than the file has clusters (`l2_table`)",
+        "the work must not exceed what the file's size explains",
+    ),
+    Divergence(
+        "header_length_unaligned",
+        "takes a header length that is no multiple of 8 if what it reads there makes sense",
+        "refuses (`header_length`)",
+        "the specification forbids it",
+    ),
+    Divergence(
+        "backing_name_in_header",
+        "takes a backing file name that lies within the header fields",
+        "refuses (`backing_file`)",
+        "the header is damaged, and the new fields would overwrite the name",
+    ),
+    Divergence(
+        "header_limit",
+        "takes header extensions anywhere in the header cluster",
+        "refuses if they reach beyond 64 KiB (`header_too_large`)",
+        "memory is bounded; no program writes such headers",
+    ),
+    Divergence(
+        "no_zstd_in_5_2",
+        "was built without zstd, and cannot open such an image",
+        "amends it",
+        "no compressed cluster is touched",
+        "5.2",
+    ),
+    Divergence(
+        "unused_offset",
+        "refuses an L1 or snapshot table at 2^63 or beyond even if it has no entries",
+        "does not look where a table of no entries is, as long as it is aligned",
+        "nobody reads it",
+    ),
+    Divergence(
+        "negative_size",
+        "takes a virtual size so close to 2^64 that it wraps when it is rounded up",
+        "refuses (`virtual_size`)",
+        "no disk is that large; later versions refuse too",
+        "5.2",
+    ),
+    Divergence(
+        "work_is_bounded",
+        "works on a downgrade as long as it takes, over thousands of snapshots or L2 tables",
+        "gives up when a budget of time, exits or bytes read is exceeded (`GuestFault`)",
+        "a hostile image must not occupy the host",
+    ),
+)
+
+_BY_NAME = {divergence.name: divergence for divergence in DIVERGENCES}
+
+
+def diverges(name: str) -> Divergence:
+    """Look up the divergence that a test has found. AssertionError if it is not deliberate."""
+    assert name in _BY_NAME, f"{name} is in no registry: a defect"
+    return _BY_NAME[name]
+
+
+def table() -> list[str]:
+    """The lines of the table in docs/amend.md."""
+    rows = (
+        (f"`{entry.name}`", entry.qemu, entry.instar, entry.why, entry.versions)
+        for entry in DIVERGENCES
+    )
+    return [
+        "| name | qemu-img | instar | why | versions |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

@@ -1,0 +1,28 @@
+"""The catalogue of hostile images: all cases, by theme. Test side."""
+
+from __future__ import annotations
+
+from tests.hostile import (
+    extensions,
+    features,
+    giants,
+    header_fields,
+    lengths,
+    pointers,
+    snapshots,
+    tables,
+)
+from tests.hostile.case import Case
+
+THEMES = (
+    header_fields,
+    features,
+    extensions,
+    pointers,
+    tables,
+    snapshots,
+    lengths,
+    giants,
+)
+
+CASES: tuple[Case, ...] = tuple(case for theme in THEMES for case in theme.cases())

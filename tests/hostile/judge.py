@@ -1,0 +1,85 @@
+"""Lets instar amend a hostile image under observation. Test side."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import instar
+from instar.vmm import amend as use_case
+from instar.vmm.sandbox import Sandbox
+from tests.oracle.verdicts import Request
+
+TIMEOUT = 5.0
+"""In seconds, for the guest; far more than any case needs on a machine that is not busy."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one amend ended, and what it took."""
+
+    action: str
+    """ "amended", "noop", "refused" or "fault"."""
+    reasons: tuple[str, ...]
+    """Of a refusal the names of the reasons, of a fault its message."""
+    exits: int
+    bytes_read: int
+    memory: int
+    """By how many bytes the memory of the process grew in between, at most."""
+
+    @property
+    def kind(self) -> str:
+        """In qemu-img's terms."""
+        return "accepted" if self.action in ("amended", "noop") else "refused"
+
+
+class _Watched(Sandbox):
+    """A sandbox that leaves behind what its run took."""
+
+    taken = (0, 0)
+
+    def run(self, image: Any, *arguments: Any) -> Any:
+        try:
+            return super().run(image, *arguments)
+        finally:
+            _Watched.taken = (self.vm_exits, image.bytes_read)
+
+
+def amend(path: Path, request: Request, timeout: float = TIMEOUT) -> Outcome:
+    """Amend an image. Whatever is raised besides a refusal or a fault is a defect."""
+    _Watched.taken = (0, 0)
+    before = _start_measuring()
+    with patch.object(use_case, "Sandbox", _Watched):
+        action, reasons = _amend(path, request, timeout)
+    return Outcome(action, reasons, *_Watched.taken, _peak() - before)
+
+
+def _amend(path: Path, request: Request, timeout: float) -> tuple[str, tuple[str, ...]]:
+    try:
+        result = instar.amend(
+            path,
+            compat=request.compat,
+            lazy_refcounts=request.lazy_refcounts,
+            format=request.format,
+            timeout=timeout,
+        )
+    except instar.ImageRejected as error:
+        return "refused", tuple(refusal.name for refusal in error.refusals)
+    except instar.GuestFault as error:
+        return "fault", (str(error),)
+    return result.action, ()
+
+
+def _start_measuring() -> int:
+    """Forget the peak of this process's memory; returns its present size (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) << 10

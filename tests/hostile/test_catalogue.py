@@ -1,0 +1,107 @@
+"""Hostile images end in a verdict, at once, and in the one that qemu-img comes to. Test side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.divergences import diverges
+from tests.hostile import judge, record, sparse
+from tests.hostile.case import Case
+from tests.hostile.catalogue import CASES
+from tests.hostile.judge import Outcome
+from tests.hostile.meaning import Meaning
+from tests.oracle.verdicts import Request
+from tests.qemu import Qemu
+
+MEMORY = 16 << 20
+"""By how much the process may grow: guest memory, buffers, and what Python wants."""
+SHORT = 0.2
+"""In seconds, for a guest that would exceed its budget of time however large."""
+LIGHT = [case for case in CASES if not case.fault and case.length is None]
+SAMPLE = LIGHT[:: len(LIGHT) // 30]
+
+RECORD: dict[str, Any] = json.loads(record.FILE.read_text())
+VERDICTS: record.Verdicts = RECORD["verdicts"]
+
+
+def recorded(case: Case, options: str) -> list[str]:
+    """The verdicts of all versions of qemu-img, oldest first."""
+    found = VERDICTS[case.name][options]
+    return [found] * len(RECORD["versions"]) if isinstance(found, str) else found
+
+
+def kind(verdict: str) -> str:
+    """ "accepted" or "refused"."""
+    return verdict.partition(":")[0]
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_hostile_image_ends_in_a_verdict(case: Case, tmp_path: Path) -> None:
+    original = tmp_path / "case.qcow2"
+    case.write(original)
+    meaning, differences = Meaning(original), set()
+    for options, request in record.REQUESTS.items():
+        image = sparse.copy(original, tmp_path / "t.qcow2")
+        before = sparse.fingerprint(image)
+        hopeless = case.fault and request.compat == "0.10"
+        outcome = judge.amend(image, request, SHORT if hopeless else judge.TIMEOUT)
+        print(options, outcome)
+        assert_verdict(case, outcome)
+        assert_bounded(case, outcome)
+        if outcome.action == "amended":
+            assert_amended(meaning, Meaning(image), request)
+        else:
+            assert sparse.fingerprint(image) == before
+        differences |= {kind(theirs) for theirs in recorded(case, options)} - {outcome.kind}
+    for name in case.differs.split():
+        diverges(name)
+    assert bool(differences) == bool(case.differs), f"where qemu-img differs: {differences}"
+
+
+def assert_verdict(case: Case, outcome: Outcome) -> None:
+    """A refusal is for the reason that the case has, a fault only for a budget it names."""
+    own = [reason for reason in outcome.reasons if reason != "lazy_needs_v3"]
+    if outcome.action == "fault":
+        assert case.fault
+        assert case.fault in outcome.reasons[0]
+    elif own:
+        assert case.reason in own
+
+
+def assert_bounded(case: Case, outcome: Outcome) -> None:
+    """The work was in proportion to what is in the file."""
+    assert outcome.memory < MEMORY
+    if outcome.action != "fault":
+        assert outcome.exits <= case.exits
+        assert outcome.bytes_read <= case.bytes_read
+
+
+def assert_amended(before: Meaning, after: Meaning, request: Request) -> None:
+    """The image is what was asked for, and otherwise what it was."""
+    version, incompatible, lazy = before.features
+    wanted = {"0.10": 2, "1.1": 3, None: version}[request.compat]
+    lazy = wanted == 3 and (lazy if request.lazy_refcounts is None else request.lazy_refcounts)
+    kept = incompatible if wanted == 3 else 0
+    assert after.features == (wanted, kept, lazy)
+    assert after.described == before.described
+    for place, data in before.readable.items():
+        assert after.readable[place] == data, place
+
+
+def test_names_are_unique_and_recorded() -> None:
+    assert list(VERDICTS) == list(dict.fromkeys(case.name for case in CASES))
+    assert len(VERDICTS) == len(CASES)
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.name)
+def test_recorded_verdicts_are_those_of_the_newest_qemu(
+    case: Case, tmp_path: Path, qemu: Qemu
+) -> None:
+    column = 0 if qemu.number < (6,) else -1
+    for options, found in record.ask(case, [qemu], tmp_path).items():
+        assert kind(str(found)) == kind(recorded(case, options)[column]), (options, found)

@@ -1,0 +1,121 @@
+"""Every reason to refuse: it is named, with all others, and nothing is touched. Test side.
+
+Most reasons are rows, see rows.py, for which qemu-img is asked too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import instar
+from instar.vmm import block, image_file, verdict
+from instar.vmm.staging import StagedWrites
+from tests.oracle.agreement import assert_as_recorded
+from tests.oracle.recipe import make
+from tests.oracle.rows import RECORDED, REFUSALS, Row
+from tests.oracle.verdicts import ACCEPTED, Request, ask_instar, fingerprint
+from tests.qemu import Qemu
+
+LAZY_ON = Request(lazy_refcounts=True)
+IO_ERROR = b"\1"
+"""VIRTIO_BLK_S_IOERR, which the host has no reason to send: its own errors end the run."""
+
+FORCED = {"header_mismatch", "read_failed", "write_failed"}
+"""The reasons that no image alone can cause; each has a test of its own below."""
+
+
+@pytest.fixture
+def image(tmp_path: Path, qemu: Qemu) -> Path:
+    """An empty image of version 3."""
+    return make(qemu, tmp_path, "create t.qcow2 64M")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.name.partition("/")[2])
+def test_a_refusal_names_all_its_reasons_and_touches_nothing(
+    row: Row, tmp_path: Path, qemu_versions: tuple[Qemu, ...]
+) -> None:
+    assert_as_recorded(row, tmp_path, qemu_versions)
+
+
+def test_every_reason_has_a_case() -> None:
+    tested = {
+        reason
+        for row in (*RECORDED, *REFUSALS)
+        if row.instar not in ACCEPTED
+        for reason in row.instar.split()
+    }
+    reasons = {name for name, *_ in verdict.REASONS.values()} | {"unsupported_format"}
+    assert tested | FORCED == reasons
+    assert not tested & FORCED
+
+
+@pytest.mark.kvm
+def test_a_header_that_changes_while_it_is_read_is_a_mismatch(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = image_file.ImageFile.read
+
+    def read_then_change(self: image_file.ImageFile, offset: int, size: int) -> bytes:
+        data = honest(self, offset, size)
+        with image.open("r+b") as other_program:
+            other_program.seek(87)
+            other_program.write(b"\1")
+        return data
+
+    monkeypatch.setattr(image_file.ImageFile, "read", read_then_change)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(image, compat="0.10")
+    assert [refusal.name for refusal in caught.value.refusals] == ["header_mismatch"]
+
+
+@pytest.mark.kvm
+def test_a_guest_that_cannot_read_says_so(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "_S_OK", IO_ERROR)
+    assert ask_instar(image, LAZY_ON) == "read_failed"
+
+
+@pytest.mark.kvm
+def test_a_guest_that_cannot_write_says_so(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: StagedWrites, sector: int, data: bytes) -> None:
+        monkeypatch.setattr(block, "_S_OK", IO_ERROR)
+
+    monkeypatch.setattr(StagedWrites, "write", fail)
+    assert ask_instar(image, LAZY_ON) == "write_failed"
+
+
+SAID = [
+    ("create -o compat=0.10 t.qcow2 64M", LAZY_ON, "lazy_needs_v3"),
+    ("create t.qcow2 64M\npoke or incompatible_features 2", LAZY_ON, "corrupt"),
+    (
+        "create -o refcount_bits=8,extended_l2=on t.qcow2 64M",
+        Request(compat="0.10"),
+        "downgrade_refcount_width downgrade_extended_l2",
+    ),
+    ("truncate t.qcow2 1048576", Request(compat="1.1"), "not_qcow2"),
+]
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(("recipe", "request_", "reasons"), SAID, ids=[case[2] for case in SAID])
+def test_the_command_refuses_in_one_line_with_status_1(
+    recipe: str, request_: Request, reasons: str, tmp_path: Path, qemu: Qemu
+) -> None:
+    image = make(qemu, tmp_path, recipe)
+    before = fingerprint(image)
+    command = [sys.executable, "-m", "instar.vmm", "amend", "--output", "json"]
+    run = subprocess.run(
+        [*command, *request_.arguments, str(image)], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("instar: ")
+    assert run.stderr.count("\n") == 1
+    refusals = json.loads(run.stdout)["error"]["refusals"]
+    assert " ".join(refusal["name"] for refusal in refusals) == reasons
+    assert all(refusal["message"] in run.stderr for refusal in refusals)
+    assert fingerprint(image) == before
