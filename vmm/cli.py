@@ -91,9 +91,14 @@ def _main(arguments: list[str], *, own_process: bool) -> int:
     replaced: list[tuple[int, Any]] = []
     try:
         _catch_interrupts(replaced)
-        return _run(arguments, report, own_process=own_process)
+        status = _run(arguments, report, own_process=own_process)
+        if own_process:  # what is done is done: from here on an interrupt is too late
+            _ignore_interrupts()
+            replaced.clear()
     except KeyboardInterrupt as interrupt:
         return report.error(interrupt)
+    else:
+        return status
     finally:
         for number, handler in replaced:
             _signal.signal(number, handler)
@@ -113,9 +118,13 @@ def _catch_interrupts(replaced: list[tuple[int, Any]]) -> None:
 
 def _interrupt(_number: int, _frame: object) -> None:
     """Raise KeyboardInterrupt, and let no second signal disturb its report."""
+    _ignore_interrupts()
+    raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
     for number in _INTERRUPTS:
         _signal.signal(number, _signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str], report: Report, *, own_process: bool) -> int:

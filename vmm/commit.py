@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from instar.vmm.errors import HostError
+from instar.vmm.image_file import UNSURE
 from instar.vmm.result import SWITCH, ByteRange
 from instar.vmm.staging import runs
 
@@ -34,9 +35,5 @@ def commit(image: ImageFile, phases: list[dict[int, bytes]], *, flush: bool) -> 
             if flush:
                 image.barrier()
         except HostError as error:
-            state = (
-                "the image may be amended or not, see with qemu-img info"
-                if switching
-                else "the image reads as before"
-            )
+            state = UNSURE if switching else "the image reads as before"
             raise HostError(f"{error}; {state}") from error

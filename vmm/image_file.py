@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
 from instar.vmm.errors import HostError, UsageError
+from instar.vmm.header_view import HEADER_LIMIT
+
+UNSURE = "the image may be amended or not, see with qemu-img info"
+"""What is to be said of the image where an error comes after its switch."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +50,7 @@ class ImageFile:
         except OSError as error:
             raise self._open_error(error) from error
         try:
-            self.size = self._measure()
+            self.size = self._measure(limited=writable)
         except BaseException:
             os.close(self.fd)
             raise
@@ -57,12 +62,19 @@ class ImageFile:
             return HostError(f"could not open '{self.name}': it is a socket or a missing device")
         return HostError(f"could not open '{self.name}': {error.strerror}")
 
-    def _measure(self) -> int:
-        """The size in bytes; of a block device, stat does not know it."""
+    def _measure(self, *, limited: bool) -> int:
+        """The size in bytes; of a block device, stat does not know it.
+
+        With `limited` the process must be allowed to write as far as headers reach: a limit on the
+        size of files cuts a write off wherever it lies, even within a sector.
+        """
         try:
             status = os.fstat(self.fd)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
+                limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
+                if limit != RLIM_INFINITY and limit < min(status.st_size, HEADER_LIMIT):
+                    raise HostError(f"the file size limit of {limit} bytes (ulimit -f) is too low")
                 return status.st_size
             if kind == stat.S_IFBLK:
                 return os.lseek(self.fd, 0, os.SEEK_END)
@@ -73,8 +85,15 @@ class ImageFile:
         )
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.fd)
+        """Close the descriptor, which is gone even if that fails (close(2)).
+
+        A failure counts if something was written, though what was behind a barrier is on the disk.
+        """
+        try:
+            os.close(self.fd)
+        except OSError as error:
+            if self.bytes_written and error.errno != errno.EINTR:
+                raise HostError(f"{self._failed('close', error)}; {UNSURE}") from error
 
     def __enter__(self) -> ImageFile:
         """Close at the end of the block."""
@@ -104,7 +123,9 @@ class ImageFile:
     def _read_available(self, offset: int, view: memoryview) -> int:
         done = 0
         while done < len(view):
-            count = self._call("read", os.preadv, [view[done:]], offset + done)
+            # Released at once: a view that an error keeps alive would keep the memory mapped.
+            with view[done:] as rest:
+                count = self._call("read", os.preadv, [rest], offset + done)
             if count == 0:
                 break
             done += count
@@ -115,7 +136,10 @@ class ImageFile:
         """Write all of `data` at `offset`."""
         done = 0
         while done < len(data):
-            done += self._call("write", os.pwrite, data[done:], offset + done)
+            count = self._call("write", os.pwrite, data[done:], offset + done)
+            if count == 0:
+                raise HostError(f"could not write '{self.name}': nothing was taken")
+            done += count
         self.bytes_written += done
 
     def barrier(self) -> None:

@@ -160,7 +160,7 @@ class Sandbox:
     def close(self) -> None:
         """End the virtual machine."""
         while self._closers:
-            self._closers.pop()()
+            _kvm(self._closers.pop())
 
     def run(
         self,
