@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests import qemu as oracle
+# Before anything imports them: checks that tests share explain their failures as tests do.
+pytest.register_assert_rewrite(
+    *("tests.oracle.agreement", "tests.oracle.verdicts"),
+    *("tests.planner.checks", "tests.planner.support"),
+)
+
+from tests import qemu as oracle  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANNER = ROOT / "build" / "planner"

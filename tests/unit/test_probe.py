@@ -38,6 +38,7 @@ FORGED = {
     ),
     "one-bit refcounts": Image(refcount_order=0),
     "64-bit refcounts": Image(refcount_order=6),
+    "small clusters": Image(cluster_bits=9, size=1 << 20),
     "large clusters": Image(cluster_bits=21),
     "a short header": Image(header_length=104),
 }
