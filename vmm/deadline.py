@@ -15,10 +15,6 @@ from time import monotonic
 
 from instar.vmm.errors import HostError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 # linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
 _SYS_RT_SIGPROCMASK, _SYS_RT_SIGTIMEDWAIT = 14, 128
 _SYS_TIMER_CREATE, _SYS_TIMER_SETTIME, _SYS_TIMER_DELETE = 222, 223, 226
@@ -87,12 +83,7 @@ class Deadline:
         """Whether the time is up."""
         return monotonic() >= self._end
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         """Stop the timer, take the signal if it is pending, and restore the mask."""
         _syscall(_SYS_TIMER_DELETE, self._timer)
         wanted, at_once = c_uint64(_SIGNAL_BIT), _Timespec()

@@ -16,7 +16,6 @@ UNSURE = "the image may be amended or not, see with qemu-img info"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -99,12 +98,7 @@ class ImageFile:
         """Close at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         """Close."""
         self.close()
 

@@ -10,7 +10,7 @@ import pytest
 
 import instar
 from tests.forge import Data, Image
-from tests.sandbox.rogues import open_descriptors
+from tests.sandbox.rogues import Rogues, open_descriptors
 
 pytestmark = pytest.mark.kvm
 
@@ -54,6 +54,12 @@ def test_text_comes_once_at_the_end(path: Path) -> None:
     texts: list[str] = []
     instar.amend(path, compat="0.10", debug=texts.append)
     assert texts == ["amend: planning\n"]
+
+
+def test_a_guest_without_text_calls_nobody(rogues: Rogues, path: Path) -> None:
+    texts: list[str] = []
+    rogues.run("exit_without_result", path, debug=texts.append)
+    assert texts == []
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -111,6 +111,11 @@ def test_refusals_come_with_their_details() -> None:
     assert refusals == ((7, 8, 0, 0, 0), (31, 3, 5, 0, 0))
 
 
+def test_the_action_of_a_refusal_means_nothing() -> None:
+    refusals, _ = judge_refusals(refusal(), refusal_count=1, action=4711)
+    assert refusals == ((7, 8, 0, 0, 0),)
+
+
 def test_as_many_refusals_as_the_abi_allows_are_taken() -> None:
     refusals, _ = judge_refusals(refusal() * abi.REFUSAL_MAX, refusal_count=abi.REFUSAL_MAX)
     assert len(refusals) == abi.REFUSAL_MAX
@@ -149,6 +154,8 @@ def test_refusals_come_once() -> None:
         (0, 0),
         (4, 64),
         (0xFFFFFFFF, 64),
+        (99, abi.AmendProgress_SIZE),
+        (99, abi.AmendResult_SIZE),
         (abi.FRAME_RESULT, 0),
         (abi.FRAME_RESULT, abi.AmendResult_SIZE - 1),
         (abi.FRAME_RESULT, abi.AmendResult_SIZE + 1),

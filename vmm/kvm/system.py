@@ -8,10 +8,6 @@ from fcntl import ioctl
 from instar.vmm.kvm import ioctls
 from instar.vmm.kvm.vm import Vm
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
-
 
 class Kvm:
     """An open /dev/kvm. See the documentation for each ioctl in the kernel's kvm/api.rst."""
@@ -33,12 +29,7 @@ class Kvm:
         """Close at the end of the block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         """Close."""
         self.close()
 
