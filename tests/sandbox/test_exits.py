@@ -27,6 +27,14 @@ EXITS = {
     "a word": (IoOut(0xF4, 2, b"\0\0"), "the guest used port 0xf4 against the rules {}"),
     "no bytes": (IoOut(0xF4, 1, b""), "the guest used port 0xf4 against the rules {}"),
     "another port": (IoOut(0x80, 1, b"\x12"), "the guest wrote 12 to port 0x80"),
+    "another port, with the number of a queue": (
+        IoOut(0x80, 1, b"\0"),
+        "the guest wrote 00 to port 0x80",
+    ),
+    "another port, with that of the other": (
+        IoOut(0x80, 1, b"\1"),
+        "the guest wrote 01 to port 0x80",
+    ),
     "another queue": (IoOut(0xE0, 1, b"\x02"), "the guest wrote 02 to port 0xe0"),
     "a code": (IoOut(0xF4, 1, b"\xff"), "the guest gave up with code 255"),
     "a fault": (Shutdown(), "the guest faulted {}, last page fault at 0x0"),
