@@ -9,12 +9,12 @@ from instar.vmm.contract import judge
 from instar.vmm.errors import ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
-from instar.vmm.options import CACHE_MODES, COMPAT_LEVELS, check_format
+from instar.vmm.machine import Machine
+from instar.vmm.messages import pack_config
+from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
-from instar.vmm.request import AmendRequest
 from instar.vmm.result import AmendResult
-from instar.vmm.sandbox import Sandbox, pack_config
 from instar.vmm.verdict import not_qcow2, translate
 
 TYPE_CHECKING = False
@@ -22,18 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from instar.vmm.machine import Descriptors, Outcome
+    from instar.vmm.order import Order, PathLike
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
-    from instar.vmm.sandbox import Descriptors, Outcome
-
-TIMEOUT = 30.0
-"""How long a guest may run by default, in seconds."""
 
 _COMPAT_NAMES = {2: "0.10", 3: "1.1"}
 
 
 def amend(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    path: PathLike,
     *,
     compat: str | None = None,
     lazy_refcounts: bool | None = None,
@@ -83,7 +81,7 @@ def amend(
             debug=debug,
             payload=payload,
         )
-    _request(compat, lazy_refcounts, format, cache, timeout)
+    make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
     if isolation != "process":
         raise UsageError(f"isolation is None or 'process', not {isolation!r}")
     if progress or debug or payload:
@@ -101,7 +99,7 @@ def amend(
 
 
 def amend_image(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    path: PathLike,
     *,
     compat: str | None = None,
     lazy_refcounts: bool | None = None,
@@ -119,33 +117,57 @@ def amend_image(
     `before_read` is called once, when all is open that is needed and nothing of the image has been
     read; what it raises ends the amend.
     """
-    request = _request(compat, lazy_refcounts, format, cache, timeout)
+    order = make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
     payload = payload or load_payload()
-    with ImageFile(os.fspath(path), writable=not dry_run) as image:
+    with ImageFile(os.fspath(path), writable=not order.dry_run) as image:
         warning = lock_image(image.fd, image.name)
-        with Sandbox(payload) as sandbox:
+        with Machine(payload) as machine:
             if before_read:
-                before_read(sandbox.prepare(image))
-            header = _probe(image)
-            config = pack_config(
-                header, request, image.size, progress=progress is not None, debug=debug is not None
-            )
-            outcome = sandbox.run(image, config, timeout, progress, debug)
-        if outcome.refusals:
-            raise ImageRejected(translate(outcome.refusals))
-        changes = judge(image.read, request, outcome.phases, outcome.claim)
-        if not dry_run:
-            commit(image, outcome.phases, flush=CACHE_MODES[cache])
-        return AmendResult(
-            filename=image.name,
-            format="qcow2",
-            dry_run=dry_run,
-            bytes_read=image.bytes_read,
-            payload_sha256=payload.sha256,
-            changes=changes,
-            warnings=(warning,) if warning else (),
-            **_describe(outcome),
-        )
+                before_read(machine.prepare(image))
+            outcome = plan(machine, image, order, progress, debug)
+        return carry_out(image, order, outcome, payload.sha256, warning)
+
+
+def plan(
+    machine: Machine,
+    image: ImageFile,
+    order: Order,
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Have the guest plan the change of an image that is open and locked; nothing is written.
+
+    The image is looked at for the first time here. Raises ImageRejected if it is no qcow2 image at
+    all, in which case the guest was not run.
+    """
+    header = _probe(image)
+    config = pack_config(
+        *(header, order.request, image.size),
+        progress=progress is not None,
+        debug=debug is not None,
+    )
+    return machine.run(image, config, order.timeout, progress, debug)
+
+
+def carry_out(
+    image: ImageFile, order: Order, outcome: Outcome, payload_sha256: str, warning: str | None
+) -> AmendResult:
+    """Judge what the guest planned, and commit it. ImageRejected, GuestFault, HostError."""
+    if outcome.refusals:
+        raise ImageRejected(translate(outcome.refusals))
+    changes = judge(image.read, order.request, outcome.phases, outcome.claim)
+    if not order.dry_run:
+        commit(image, outcome.phases, flush=order.flush)
+    return AmendResult(
+        filename=image.name,
+        format="qcow2",
+        dry_run=order.dry_run,
+        bytes_read=image.bytes_read,
+        payload_sha256=payload_sha256,
+        changes=changes,
+        warnings=(warning,) if warning else (),
+        **_describe(outcome),
+    )
 
 
 def _describe(outcome: Outcome) -> dict[str, Any]:
@@ -160,21 +182,6 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "vm_exits": outcome.vm_exits,
         "ranges": ranges,
     }
-
-
-def _request(
-    compat: str | None, lazy_refcounts: bool | None, form: str | None, cache: str, timeout: float
-) -> AmendRequest:
-    check_format(form)
-    if cache not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {cache}")
-    if compat is not None and compat not in COMPAT_LEVELS:
-        raise UsageError(f"Unknown compatibility level {compat!r}: use 0.10 (v2) or 1.1 (v3)")
-    if lazy_refcounts not in (None, True, False):
-        raise UsageError(f"lazy_refcounts is None, True or False, not {lazy_refcounts!r}")
-    if not 0 < timeout < 1e9:
-        raise UsageError(f"timeout is a positive number of seconds, not {timeout!r}")
-    return AmendRequest(None if compat is None else COMPAT_LEVELS[compat], lazy_refcounts)
 
 
 def _probe(image: ImageFile) -> FixedHeader:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import Any
 
+    from instar.vmm.machine import Descriptors
     from instar.vmm.options import AmendOptions
     from instar.vmm.result import AmendResult
-    from instar.vmm.sandbox import Descriptors
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from instar.vmm.sandbox import Descriptors
+    from instar.vmm.machine import Descriptors
 
 # asm/unistd_64.h
 _SYS_CAPSET, _SYS_PRCTL, _SYS_PRLIMIT64, _SYS_SECCOMP = 126, 157, 302, 317

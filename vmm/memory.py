@@ -39,7 +39,15 @@ class GuestMemory:
     def write(self, address: int, data: bytes | bytearray) -> None:
         """Copy `data` to `address`. GuestFault if that is not all guest memory."""
         self._check(address, len(data))
-        self._map[address : address + len(data)] = bytes(data)
+        self._map[address : address + len(data)] = data
+
+    def discard(self, address: int, size: int) -> None:
+        """Make whole pages zero by giving them back to the kernel (madvise(2), MADV_DONTNEED).
+
+        GuestFault if they are not all guest memory.
+        """
+        self._check(address, size)
+        self._map.madvise(mmap.MADV_DONTNEED, address, size)
 
     def view(self, address: int, size: int) -> memoryview:
         """Return a writable view for the kernel to read file data into.

@@ -86,12 +86,31 @@ class Payload:
 def load_payload(operation: str = "amend", directory: str | None = None) -> Payload:
     """Load and check the executor and `operation`, by default from the installed package.
 
-    Raises HostError if a file is missing or is not an image for this ABI version.
+    The same files, by their identity and times, are read and checked once in a process. Raises
+    HostError if a file is missing or is not an image for this ABI version.
     """
     folder = directory or _installed_folder()
+    identity = tuple(_identify(os.path.join(folder, f"{name}.elf")) for name in ("core", operation))
+    known = _loaded.get((folder, operation))
+    if known is not None and known[0] == identity:
+        return known[1]
     core = load_image(folder, "core", INSTAR_CORE_ADDR, INSTAR_CORE_LIMIT)
     chosen = load_image(folder, operation, INSTAR_OPERATION_ADDR, INSTAR_OPERATION_LIMIT)
-    return Payload((core, chosen), _sha256(core.elf + chosen.elf))
+    payload = Payload((core, chosen), _sha256(core.elf + chosen.elf))
+    _loaded[folder, operation] = identity, payload
+    return payload
+
+
+# By folder and operation: the files' identities, taken before they were read, and the payload.
+_loaded: dict[tuple[str, str], tuple[tuple[object, ...], Payload]] = {}
+
+
+def _identify(path: str) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()  # the attempt to read it says what is wrong
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _installed_folder() -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from instar.vmm.result import AmendResult, ByteRange, Change
+    from instar.vmm.sandbox import Sandbox
 
 __all__ = [
     "AmendResult",
@@ -26,6 +27,7 @@ __all__ = [
     "ImageRejected",
     "InstarError",
     "Refusal",
+    "Sandbox",
     "UsageError",
     "amend",
 ]
@@ -39,6 +41,8 @@ def __getattr__(name: str) -> object:
         module = "instar.vmm.amend"
     elif name in ("AmendResult", "ByteRange", "Change"):
         module = "instar.vmm.result"
+    elif name == "Sandbox":
+        module = "instar.vmm.sandbox"
     else:
         module = "instar.vmm.errors"
     from sys import modules

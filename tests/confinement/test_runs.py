@@ -102,13 +102,13 @@ raise SystemExit("Seccomp:\\t0" not in open("/proc/self/status").read())
 # The parent of all processes of a user may be at its limit: nobody, here, may start no thread.
 NOBODY = """
 import os
-from instar.vmm.sandbox import Sandbox
-prepare = Sandbox.prepare
+from instar.vmm.machine import Machine
+prepare = Machine.prepare
 def prepare_as_nobody(self, image):
     if os.geteuid() == 0:
         os.setresuid(65534, 65534, 65534)
     {prepare}
-Sandbox.prepare = prepare_as_nobody
+Machine.prepare = prepare_as_nobody
 import instar.vmm.confine
 "".encode("unicode_escape")
 """
@@ -124,7 +124,7 @@ def test_runs_as_an_ordinary_user(tmp_path: Path) -> None:
 def test_the_kernels_thread_could_not_be_started_later(tmp_path: Path) -> None:
     image = write_image(SCENES["amended"], tmp_path)
     patch = NOBODY.format(
-        prepare="from instar.vmm.sandbox import Descriptors\n"
+        prepare="from instar.vmm.machine import Descriptors\n"
         "    return Descriptors(image.fd, image.size, self._vcpu.fd)"
     )
     done = run("amend", "--require-confinement", *LAZY, image, patch=patch)

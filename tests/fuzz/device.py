@@ -20,7 +20,7 @@ from instar.vmm.block import BlockDevice
 from instar.vmm.errors import GuestFault
 from instar.vmm.image_file import ImageFile
 from instar.vmm.memory import GuestMemory
-from instar.vmm.sandbox import _Messages
+from instar.vmm.messages import Messages
 from instar.vmm.serial import SerialPort
 from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.virtqueue import Buffer, Virtqueue
@@ -246,7 +246,7 @@ def _frame(source: Source) -> bytes:
 
 def run_serial(source: Source) -> None:
     """The serial port and the messages: any bytes, in any buffers."""
-    messages = _Messages()
+    messages = Messages()
     progress: list[tuple[int, int]] = []
     messages.progress = lambda done, total: progress.append((done, total))
     port = SerialPort(_memory, messages.receive)

@@ -17,9 +17,10 @@ from typing import Any
 from instar.vmm.contract import judge
 from instar.vmm.errors import InstarError
 from instar.vmm.image_file import ImageFile
+from instar.vmm.machine import Machine
+from instar.vmm.messages import pack_config
 from instar.vmm.payload import Payload, load_payload
 from instar.vmm.probe import PROBE_SIZE, parse_fixed_header
-from instar.vmm.sandbox import Sandbox, pack_config
 from tests.conftest import load_planner
 from tests.fuzz.images import Case, random_cases
 
@@ -102,8 +103,8 @@ class Differential:
 
     def _run_guest(self, case: Case, config: bytes) -> Plan:
         self._path.write_bytes(case.image)
-        with ImageFile(str(self._path), writable=False) as file, Sandbox(self._payload) as sandbox:
-            outcome = sandbox.run(file, config, TIMEOUT)
+        with ImageFile(str(self._path), writable=False) as file, Machine(self._payload) as machine:
+            outcome = machine.run(file, config, TIMEOUT)
             self.exits += outcome.vm_exits
             if outcome.refusals:
                 return Plan(outcome.refusals)

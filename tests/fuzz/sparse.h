@@ -71,7 +71,7 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
 /* Any bytes of the image, zeros behind its end. */
 void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint64_t length);
 
-/* What the host makes of the image's first sector, as vmm/probe.py and vmm/sandbox.py do. */
+/* What the host makes of the image's first sector, as vmm/probe.py and vmm/messages.py do. */
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
 
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */

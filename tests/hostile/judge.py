@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import instar
 from instar.vmm import amend as use_case
-from instar.vmm.sandbox import Sandbox
+from instar.vmm.machine import Machine
 from tests.oracle.verdicts import Request
 
 TIMEOUT = 5.0
@@ -36,7 +36,7 @@ class Outcome:
         return "accepted" if self.action in ("amended", "noop") else "refused"
 
 
-class _Watched(Sandbox):
+class _Watched(Machine):
     """A sandbox that leaves behind what its run took."""
 
     taken = (0, 0)
@@ -52,7 +52,7 @@ def amend(path: Path, request: Request, timeout: float = TIMEOUT) -> Outcome:
     """Amend an image. Whatever is raised besides a refusal or a fault is a defect."""
     _Watched.taken = (0, 0)
     before = _start_measuring()
-    with patch.object(use_case, "Sandbox", _Watched):
+    with patch.object(use_case, "Machine", _Watched):
         action, reasons = _amend(path, request, timeout)
     return Outcome(action, reasons, *_Watched.taken, _peak() - before)
 

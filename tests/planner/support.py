@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from instar.vmm.contract import Claim, judge
+from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
-from instar.vmm.sandbox import pack_config
 from instar.vmm.verdict import translate
 from tests.forge import Extension, layout, parse_extensions, parse_header
 

@@ -11,10 +11,10 @@ import pytest
 from instar import abi
 from instar.vmm.contract import Claim, judge
 from instar.vmm.errors import GuestFault
+from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
 from instar.vmm.result import Change
-from instar.vmm.sandbox import pack_config
 from tests.conftest import load_planner
 from tests.forge import Extension, Image
 

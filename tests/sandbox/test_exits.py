@@ -64,15 +64,15 @@ def test_an_exit_against_the_rules_is_a_fault_that_names_it(
 def test_interruptions_are_no_exits_and_end_with_the_deadline(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("instar.vmm.sandbox.EXIT_BUDGET", 3)
+    monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 3)
     monkeypatch.setattr(Vcpu, "run", lambda _vcpu: Interrupted())
     assert fault_of(path, 0.05) == "the guest did not finish within 0.05 s"
 
 
 def test_the_budget_of_exits_can_be_used_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("instar.vmm.sandbox.EXIT_BUDGET", 3)
+    monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 3)
     assert fault_of(path) == "the guest stopped for the host 3 times"
-    monkeypatch.setattr("instar.vmm.sandbox.EXIT_BUDGET", 4)
+    monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 4)
     assert instar.amend(path, lazy_refcounts=True).vm_exits == 4
 
 

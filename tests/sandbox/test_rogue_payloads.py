@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from instar.vmm import block, sandbox
+from instar.vmm import block, machine
 from instar.vmm.errors import GuestFault
 from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADED, Rogues, Set
 
@@ -240,7 +240,7 @@ SETS: dict[str, Set] = {
 # What makes a test of a limit short: the timeout, or a budget and the module that has it.
 TIMEOUTS = {"endless_loop": 0.2, "writes_then_hang": 0.2}
 BUDGETS = {
-    "endless_requests": (sandbox, "EXIT_BUDGET", 500),
+    "endless_requests": (machine, "EXIT_BUDGET", 500),
     "too_many_reads": (block, "READ_BUDGET_MIN", 1 << 20),
 }
 

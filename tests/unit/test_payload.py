@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.vmm import payload as payload_module
 from instar.vmm.errors import HostError
-from instar.vmm.payload import PF_R, PF_W, PF_X, Image, load_image
+from instar.vmm.payload import PF_R, PF_W, PF_X, Image, load_image, load_payload
 
 INSTALLED = Path(payload_module._installed_folder())
 START, LIMIT = abi.INSTAR_OPERATION_ADDR, abi.INSTAR_OPERATION_LIMIT
@@ -237,3 +237,17 @@ def test_any_spoilt_headers_are_loaded_or_refused(
         return
     assert all(segment.flags & (PF_W | PF_X) != PF_W | PF_X for segment in image.segments)
     assert all(START <= s.address < s.address + s.size <= START + LIMIT for s in image.segments)
+
+
+def test_the_same_files_are_read_once_and_other_ones_again(tmp_path: Path) -> None:
+    for name in ("core.elf", "amend.elf"):
+        shutil.copy(INSTALLED / name, tmp_path)
+    first = load_payload("amend", str(tmp_path))
+    assert load_payload("amend", str(tmp_path)) is first
+    assert load_payload() is not first
+    shutil.copy(INSTALLED / "amend.elf", tmp_path / "new.elf")
+    (tmp_path / "new.elf").replace(tmp_path / "amend.elf")
+    assert load_payload("amend", str(tmp_path)) is not first
+    (tmp_path / "amend.elf").write_bytes(b"")
+    with pytest.raises(HostError):
+        load_payload("amend", str(tmp_path))

@@ -62,7 +62,7 @@ def test_importing_the_package_imports_no_more_of_it() -> None:
 
 
 def test_an_error_is_had_without_the_sandbox() -> None:
-    code = "import sys, instar; instar.GuestFault; print('instar.vmm.sandbox' in sys.modules)"
+    code = "import sys, instar; instar.GuestFault; print('instar.vmm.machine' in sys.modules)"
     assert run(code) == "False"
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.errors import GuestFault
+from instar.vmm.messages import Messages, pack_config
 from instar.vmm.probe import FixedHeader
 from instar.vmm.request import AmendRequest
-from instar.vmm.sandbox import _Messages, pack_config
 
 RESULT = struct.Struct(abi.AmendResult_FORMAT)
 REFUSAL = struct.Struct(abi.AmendRefusal_FORMAT)
@@ -67,7 +67,7 @@ def refusal(reason: int = 7, error: int = 8, *details: int) -> bytes:
 
 def judge(*frames: tuple[int, bytes]) -> tuple[Any, Any]:
     """What becomes of these frames."""
-    messages = _Messages()
+    messages = Messages()
     for kind, payload in frames:
         messages.receive(kind, payload)
     return messages.complete()
@@ -176,7 +176,7 @@ def test_no_result_at_all_is_a_fault() -> None:
 
 class TestProgress:
     def shown(self, *steps: tuple[int, int]) -> list[tuple[int, int]]:
-        messages = _Messages()
+        messages = Messages()
         shown: list[tuple[int, int]] = []
         messages.progress = lambda done, total: shown.append((done, total))
         for step in steps:
@@ -190,7 +190,7 @@ class TestProgress:
         assert self.shown((5, 4), ((1 << 64) - 1, 0)) == []
 
     def test_progress_that_nobody_wants_is_dropped(self) -> None:
-        _Messages().receive(abi.FRAME_PROGRESS, struct.pack("<QQ", 1, 2))
+        Messages().receive(abi.FRAME_PROGRESS, struct.pack("<QQ", 1, 2))
 
 
 @given(

@@ -9,6 +9,9 @@ from instar.vmm.kvm import ioctls
 from instar.vmm.kvm.structs import KvmUserspaceMemoryRegion
 from instar.vmm.kvm.vcpu import Vcpu
 
+KVM_CAP_XSAVE2 = 208
+"""The capability whose value is the size of a vCPU's XSAVE area in bytes, or 0."""
+
 
 class Vm:
     """The descriptor that KVM_CREATE_VM returned."""
@@ -21,6 +24,10 @@ class Vm:
     def close(self) -> None:
         """Close the descriptor; the VM ends with its last descriptor."""
         os.close(self.fd)
+
+    def check_extension(self, capability: int) -> int:
+        """KVM_CHECK_EXTENSION for this VM: 0 if `capability` (KVM_CAP_*) is missing."""
+        return ioctl(self.fd, ioctls.KVM_CHECK_EXTENSION, capability)
 
     def set_user_memory_region(
         self, slot: int, guest_phys_addr: int, userspace_addr: int, memory_size: int

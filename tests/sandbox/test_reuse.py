@@ -1,0 +1,159 @@
+"""Test side: what one image's guest leaves in the machine never meets the next one's."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from instar.abi import INSTAR_STACK_ADDR
+from instar.vmm import boot
+from instar.vmm.amend import plan
+from instar.vmm.image_file import ImageFile
+from instar.vmm.kvm import state
+from instar.vmm.kvm.system import Kvm
+from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
+from instar.vmm.machine import Machine, Outcome
+from instar.vmm.memory import PAGE_SIZE
+from instar.vmm.order import make_order
+from instar.vmm.payload import PF_W, Payload
+from tests.forge import Image
+from tests.sandbox.rogues import Rogues
+
+pytestmark = pytest.mark.kvm
+
+ORDER = make_order(None, True, None, False, "writeback", 10)
+TRACE = 0x5A
+
+# MSRs that are or hold a time, which goes on: TSC, its deadline and offset, and KVM's clocks.
+CLOCKS = {0x10, 0x3B, 0x6E0, 0x11, 0x12, 0x4B564D00, 0x4B564D01}
+
+
+def all_msrs() -> tuple[int, ...]:
+    """KVM_GET_MSR_INDEX_LIST: every MSR that KVM would have saved to move a guest elsewhere."""
+    from fcntl import ioctl
+
+    with Kvm.open() as kvm:
+        buffer = bytearray(struct.pack("<I", 1000) + bytes(4000))
+        ioctl(kvm.fd, 0xC004AE02, buffer)
+    (count,) = struct.unpack_from("<I", buffer)
+    return tuple(set(struct.unpack_from(f"<{count}I", buffer, 4)) - CLOCKS)
+
+
+class Inspected(Machine):
+    """A machine that can be looked at."""
+
+    def look(self) -> dict[str, bytes]:
+        """All registers that KVM tells of, and all of the memory."""
+        fd = self._vcpu.fd
+        xsave_size = self._vm.check_extension(KVM_CAP_XSAVE2)
+        seen = {name: bytes(value) for name, value in state.read_state(fd, xsave_size).items()}
+        seen |= {f"msr {n:#x}": bytes(state.read_msrs(fd, (n,))) for n in all_msrs()}
+        return seen | {"memory": self._memory.read(0, self._memory.size)}
+
+    def forget(self, what: str) -> None:
+        """Leave one part of the state out of the next reset."""
+        snapshot: Any = self._snapshot
+        if what == "memory":
+            snapshot._memory = _Forgetful()
+        else:
+            snapshot._registers[what] = state.read_state(self._vcpu.fd, 0)[what]
+
+    def enter(self) -> None:
+        """What KVM left for the next entry happens now."""
+        self._vcpu.run_immediate_exit()
+
+
+def writable(payload: Payload) -> list[tuple[int, int]]:
+    """The pages that the guest can write, the DMA window last."""
+    mappings = [(at, -(-size // PAGE_SIZE)) for at, size, f in boot.mappings(payload) if f & PF_W]
+    return [(address, pages * PAGE_SIZE) for address, pages in mappings]
+
+
+def write_image(path: Path, payload: Payload) -> None:
+    """An image whose last sector tells traces.c where it can leave traces."""
+    Image().write(path)
+    areas = writable(payload)
+    words = [len(areas), *(word for area in areas for word in area)]
+    with path.open("ab") as file:
+        file.write(struct.pack(f"<{len(words)}Q", *words).ljust(512, b"\0"))
+
+
+def run(machine: Machine, path: Path) -> Outcome:
+    with ImageFile(str(path), writable=False) as image:
+        return plan(machine, image, ORDER)
+
+
+@pytest.fixture(params=["traces", "more_traces"])
+def payload(request: pytest.FixtureRequest, rogues: Rogues) -> Payload:
+    return rogues.payload(f"traces/{request.param}")
+
+
+@pytest.fixture
+def machine(payload: Payload) -> Iterator[Inspected]:
+    machine = Inspected(payload)
+    with machine:
+        machine.keep()
+        yield machine
+
+
+def leaves_traces(machine: Machine, path: Path, payload: Payload) -> bool:
+    """Whether it could: a processor may refuse what more_traces.c does, and ends it so."""
+    try:
+        assert not run(machine, path).refusals
+    except instar.GuestFault:
+        if payload.images[1].name == "traces":
+            raise
+        return False
+    return True
+
+
+def differences(seen: dict[str, bytes], pristine: dict[str, bytes]) -> set[str]:
+    return {name for name, value in seen.items() if value != pristine[name]}
+
+
+def test_a_guest_that_leaves_traces_everywhere_leaves_none_behind_a_reset(
+    machine: Inspected, payload: Payload, path: Path
+) -> None:
+    write_image(path, payload)
+    pristine = machine.look()
+    registers = {"regs", "xsave"} if payload.images[1].name == "traces" else {"regs", "sregs"}
+    for _ in range(2):
+        if not leaves_traces(machine, path, payload):
+            return
+        dirty = machine.look()
+        assert registers | {"memory"} <= differences(dirty, pristine)
+        for address, size in writable(payload):
+            spared = 16 if address == INSTAR_STACK_ADDR else 0  # by MXCSR and the flags
+            assert dirty["memory"][address : address + size].count(TRACE) >= size - spared
+        machine.reset()
+        assert differences(machine.look(), pristine) == set()
+        machine.enter()
+        assert differences(machine.look(), pristine) == set()
+
+
+@pytest.mark.parametrize("forgotten", ["xsave", "memory"])
+def test_the_next_guest_finds_no_trace_but_would_if_anything_were_forgotten(
+    machine: Inspected, payload: Payload, path: Path, forgotten: str
+) -> None:
+    write_image(path, payload)
+    if not leaves_traces(machine, path, payload):
+        return
+    machine.reset()
+    assert run(machine, path).vm_exits == 5
+    machine.forget(forgotten)
+    machine.reset()
+    with pytest.raises(instar.GuestFault, match=f"gave up with code {TRACE}"):
+        run(machine, path)
+
+
+class _Forgetful:
+    """A memory that keeps what it should lose."""
+
+    def write(self, _address: int, _data: bytes) -> None: ...
+
+    def discard(self, _address: int, _size: int) -> None: ...

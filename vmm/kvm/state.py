@@ -1,0 +1,84 @@
+"""Host side: all of a vCPU's registers that KVM can hand out and take back, as plain bytes.
+
+Each kind is one pair of ioctls (Linux, Documentation/virt/kvm/api.rst) whose structures are not
+looked into here: what KVM_GET_* gave is what KVM_SET_* gets.
+"""
+
+from __future__ import annotations
+
+from fcntl import ioctl
+from struct import Struct
+
+_KVMIO = 0xAE << 8
+_WRITE, _READ = 1 << 30, 2 << 30
+
+_XSAVE_SIZE = 4096
+KVM_GET_XSAVE2 = _READ | _XSAVE_SIZE << 16 | _KVMIO | 0xCF
+
+
+def _pair(size: int, get: int, set_: int) -> tuple[int, int, int]:
+    return size, _READ | size << 16 | _KVMIO | get, _WRITE | size << 16 | _KVMIO | set_
+
+
+# Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set.
+KINDS: dict[str, tuple[int, int, int]] = {
+    "sregs": _pair(312, 0x83, 0x84),
+    "xcrs": _pair(392, 0xA6, 0xA7),
+    "xsave": _pair(_XSAVE_SIZE, 0xA4, 0xA5),
+    "debugregs": _pair(128, 0xA1, 0xA2),
+    "mp_state": _pair(4, 0x98, 0x99),
+    "regs": _pair(144, 0x81, 0x82),
+    "vcpu_events": _pair(64, 0x9F, 0xA0),  # last: the others may clear a pending exception
+}
+
+KVM_GET_MSRS = _READ | _WRITE | 8 << 16 | _KVMIO | 0x88
+KVM_SET_MSRS = _WRITE | 8 << 16 | _KVMIO | 0x89
+_MSRS_HEAD = Struct("<II")  # struct kvm_msrs, the number of entries
+_MSR = Struct("<IIQ")  # struct kvm_msr_entry: index, reserved, value
+
+# Intel SDM vol. 4: what a system call, a swap of GS or a memory type would be taken from. A guest
+# in ring 3 can write none of them.
+MSRS = (
+    0x174,  # IA32_SYSENTER_CS
+    0x175,  # IA32_SYSENTER_ESP
+    0x176,  # IA32_SYSENTER_EIP
+    0x277,  # IA32_PAT
+    0xC0000081,  # IA32_STAR
+    0xC0000082,  # IA32_LSTAR
+    0xC0000083,  # IA32_CSTAR
+    0xC0000084,  # IA32_FMASK
+    0xC0000102,  # IA32_KERNEL_GS_BASE
+)
+
+
+def read_state(fd: int, xsave_size: int) -> dict[str, bytearray]:
+    """Ask KVM for all KINDS and MSRS of a vCPU. OSError from KVM.
+
+    `xsave_size` is what KVM_CHECK_EXTENSION says of KVM_CAP_XSAVE2: where XSAVE's area outgrew the
+    4096 bytes of its first ioctl, in bytes, or 0.
+    """
+    state = {}
+    for name, (size, get, _) in KINDS.items():
+        state[name] = bytearray(size)
+        ioctl(fd, get, state[name])
+    if xsave_size > _XSAVE_SIZE:
+        state["xsave"] = bytearray(xsave_size)
+        ioctl(fd, KVM_GET_XSAVE2, state["xsave"])
+    state["msrs"] = read_msrs(fd, MSRS)
+    return state
+
+
+def read_msrs(fd: int, indices: tuple[int, ...]) -> bytearray:
+    """KVM_GET_MSRS: a struct kvm_msrs, which ends before the first MSR that KVM does not know."""
+    entries = b"".join(_MSR.pack(index, 0, 0) for index in indices)
+    buffer = bytearray(_MSRS_HEAD.pack(len(indices), 0) + entries)
+    known = ioctl(fd, KVM_GET_MSRS, buffer)
+    _MSRS_HEAD.pack_into(buffer, 0, known, 0)
+    return buffer[: _MSRS_HEAD.size + known * _MSR.size]
+
+
+def write_state(fd: int, state: dict[str, bytearray]) -> None:
+    """Give a vCPU the state that read_state() returned. OSError from KVM."""
+    for name, (_, _, set_) in KINDS.items():
+        ioctl(fd, set_, state[name])
+    ioctl(fd, KVM_SET_MSRS, state["msrs"])

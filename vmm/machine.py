@@ -1,0 +1,244 @@
+"""Host side: a virtual machine that runs the payload on an image, and collects what it says.
+
+Everything that the guest does ends in one of three ways: an outcome, whose staged writes are still
+to be judged; a GuestFault; or a HostError. Nothing here writes to the image.
+"""
+
+from __future__ import annotations
+
+from instar.abi import (
+    INSTAR_BLOCK_QUEUE,
+    INSTAR_PORT_EXIT,
+    INSTAR_PORT_NOTIFY,
+    INSTAR_PORT_SERIAL,
+    INSTAR_RAM_SIZE,
+    INSTAR_TRANSMIT_QUEUE,
+    OPERATION_CONFIG_ADDR,
+)
+from instar.vmm import boot
+from instar.vmm.block import BlockDevice
+from instar.vmm.deadline import Deadline
+from instar.vmm.errors import GuestFault, HostError
+from instar.vmm.kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
+from instar.vmm.kvm.system import Kvm
+from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
+from instar.vmm.memory import GuestMemory
+from instar.vmm.messages import Messages
+from instar.vmm.record import record
+from instar.vmm.serial import SerialPort
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from instar.vmm.contract import Claim
+    from instar.vmm.image_file import ImageFile
+    from instar.vmm.kvm.vcpu import Vcpu
+    from instar.vmm.payload import Payload
+    from instar.vmm.snapshot import Snapshot
+
+    T = TypeVar("T")
+
+EXIT_BUDGET = 250_000
+"""How often a guest may stop for the host."""
+
+
+@record
+class Outcome:
+    """What a guest that ended in the regular way said and staged."""
+
+    claim: Claim
+    """What it says it did; meaningless if there are refusals."""
+    refusals: tuple[tuple[int, ...], ...]
+    """AmendRefusals: (reason, error, three details)."""
+    phases: list[dict[int, bytes]]
+    """The sectors it staged, by phase."""
+    vm_exits: int
+    """How often it stopped for the host."""
+
+
+@record
+class Descriptors:
+    """What a run uses of the process, once it was prepared."""
+
+    image: int
+    """The image's descriptor."""
+    image_size: int
+    """In bytes."""
+    vcpu: int
+    """The vCPU's descriptor."""
+
+
+class Machine:
+    """A virtual machine for one run of a payload, or for one after the other; a context manager.
+
+    It is made before any byte of an image is read, so that the process can confine itself between.
+    """
+
+    def __init__(self, payload: Payload) -> None:
+        """Set up memory, tables and registers. HostError if this machine cannot."""
+        self._payload = payload
+        self._snapshot: Snapshot | None = None
+        self.vm_exits = 0
+        try:
+            self._memory = GuestMemory(INSTAR_RAM_SIZE)
+        except OSError as error:
+            raise HostError(f"no memory for the guest: {error.strerror}") from error
+        self._closers = [self._memory.close]
+        boot.load(self._memory, payload, boot.cached_system_pages(payload))
+        self._reset_devices()
+        try:
+            self._vcpu = self._create_vcpu()
+        except OSError as error:
+            self.close()
+            raise HostError(_explain(error)) from error
+
+    def _reset_devices(self) -> None:
+        self.vm_exits = 0
+        self._messages = Messages()
+        self._serial = SerialPort(self._memory, self._messages.receive)
+
+    def _create_vcpu(self) -> Vcpu:
+        with Kvm.open() as kvm:
+            self._vm = vm = kvm.create_vm()
+        self._closers.append(vm.close)
+        # SAFETY: close() closes the VM before it unmaps the memory.
+        vm.set_user_memory_region(0, 0, self._memory.host_address, self._memory.size)
+        vcpu = vm.create_vcpu(0)
+        self._closers.append(vcpu.close)
+        boot.set_registers(vcpu, *self._payload.images)
+        return vcpu
+
+    def prepare(self, image: ImageFile) -> Descriptors:
+        """Have KVM do what it does but once per machine; say what the run on `image` will use.
+
+        From here on the run opens nothing and starts no thread. HostError if KVM fails.
+        """
+        _kvm(self._vcpu.run_immediate_exit)
+        return Descriptors(image.fd, image.size, self._vcpu.fd)
+
+    def keep(self) -> None:
+        """Remember the machine as it is, before its first run, so that reset() can be used.
+
+        HostError if KVM fails.
+        """
+        from instar.vmm.snapshot import Snapshot
+
+        xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
+        self._snapshot = _kvm(Snapshot, self._memory, self._vcpu, xsave_size)
+
+    def reset(self) -> None:
+        """Make memory, registers and devices what they were at keep().
+
+        Only after a run that returned an outcome: a guest that broke a rule is not to be trusted
+        with another image. HostError if KVM fails; the machine must be closed then.
+        """
+        assert self._snapshot is not None  # noqa: S101 - a mistake of this package, not of a guest
+        _kvm(self._snapshot.restore)
+        self._reset_devices()
+
+    def close(self) -> None:
+        """End the virtual machine."""
+        while self._closers:
+            _kvm(self._closers.pop())
+
+    def run(
+        self,
+        image: ImageFile,
+        config: bytes,
+        timeout: float,
+        progress: Callable[[int, int], None] | None = None,
+        debug: Callable[[str], None] | None = None,
+    ) -> Outcome:
+        """Run the payload on `image` to its end; once, or once after each reset().
+
+        `config` is a packed AmendConfig; `timeout` is in seconds. Raises GuestFault if the guest
+        breaks a rule or exceeds a budget, HostError if the file or KVM fails.
+        """
+        self._messages.progress = progress
+        self._memory.write(OPERATION_CONFIG_ADDR, config)
+        block = BlockDevice(self._memory, image)
+        try:
+            self._run_guest(block, timeout)
+        finally:
+            if debug and self._serial.text:
+                debug(self._serial.text.decode("ascii", "replace"))
+        self._serial.check_ended()
+        refusals, claim = self._messages.complete()
+        phases = block.staged.written_phases()
+        return Outcome(claim, refusals, phases, self.vm_exits)
+
+    def _run_guest(self, block: BlockDevice, timeout: float) -> None:
+        with Deadline(timeout) as deadline:
+            _kvm(self._vcpu.set_signal_mask, deadline.run_mask)
+            self._loop(block, deadline, timeout)
+
+    def _loop(self, block: BlockDevice, deadline: Deadline, timeout: float) -> None:
+        while True:
+            event = _kvm(self._vcpu.run)
+            self.vm_exits += not isinstance(event, Interrupted)
+            # A write of one byte is all that the contract knows.
+            if isinstance(event, IoOut) and len(event.data) == 1:
+                if event.port == INSTAR_PORT_EXIT:
+                    if event.data != b"\0":
+                        raise GuestFault(f"the guest gave up with code {event.data[0]}")
+                    return
+                self._write_port(block, event.port, event.data)
+            elif not isinstance(event, Interrupted):
+                raise GuestFault(self._describe(event))
+            if deadline.passed():
+                raise GuestFault(f"the guest did not finish within {timeout:g} s")
+            if self.vm_exits >= EXIT_BUDGET:
+                raise GuestFault(f"the guest stopped for the host {EXIT_BUDGET} times")
+
+    def _write_port(self, block: BlockDevice, port: int, data: bytes) -> None:
+        if port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_BLOCK_QUEUE:
+            block.notify()
+        elif port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_TRANSMIT_QUEUE:
+            self._serial.notify()
+        elif port == INSTAR_PORT_SERIAL:
+            self._serial.write_register(data)
+        else:
+            raise GuestFault(f"the guest wrote {data.hex()} to port {port:#x}")
+
+    def _describe(self, event: object) -> str:
+        rip = _kvm(self._vcpu.get_regs).rip
+        place = f"at {rip:#x} ({self._payload.locate(rip)})"
+        if isinstance(event, Shutdown):
+            address = _kvm(self._vcpu.get_sregs).cr2
+            return f"the guest faulted {place}, last page fault at {address:#x}"
+        if isinstance(event, IoOut | IoIn):
+            return f"the guest used port {event.port:#x} against the rules {place}"
+        if isinstance(event, Mmio):
+            return f"the guest touched {event.address:#x}, where nothing is, {place}"
+        assert isinstance(event, Other)  # noqa: S101 - the exits are a closed set
+        return f"the guest stopped with {event.name} {place}"
+
+    def __enter__(self) -> Machine:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()
+
+
+def _kvm(call: Callable[..., T], *arguments: object) -> T:
+    """Call the binding; what the kernel refuses in a run is the host's fault."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
+
+
+def _explain(error: OSError) -> str:
+    advice = {
+        "ENOENT": "load the kvm module, or enable virtualisation (nested, in a virtual machine)",
+        "EACCES": "ask for access to it, usually by joining the group kvm",
+        "EPERM": "ask for access to it, usually by joining the group kvm",
+    }
+    from errno import errorcode
+
+    what = advice.get(errorcode.get(error.errno or 0, ""), "see instar doctor")
+    return f"could not use /dev/kvm: {error.strerror}; {what}"

@@ -1,0 +1,58 @@
+"""Host side: what a caller asks of one amend, or alike of many; checked once."""
+
+from __future__ import annotations
+
+from instar.vmm.errors import UsageError
+from instar.vmm.options import CACHE_MODES, COMPAT_LEVELS, check_format
+from instar.vmm.record import record
+from instar.vmm.request import AmendRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from typing import TypeAlias
+
+    PathLike: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+TIMEOUT = 30.0
+"""How long a guest may run by default, in seconds."""
+
+
+@record
+class Order:
+    """What is to be done, whichever image it is."""
+
+    request: AmendRequest
+    """The options to change."""
+    dry_run: bool
+    """Whether the commit is left out."""
+    flush: bool
+    """Whether the commit is on the disk when the amend returns."""
+    timeout: float
+    """How long the guest may run, in seconds."""
+
+
+def make_order(
+    compat: str | None,
+    lazy_refcounts: bool | None,
+    format: str | None,  # noqa: A002 - the name of qemu-img's flag
+    dry_run: bool,
+    cache: str,
+    timeout: float,
+) -> Order:
+    """Check the arguments of instar.amend(), which documents them.
+
+    Raises UsageError, and ImageRejected for a format that cannot be amended.
+    """
+    check_format(format)
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {cache}")
+    if compat is not None and compat not in COMPAT_LEVELS:
+        raise UsageError(f"Unknown compatibility level {compat!r}: use 0.10 (v2) or 1.1 (v3)")
+    if lazy_refcounts not in (None, True, False):
+        raise UsageError(f"lazy_refcounts is None, True or False, not {lazy_refcounts!r}")
+    if not 0 < timeout < 1e9:
+        raise UsageError(f"timeout is a positive number of seconds, not {timeout!r}")
+    version = None if compat is None else COMPAT_LEVELS[compat]
+    request = AmendRequest(version, lazy_refcounts)
+    return Order(request, dry_run, CACHE_MODES[cache], timeout)
