@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         Refusal,
         UsageError,
     )
-    from instar.vmm.result import AmendResult, ByteRange, Change
+    from instar.vmm.many import amend_many
+    from instar.vmm.result import AmendOutcome, AmendResult, ByteRange, Change
     from instar.vmm.sandbox import Sandbox
 
 __all__ = [
+    "AmendOutcome",
     "AmendResult",
     "ByteRange",
     "Change",
@@ -30,21 +32,25 @@ __all__ = [
     "Sandbox",
     "UsageError",
     "amend",
+    "amend_many",
 ]
+
+_MODULES = {  # where they are, but for the errors
+    "AmendOutcome": "result",
+    "AmendResult": "result",
+    "ByteRange": "result",
+    "Change": "result",
+    "Sandbox": "sandbox",
+    "amend": "amend",
+    "amend_many": "many",
+}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name; the command, which uses none through here, pays for none."""
     if name not in __all__:
         raise AttributeError(f"module 'instar' has no attribute {name!r}")
-    if name == "amend":
-        module = "instar.vmm.amend"
-    elif name in ("AmendResult", "ByteRange", "Change"):
-        module = "instar.vmm.result"
-    elif name == "Sandbox":
-        module = "instar.vmm.sandbox"
-    else:
-        module = "instar.vmm.errors"
+    module = f"instar.vmm.{_MODULES.get(name, 'errors')}"
     from sys import modules
 
     __import__(module)

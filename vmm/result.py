@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from instar.vmm.record import record
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from instar.vmm.errors import InstarError
+    from instar.vmm.order import PathLike
+
 SWITCH = 1
 """The phase that makes the amended header the valid one."""
 
@@ -64,3 +69,15 @@ class AmendResult:
     """What is written, in order."""
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
+
+
+@record
+class AmendOutcome:
+    """What became of one of many images: a result or an error."""
+
+    path: PathLike
+    """The path as it was given."""
+    result: AmendResult | None
+    """What was done, or None if that failed."""
+    error: InstarError | None
+    """What instar.amend() would have raised, or None."""

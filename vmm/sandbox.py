@@ -100,17 +100,20 @@ class Sandbox:
     ) -> Outcome:
         """Run the machine, and make it ready again or close it, before anything is written."""
         try:
-            if self._machine is None:
-                self._machine = Machine(self._payload)
-                self._machine.keep()
-            outcome = plan(self._machine, image, order, progress, debug)
-            self._machine.reset()
+            machine = self._machine or self._make()
+            outcome = plan(machine, image, order, progress, debug)
+            machine.reset()
         except ImageRejected:  # by the host: the guest was not run
             raise
         except BaseException:
             self._discard()
             raise
         return outcome
+
+    def _make(self) -> Machine:
+        self._machine = Machine(self._payload)
+        self._machine.keep()
+        return self._machine
 
     def _enter_process(self) -> None:
         """Leave the machine of the parent process alone: KVM serves none but its maker's memory."""
@@ -125,16 +128,20 @@ class Sandbox:
         if machine is not None:
             machine.close()
 
-    def close(self) -> None:
-        """End the virtual machine. UsageError if another thread is using it."""
+    def renew(self) -> None:
+        """Have the next image get a new virtual machine. UsageError as from close()."""
         self._enter_process()
         if not self._busy.acquire(blocking=False):
             raise UsageError("the Sandbox is in use by another thread, and cannot be closed")
         try:
-            self._closed = True
             self._discard()
         finally:
             self._busy.release()
+
+    def close(self) -> None:
+        """End the virtual machine. UsageError if another thread is using it."""
+        self.renew()
+        self._closed = True
 
     def __enter__(self) -> Sandbox:
         """Close at the end of the block."""

@@ -1,0 +1,191 @@
+"""Host side: instar.amend_many: many images, here or by an executor, as a stream of outcomes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+
+from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.order import TIMEOUT, make_order
+from instar.vmm.result import AmendOutcome
+from instar.vmm.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor, Future
+
+    from instar.vmm.order import Order, PathLike
+
+CHUNK_SIZE = 16
+"""Images that go to an executor's worker in one piece, by default."""
+CHUNKS = 256
+"""Pieces that an executor has to do at a time, by default."""
+
+
+def amend_many(
+    paths: Iterable[PathLike],
+    *,
+    compat: str | None = None,
+    lazy_refcounts: bool | None = None,
+    format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
+    dry_run: bool = False,
+    cache: str = "writeback",
+    timeout: float = TIMEOUT,
+    reuse: bool = True,
+    executor: Executor | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    chunks: int = CHUNKS,
+) -> Iterator[AmendOutcome]:
+    """Amend all images alike, and yield what became of each as soon as that is known.
+
+    An image that fails is an outcome like the others. One that is listed twice is amended once, and
+    is as asked the second time. Paths are taken as they are needed and outcomes are not kept, so
+    there may be any number of them. Who stops early stops what has not begun.
+
+    Args:
+        paths: the images.
+        compat: as for instar.amend(), like those up to `timeout`.
+        lazy_refcounts: see there.
+        format: see there.
+        dry_run: see there.
+        cache: see there.
+        timeout: see there; for each image.
+        reuse: whether images share a virtual machine, as in an instar.Sandbox, or get one each.
+        executor: who does the work, any concurrent.futures.Executor: threads, processes, or other
+            machines, which need this package, /dev/kvm and the images under the same paths. It
+            stays open. None is this thread, one image after the other.
+        chunk_size: how many images an executor is given in one piece; they share a machine, and
+            their outcomes come together.
+        chunks: how many pieces it is given at a time.
+
+    Raises:
+        UsageError: an argument other than a path is invalid.
+        ImageRejected: for a `format` that cannot be amended.
+    """
+    order = make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
+    if chunk_size < 1 or chunks < 1:
+        raise UsageError("chunk_size and chunks are positive numbers")
+    if executor is None:
+        return _amend_here(paths, order, reuse)
+    return _Distribution(iter(paths), order, reuse, executor, chunk_size, chunks).run()
+
+
+def _amend_here(paths: Iterable[PathLike], order: Order, reuse: bool) -> Iterator[AmendOutcome]:
+    with Sandbox() as sandbox:
+        for path in paths:
+            yield _amend_one(sandbox, path, order)
+            if not reuse:
+                sandbox.renew()
+
+
+def _amend_one(sandbox: Sandbox, path: PathLike, order: Order) -> AmendOutcome:
+    try:
+        return AmendOutcome(path, sandbox.carry_out(path, order), None)
+    except InstarError as error:
+        return AmendOutcome(path, None, error.with_traceback(None))
+    except TypeError:
+        fault = UsageError(f"a path is a string, bytes or a path object, not {path!r:.60}")
+        return AmendOutcome(path, None, fault)
+
+
+def amend_chunk(
+    paths: list[PathLike], order: Order, reuse: bool, _call: tuple[bytes, int]
+) -> list[AmendOutcome]:
+    """Amend a few images; what an executor's worker does.
+
+    No two calls are alike, because of `_call`: an executor may answer a call that it has seen
+    before with the old answer, as dask's does.
+    """
+    return list(_amend_here(paths, order, reuse))
+
+
+class _Distribution:
+    """One call of amend_many() with an executor."""
+
+    def __init__(
+        self,
+        paths: Iterator[PathLike],
+        order: Order,
+        reuse: bool,
+        executor: Executor,
+        chunk_size: int,
+        chunks: int,
+    ) -> None:
+        self._paths = paths
+        self._job = order, reuse
+        self._call = os.urandom(8), 0
+        self._executor = executor
+        self._chunk_size, self._chunks = chunk_size, chunks
+        self._running: dict[Future[list[AmendOutcome]], list[PathLike]] = {}
+        # Two workers with one image would lock each other out.
+        self._in_work: set[str | bytes] = set()
+        self._twice: deque[PathLike] = deque()
+
+    def run(self) -> Iterator[AmendOutcome]:
+        # Here, as nobody else has a use for it: it imports logging and much else.
+        from concurrent.futures import FIRST_COMPLETED, wait
+
+        try:
+            while True:
+                while len(self._running) < self._chunks and (chunk := self._next_chunk()):
+                    yield from self._submit(chunk)
+                if not self._running:
+                    return
+                for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                    chunk = self._running.pop(future)
+                    self._in_work.difference_update(map(_name, chunk))
+                    yield from _outcomes_of(future, chunk)
+        finally:
+            for future in self._running:
+                future.cancel()
+
+    def _next_chunk(self) -> list[PathLike]:
+        chunk: list[PathLike] = []
+        for _ in range(len(self._twice)):
+            self._take(self._twice.popleft(), chunk)
+        while len(chunk) < self._chunk_size and len(self._twice) < self._chunk_size:
+            try:
+                self._take(next(self._paths), chunk)
+            except StopIteration:
+                break
+        self._in_work.update(map(_name, chunk))
+        return chunk
+
+    def _take(self, path: PathLike, chunk: list[PathLike]) -> None:
+        (self._twice if _name(path) in self._in_work else chunk).append(path)
+
+    def _submit(self, chunk: list[PathLike]) -> Iterator[AmendOutcome]:
+        self._call = self._call[0], self._call[1] + 1
+        try:
+            future = self._executor.submit(amend_chunk, chunk, *self._job, self._call)
+            self._running[future] = chunk
+        except RuntimeError as error:  # it was shut down, or its processes died
+            self._in_work.difference_update(map(_name, chunk))
+            yield from _failures(chunk, error, "nothing was written")
+
+
+def _name(path: PathLike) -> str | bytes:
+    try:
+        return os.fspath(path)
+    except TypeError:
+        return b""  # the amend says what is wrong with it
+
+
+def _outcomes_of(
+    future: Future[list[AmendOutcome]], chunk: list[PathLike]
+) -> Iterator[AmendOutcome]:
+    try:
+        outcomes = future.result()
+    except Exception as error:
+        yield from _failures(chunk, error, "the image is the old one or the amended one")
+    else:
+        # Under the paths as they were given, whatever the way there and back made of them.
+        for path, outcome in zip(chunk, outcomes, strict=True):
+            yield AmendOutcome(path, outcome.result, outcome.error)
+
+
+def _failures(chunk: list[PathLike], error: BaseException, state: str) -> Iterator[AmendOutcome]:
+    for path in chunk:
+        message = f"the executor failed ({type(error).__name__}: {error}); {state}"
+        yield AmendOutcome(path, None, HostError(message))
