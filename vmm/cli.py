@@ -34,12 +34,12 @@ GLOBAL_FLAGS = (
 )
 
 GLOBAL_HELP = """\
-Usage: instar amend -o OPTIONS [FLAG...] FILENAME
+Usage: instar amend -o OPTIONS [FLAG...] FILENAME...
        instar doctor [--output FORMAT]
 
 Commands:
   amend
-      change options of a qcow2 image in place, in a sandbox
+      change options of qcow2 images in place, in a sandbox
   doctor
       say whether this machine can run the sandbox, and what to do if not
 
@@ -54,6 +54,9 @@ AMEND_FLAGS = (
     Flag("progress", "show the progress", short="p"),
     Flag("dry-run", "say what would change, and change nothing"),
     Flag("output", "human or json", metavar="FORMAT"),
+    Flag("jobs", "amend many images in so many processes, by default 1", short="j", metavar="N"),
+    Flag("files-from", "take the names of images from FILE, or from stdin if '-'", metavar="FILE"),
+    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
@@ -64,12 +67,15 @@ AMEND_FLAGS = (
 )
 
 AMEND_HELP = """\
-Usage: instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME
+Usage: instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...
 
-Change options of the qcow2 image FILENAME in place, in a sandbox.
+Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.
 
 Flags:
 """
+
+# Flags that make it a batch even if there is but one file.
+_OF_BATCHES = ("jobs", "files-from", "null")
 
 _INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM)
 
@@ -181,7 +187,11 @@ def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
         check_format(flags.get("format"))
         write("stdout", OPTIONS_HELP)
         return 0
-    if len(files) != 1:
+    if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
+        from instar.vmm.cli_batch import amend_files
+
+        return amend_files(files, options, flags, report, _read_limits(flags))
+    if not files:
         raise UsageError("Expecting one image file name")
     result = _call_amend(files[0], options, flags, report, own_process=own_process)
     report.result(result, quiet="quiet" in flags)
@@ -220,12 +230,7 @@ def _call_amend(
     *,
     own_process: bool,
 ) -> AmendResult:
-    cache = flags.get("cache", "writeback")
-    if cache not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {cache}")
-    limits: dict[str, Any] = {}
-    if "timeout" in flags:
-        limits["timeout"] = _read_seconds(flags["timeout"])
+    limits = _read_limits(flags)
     required = "require-confinement" in flags
     if required and not own_process:
         raise HostError("a process that only calls the command is not confined")
@@ -247,7 +252,6 @@ def _call_amend(
             lazy_refcounts=options.lazy_refcounts,
             format=flags.get("format"),
             dry_run="dry-run" in flags,
-            cache=cache,
             progress=progress,
             debug=show_debug if "debug" in flags else None,
             before_read=confine_process if own_process else None,
@@ -257,6 +261,16 @@ def _call_amend(
         if progress is not None:
             progress.end(succeeded=result is not None)
     return result
+
+
+def _read_limits(flags: dict[str, str]) -> dict[str, Any]:
+    cache = flags.get("cache", "writeback")
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {cache}")
+    return {
+        "cache": cache,
+        **({"timeout": _read_seconds(flags["timeout"])} if "timeout" in flags else {}),
+    }
 
 
 def _read_seconds(text: str) -> float:

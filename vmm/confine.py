@@ -14,7 +14,7 @@ from stat import S_ISREG
 from struct import pack
 
 from instar.vmm.errors import HostError
-from instar.vmm.seccomp import assemble
+from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def _give_up_privileges(_descriptors: Descriptors) -> None:
 
 def _limit_resources(descriptors: Descriptors) -> None:
     """Lower the limits (getrlimit(2)); one that is lower already stays."""
-    _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size))
+    if descriptors.image_size is not None:
+        _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size))
     for resource in (_RLIMIT_CORE, _RLIMIT_NPROC):
         _lower(resource, 0)
     _lower(_RLIMIT_AS, _address_space() + MEMORY)
@@ -146,9 +147,12 @@ def _close_files(_descriptors: Descriptors) -> None:
         close(ruleset)
 
 
-def _close_descriptors(_descriptors: Descriptors) -> None:
-    """Get no descriptor any more; the steps before need some (RLIMIT_NOFILE, getrlimit(2))."""
-    _lower(_RLIMIT_NOFILE, 0)
+def _close_descriptors(descriptors: Descriptors) -> None:
+    """Get no descriptor any more; the steps before need some (RLIMIT_NOFILE, getrlimit(2)).
+
+    A worker gets one, that of the image which it was sent.
+    """
+    _lower(_RLIMIT_NOFILE, 0 if descriptors.channel is None else descriptors.image + 1)
 
 
 def _filter_calls(descriptors: Descriptors) -> None:
@@ -157,7 +161,11 @@ def _filter_calls(descriptors: Descriptors) -> None:
     SAFETY: the kernel copies the program that `header` points to during the call, and `program`
     lives until after it.
     """
-    program = assemble({"image": descriptors.image, "vcpu": descriptors.vcpu})
+    numbers = {"image": descriptors.image, "vcpu": descriptors.vcpu}
+    if descriptors.channel is None:
+        program = assemble(RULES, numbers)
+    else:
+        program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})
     address = cast(c_char_p(program), c_void_p).value
     header = pack("=H6xQ", len(program) // 8, address)  # struct sock_fprog
     _syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, header)

@@ -54,6 +54,21 @@ class ImageFile:
             os.close(self.fd)
             raise
 
+    @classmethod
+    def received(cls, fd: int, name: str) -> ImageFile:
+        """Own a descriptor that another process of ours opened, and measured, as `name`.
+
+        Raises HostError.
+        """
+        image = cls.__new__(cls)
+        image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
+        try:
+            image.size = os.lseek(fd, 0, os.SEEK_END)
+        except OSError as error:
+            os.close(fd)
+            raise image._failed("measure", error) from error
+        return image
+
     def _open_error(self, error: OSError) -> HostError:
         if error.errno == errno.EISDIR:
             return HostError(f"could not open '{self.name}': it is a directory, not an image file")

@@ -14,22 +14,12 @@ import subprocess
 import sys
 import time
 
-from instar.vmm.errors import (
-    GuestFault,
-    HostError,
-    ImageLocked,
-    ImageRejected,
-    InstarError,
-    Refusal,
-    UsageError,
-)
-from instar.vmm.result import AmendResult, ByteRange, Change
+from instar.vmm.document import read_error, read_result
+from instar.vmm.errors import HostError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    T = TypeVar("T")
+    from instar.vmm.result import AmendResult
 
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
@@ -91,8 +81,8 @@ def amend_in_child(
     try:
         document = json.loads(answer)
         if status == 0:
-            return _read_result(document, os.fsdecode(raw))
-        error = _read_error(document["error"])
+            return read_result(document, os.fsdecode(raw))
+        error = read_error(document["error"])
     except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise HostError(
             f"the confined process ended with status {status} and no outcome; {_EITHER}"
@@ -140,33 +130,3 @@ def _read_all(child: subprocess.Popen[bytes], end: float) -> bytes:
         answer += data
     child.kill()
     return b""
-
-
-def _read_result(document: Any, name: str) -> AmendResult:
-    """The result in the child's document; TypeError or KeyError if it is none."""
-    lists = {
-        "changes": tuple(_build(Change, change) for change in document["changes"]),
-        "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
-        "warnings": tuple(str(warning) for warning in document["warnings"]),
-    }
-    return _build(AmendResult, {**document, **lists, "filename": name})
-
-
-def _read_error(error: Any) -> InstarError:
-    """The error in the child's document; TypeError or KeyError if it is none."""
-    kind, message = error["kind"], str(error["message"])
-    for known in (UsageError, HostError, ImageLocked, GuestFault):
-        if kind == known.__name__:
-            return known(message)
-    if kind == ImageRejected.__name__ and error["refusals"]:
-        return ImageRejected(tuple(_build(Refusal, refusal) for refusal in error["refusals"]))
-    return HostError(f"the confined process failed: {message}")
-
-
-def _build(kind: type[T], fields: dict[str, Any]) -> T:
-    """Make a record; TypeError or KeyError if its fields are not what their annotations say."""
-    for name, annotation in kind.__annotations__.items():
-        wanted = annotation.partition("[")[0].replace("Mapping", "dict").replace("None", "NoneType")
-        if type(fields[name]).__name__ not in wanted.split(" | "):
-            raise TypeError(name)
-    return kind(**fields)

@@ -64,10 +64,12 @@ class Descriptors:
 
     image: int
     """The image's descriptor."""
-    image_size: int
-    """In bytes."""
+    image_size: int | None
+    """In bytes; None for a worker, whose parent limits what it may write."""
     vcpu: int
     """The vCPU's descriptor."""
+    channel: int | None = None
+    """A worker's socket, by which the images come."""
 
 
 class Machine:
@@ -111,12 +113,16 @@ class Machine:
         return vcpu
 
     def prepare(self, image: ImageFile) -> Descriptors:
-        """Have KVM do what it does but once per machine; say what the run on `image` will use.
+        """Do what prepare_vcpu() does; say what the run on `image` will use."""
+        return Descriptors(image.fd, image.size, self.prepare_vcpu())
+
+    def prepare_vcpu(self) -> int:
+        """Have KVM do what it does but once per machine; return the vCPU's descriptor.
 
         From here on the run opens nothing and starts no thread. HostError if KVM fails.
         """
         _kvm(self._vcpu.run_immediate_exit)
-        return Descriptors(image.fd, image.size, self._vcpu.fd)
+        return self._vcpu.fd
 
     def keep(self) -> None:
         """Remember the machine as it is, before its first run, so that reset() can be used.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 
 from instar.vmm.errors import HostError, InstarError, UsageError
 from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.result import AmendOutcome
 from instar.vmm.sandbox import Sandbox
+from instar.vmm.supply import Supply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def amend_many(
         raise UsageError("chunk_size and chunks are positive numbers")
     if executor is None:
         return _amend_here(paths, order, reuse)
-    return _Distribution(iter(paths), order, reuse, executor, chunk_size, chunks).run()
+    return _Distribution(Supply(paths), order, reuse, executor, chunk_size, chunks).run()
 
 
 def _amend_here(paths: Iterable[PathLike], order: Order, reuse: bool) -> Iterator[AmendOutcome]:
@@ -105,22 +105,19 @@ class _Distribution:
 
     def __init__(
         self,
-        paths: Iterator[PathLike],
+        supply: Supply,
         order: Order,
         reuse: bool,
         executor: Executor,
         chunk_size: int,
         chunks: int,
     ) -> None:
-        self._paths = paths
+        self._supply = supply
         self._job = order, reuse
         self._call = os.urandom(8), 0
         self._executor = executor
         self._chunk_size, self._chunks = chunk_size, chunks
         self._running: dict[Future[list[AmendOutcome]], list[PathLike]] = {}
-        # Two workers with one image would lock each other out.
-        self._in_work: set[str | bytes] = set()
-        self._twice: deque[PathLike] = deque()
 
     def run(self) -> Iterator[AmendOutcome]:
         # Here, as nobody else has a use for it: it imports logging and much else.
@@ -128,32 +125,17 @@ class _Distribution:
 
         try:
             while True:
-                while len(self._running) < self._chunks and (chunk := self._next_chunk()):
+                while len(self._running) < self._chunks:
+                    if not (chunk := self._supply.take_some(self._chunk_size)):
+                        break
                     yield from self._submit(chunk)
                 if not self._running:
                     return
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                    chunk = self._running.pop(future)
-                    self._in_work.difference_update(map(_name, chunk))
-                    yield from _outcomes_of(future, chunk)
+                    yield from self._end(_outcomes_of(future, self._running.pop(future)))
         finally:
             for future in self._running:
                 future.cancel()
-
-    def _next_chunk(self) -> list[PathLike]:
-        chunk: list[PathLike] = []
-        for _ in range(len(self._twice)):
-            self._take(self._twice.popleft(), chunk)
-        while len(chunk) < self._chunk_size and len(self._twice) < self._chunk_size:
-            try:
-                self._take(next(self._paths), chunk)
-            except StopIteration:
-                break
-        self._in_work.update(map(_name, chunk))
-        return chunk
-
-    def _take(self, path: PathLike, chunk: list[PathLike]) -> None:
-        (self._twice if _name(path) in self._in_work else chunk).append(path)
 
     def _submit(self, chunk: list[PathLike]) -> Iterator[AmendOutcome]:
         self._call = self._call[0], self._call[1] + 1
@@ -161,15 +143,12 @@ class _Distribution:
             future = self._executor.submit(amend_chunk, chunk, *self._job, self._call)
             self._running[future] = chunk
         except RuntimeError as error:  # it was shut down, or its processes died
-            self._in_work.difference_update(map(_name, chunk))
-            yield from _failures(chunk, error, "nothing was written")
+            yield from self._end(_failures(chunk, error, "nothing was written"))
 
-
-def _name(path: PathLike) -> str | bytes:
-    try:
-        return os.fspath(path)
-    except TypeError:
-        return b""  # the amend says what is wrong with it
+    def _end(self, outcomes: Iterable[AmendOutcome]) -> Iterator[AmendOutcome]:
+        for outcome in outcomes:
+            self._supply.done(outcome.path)
+            yield outcome
 
 
 def _outcomes_of(

@@ -38,7 +38,15 @@ else:
 
 
 def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:
+    count, every = len(fields), frozenset(fields)
+
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if len(args) == count and not kwargs:  # the usual case, which a batch meets all the time
+            self.__dict__.update(zip(fields, args, strict=True))
+            return
+        if not args and kwargs.keys() == every:
+            self.__dict__.update(kwargs)
+            return
         values = dict(zip(fields, args, strict=False))
         if len(args) > len(fields) or not values.keys().isdisjoint(kwargs):
             raise TypeError(f"{name}() takes each of {fields} once")

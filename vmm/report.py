@@ -40,7 +40,12 @@ class Report:
         """Switch to one of OUTPUT_FORMATS; raises UsageError for another."""
         if output_format not in OUTPUT_FORMATS:
             raise UsageError(f"--output: expected human or json, not '{output_format}'")
-        self._dump = _load_dump() if output_format == "json" else None
+        self._dump = load_dump(indent=2) if output_format == "json" else None
+
+    def use_lines(self) -> None:
+        """Write each document of JSON in one line from now on."""
+        if self._dump is not None:
+            self._dump = load_dump(indent=None)
 
     def document(self, document: object) -> None:
         """Write `document` to stdout, if it is JSON that is wanted."""
@@ -59,20 +64,7 @@ class Report:
     def error(self, error: BaseException) -> int:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
         message, exit_status = _explain(error)
-        refusals = error.refusals if isinstance(error, ImageRejected) else ()
-        self.document(
-            {
-                "filename": self.filename,
-                "error": {
-                    "kind": type(error).__name__,
-                    "message": message,
-                    "exit_status": exit_status,
-                    "refusals": [
-                        {**_fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals
-                    ],
-                },
-            }
-        )
+        self.document({"filename": self.filename, "error": error_fields(error)})
         # These two do not name the image themselves; the others say what they are about.
         about = isinstance(error, ImageRejected | GuestFault) and self.filename is not None
         prefix = f"'{self.filename}': " if about else ""
@@ -105,6 +97,18 @@ class Progress:
     def _show(self, percent: float) -> None:
         self._shown = percent
         write("stdout", f"    ({percent:3.2f}/100%)\r")
+
+
+def error_fields(error: BaseException) -> dict[str, object]:
+    """Return what is to be known of a failure, as JSON has it."""
+    message, exit_status = _explain(error)
+    refusals = error.refusals if isinstance(error, ImageRejected) else ()
+    return {
+        "kind": type(error).__name__,
+        "message": message,
+        "exit_status": exit_status,
+        "refusals": [{**fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals],
+    }
 
 
 def show_debug(text: str) -> None:
@@ -150,13 +154,14 @@ def write(stream_name: str, text: str) -> None:
         setattr(sys, stream_name, None)
 
 
-def _load_dump() -> Callable[[object], str]:
+def load_dump(indent: int | None) -> Callable[[object], str]:
+    """Return a function that makes JSON of records and of what JSON knows itself."""
     import json
 
-    return json.JSONEncoder(indent=2, default=_fields).encode
+    return json.JSONEncoder(indent=indent, default=fields).encode
 
 
-def _fields(value: object) -> dict[str, object]:
+def fields(value: object) -> dict[str, object]:
     """Return the fields of a record, in their order."""
     return {field: getattr(value, field) for field in type(value).__annotations__}
 

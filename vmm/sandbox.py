@@ -74,22 +74,57 @@ class Sandbox:
         debug: Callable[[str], None] | None = None,
     ) -> AmendResult:
         """Do what amend() does, for arguments that are checked."""
+        self._begin()
+        try:
+            with ImageFile(os.fspath(path), writable=not order.dry_run) as image:
+                return self._amend(image, order, progress, debug)
+        finally:
+            self._busy.release()
+
+    def amend_open(self, image: ImageFile, order: Order) -> AmendResult:
+        """Do what amend() does with an image that is open; it is locked, but not closed, here."""
+        self._begin()
+        try:
+            return self._amend(image, order, None, None)
+        finally:
+            self._busy.release()
+
+    def _begin(self) -> None:
         self._enter_process()
         if not self._busy.acquire(blocking=False):
             raise UsageError("a Sandbox was used by two threads at once; give each one its own")
-        try:
-            if self._closed:
-                raise UsageError("the Sandbox is closed")
-            with ImageFile(os.fspath(path), writable=not order.dry_run) as image:
-                warning = lock_image(image.fd, image.name)
-                outcome = self._plan(image, order, progress, debug)
-                try:
-                    return carry_out(image, order, outcome, self._payload.sha256, warning)
-                except GuestFault:
-                    self._discard()
-                    raise
-        finally:
+        if self._closed:
             self._busy.release()
+            raise UsageError("the Sandbox is closed")
+
+    def prepare(self) -> int:
+        """Make the virtual machine now, not for the first image; return its vCPU's descriptor.
+
+        From here on nothing is opened but images, and no thread is started. HostError if this
+        machine cannot.
+        """
+        machine = self._machine or self._make()
+        return machine.prepare_vcpu()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a virtual machine for the next image."""
+        return self._machine is not None
+
+    def _amend(
+        self,
+        image: ImageFile,
+        order: Order,
+        progress: Callable[[int, int], None] | None,
+        debug: Callable[[str], None] | None,
+    ) -> AmendResult:
+        warning = lock_image(image.fd, image.name)
+        outcome = self._plan(image, order, progress, debug)
+        try:
+            return carry_out(image, order, outcome, self._payload.sha256, warning)
+        except GuestFault:
+            self._discard()
+            raise
 
     def _plan(
         self,

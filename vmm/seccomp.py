@@ -55,6 +55,37 @@ RULES: tuple[Rule, ...] = (
     ("exit_group", 231, (), "ends the process"),
 )
 
+# What gives a kept machine its first state back: KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_XSAVE,
+# KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_MSRS.
+RESET_REQUESTS = (
+    *(0x4090AE82, 0x4138AE84, 0x5000AEA5, 0x4188AEA7),
+    *(0x4080AEA2, 0x4040AEA0, 0x4004AE99, 0x4008AE89),
+)
+_F_OFD_GETLK, _F_OFD_SETLK = 36, 37
+_MADV_DONTNEED = 4
+
+# The rules of a worker, which amends image after image as its parent sends them. Each of them is
+# the one descriptor that it may get, and so has the same number.
+WORKER_RULES: tuple[Rule, ...] = (
+    (
+        *("ioctl", 16, ((0, "is", "vcpu"), (1, "is", VCPU_REQUESTS + RESET_REQUESTS))),
+        "runs the guest, and gives the machine its first state back for the next image",
+    ),
+    ("recvmsg", 47, ((0, "is", "channel"),), "takes the next image from the parent"),
+    ("write", 1, ((0, "is", "channel"),), "tells the parent the outcome"),
+    ("lseek", 8, ((0, "is", "image"),), "tells the image's size"),
+    (
+        *("fcntl", 72, ((0, "is", "image"), (1, "is", (_F_OFD_GETLK, _F_OFD_SETLK)))),
+        "takes qemu's locks of the image",
+    ),
+    (
+        *("madvise", 28, ((2, "is", (_MADV_DONTNEED,)),)),
+        "gives memory that a scan used back, zeroed",
+    ),
+    ("getpid", 39, (), "tells whether the machine is this process's own"),
+    *(rule for rule in RULES if rule[0] not in ("ioctl", "write", "rt_sigaction", "rt_sigreturn")),
+)
+
 # linux/bpf_common.h, linux/filter.h: struct sock_filter and the operations in use.
 _INSTRUCTION = Struct("<HBBI")
 _LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
@@ -64,8 +95,8 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 _AUDIT_ARCH_X86_64 = 0xC000003E  # linux/audit.h
 
 
-def assemble(descriptors: Mapping[str, int]) -> bytes:
-    """Return RULES as a classic BPF program, with the numbers of the descriptors they name.
+def assemble(rules: tuple[Rule, ...], descriptors: Mapping[str, int]) -> bytes:
+    """Return rules as a classic BPF program, with the numbers of the descriptors they name.
 
     Source: Linux, Documentation/userspace-api/seccomp_filter.rst. The calls of the x32 ABI have
     numbers of their own (bit 30 is set), which no rule names.
@@ -79,7 +110,7 @@ def assemble(descriptors: Mapping[str, int]) -> bytes:
         kill,
         pack(_LOAD, 0, 0, _NUMBER),
     ]
-    for _, number, conditions, _ in RULES:
+    for _, number, conditions, _ in rules:
         body = []
         for argument, comparison, wanted in conditions:
             values = (descriptors[wanted],) if isinstance(wanted, str) else wanted

@@ -1,0 +1,215 @@
+"""Host side: `instar amend` with many images: names, reports, the exit status, interrupts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.confinement.process import command, run
+from tests.confinement.scenes import HANG, LAZY
+from tests.confinement.test_worker import outcomes, write, write_some
+from tests.forge import parse_header
+
+pytestmark = pytest.mark.kvm
+
+
+def test_people_hear_of_failures_and_get_a_summary(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 3)
+    dirty = write(tmp_path / "dirty", dirty=True)
+    done = run("amend", *LAZY, *images, dirty, tmp_path / "missing", images[0])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sorted(done.stderr.splitlines()) == [
+        f"instar: '{dirty}': the image is marked dirty, as it was not closed; repair it with "
+        "qemu-img check -r all",
+        "instar: 6 images: 3 amended, 1 as asked, 2 failed",
+        f"instar: could not open '{tmp_path / 'missing'}': No such file or directory",
+    ]
+    done = run("amend", "-q", *LAZY, *images)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_json_is_a_line_for_each_image(tmp_path: Path) -> None:
+    images = [*write_some(tmp_path, 3), tmp_path]
+    done = run("amend", "--output=json", "-j2", *LAZY, *images)
+    alone = json.loads(run("amend", "--output=json", *LAZY, images[0]).stdout)
+    assert len(done.stdout.splitlines()) == 4
+    documents = {d["filename"]: d for d in map(json.loads, done.stdout.splitlines())}
+    assert documents.keys() == {str(image) for image in images}
+    assert documents[str(images[0])].keys() == alone.keys()
+    assert documents[str(tmp_path)]["error"]["kind"] == "HostError"
+
+
+def test_the_outcome_is_the_same_however_many_work(tmp_path: Path) -> None:
+    contents = []
+    for jobs in (1, 3):
+        folder = tmp_path / str(jobs)
+        folder.mkdir()
+        images = write_some(folder, 20)
+        done = run("amend", "-j", str(jobs), "-o", "compat=0.10", *images)
+        assert done.stderr == "instar: 20 images: 20 amended, 0 as asked, 0 failed\n"
+        contents.append([image.read_bytes() for image in images])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("source", ["-", "list"])
+def test_names_come_from_a_file_too(tmp_path: Path, null: bool, source: str) -> None:
+    end = b"\0" if null else b"\n"
+    strange = b"a\nb" if null else b" a b\xff"
+    names = [os.fsencode(tmp_path) + b"/" + name for name in (b"first", strange, b"", b"last")]
+    images = [write(Path(os.fsdecode(name))) for name in names if not name.endswith(b"/")]
+    listed = end.join([*names[:2], b"", *names[3:]])
+    (tmp_path / "list").write_bytes(listed)
+    where = source if source == "-" else str(tmp_path / source)
+    flags = ["--null"] if null else []
+    done = subprocess.run(
+        command("amend", "--output=json", *LAZY, *flags, "--files-from", where, tmp_path / "arg"),
+        input=listed,
+        capture_output=True,
+        check=False,
+    )
+    told = outcomes(done.stdout.decode())
+    assert told.pop("arg")[0] == "HostError"
+    assert told == {image.name: "amended" for image in images}
+
+
+def test_a_list_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+    done = run("amend", *LAZY, "--files-from", tmp_path / "missing")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"instar: could not read '{tmp_path / 'missing'}': No such file or directory\n"
+    )
+
+
+def test_no_names_are_no_failure(tmp_path: Path) -> None:
+    done = run("amend", *LAZY, "--files-from", os.devnull)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "instar: 0 images: 0 amended, 0 as asked, 0 failed\n",
+    )
+
+
+def on_a_terminal(*arguments: str | Path, patch: str = "") -> str:
+    """What the command shows on a terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        command(*arguments, patch=patch), stdout=slave, stderr=slave, stdin=slave
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(master, 1 << 16)
+        except OSError:
+            break
+    os.close(master)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_where_tqdm_is_installed(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    assert "/6 [" in on_a_terminal("amend", *LAZY, "-j2", *images)
+    without = on_a_terminal("amend", *LAZY, *images, patch="sys.modules['tqdm'] = None")
+    assert without == "instar: 6 images: 0 amended, 6 as asked, 0 failed\r\n"
+    assert on_a_terminal("amend", "-q", *LAZY, *images) == ""
+
+
+def test_nothing_of_a_bar_is_imported_without_a_terminal(tmp_path: Path) -> None:
+    patch = "sys.modules['tqdm'] = None"
+    done = run("amend", *LAZY, *write_some(tmp_path, 2), patch=patch)
+    assert done.stderr == "instar: 2 images: 2 amended, 0 as asked, 0 failed\n"
+
+
+def processes_of(pid: int) -> list[int]:
+    return [
+        int(path.name)
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and f"\nPPid:\t{pid}\n" in _read(path / "status")
+    ]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_interrupt_ends_the_workers_and_leaves_the_rest_untouched(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    before = [image.read_bytes() for image in images]
+    process = subprocess.Popen(
+        command("amend", *LAZY, "-j2", *images, patch=HANG), stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len(processes_of(process.pid)) == 2)
+    workers = processes_of(process.pid)
+    wait_for(lambda: all("Seccomp:\t2" in _read(Path(f"/proc/{n}/status")) for n in workers))
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == (
+        "instar: interrupted; no image is left half-changed\n"
+    )
+    assert time.monotonic() - started < 10
+    assert process.returncode == 1
+    assert not any("State" in _read(Path(f"/proc/{n}/status")) for n in workers)
+    assert [image.read_bytes() for image in images] == before
+
+
+def test_a_terminals_interrupt_lets_the_image_at_hand_come_to_its_end(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 40)
+    process = subprocess.Popen(
+        command("amend", *LAZY, "-j1", *images),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: images[3].read_bytes()[87] == 1 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
+    process.communicate(timeout=20)
+    lazy = [parse_header(image.read_bytes()).compatible_features for image in images]
+    assert lazy == sorted(lazy, reverse=True)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    write_some(tmp_path, 4)
+    code = """
+import resource, sys
+from instar.vmm.batch import amend_batch
+from instar.vmm.order import make_order
+order = make_order(None, True, None, True, "writeback", 10)
+peaks = []
+for count in (50, 400):
+    paths = (sys.argv[1 + n % 4] for n in range(count))
+    assert all(o.result or o.error for o in amend_batch(paths, order, jobs=1, required=False))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    peaks.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(*peaks)
+"""
+    images = [str(tmp_path / f"image {n}\n") for n in range(4)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *images], capture_output=True, text=True, check=True
+    )
+    own, workers, own_later, workers_later = map(int, done.stdout.split())
+    assert own_later < own + 1024  # KiB
+    assert workers_later < workers + 1024

@@ -1,0 +1,222 @@
+"""Host side: the workers of a batch: what they may call, what they cannot do, what they may say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instar.vmm.kvm import state
+from instar.vmm.seccomp import RESET_REQUESTS, WORKER_RULES
+from tests.confinement.process import command, guest_code, run
+from tests.confinement.scenes import HANG, LAZY
+from tests.confinement.test_calls import BY_CHANCE
+from tests.forge import Data, Image
+
+pytestmark = pytest.mark.kvm
+
+MANY = ("amend", "--require-confinement", "--output=json", *LAZY)
+
+
+def write(path: Path, **fields: Any) -> Path:
+    Image(size=1 << 20, clusters={0: Data(b"\x05")}, **fields).write(path)
+    return path
+
+
+def write_some(folder: Path, count: int = 6) -> list[Path]:
+    return [write(folder / f"image {n}\n") for n in range(count)]
+
+
+def outcomes(stdout: str) -> dict[str, Any]:
+    """By file name: what was done, or the kind of the error and its message."""
+    documents = [json.loads(line) for line in stdout.splitlines()]
+    told = {
+        Path(d["filename"]).name: d.get("action") or (d["error"]["kind"], d["error"]["message"])
+        for d in documents
+    }
+    assert len(told) == len(documents)
+    return told
+
+
+# Runs that together need every rule: arguments, image, patch.
+CALLS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
+    (LAZY, {}, ""),
+    (("-o", "compat=0.10"), {}, ""),
+    (LAZY, {"dirty": True}, ""),
+    (LAZY, {}, guest_code("0f0b")),
+    (("--timeout=0.2", *LAZY), {}, HANG),
+)
+
+
+@pytest.mark.slow
+def test_every_rule_of_a_worker_is_needed(tmp_path: Path) -> None:
+    used = set()
+    for number, (arguments, fields, patch) in enumerate(CALLS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        images = [str(write(folder / str(n), **fields)) for n in range(3)]
+        line = command("amend", "--require-confinement", "-j1", *arguments, *images, patch=patch)
+        subprocess.run(["strace", "-ff", "-o", folder / "trace", *line], check=False, timeout=60)
+        for path in folder.glob("trace.*"):
+            calls = path.read_text(errors="replace").partition("\nseccomp(")[2]
+            used |= {line.partition("(")[0] for line in calls.splitlines()[1:] if line[0].isalpha()}
+    names = {name for name, *_ in WORKER_RULES}
+    assert used <= names
+    assert names - used <= BY_CHANCE.keys()
+
+
+def test_the_requests_of_a_reset_are_those_of_the_binding() -> None:
+    assert {set_ for _, _, set_ in state.KINDS.values()} | {state.KVM_SET_MSRS} == set(
+        RESET_REQUESTS
+    )
+
+
+# Code in the place of the amend, which has the image's descriptor `fd`, and what becomes of it.
+TAKEN_OVER = {
+    "open a file": ("os.open('/etc/passwd', 0)", "HostError: the confined worker was killed"),
+    "print": ("os.write(1, b'x')", "HostError: the confined worker was killed"),
+    "report to stderr": ("os.write(2, b'x')", "HostError: the confined worker was killed"),
+    "fork": ("os.fork()", "HostError: the confined worker was killed"),
+    "make a socket": ("socket.socket()", "HostError: the confined worker was killed"),
+    "copy a descriptor": ("os.dup(fd)", "HostError: the confined worker was killed"),
+    "read what is no image": ("os.preadv(3, [bytearray(1)], 0)", "HostError: the confined worker"),
+    "raise a limit": (
+        "__import__('resource').setrlimit(1, (1 << 40, 1 << 40))",
+        "HostError: the confined worker was killed",
+    ),
+    "let a file grow": (
+        "os.pwrite(fd, b'x', os.lseek(fd, 0, 2))",
+        "HostError: the confined process failed: internal error, please report it: OSError: "
+        "[Errno 27] File too large",
+    ),
+    "take two images": (
+        "print(socket.recv_fds(socket.socket(fileno=3), 100, 1))",
+        "HostError: the confined worker was killed",
+    ),
+    "end": ("os._exit(0)", "HostError: the confined worker ended with status 0"),
+    "say nothing that makes sense": (
+        "os.write(3, b'{'); os._exit(0)",
+        "HostError: the confined worker ",
+    ),
+    "say what is no outcome": (
+        'os.write(3, b\'{"result": {"filename": 1}}\'); os._exit(0)',
+        "HostError: the confined worker ",
+    ),
+    "die of a signal": ("os.kill(os.getpid(), 9)", "HostError: the confined worker was killed"),
+    "hang": ("exec('while True: pass')", "HostError: the confined worker was killed (Killed)"),
+}
+
+PATCH = """
+import instar.vmm.batch, instar.vmm.worker
+instar.vmm.batch.MARGIN = 1.5
+def amend(sandbox, fd, name, order, original=instar.vmm.worker._amend):
+    import socket
+    if "bad" in name:
+        {attempt}
+    return original(sandbox, fd, name, order)
+instar.vmm.worker._amend = amend
+"""
+
+
+@pytest.mark.parametrize(("attempt", "expected"), TAKEN_OVER.values(), ids=TAKEN_OVER)
+def test_a_worker_that_is_taken_over_costs_its_image_and_no_other(
+    tmp_path: Path, attempt: str, expected: str
+) -> None:
+    images = write_some(tmp_path, 2)
+    bad = write(tmp_path / "bad")
+    contents = bad.read_bytes()
+    patch = f"import socket\n{PATCH.format(attempt=attempt)}"
+    done = run(*MANY, "--timeout=0.1", "-j1", images[0], bad, images[1], patch=patch)
+    told = outcomes(done.stdout)
+    assert done.returncode == 1
+    kind, message = told.pop("bad")
+    assert f"{kind}: {message}".startswith(expected)
+    assert told == {image.name: "amended" for image in images}
+    assert bad.read_bytes()[: len(contents)] == contents
+    assert "3 images: 2 amended, 0 as asked, 1 failed" in done.stderr
+
+
+def test_a_worker_that_says_more_than_it_was_asked_is_ended(tmp_path: Path) -> None:
+    images = [*write_some(tmp_path, 2), write(tmp_path / "bad"), write(tmp_path / "bad too")]
+    patch = "import socket\n" + PATCH.format(attempt="os.write(3, b'{\"result\": 1}')")
+    done = run(*MANY, "-j1", *images, patch=patch)
+    told = outcomes(done.stdout)
+    assert [told[image.name] for image in images[:2]] == ["amended"] * 2
+    assert {told[image.name][0] for image in images[2:]} == {"HostError"}
+
+
+def test_guest_faults_cost_a_worker_each_and_no_other_image(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    patch = """
+import instar.vmm.sandbox
+from instar.vmm.errors import GuestFault
+def plan(machine, image, *rest, original=instar.vmm.sandbox.plan):
+    if image.name[-2] in "135":
+        raise GuestFault("it is bad")
+    return original(machine, image, *rest)
+instar.vmm.sandbox.plan = plan
+"""
+    done = run(*MANY, "-j2", *images, patch=patch)
+    told = outcomes(done.stdout)
+    fault = ("GuestFault", "it is bad")
+    assert [told[image.name] for image in images] == ["amended", fault] * 3
+
+
+def test_a_guest_that_always_faults_ends_every_image(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    done = run(*MANY, "-j2", *images, patch=guest_code("0f0b"))
+    assert {kind for kind, _ in outcomes(done.stdout).values()} == {"GuestFault"}
+    assert len(outcomes(done.stdout)) == 6
+
+
+def test_confinement_comes_before_the_first_read(tmp_path: Path) -> None:
+    patch = "import os; os.preadv = lambda *_: open('/dev/null')"
+    done = run(*MANY, *write_some(tmp_path, 2), patch=patch)
+    assert {m.split(";")[0] for _, m in outcomes(done.stdout).values()} == {
+        "the confined worker was killed (Bad system call)"
+    }
+
+
+def test_nothing_is_imported_or_opened_once_a_worker_is_confined(tmp_path: Path) -> None:
+    images = [*write_some(tmp_path), write(tmp_path / "dirty", dirty=True)]
+    (tmp_path / "vmdk").write_bytes(b"KDMV")
+    done = run(*MANY, *images, tmp_path / "vmdk")
+    told = outcomes(done.stdout)
+    assert "once confined" not in done.stderr
+    assert [told["dirty"][0], told["vmdk"][0]] == ["ImageRejected"] * 2
+
+
+def test_a_machine_without_kvm_is_one_error(tmp_path: Path) -> None:
+    patch = """
+import instar.vmm.machine
+from instar.vmm.kvm.system import Kvm
+def fail():
+    raise OSError(2, "No such file or directory")
+Kvm.open = fail
+"""
+    images = write_some(tmp_path)
+    before = [image.read_bytes() for image in images]
+    done = run("amend", *LAZY, *images, patch=patch)
+    assert done.returncode == 1
+    assert done.stderr.startswith("instar: could not use /dev/kvm: No such file or directory")
+    assert done.stderr.count("\n") == 1
+    assert [image.read_bytes() for image in images] == before
+
+
+LACKING = """
+def lack(_descriptors):
+    raise OSError(38, "Function not implemented")
+confine.BARRIERS = (("landlock", lack), *confine.BARRIERS)
+"""
+
+
+def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 2)
+    done = run(*MANY, *images, patch=LACKING)
+    assert done.returncode == 1
+    assert "for want of landlock" in done.stderr
+    done = run("amend", *LAZY, *images, patch=LACKING)
+    assert done.returncode == 0

@@ -1,0 +1,132 @@
+"""Host side: `instar amend` with many images: where their names come from, and what is reported.
+
+A line for each image that failed, or with --output json for each image; a progress bar on a
+terminal; a summary. Nothing here looks into an image.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from instar.vmm.errors import HostError, UsageError
+from instar.vmm.order import TIMEOUT, make_order
+from instar.vmm.report import write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, BinaryIO
+
+    from instar.vmm.options import AmendOptions
+    from instar.vmm.report import Report
+    from instar.vmm.result import AmendOutcome
+
+JOBS_MAX = 4096
+_BLOCK = 1 << 16
+_KINDS = ("amended", "as asked", "failed")
+
+
+def amend_files(
+    files: list[str],
+    options: AmendOptions,
+    flags: dict[str, str],
+    report: Report,
+    limits: dict[str, Any],
+) -> int:
+    """Amend `files`, and those that --files-from names; return the exit status.
+
+    UsageError, or HostError if this machine can run no workers or the list cannot be read.
+    """
+    jobs = _read_jobs(flags.get("jobs", "1"))
+    if "debug" in flags:
+        raise UsageError("--debug shows the text of one sandbox; name one image, without --jobs")
+    if "null" in flags and "files-from" not in flags:
+        raise UsageError("--null is about the names of --files-from")
+    if not files and "files-from" not in flags:
+        raise UsageError("Expecting one image file name")
+    order = make_order(
+        *(options.compat, options.lazy_refcounts, flags.get("format"), "dry-run" in flags),
+        *(limits["cache"], limits.get("timeout", TIMEOUT)),
+    )
+    report.use_lines()
+    paths: Iterable[str] = files
+    if "files-from" in flags:
+        paths = _chain(files, flags["files-from"], b"\0" if "null" in flags else b"\n")
+    total = None if "files-from" in flags else len(files)
+    required = "require-confinement" in flags
+    # Imported here because a usage error needs none of it.
+    from instar.vmm.batch import amend_batch
+
+    outcomes = amend_batch(paths, order, jobs=jobs, required=required)
+    return _report(outcomes, report, _make_bar(total, flags), quiet="quiet" in flags)
+
+
+def _read_jobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= JOBS_MAX):
+        raise UsageError(f"--jobs: expected a number from 1 to {JOBS_MAX}, not '{text}'")
+    return int(text)
+
+
+def _chain(files: list[str], source: str, end: bytes) -> Iterator[str]:
+    yield from files
+    try:
+        if source == "-":
+            yield from _split(sys.stdin.buffer, end)
+        else:
+            with open(source, "rb") as file:
+                yield from _split(file, end)
+    except OSError as error:
+        raise HostError(f"could not read '{source}': {error.strerror}") from error
+
+
+def _split(file: BinaryIO, end: bytes) -> Iterator[str]:
+    """The names in a file, each ended by `end`, but perhaps for the last; empty ones are none."""
+    rest = b""
+    while block := os.read(file.fileno(), _BLOCK):
+        *names, rest = (rest + block).split(end)
+        yield from (os.fsdecode(name) for name in names if name)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _report(outcomes: Iterator[AmendOutcome], report: Report, bar: Any, *, quiet: bool) -> int:
+    counts = dict.fromkeys(_KINDS, 0)
+    try:
+        for outcome in outcomes:
+            if bar is not None:
+                bar.clear()
+            counts[_tell(outcome, report, quiet=quiet)] += 1
+            if bar is not None:
+                bar.update()
+    finally:
+        report.filename = None
+        if bar is not None:
+            bar.close()
+    if not quiet:
+        summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        write("stderr", f"instar: {sum(counts.values())} images: {summary}\n")
+    return 1 if counts["failed"] else 0
+
+
+def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:
+    """Report one outcome; return which of _KINDS it is."""
+    report.filename = os.fsdecode(outcome.path)
+    if outcome.error is not None:
+        report.error(outcome.error)
+        return "failed"
+    assert outcome.result is not None  # noqa: S101 - one of the two is there
+    report.result(outcome.result, quiet=quiet)
+    return "amended" if outcome.result.action == "amended" else "as asked"
+
+
+def _make_bar(total: int | None, flags: dict[str, str]) -> Any:
+    """A progress bar if there is a terminal to see it; None without one, or without tqdm."""
+    if "quiet" in flags or sys.stderr is None or not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    tqdm.monitor_interval = 0  # its thread would be there when a worker is forked
+    return tqdm(total=total, unit=" images", file=sys.stderr, leave=False)

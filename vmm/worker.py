@@ -1,0 +1,103 @@
+"""Host side: a confined process that amends the images which its parent sends, one by one.
+
+The parent opens paths and never looks into an image; this process looks into images and can open
+nothing. It was forked from the parent, shares nothing with it but a socket, and keeps a virtual
+machine from image to image. When that had to be given up, this process ends, for it can make no
+other, and the parent forks another one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+
+from instar.vmm.confine import confine
+from instar.vmm.errors import InstarError
+from instar.vmm.image_file import ImageFile
+from instar.vmm.machine import Descriptors
+from instar.vmm.report import error_fields, load_dump
+from instar.vmm.sandbox import Sandbox
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from typing import NoReturn
+
+    from instar.vmm.order import Order
+
+NAME_MAX = 4096 + 256
+"""Bytes of a path that can be opened, and more: longer ones do not come here."""
+READY = b"ready"
+"""What a worker says first, unless it says what is wrong."""
+
+_CHANNEL = 3  # behind the standard streams
+
+
+def work(channel: socket.socket, order: Order, stop: mmap.mmap, *, required: bool) -> NoReturn:
+    """Be a worker, in a process that was just forked; ends the process.
+
+    Each message of the parent is an image: its name and its descriptor; each answer is JSON, the
+    outcome. An image is not begun once the first byte of `stop` is not 0. `required` is that of
+    confine().
+    """
+    status = 1
+    try:
+        _work(channel, order, stop, required)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) -> None:
+    # Left to the end of its life, a socket would be asked for its name, for a warning.
+    with _shed(parent) as channel:
+        dump = load_dump(indent=None)
+        sandbox = Sandbox()
+        try:
+            vcpu = sandbox.prepare()
+            # The lowest free number, which is what the kernel gives to every image.
+            image = os.dup(_CHANNEL)
+            os.close(image)
+            confine(Descriptors(image, None, vcpu, _CHANNEL), required=required)
+        except InstarError as error:
+            os.write(_CHANNEL, dump(error_fields(error)).encode())
+            return
+        gc.freeze()  # what is there by now stays: the collector need not look at it again
+        os.write(_CHANNEL, READY)
+        while sandbox.ready:
+            name, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
+            if not descriptors or stop[0]:
+                return
+            try:
+                answer = _amend(sandbox, descriptors[0], os.fsdecode(name), order)
+            except Exception as error:  # a defect, after which nothing is to be trusted
+                sandbox.close()
+                answer = {"error": error_fields(error)}
+            os.write(_CHANNEL, dump(answer).encode())
+
+
+def _amend(sandbox: Sandbox, descriptor: int, name: str, order: Order) -> dict[str, object]:
+    try:
+        with ImageFile.received(descriptor, name) as image:
+            return {"result": sandbox.amend_open(image, order)}
+    except InstarError as error:
+        return {"error": error_fields(error)}
+
+
+def _shed(channel: socket.socket) -> socket.socket:
+    """Leave all that is the parent's, but for one end of the socket, to the parent."""
+    # An interrupt is the parent's business, which lets what has begun come to its end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal.set_wakeup_fd(-1)
+    null = os.open(os.devnull, os.O_RDWR)
+    descriptor = channel.detach()
+    kept = os.dup2(descriptor, max(descriptor, null, _CHANNEL) + 1)
+    for stream in range(_CHANNEL):
+        os.dup2(null, stream)
+    os.dup2(kept, _CHANNEL, inheritable=False)
+    os.closerange(_CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+    return socket.socket(fileno=_CHANNEL)
