@@ -1,0 +1,107 @@
+"""Test side: what an amend takes besides time is known, and nothing is added to it unnoticed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bench_profile
+import pytest
+
+import instar
+from tests.forge import Data, Image
+
+pytestmark = pytest.mark.kvm
+
+# Every module that `instar amend` has when it ends, besides those of an interpreter that does
+# nothing; why each of them is there is in docs/performance.md.
+STANDARD = {
+    *("__future__", "_struct", "errno", "fcntl", "mmap", "resource", "struct", "zlib"),
+    *("_ctypes", "ctypes", "ctypes._endian", "types", "encodings.unicode_escape"),
+}
+SHA256 = {"_sha256", "_sha2"}
+OWN = {
+    *("abi", "vmm", "vmm.amend", "vmm.arguments", "vmm.block", "vmm.boot", "vmm.cli"),
+    *("vmm.commit", "vmm.confine", "vmm.contract", "vmm.deadline", "vmm.errors"),
+    *("vmm.header_view", "vmm.image_file", "vmm.kvm", "vmm.kvm.exits", "vmm.kvm.ioctls"),
+    *("vmm.kvm.structs", "vmm.kvm.system", "vmm.kvm.vcpu", "vmm.kvm.vm", "vmm.locks"),
+    *("vmm.machine", "vmm.memory", "vmm.messages", "vmm.options", "vmm.order", "vmm.payload"),
+    *("vmm.probe", "vmm.record", "vmm.report", "vmm.request", "vmm.result", "vmm.seccomp"),
+    *("vmm.serial", "vmm.staging", "vmm.verdict", "vmm.virtqueue"),
+}
+
+COMMAND = """
+import sys
+before = set(sys.modules)
+import os
+def leave(status, original=os._exit):
+    os.write(2, " ".join(set(sys.modules) - before).encode())
+    original(status)
+os._exit = leave
+from instar.vmm.cli import main
+main()
+"""
+
+
+def plain(path: Path, **fields: Any) -> Path:
+    Image(**{"clusters": {0: Data(b"\x05")}, **fields}).write(path)
+    return path
+
+
+def test_the_command_imports_these_modules_and_no_other(path: Path) -> None:
+    line = [
+        sys.executable,
+        "-I",
+        "-c",
+        COMMAND,
+        "amend",
+        "-o",
+        "lazy_refcounts=on",
+        str(plain(path)),
+    ]
+    # It exits through a function that writes to stderr, which the filter allows.
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    imported = set(done.stderr.split())
+    own = {"instar"} | {f"instar.{name}" for name in OWN}
+    assert imported - own - SHA256 <= STANDARD
+    assert imported >= own
+
+
+BIG = {"size": 1 << 46, "cluster_bits": 21}
+
+
+@pytest.mark.parametrize("fields", [{}, {"cluster_bits": 9}, BIG], ids=["plain", "512 B", "64 TiB"])
+def test_a_switch_of_a_header_bit_reads_and_writes_the_same_whatever_the_image(
+    path: Path, fields: dict[str, Any]
+) -> None:
+    plain(path, **fields)
+    with instar.Sandbox() as sandbox:
+        for call in (instar.amend, sandbox.amend):
+            for lazy in (True, False):
+                result = call(path, lazy_refcounts=lazy)
+                assert (result.vm_exits, result.bytes_written) == (EXITS, 512)
+                assert result.bytes_read <= 9216
+
+
+EXITS = 4
+CALLS = {"fresh": 48, "kept": 42}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_a_call_makes_so_many_system_calls(tmp_path: Path, kind: str) -> None:
+    calls = bench_profile.count_calls(tmp_path, kind, plain(tmp_path / "image"))
+    assert sum(calls.values()) <= CALLS[kind] + 0.5, calls
+
+
+def test_a_kept_machine_holds_no_more_memory_after_many_images(path: Path) -> None:
+    plain(path)
+    with instar.Sandbox() as sandbox:
+        sizes = []
+        for number in range(400):
+            sandbox.amend(path, lazy_refcounts=number % 2 == 0)
+            if number in (100, 399):
+                sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    assert sizes[1] <= sizes[0] + (1 << 20) // os.sysconf("SC_PAGE_SIZE")
