@@ -7,13 +7,13 @@ does not have leaves the others standing.
 
 from __future__ import annotations
 
-from ctypes import CDLL, c_char_p, c_long, c_uint64, c_void_p, cast, get_errno
-from os import O_CLOEXEC, O_RDONLY, close, fstat, read, strerror, sysconf
+from os import O_CLOEXEC, O_RDONLY, close, fstat, read, sysconf
 from os import open as open_file
 from stat import S_ISREG
 from struct import pack
 
 from instar.vmm.errors import HostError
+from instar.vmm.kvm.c import addressof, byref, c_char, c_uint64, syscall
 from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False
@@ -45,9 +45,6 @@ OUTPUT = 1 << 20
 _FILE_RIGHTS = ((1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15))
 _NETWORK_RIGHTS = ((4, 3),)
 _SCOPES = ((6, 3),)
-
-_libc = CDLL(None, use_errno=True)
-_libc.syscall.restype = c_long
 
 
 def confine(descriptors: Descriptors, *, required: bool = False) -> None:
@@ -90,10 +87,10 @@ def attempt(name: str, descriptors: Descriptors) -> str | None:
 
 def _give_up_privileges(_descriptors: Descriptors) -> None:
     """No program with more privileges, no capabilities, no debugger, no core file (prctl(2))."""
-    _syscall(_SYS_PRCTL, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    syscall(_SYS_PRCTL, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # Two sets of (effective, permitted, inheritable); the ambient set follows (capabilities(7)).
-    _syscall(_SYS_CAPSET, pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
-    _syscall(_SYS_PRCTL, _PR_SET_DUMPABLE, 0, 0, 0, 0)
+    syscall(_SYS_CAPSET, pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))
+    syscall(_SYS_PRCTL, _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _limit_resources(descriptors: Descriptors) -> None:
@@ -108,9 +105,9 @@ def _limit_resources(descriptors: Descriptors) -> None:
 def _lower(resource: int, limit: int) -> None:
     """Set both limits of a resource, unless they are lower already."""
     old = (c_uint64 * 2)()
-    _syscall(_SYS_PRLIMIT64, 0, resource, None, old)
+    syscall(_SYS_PRLIMIT64, 0, resource, None, byref(old))
     new = pack("=2Q", *(min(limit, value) for value in old))
-    _syscall(_SYS_PRLIMIT64, 0, resource, new, None)
+    syscall(_SYS_PRLIMIT64, 0, resource, new, None)
 
 
 def _address_space() -> int:
@@ -134,15 +131,15 @@ def _file_size(image_size: int) -> int:
 
 def _close_files(_descriptors: Descriptors) -> None:
     """Open no path and no TCP port any more, and reach no other process (landlock(7))."""
-    version = _syscall(_SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
+    version = syscall(_SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     rights = (
         sum(bits for since, bits in kind if since <= version)
         for kind in (_FILE_RIGHTS, _NETWORK_RIGHTS, _SCOPES)
     )
     # A kernel that knows a shorter struct takes a longer one if the rest is zero.
-    ruleset = _syscall(_SYS_LANDLOCK_CREATE_RULESET, pack("=3Q", *rights), 24, 0)
+    ruleset = syscall(_SYS_LANDLOCK_CREATE_RULESET, pack("=3Q", *rights), 24, 0)
     try:
-        _syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+        syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     finally:
         close(ruleset)
 
@@ -158,7 +155,7 @@ def _close_descriptors(descriptors: Descriptors) -> None:
 def _filter_calls(descriptors: Descriptors) -> None:
     """Allow the system calls of vmm/seccomp.py (seccomp(2)).
 
-    SAFETY: the kernel copies the program that `header` points to during the call, and `program`
+    SAFETY: the kernel copies the program that `header` points to during the call, and `buffer`
     lives until after it.
     """
     numbers = {"image": descriptors.image, "vcpu": descriptors.vcpu}
@@ -166,21 +163,10 @@ def _filter_calls(descriptors: Descriptors) -> None:
         program = assemble(RULES, numbers)
     else:
         program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})
-    address = cast(c_char_p(program), c_void_p).value
-    header = pack("=H6xQ", len(program) // 8, address)  # struct sock_fprog
-    _syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, header)
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    """Make a system call by number. Raises OSError.
-
-    SAFETY: callers pass what the call's manual page asks for; buffers are bytes that are only read.
-    """
-    words = (c_long(word) if isinstance(word, int) else word for word in arguments)
-    result: int = _libc.syscall(c_long(number), *words)
-    if result < 0:
-        raise OSError(get_errno(), strerror(get_errno()))
-    return result
+    buffer = bytearray(program)
+    address = addressof(c_char.from_buffer(buffer))
+    header = pack("=H6xQ", len(buffer) // 8, address)  # struct sock_fprog
+    syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, header)
 
 
 BARRIERS: tuple[tuple[str, Callable[[Descriptors], None]], ...] = (

@@ -9,11 +9,11 @@ us, such as its handlers or timers, is touched.
 from __future__ import annotations
 
 from _thread import get_native_id  # threading would cost 4 ms
-from ctypes import CDLL, Structure, byref, c_int, c_long, c_uint64, get_errno
-from os import strerror
+from struct import Struct
 from time import monotonic
 
 from instar.vmm.errors import HostError
+from instar.vmm.kvm.c import byref, c_int, c_uint64, syscall
 
 # linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
 _SYS_RT_SIGPROCMASK, _SYS_RT_SIGTIMEDWAIT = 14, 128
@@ -23,33 +23,16 @@ _SIGNAL = 64  # SIGRTMAX: the last one, which programs are the least likely to u
 _SIGNAL_BIT = 1 << (_SIGNAL - 1)
 _SIGSET_SIZE = 8
 
-_libc = CDLL(None, use_errno=True)
-_libc.syscall.restype = c_long
+_SIGEVENT = Struct("=Qiii44x")  # value, signo, notify, thread_id
+_TIMESPEC = Struct("=qq")  # seconds, nanoseconds
+_ITIMERSPEC = Struct("=qqqq")  # interval, value
 
 
-class _Sigevent(Structure):
-    _fields_ = (
-        ("value", c_uint64),
-        ("signo", c_int),
-        ("notify", c_int),
-        ("thread_id", c_int),
-        ("padding", c_int * 11),
-    )
-
-
-class _Timespec(Structure):
-    _fields_ = (("sec", c_long), ("nsec", c_long))
-
-
-class _Itimerspec(Structure):
-    _fields_ = (("interval", _Timespec), ("value", _Timespec))
-
-
-def _syscall(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(c_long(number), *arguments)
-    if result < 0:
-        raise HostError(f"no time limit for the guest: {strerror(get_errno())}")
-    return result
+def _syscall(number: int, *arguments: object) -> None:
+    try:
+        syscall(number, *arguments)
+    except OSError as error:
+        raise HostError(f"no time limit for the guest: {error.strerror}") from error
 
 
 class Deadline:
@@ -68,15 +51,14 @@ class Deadline:
 
     def __enter__(self) -> Deadline:
         """Block the signal and start the timer. HostError if the kernel refuses."""
-        event = _Sigevent(0, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
+        event = _SIGEVENT.pack(0, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
         whole = int(self._seconds)
-        start = _Timespec(whole, int((self._seconds - whole) * 1e9))
-        _syscall(_SYS_TIMER_CREATE, _CLOCK_MONOTONIC, byref(event), byref(self._timer))
+        _syscall(_SYS_TIMER_CREATE, _CLOCK_MONOTONIC, event, byref(self._timer))
         _set_mask(_SIG_BLOCK, c_uint64(_SIGNAL_BIT), self._old_mask)
         self.run_mask = self._old_mask.value & ~_SIGNAL_BIT
         self._end = monotonic() + self._seconds
-        spec = _Itimerspec(_Timespec(), start)
-        _syscall(_SYS_TIMER_SETTIME, self._timer, 0, byref(spec), None)
+        spec = _ITIMERSPEC.pack(0, 0, whole, int((self._seconds - whole) * 1e9))
+        _syscall(_SYS_TIMER_SETTIME, self._timer.value, 0, spec, None)
         return self
 
     def passed(self) -> bool:
@@ -85,15 +67,16 @@ class Deadline:
 
     def __exit__(self, *_exc: object) -> None:
         """Stop the timer, take the signal if it is pending, and restore the mask."""
-        _syscall(_SYS_TIMER_DELETE, self._timer)
-        wanted, at_once = c_uint64(_SIGNAL_BIT), _Timespec()
+        _syscall(_SYS_TIMER_DELETE, self._timer.value)
+        wanted = c_uint64(_SIGNAL_BIT)
         # Fails with EAGAIN where nothing is pending, which is the usual case.
-        _libc.syscall(
-            c_long(_SYS_RT_SIGTIMEDWAIT), byref(wanted), None, byref(at_once), c_long(_SIGSET_SIZE)
-        )
+        try:  # noqa: SIM105 - contextlib is one more import
+            syscall(_SYS_RT_SIGTIMEDWAIT, byref(wanted), None, _TIMESPEC.pack(0, 0), _SIGSET_SIZE)
+        except OSError:
+            pass
         _set_mask(_SIG_SETMASK, self._old_mask, None)
 
 
 def _set_mask(how: int, mask: c_uint64, old: c_uint64 | None) -> None:
     old_pointer = None if old is None else byref(old)
-    _syscall(_SYS_RT_SIGPROCMASK, how, byref(mask), old_pointer, c_long(_SIGSET_SIZE))
+    _syscall(_SYS_RT_SIGPROCMASK, how, byref(mask), old_pointer, _SIGSET_SIZE)

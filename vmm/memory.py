@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import mmap
-from ctypes import addressof, c_char
 
 from instar.vmm.errors import GuestFault
+from instar.vmm.kvm.c import addressof, c_char
 
 PAGE_SIZE = 4096
 

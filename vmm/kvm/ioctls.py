@@ -1,7 +1,6 @@
 """Host side: the KVM ioctl request numbers in use, computed as linux/ioctl.h does."""
 
-from ctypes import sizeof
-
+from instar.vmm.kvm.c import sizeof
 from instar.vmm.kvm.structs import KvmRegs, KvmSignalMask, KvmSregs, KvmUserspaceMemoryRegion
 
 _KVMIO = 0xAE

@@ -1,6 +1,6 @@
 """Host side: ctypes mirrors of the structs of linux/kvm.h, field for field, x86-64 only."""
 
-from ctypes import Structure, c_uint8, c_uint16, c_uint32, c_uint64
+from instar.vmm.kvm.c import Structure, c_uint8, c_uint16, c_uint32, c_uint64
 
 
 class KvmUserspaceMemoryRegion(Structure):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from ctypes import sizeof
 from fcntl import ioctl
 
 from instar.vmm.kvm import ioctls
+from instar.vmm.kvm.c import sizeof
 from instar.vmm.kvm.exits import (
     KVM_EXIT_IO,
     KVM_EXIT_IO_OUT,

@@ -1,0 +1,101 @@
+"""Host side: C types, and system calls by number, from the builtin module behind ctypes.
+
+The package ctypes makes a type for each of C's, and more, in every process that imports it, which
+takes a tenth of what a whole amend takes. These are the few that are used here, made as ctypes
+makes them.
+"""
+
+from __future__ import annotations
+
+from _ctypes import (
+    FUNCFLAG_CDECL,
+    FUNCFLAG_USE_ERRNO,
+    CFuncPtr,
+    Structure,
+    _SimpleCData,
+    addressof,
+    byref,
+    dlopen,
+    dlsym,
+    get_errno,
+    sizeof,
+)
+from os import strerror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ctypes import c_char, c_int, c_long, c_uint8, c_uint16, c_uint32, c_uint64
+else:
+
+    class c_char(_SimpleCData):
+        """A byte."""
+
+        _type_ = "c"
+
+    class c_int(_SimpleCData):
+        """32 bits, signed."""
+
+        _type_ = "i"
+
+    class c_long(_SimpleCData):
+        """64 bits, signed."""
+
+        _type_ = "l"
+
+    class c_uint8(_SimpleCData):
+        """8 bits."""
+
+        _type_ = "B"
+
+    class c_uint16(_SimpleCData):
+        """16 bits."""
+
+        _type_ = "H"
+
+    class c_uint32(_SimpleCData):
+        """32 bits."""
+
+        _type_ = "I"
+
+    class c_uint64(_SimpleCData):
+        """64 bits."""
+
+        _type_ = "L"
+
+
+__all__ = [
+    "Structure",
+    "addressof",
+    "byref",
+    "c_char",
+    "c_int",
+    "c_long",
+    "c_uint8",
+    "c_uint16",
+    "c_uint32",
+    "c_uint64",
+    "sizeof",
+    "syscall",
+]
+
+
+class _Function(CFuncPtr):
+    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
+    _restype_ = c_long
+
+
+# None is this program itself, which the C library is part of.
+_syscall = _Function(dlsym(dlopen(None, 0), "syscall"))  # type: ignore[arg-type]
+
+
+def syscall(number: int, *arguments: object) -> int:
+    """Have the kernel do what a number stands for (syscall(2)), without the GIL. OSError.
+
+    SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
+    their address and must only be read, and what is written to goes by byref().
+    """
+    words = (c_long(word) if isinstance(word, int) else word for word in arguments)
+    result: int = _syscall(c_long(number), *words)
+    if result < 0:
+        raise OSError(get_errno(), strerror(get_errno()))
+    return result
