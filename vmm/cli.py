@@ -8,6 +8,7 @@ the interpreter has loaded anyhow, and import the rest where it is needed
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -86,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     Without `argv` the process is the command's own: an amend confines it for good, and this does
     not return but ends it (docs/decisions/0007-the-command-ends-at-once.md).
     """
+    if argv is None:
+        gc.disable()  # the process is soon at its end; a search for garbage takes a millisecond
     status = _main(sys.argv[1:] if argv is None else argv, own_process=argv is None)
     if argv is None:
         os._exit(status)  # all output was flushed when it was written

@@ -6,6 +6,7 @@ terminal; a summary. Nothing here looks into an image.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -49,6 +50,7 @@ def amend_files(
         *(options.compat, options.lazy_refcounts, flags.get("format"), "dry-run" in flags),
         *(limits["cache"], limits.get("timeout", TIMEOUT)),
     )
+    gc.enable()  # unlike for one image, where the process is soon at its end
     report.use_lines()
     paths: Iterable[str] = files
     if "files-from" in flags:
