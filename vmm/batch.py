@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 MARGIN = 30.0
 """Seconds that a worker has for all of an image but its guest: the locks, the commit."""
-AHEAD = 4
+AHEAD = 16
 """Images that a worker has been sent at a time, so that it need not wait for this process."""
+NAP = 0.002
+"""Seconds that this process lets answers come together while every worker has enough to do."""
 ANSWER_MAX = 1 << 20
 """Bytes; the refusals that fit into one message of the guest take less than a tenth of it."""
 PATIENCE = 2.0
@@ -114,10 +116,12 @@ class _Worker:
             with suppress(ProcessLookupError):
                 prlimit(self.pid, RLIMIT_FSIZE, (limit, most))
 
-    def receive(self) -> bytes:
-        """The next answer; empty if the worker is no more."""
+    def receive(self) -> bytes | None:
+        """The next answer; empty if the worker is no more, None if it has not said anything."""
         try:
-            return self.channel.recv(ANSWER_MAX)
+            return self.channel.recv(ANSWER_MAX, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
         except ConnectionResetError:
             # It ended with images unread, which is told once, before what it said last.
             return self.channel.recv(ANSWER_MAX)
@@ -155,7 +159,7 @@ class _Batch:
             if not any(worker.sent for worker in self._workers.values()):
                 return
             for descriptor in self._wait():
-                yield from self._take_answer(descriptor)
+                yield from self._take_answers(descriptor)
 
     def stop(self) -> None:
         """End all workers, of which each may end the image at hand."""
@@ -200,30 +204,39 @@ class _Batch:
     def _wait(self) -> list[int]:
         """The channels with an answer, or whose worker has ended or has to."""
         busy = [worker.deadline for worker in self._workers.values() if worker.sent]
+        if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
+            time.sleep(NAP)
         seconds = max(min(busy) - time.monotonic(), 0)
         found = [descriptor for descriptor, _ in self._poll.poll(seconds * 1000 + 1)]
         now = time.monotonic()
         late = (fd for fd, worker in self._workers.items() if worker.sent and worker.deadline < now)
         return found or list(late)
 
-    def _take_answer(self, descriptor: int) -> Iterator[AmendOutcome]:
+    def _take_answers(self, descriptor: int) -> Iterator[AmendOutcome]:
+        """Take all that a worker has said by now, or end it if it should have said something."""
         worker = self._workers[descriptor]
-        late = worker.deadline < time.monotonic()
-        answer = b"" if late else worker.receive()
-        if not answer:
-            yield from self._bury(descriptor, 0 if late else PATIENCE)
-        elif not worker.ready:
-            if answer != READY:
-                raise read_error(json.loads(answer))
-            worker.ready = True
-        elif (outcome := _read(answer, worker.sent)) is None:
-            worker.gave_up = False
-            yield from self._bury(descriptor, 0)
-        else:
-            self._supply.done(worker.sent.popleft().path)
-            worker.gave_up = outcome.error is not None
+        heard = False
+        while (answer := worker.receive()) is not None:
+            heard = True
+            if not answer:
+                yield from self._bury(descriptor, PATIENCE)
+                return
+            if not worker.ready:
+                if answer != READY:
+                    raise read_error(json.loads(answer))
+                worker.ready = True
+            elif (outcome := _read(answer, worker.sent)) is None:
+                worker.gave_up = False
+                yield from self._bury(descriptor, 0)
+                return
+            else:
+                self._supply.done(worker.sent.popleft().path)
+                worker.gave_up = outcome.error is not None
+                yield outcome
+        if heard:
             worker.deadline = self._new_deadline()
-            yield outcome
+        elif worker.sent and worker.deadline < time.monotonic():
+            yield from self._bury(descriptor, 0)
 
     def _bury(self, descriptor: int, patience: float) -> Iterator[AmendOutcome]:
         """Have what a worker had not begun done by another, and say what became of it."""
