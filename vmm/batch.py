@@ -76,17 +76,17 @@ class _Worker:
 
     def __init__(self, order: Order, stop: mmap.mmap, required: bool) -> None:
         """Fork it; it says READY, or what is wrong, before anything else. HostError."""
-        interrupts = {signal.SIGINT, signal.SIGTERM}
+        # An interrupt must not find the child before it knows that it is one.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
             self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            # An interrupt must not find the child before it knows that it is one.
-            signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
             self.pid = os.fork()
+            if self.pid == 0:
+                work(other, order, stop, required=required)
         except OSError as error:
             raise HostError(f"cannot start a worker: {error.strerror}") from error
-        if self.pid == 0:
-            work(other, order, stop, required=required)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         other.close()
         self.sent: deque[_Sent] = deque()
         self.ready = False
