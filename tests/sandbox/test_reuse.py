@@ -11,11 +11,12 @@ import pytest
 
 import instar
 from instar.abi import INSTAR_STACK_ADDR
-from instar.vmm import boot
+from instar.vmm import boot, snapshot
 from instar.vmm.amend import plan
 from instar.vmm.image_file import ImageFile
 from instar.vmm.kvm import state
 from instar.vmm.kvm.system import Kvm
+from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
 from instar.vmm.machine import Machine, Outcome
 from instar.vmm.memory import PAGE_SIZE
@@ -57,11 +58,11 @@ class Inspected(Machine):
 
     def forget(self, what: str) -> None:
         """Leave one part of the state out of the next reset."""
-        snapshot: Any = self._snapshot
+        kept: Any = self._snapshot
         if what == "memory":
-            snapshot._memory = _Forgetful()
+            kept._memory = _Forgetful()
         else:
-            snapshot._registers[what] = state.read_state(self._vcpu.fd, 0)[what]
+            kept._registers[what] = state.read_state(self._vcpu.fd, 0)[what]
 
     def enter(self) -> None:
         """What KVM left for the next entry happens now."""
@@ -157,3 +158,27 @@ class _Forgetful:
     def write(self, _address: int, _data: bytes) -> None: ...
 
     def discard(self, _address: int, _size: int) -> None: ...
+
+
+def test_the_pending_exit_is_completed_before_the_registers_are_set(
+    machine: Inspected, payload: Payload, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Which KVM, on some processors, would otherwise do with the new registers.
+    write_image(path, payload)
+    if not leaves_traces(machine, path, payload):
+        return
+    steps: list[str] = []
+    complete, write_state = Vcpu.run_immediate_exit, state.write_state
+
+    def complete_and_note(vcpu: Vcpu) -> None:
+        steps.append("complete")
+        complete(vcpu)
+
+    def set_and_note(fd: int, registers: dict[str, bytearray]) -> None:
+        steps.append("set")
+        write_state(fd, registers)
+
+    monkeypatch.setattr(Vcpu, "run_immediate_exit", complete_and_note)
+    monkeypatch.setattr(snapshot, "write_state", set_and_note)
+    machine.reset()
+    assert steps == ["complete", "set"]
