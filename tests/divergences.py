@@ -23,6 +23,16 @@ class Divergence:
     why: str
     versions: str = ALL
     """Which versions of qemu-img it was observed in, of those that the tests run."""
+    symptoms: tuple[str, ...] = ()
+    """What the differential fuzzer sees of it, see tests/differential/judge.py; with wildcards."""
+
+    def is_in(self, version: tuple[int, ...]) -> bool:
+        """Whether a version of qemu-img differs so."""
+        first, _, rest = self.versions.partition(" and ")
+        if first == ALL:
+            return True
+        limit = tuple(map(int, first.split(".")))
+        return version[: len(limit)] == limit or (rest == "later" and version > limit)
 
 
 DIVERGENCES = (
@@ -44,30 +54,35 @@ DIVERGENCES = (
         "repairs a dirty image as it opens it, then goes on",
         "refuses (`dirty`)",
         "to rebuild reference counts is `qemu-img check`'s work, and its user should see it",
+        symptoms=("instar refuses: dirty",),
     ),
     Divergence(
         "backing_file_not_opened",
         "opens the backing file, and refuses if it is missing, locked or of an unknown format",
         "never opens the backing file",
         "a name in an image that is not trusted must not decide which files are opened",
+        symptoms=("qemu refuses: *backing file*",),
     ),
     Divergence(
         "data_file_not_opened",
         "opens the external data file, and refuses if it is missing",
         "never opens the external data file",
         "a name in an image that is not trusted must not decide which files are opened",
+        symptoms=("qemu refuses: Could not open '*': No such file or directory",),
     ),
     Divergence(
         "no_secret_needed",
         "refuses to open an encrypted image without its secret",
         "needs no secret",
         "neither option touches encrypted bytes",
+        symptoms=("qemu refuses: *'encrypt.key-secret'*",),
     ),
     Divergence(
         "lazy_on_with_downgrade",
         "accepts `compat=0.10,lazy_refcounts=on` where lazy refcounts are on, and drops them",
         "refuses (`lazy_needs_v3`), whatever the image says",
         "what was asked for explicitly cannot be had",
+        symptoms=("instar refuses: lazy_needs_v3",),
     ),
     Divergence(
         "zero_clusters_block",
@@ -75,6 +90,7 @@ DIVERGENCES = (
         "snapshot that shares the cluster",
         "refuses (`downgrade_zero_clusters`)",
         "not done yet; qemu-img's way can lose the data of a snapshot",
+        symptoms=("instar refuses: downgrade_zero_clusters",),
     ),
     Divergence(
         "bitmaps_block",
@@ -82,6 +98,7 @@ DIVERGENCES = (
         "the next program that writes drops them and leaks their clusters",
         "refuses (`downgrade_bitmaps`)",
         "bitmaps would be lost without a word",
+        symptoms=("instar refuses: downgrade_bitmaps",),
     ),
     Divergence(
         "zstd_in_snapshots_blocks",
@@ -90,6 +107,7 @@ DIVERGENCES = (
         "refuses (`downgrade_compressed_clusters`)",
         "the data of a snapshot would be lost",
         "7.2 and later",
+        symptoms=("instar refuses: downgrade_compressed_clusters",),
     ),
     Divergence(
         "empty_snapshot_l1",
@@ -97,12 +115,17 @@ DIVERGENCES = (
         "memory`, or a crash)",
         "downgrades",
         "nothing is wrong with the image",
+        symptoms=(
+            "qemu crashes",
+            "qemu refuses: *Cannot allocate memory",
+        ),
     ),
     Divergence(
         "snapshot_extra_data_blocks",
         "writes a snapshot table without the extra data of version 3 anew, elsewhere",
         "refuses (`upgrade_snapshot_extra_data`)",
         "not done yet; qemu-img itself has written the extra data for ten years, in version 2 too",
+        symptoms=("instar refuses: upgrade_snapshot_extra_data",),
     ),
     Divergence(
         "unknown_header_fields_dropped",
@@ -110,6 +133,10 @@ DIVERGENCES = (
         "opened any more, or has lost its backing format",
         "drops them in a downgrade",
         "the image must stay readable",
+        symptoms=(
+            "qemu breaks: *",
+            "info: backing-filename-format",
+        ),
     ),
     Divergence(
         "feature_names_not_added",
@@ -130,18 +157,24 @@ DIVERGENCES = (
         "several formats",
         "keeps them byte for byte; they read the same",
         "the backing file is not instar's to change",
+        symptoms=("info: backing-filename-format",),
     ),
     Divergence(
         "virtual_size_kept",
         "rounds a virtual size down to a multiple of 512",
         "keeps it; it reads the same",
         "the size was not asked to change",
+        symptoms=(
+            "info: virtual-size",
+            "contents: active",
+        ),
     ),
     Divergence(
         "data_file_extension_kept",
         "drops a data file's name where the image has no data file",
         "keeps it; nobody reads it",
         "an extension that is ignored is harmless",
+        symptoms=("info: format-specific.data.data-file",),
     ),
     Divergence(
         "stale_bitmaps_kept",
@@ -198,6 +231,7 @@ DIVERGENCES = (
         "amends it",
         "no compressed cluster is touched",
         "5.2",
+        symptoms=("qemu refuses: *unknown compression type: 1",),
     ),
     Divergence(
         "unused_offset",

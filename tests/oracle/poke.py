@@ -142,7 +142,9 @@ def _resize_extra_data(data: bytearray, size: int) -> bytearray:
 
 def _set_snapshot_field(data: bytearray, number: int, field: str, value: int) -> None:
     at = int(parse_header(bytes(data)).snapshots_offset)
-    for entry in parse_snapshots(bytes(data))[:number]:
+    entries = parse_snapshots(bytes(data))
+    assert number < len(entries)
+    for entry in entries[:number]:
         extra = len(layout.SnapshotExtraData.build(entry.extra_data))
         at += 40 + extra + len(entry.id) + len(entry.name)
         at += -at % 8

@@ -26,7 +26,7 @@ def make(qemu: Qemu, folder: Path, recipe: str) -> Path:
     """Carry out a recipe in an empty folder and return the image."""
     with working_directory(folder):
         for line in filter(None, map(str.strip, recipe.splitlines())):
-            _step(qemu, *shlex.split(line.replace("@deep", DEEP)))
+            step(qemu, *shlex.split(line.replace("@deep", DEEP)))
     return folder / IMAGE
 
 
@@ -41,7 +41,8 @@ def working_directory(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _step(qemu: Qemu, verb: str, *arguments: str) -> None:
+def step(qemu: Qemu, verb: str, *arguments: str) -> None:
+    """Carry out one step in the working directory. QemuError if qemu does not do its part."""
     if verb == "create" and "-f" not in arguments:
         qemu.img("create", "-q", "-f", "qcow2", *arguments)
     elif verb in ("create", "snapshot", "resize", "convert"):

@@ -1,0 +1,77 @@
+"""Runs cases: makes the image of each once, and judges all its requests. Test side."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from construct import ConstructError
+
+from tests import qemu as oracle
+from tests.differential.generate import Case
+from tests.differential.judge import Trial
+from tests.differential.observe import Seen
+from tests.forge import parse_snapshots
+from tests.oracle.recipe import IMAGE, working_directory
+from tests.oracle.verdicts import Request
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+
+
+@dataclass
+class Tally:
+    """What cases came to."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    """How often instar / qemu-img said what."""
+    divergences: Counter[str] = field(default_factory=Counter)
+    findings: list[tuple[str, str]] = field(default_factory=list)
+    """The request, and the finding."""
+
+    def update(self, other: Tally) -> None:
+        """Add another tally to this one."""
+        self.verdicts.update(other.verdicts)
+        self.divergences.update(other.divergences)
+        self.findings += other.findings
+
+    @property
+    def requests(self) -> int:
+        """How many amends were compared."""
+        return self.verdicts.total()
+
+
+def run_case(case: Case) -> Tally:
+    """Make the image and let both amend it as each request says."""
+    versions = oracle.all_versions()
+    qemu = next(version for version in versions if version.version == case.judge)
+    parent = _MEMORY if _MEMORY.is_dir() else None
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="instar-differential-", dir=parent) as folder:
+        if case.program.make(Path(folder), versions) is not None:
+            # qemu looks for data files where it is, not where the image is.
+            with working_directory(Path(folder)):
+                _judge(Path(IMAGE), case, qemu, tally)
+    return tally
+
+
+def _judge(image: Path, case: Case, qemu: oracle.Qemu, tally: Tally) -> None:
+    before = Seen(qemu, image, _snapshot_ids(image))
+    if "error" in before.info:
+        # Only another version can tell whether instar left the contents as they were.
+        before = Seen(oracle.newest(), image, _snapshot_ids(image))
+    for words in case.requests:
+        result = Trial(qemu, image, before, Request.parse(words)).judge()
+        tally.verdicts[result.verdict] += 1
+        tally.divergences.update(set(result.divergences))
+        tally.findings += [(words, finding) for finding in result.findings]
+
+
+def _snapshot_ids(image: Path) -> tuple[str, ...]:
+    """The ids of the snapshots, as far as their table can be read."""
+    try:
+        entries = parse_snapshots(image.read_bytes())
+    except ConstructError:
+        return ()
+    return tuple(entry.id.decode("ascii", "replace") for entry in entries)

@@ -1,0 +1,226 @@
+"""On random images instar does as qemu-img does, or differs on purpose. Test side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from tests import qemu as oracle
+from tests.conftest import ROOT
+from tests.differential import judge
+from tests.differential.campaign import names_of_all, run_and_print, run_seed, smallest
+from tests.differential.found import FOUND
+from tests.differential.generate import Case, case_of
+from tests.differential.program import Program
+from tests.differential.run import run_case
+from tests.differential.shrink import script
+from tests.divergences import DIVERGENCES
+from tests.forge import Data, Image, Snapshot, ZeroAllocated
+from tests.oracle import verdicts
+from tests.oracle.verdicts import Request
+from tests.qemu import Qemu
+
+SAMPLE = range(168)
+AT_ONCE = 8
+SYMPTOMS = ("instar refuses: ", "qemu refuses: ", "qemu crashes", "qemu breaks: ")
+COMPARED = ("info: ", "contents: active", "contents: snapshot", "check: ")
+DATA = Program("11.1.3", (("t.qcow2", Image(size=1 << 17, clusters={0: Data(b"five")})),))
+
+pytestmark = pytest.mark.usefixtures("qemu_versions")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("first", SAMPLE[::AT_ONCE])
+def test_random_images_bring_no_difference_that_is_not_listed(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        assert (seed, run_seed(seed).findings) == (seed, [])
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once_is_not_found_again(name: str) -> None:
+    case = FOUND[name]
+    if case.judge not in names_of_all():
+        case = replace(case, judge=oracle.newest().version)
+    tally = run_case(case)
+    assert tally.findings == []
+    assert tally.requests == len(case.requests)
+
+
+def test_a_seed_is_the_same_case_every_time() -> None:
+    versions = ("5.2.0", "7.2.22", "11.1.3")
+    assert [case_of(seed, versions) for seed in SAMPLE] == [
+        case_of(seed, versions) for seed in SAMPLE
+    ]
+
+
+def test_the_sample_meets_every_version_every_cluster_size_and_both_tools() -> None:
+    cases = [case_of(seed, names_of_all()) for seed in SAMPLE]
+    assert {case.judge for case in cases} == set(names_of_all())
+    forged = {image.cluster_bits for case in cases for _, image in case.program.forged}
+    steps = " ".join(step for case in cases for step in case.program.steps)
+    created = {bits for bits in range(9, 22) if f"cluster_size={1 << bits}," in steps}
+    assert forged | created == set(range(9, 22))
+    for word in ("snapshot", "bitmap", "zstd", "write -z", "discard", "write -c", "luks", "instar"):
+        assert word in steps
+
+
+def meddler(meddle: Callable[[Path], None], *, on: str) -> Callable[[Path, Request], Any]:
+    """An instar that does something else to the file when it has come to a verdict."""
+
+    def amend(path: Path, request: Request) -> instar.AmendResult:
+        try:
+            result = verdicts.amend(path, request)
+        except instar.ImageRejected:
+            if on == "refused":
+                meddle(path)
+            raise
+        if on == result.action:
+            meddle(path)
+        return result
+
+    return amend
+
+
+def change_data(path: Path) -> None:
+    at = path.read_bytes().index(b"fivefive")
+    with path.open("r+b") as stream:
+        stream.seek(at)
+        stream.write(b"six!")
+
+
+def leak_a_cluster(path: Path) -> None:
+    """A new cluster at the end is counted, and nothing refers to it."""
+    end = path.stat().st_size
+    with path.open("r+b") as stream:
+        stream.truncate(end + (1 << 16))
+        stream.seek(48)
+        table = int.from_bytes(stream.read(8), "big")
+        stream.seek(table)
+        block = int.from_bytes(stream.read(8), "big")
+        stream.seek(block + 2 * (end >> 16))
+        stream.write(b"\0\1")
+
+
+def forget_what_was_asked(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(80)
+        stream.write(bytes(8))
+
+
+def touch(path: Path) -> None:
+    os.utime(path)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+FAULTS = [
+    ("compat=1.1", "noop", touch, "rule: untouched"),
+    ("lazy_refcounts=on,compat=0.10", "refused", change_data, "rule: untouched"),
+    ("lazy_refcounts=on", "amended", change_data, "rule: contents stay"),
+    ("lazy_refcounts=on", "amended", leak_a_cluster, "rule: no worse than before"),
+    ("lazy_refcounts=on", "amended", forget_what_was_asked, "rule: it is as asked"),
+    ("lazy_refcounts=on", "amended", cut, "rule: the second time"),
+]
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("request_", "verdict", "fault", "rule"),
+    FAULTS,
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_a_fault_of_instar_is_found(
+    request_: str,
+    verdict: str,
+    fault: Callable[[Path], None],
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judge, "amend", meddler(fault, on=verdict))
+    findings = run_case(Case(DATA, (request_,), oracle.newest().version)).findings
+    assert any(text.startswith(rule) for _, text in findings), findings
+
+
+@pytest.mark.kvm
+def test_a_refusal_without_a_ground_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = instar.Refusal("downgrade_zero_clusters", 31, "", 0, "", {})
+
+    def refuse(path: Path, request: Request) -> instar.AmendResult:
+        raise instar.ImageRejected((refusal,))
+
+    monkeypatch.setattr(judge, "amend", refuse)
+    found = [text for _, text in run_case(Case(DATA, ("compat=0.10",), newest())).findings]
+    assert found[0] == "rule: refusals have a ground -- downgrade_zero_clusters"
+
+
+def newest() -> str:
+    return oracle.newest().version
+
+
+@pytest.mark.kvm
+def test_a_difference_is_a_finding_as_soon_as_the_registry_lacks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = replace(FOUND["qemu reads the name of a data file that no image has"], judge=newest())
+    assert run_case(case).divergences == {"data_file_extension_kept": 2}
+    monkeypatch.setattr(judge, "DIVERGENCES", ())
+    findings = [text.partition(" -- ")[0] for _, text in run_case(case).findings]
+    assert findings == ["info: format-specific.data.data-file"] * 2
+
+
+def test_the_registry_lists_only_symptoms_that_the_judge_knows() -> None:
+    for entry in DIVERGENCES:
+        for symptom in entry.symptoms:
+            assert symptom.startswith((*SYMPTOMS, *COMPARED)), entry.name
+
+
+@pytest.mark.parametrize(
+    ("versions", "old", "new"),
+    [("all", True, True), ("5.2", True, False), ("7.2 and later", False, True)],
+)
+def test_an_entry_counts_for_its_versions(versions: str, old: bool, new: bool) -> None:
+    entry = replace(DIVERGENCES[0], versions=versions)
+    assert [entry.is_in(version) for version in ((5, 2, 0), (7, 2, 18), (11, 1, 3))] == [
+        old,
+        new,
+        new,
+    ]
+
+
+@pytest.mark.kvm
+def test_a_finding_is_made_small_and_its_script_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    image = Image(
+        size=1 << 18,
+        clusters={0: Data(b"x"), 1: ZeroAllocated(b"x"), 2: Data(b"y")},
+        lazy_refcounts=True,
+        snapshots=[Snapshot(name=b"s", clusters={0: Data(b"x")})],
+    )
+    steps = ("poke ext 44415441 ghost.raw", "write other.raw a 512", "io -c 'read 0 512' t.qcow2")
+    case = Case(Program(newest(), (("t.qcow2", image),), steps), ("compat=1.1",), newest())
+    monkeypatch.setattr(judge, "DIVERGENCES", ())
+    small = smallest(case, *run_case(case).findings[0])
+    assert small.program.steps == steps[:1]
+    assert small.program.forged == (("t.qcow2", Image(size=1 << 18)),)
+    exec(script(small), {})  # noqa: S102 - what somebody who reads a finding does
+    assert "info: format-specific.data.data-file" in capfd.readouterr().out
+
+
+@pytest.mark.kvm
+def test_a_campaign_says_what_it_compared(capsys: pytest.CaptureFixture[str], qemu: Qemu) -> None:
+    assert run_and_print(0, 20, 1, (qemu.version,)) == 0
+    printed = capsys.readouterr().out
+    assert " amends, seeds 0 to " in printed
+    assert ", 0 findings\n" in printed
+    assert run_and_print(0, 20, 1, ("1.2.3",)) == 2
+    assert (ROOT / "scripts" / "differential_fuzz").is_file()
