@@ -42,12 +42,14 @@ DIVERGENCES = (
         "extensions, clears unknown autoclear bits and all bytes that mean nothing",
         "leaves an image that is already as asked untouched, bytes and times",
         "a request that is already true is no reason to write",
+        symptoms=("qemu writes: noop",),
     ),
     Divergence(
         "refusal_leaves_nothing",
         "may have written before it refuses: the steps done so far, or the corrupt bit",
         "has written nothing when it refuses",
         "a refusal must not change an image",
+        symptoms=("qemu writes: refused",),
     ),
     Divergence(
         "dirty_refused",
@@ -144,6 +146,7 @@ DIVERGENCES = (
         "that does not fit; puts its own in the place of another",
         "adds none, and drops it when it changes the version",
         "they are words for error messages, and the room is worth more",
+        symptoms=("qemu refuses: Failed to update the image header: No space left on device",),
     ),
     Divergence(
         "extension_order_kept",
@@ -174,7 +177,7 @@ DIVERGENCES = (
         "drops a data file's name where the image has no data file",
         "keeps it; nobody reads it",
         "an extension that is ignored is harmless",
-        symptoms=("info: format-specific.data.data-file",),
+        symptoms=("info: *data-file",),
     ),
     Divergence(
         "stale_bitmaps_kept",
@@ -187,6 +190,10 @@ DIVERGENCES = (
         "reads all bitmaps, and refuses if one is damaged",
         "does not follow the bitmaps extension",
         "neither option touches bitmaps",
+        symptoms=(
+            "qemu refuses: Bitmap *",
+            "qemu refuses: *bitmap*",
+        ),
     ),
     Divergence(
         "refcounts_not_read",
@@ -245,6 +252,12 @@ DIVERGENCES = (
         "refuses (`virtual_size`)",
         "no disk is that large; later versions refuse too",
         "5.2",
+    ),
+    Divergence(
+        "failed_flush_is_an_error",
+        "exits with 0 if the last flush fails, as it closes the image",
+        "fails, and says that the image may be amended or not",
+        "who asked must know that nothing is sure",
     ),
     Divergence(
         "work_is_bounded",

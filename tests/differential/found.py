@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from tests.differential.generate import Case
 from tests.differential.program import Program
-from tests.forge import Image, Snapshot
+from tests.forge import Bitmap, Image, Snapshot
 
 NEWEST = "11.1.3"
 
 FOUND = {
+    "5.2 takes no bitmap of a disk of size 0": Case(
+        Program(NEWEST, (("t.qcow2", Image(size=0, bitmaps=[Bitmap(name=b"b0")])),)),
+        ("lazy_refcounts=on",),
+        judge="5.2.0",
+    ),
     "zero unknown fields hide the backing format from qemu's version 2": Case(
         Program(
             NEWEST,

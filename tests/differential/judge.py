@@ -12,6 +12,7 @@ Where the two differ, that is put into words, the symptoms:
     qemu refuses: MESSAGE    instar amends, or finds it done
     qemu crashes
     qemu breaks: MESSAGE     the image cannot be opened after qemu-img's amend
+    qemu writes: WHEN        "refused" or "noop": it changes the file all the same
     info: KEY                of the amended images
     contents: LAYER          qemu-img's amend changes the contents of "active" or "snapshot"
     check: KIND              qemu-img's amend makes "leaks", "corruptions" or "errors"
@@ -49,6 +50,20 @@ class Judgement:
     """The names of the deliberate divergences that showed."""
 
 
+def explanation(
+    symptom: str, version: tuple[int, ...], image: Path, request: Request
+) -> str | None:
+    """The name of the divergence that explains a symptom, if the registry has one.
+
+    `image` is the image before the amend.
+    """
+    for entry in DIVERGENCES:
+        listed = any(fnmatchcase(symptom, pattern) for pattern in entry.symptoms)
+        if listed and entry.is_in(version) and founded(entry.name, image, request):
+            return entry.name
+    return None
+
+
 class Trial:
     """One request, on a copy for each of the two."""
 
@@ -76,6 +91,8 @@ class Trial:
         elif not accepted and run.ok:
             for reason in said:
                 self._report(f"instar refuses: {reason}", result)
+        if not run.ok or said == ("noop",):
+            self._compare_bytes("noop" if run.ok else "refused", result)
         if accepted:
             ours = self._judge_ours(said, result)
             if run.ok:
@@ -83,16 +100,11 @@ class Trial:
         return result
 
     def _report(self, symptom: str, result: Judgement, particulars: str = "") -> None:
-        """Look a symptom up in the registry."""
-        for entry in DIVERGENCES:
-            listed = any(fnmatchcase(symptom, pattern) for pattern in entry.symptoms)
-            if listed and entry.is_in(self._qemu.number) and self._founded(entry.name):
-                result.divergences.append(entry.name)
-                return
-        result.findings.append(f"{symptom} -- {particulars or self._qemu}")
-
-    def _founded(self, name: str) -> bool:
-        return founded(name, self._image, self._request)
+        name = explanation(symptom, self._qemu.number, self._image, self._request)
+        if name is None:
+            result.findings.append(f"{symptom} -- {particulars or self._qemu}")
+        else:
+            result.divergences.append(name)
 
     def _ask_instar(self, result: Judgement) -> tuple[str, ...]:
         """ "amended", "noop", or the names of all reasons."""
@@ -101,7 +113,7 @@ class Trial:
         if said != ("amended",) and fingerprint(self._ours) != before:
             result.findings.append(f"rule: untouched -- {said}, yet the file changed")
         for reason in said:
-            if not self._founded(reason):
+            if not founded(reason, self._image, self._request):
                 result.findings.append(f"rule: refusals have a ground -- {reason}")
         return said
 
@@ -133,6 +145,11 @@ class Trial:
             if "error" not in ours.info and ours.info.get(key, False) != wanted:
                 result.findings.append(f"rule: it is as asked -- {key}: {ours.info.get(key)}")
         return ours
+
+    def _compare_bytes(self, when: str, result: Judgement) -> None:
+        """Look whether qemu-img wrote where nothing was to be written."""
+        if sparse.digest(self._theirs) != sparse.digest(self._image):
+            self._report(f"qemu writes: {when}", result)
 
     def _compare_health(self, ours: Seen, result: Judgement) -> None:
         before, after = self._before.health, ours.health

@@ -47,7 +47,7 @@ class Reader:
         self.l2_entry_size = 2 * U64 if self.extended_l2 else U64
         self.l2_entries = self.cluster_size // self.l2_entry_size
         self._guest_data = data_file if self.has_data_file else data
-        self._backing = backing
+        self.backing = backing
 
     @property
     def layers(self) -> tuple[int | None, ...]:
@@ -64,9 +64,12 @@ class Reader:
         if snapshot is not None:
             disk_size = self.snapshots[snapshot].extra_data.disk_size
             size = size if disk_size is None else disk_size
-        offset = index * self.cluster_size
-        below = self._cluster(self._backing, offset)
-        return self._visible(self.entry(index, snapshot), below)[: max(size - offset, 0)]
+        return self.read_whole(index, snapshot)[: max(size - index * self.cluster_size, 0)]
+
+    def read_whole(self, index: int, snapshot: int | None = None) -> bytes:
+        """The same, wherever the disk ends."""
+        below = self._cluster(self.backing, index * self.cluster_size)
+        return self._visible(self.entry(index, snapshot), below)
 
     def entry(self, index: int, snapshot: int | None = None) -> L2Entry:
         """The L2 entry of guest cluster `index`; all zeros if there is no L2 table."""
