@@ -25,6 +25,11 @@ _LEFT_OUT = {"r.img"}
 """What recipes leave behind, but nothing refers to."""
 
 
+def label(options: str) -> str:
+    """Options as part of a name."""
+    return options.replace("=", "-").replace("_", "-").replace(".", "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """An image, under the name t.qcow2, and what is asked of it."""

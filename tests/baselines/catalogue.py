@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.baselines import others, zeros
-from tests.baselines.case import Case
+from tests.baselines.case import Case, label
 from tests.differential.program import LUKS
 from tests.oracle.recipe import IMAGE
 from tests.oracle.rows import RECORDED, Row
@@ -36,8 +36,7 @@ def _cases() -> Iterator[Case]:
         yield Case(name=name, options=options, recipe=recipe, secret=True)
     yield Case(name="luks-no-secret", options="compat=0.10", files={IMAGE: LUKS})
     for options in ("compat=0.10", "lazy_refcounts=on", "compat=1.1"):
-        name = "luks-" + options.replace("=", "-").replace(".", "")
-        yield Case(name=name, options=options, files={IMAGE: LUKS}, secret=True)
+        yield Case(name=f"luks-{label(options)}", options=options, files={IMAGE: LUKS}, secret=True)
     for row in RECORDED:
         if row.name.startswith((*_ROWS, *_OWN_ROWS)):
             yield _from_row(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.baselines.case import FAILING_FLUSH, Case
+from tests.baselines.case import FAILING_FLUSH, Case, label
 from tests.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot
 
 UP, DOWN, LAZY = "compat=1.1", "compat=0.10", "lazy_refcounts=on"
@@ -53,8 +53,7 @@ def _bitmaps() -> Iterator[Case]:
     stale = replace(two, header={"autoclear_features": 0})
     for name, image in {"two": two, "stale": stale}.items():
         for options in (DOWN, UP, LAZY):
-            label = options.replace("=", "-").replace(".", "")
-            yield Case(name=f"bitmaps-{name}-{label}", options=options, image=image)
+            yield Case(name=f"bitmaps-{name}-{label(options)}", options=options, image=image)
     yield Case(name="bitmaps-v2-up", options=UP, image=replace(V2, bitmaps=[clean]))
 
 
@@ -84,8 +83,8 @@ def _features() -> Iterator[Case]:
     for name, image in images.items():
         files = {"b.raw": b"\x09" * 4096} if image.backing_file else {}
         for options in (DOWN, LAZY):
-            label = options.replace("=", "-").replace(".", "")
-            yield Case(name=f"{name}-{label}", options=options, image=image, files=files)
+            full = f"{name}-{label(options)}"
+            yield Case(name=full, options=options, image=image, files=files)
 
 
 def _failures() -> Iterator[Case]:
@@ -101,5 +100,5 @@ def _failures() -> Iterator[Case]:
     for name, (options, image) in steps.items():
         yield Case(name=f"steps-done-{name}", options=options, image=image)
     for options, image in ((UP, V2), (DOWN, V3), (LAZY, V3)):
-        label = options.replace("=", "-").replace(".", "")
-        yield Case(name=f"failing-flush-{label}", options=options, image=image, fault=FAILING_FLUSH)
+        name = f"failing-flush-{label(options)}"
+        yield Case(name=name, options=options, image=image, fault=FAILING_FLUSH)

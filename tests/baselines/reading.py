@@ -89,12 +89,13 @@ def _names(image: Reader) -> dict[str, Any]:
         if extension.type == layout.EXTENSION_BACKING_FORMAT
     ]
     data_file = find_extension(image.data, layout.EXTENSION_DATA_FILE)
+    data_file = None if header.version == 2 else data_file
     raw = header.get("autoclear_features", 0) & layout.AUTOCLEAR_DATA_FILE_RAW
     return {
         "backing-filename": name or None,
         "backing-filename-format": formats[-1] if name and formats and formats[-1] else None,
         "data-file": None if data_file is None else data_file.decode(),
-        "data-file-raw": bool(raw),
+        "data-file-raw": bool(raw) and image.has_data_file,
     }
 
 

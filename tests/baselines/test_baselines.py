@@ -141,6 +141,43 @@ def assert_contents_stay(both: Both) -> None:
             assert wanted == recorded
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_the_forge_reads_of_an_image_what_qemu_read(case: Case, tmp_path: Path) -> None:
+    image = case.make(tmp_path)
+    for version, found in load(case).items():
+        if "info" in found["before"]:
+            assert (version, described(image)) == (version, found["before"]["info"])
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", ["zero-plain-65536-backed", "zero-preallocated-lazy-refcounts-on"])
+def test_another_record_than_what_instar_does_is_noticed(name: str, tmp_path: Path) -> None:
+    both = Both(CASES[name], tmp_path)
+    for found in load(both.case).values():
+        known = set(symptoms(both, found))
+        refusing = {**found, "exit": 1 - found["exit"], "messages": ["no"]}
+        assert set(symptoms(both, refusing)) != known
+
+
+@pytest.mark.kvm
+def test_each_part_of_a_record_counts(tmp_path: Path) -> None:
+    both = Both(CASES["zero-plain-lazy-refcounts-on"], tmp_path)
+    (found,) = {repr(record): record for record in load(both.case).values()}.values()
+    assert list(symptoms(both, found)) == []
+    after = {**found["before"], **found["after"]}
+    for part, change, symptom in (
+        ("info", {"lazy-refcounts": False}, "info: lazy-refcounts"),
+        ("contents", {"active": "other"}, "contents: active"),
+        ("check", {"leaks": 1}, "check: leaks"),
+    ):
+        other = {**found, "after": {**after, part: {**after[part], **change}}}
+        assert list(symptoms(both, other)) == [symptom]
+    broken = {**found, "after": {"error": "gone"}}
+    assert list(symptoms(both, broken)) == ["qemu breaks: gone"]
+    crashed = {**found, "exit": -6}
+    assert "qemu crashes" in set(symptoms(both, crashed))
+
+
 @pytest.mark.kvm
 @pytest.mark.parametrize(
     "case", [c for c in CASES.values() if c.fault == FAILING_FLUSH], ids=lambda c: c.name

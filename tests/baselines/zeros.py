@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from tests.baselines.case import Case
+from tests.baselines.case import Case, label
 from tests.forge import (
     Bitmap,
     Cluster,
@@ -77,13 +77,12 @@ def _neighbourhoods(kind: str, zero: Cluster) -> Iterator[Case]:
         "backing-longer": (replace(base, **backed(2)), {RAW: b"\x09" * (4 << 16)}),
         "backing-empty": (replace(base, **backed(2)), {RAW: b""}),
         "end-of-disk": (replace(base, size=(1 << 16) + 512), {}),
-        "header-full": (replace(base, feature_name_table=True, unknown_header_fields=b""), {}),
+        "feature-names": (replace(base, feature_name_table=True), {}),
     }
     for name, (image, files) in variants.items():
         yield Case(name=f"zero-{kind}-{name}", options=DOWN, image=image, files=files)
     for options in ("compat=1.1", "lazy_refcounts=on"):
-        name = f"zero-{kind}-{options.replace('=', '-').replace('.', '')}"
-        yield Case(name=name, options=options, image=base)
+        yield Case(name=f"zero-{kind}-{label(options)}", options=options, image=base)
 
 
 def _snapshots(kind: str, zero: Cluster) -> Iterator[Case]:
