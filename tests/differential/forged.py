@@ -65,7 +65,11 @@ def _fields(rng: random.Random) -> dict[str, Any]:
         _add_backing(rng, fields)
     if rng.random() < 0.4:
         fields["extensions"] = [_extension(rng) for _ in range(rng.randrange(1, 4))]
-    fields["clusters"] = clusters(rng, fields, rng.choice((0, 3, 8, 16)))
+    fields["clusters"] = clusters(rng, fields, rng.choice((0, 3, 8, 16, 16)))
+    if bits == 9 and rng.random() < 0.3:
+        # So many that the refcount block is about full: it counts 256 clusters.
+        fields["size"] = 400 << 9
+        fields["clusters"] = clusters(rng, fields, rng.randrange(200, 600))
     if rng.random() < 0.4 and "data_file" not in fields:
         count = rng.choice((1, 1, 2, 3))
         fields["snapshots"] = [_snapshot(rng, fields, n) for n in range(count)]
@@ -118,8 +122,8 @@ def clusters(rng: random.Random, fields: dict[str, Any], count: int) -> dict[int
     kinds: list[Any] = [lambda: Data(rng.choice(_PATTERNS)), Unallocated]
     if fields.get("compression_type", 0) == 0 and "data_file" not in fields:
         kinds.append(lambda: Compressed(rng.choice(_PATTERNS)))
-    if fields["version"] == 3 and rng.random() < 0.5:
-        kinds.append(Zero)
+    if fields["version"] == 3 and rng.random() < 0.65:
+        kinds += [Zero, Zero]
         if not fields.get("data_file_raw"):
             kinds.append(lambda: ZeroAllocated(rng.choice(_PATTERNS)))
     if fields.get("extended_l2"):

@@ -135,8 +135,9 @@ def _write(rng: random.Random, disk: _Disk) -> str:
     """One write to a few clusters, or a part of one."""
     cluster = 1 << disk.bits
     start = rng.randrange(-(-disk.size // cluster)) * cluster
-    length = cluster * rng.choice((1, 1, 1, 2, 3))
-    verbs = ["write -P 5", "write -P 6", "write -P 0", "write -z", "write -z -u", "discard"]
+    length = cluster * rng.choice((1, 1, 1, 2, 3, 40))
+    verbs = ["write -P 5", "write -P 6", "write -P 0", "discard"]
+    verbs += ["write -z", "write -z", "write -z -u"]
     if disk.compressed:
         verbs += ["write -c -P 7"]
     verb = rng.choice(verbs)
