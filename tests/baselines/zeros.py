@@ -137,6 +137,14 @@ def _features() -> Iterator[Case]:
     }
     for name, image in variants.items():
         yield Case(name=f"zero-with-{name}", options=DOWN, image=image)
+    for kind, zero in KINDS.items():
+        # What is encrypted with the legacy method needs no header; what is stored reads as noise.
+        image = replace(base, crypt_method=1, clusters={0: FIVE, 1: zero})
+        over = replace(image, **backed(16))
+        files = {RAW: b"\x09" * (1 << 17)}
+        name = f"zero-{kind}-aes"
+        yield Case(name=name, options=DOWN, image=image, secret=True)
+        yield Case(name=f"{name}-backed", options=DOWN, image=over, files=files, secret=True)
 
 
 def _growth() -> Iterator[Case]:

@@ -61,6 +61,8 @@ def _fields(rng: random.Random) -> dict[str, Any]:
     }
     if version == 3:
         _add_features(rng, fields)
+    if rng.random() < 0.04 and not fields.get("data_file"):
+        fields["crypt_method"] = 1  # the legacy encryption, which needs no header
     if rng.random() < 0.5:
         _add_backing(rng, fields)
     if rng.random() < 0.4:
@@ -120,7 +122,7 @@ def _add_backing(rng: random.Random, fields: dict[str, Any]) -> None:
 def clusters(rng: random.Random, fields: dict[str, Any], count: int) -> dict[int, Cluster]:
     """Some clusters of one layer, of any kind that the image can have."""
     kinds: list[Any] = [lambda: Data(rng.choice(_PATTERNS)), Unallocated]
-    if fields.get("compression_type", 0) == 0 and "data_file" not in fields:
+    if not fields.keys() & {"compression_type", "data_file", "crypt_method"}:
         kinds.append(lambda: Compressed(rng.choice(_PATTERNS)))
     if fields["version"] == 3 and rng.random() < 0.65:
         kinds += [Zero, Zero]
