@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +12,10 @@ from tests import qemu as oracle
 from tests.differential.generate import Case
 from tests.differential.judge import Trial
 from tests.differential.observe import Seen
+from tests.differential.scratch import scratch
 from tests.forge import parse_snapshots
 from tests.oracle.recipe import IMAGE, working_directory
 from tests.oracle.verdicts import Request
-
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 
 
 @dataclass
@@ -46,9 +44,8 @@ def run_case(case: Case) -> Tally:
     """Make the image and let both amend it as each request says."""
     versions = oracle.all_versions()
     qemu = next(version for version in versions if version.version == case.judge)
-    parent = _MEMORY if _MEMORY.is_dir() else None
     tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="instar-differential-", dir=parent) as folder:
+    with scratch("differential") as folder:
         if case.program.make(Path(folder), versions) is not None:
             # qemu looks for data files where it is, not where the image is.
             with working_directory(Path(folder)):
