@@ -7,7 +7,6 @@ the image was before and is afterwards; of the latter only what is different.
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.baselines.case import FAILING_FLUSH, Case
 from tests.baselines.reading import normalised
 from tests.differential.observe import Health, Seen, message
 from tests.differential.program import target
+from tests.differential.scratch import scratch
 from tests.forge import parse_snapshots
 from tests.hostile import sparse
 from tests.oracle.recipe import IMAGE, working_directory
@@ -42,7 +42,7 @@ def load(case: Case) -> dict[str, dict[str, Any]]:
 
 def record(case: Case, qemu: Qemu) -> str:
     """Let a version of qemu-img amend the case's image; returns the record."""
-    with tempfile.TemporaryDirectory(prefix="instar-baseline-", dir="/dev/shm") as folder:
+    with scratch("baseline") as folder:
         case.make(Path(folder))
         with working_directory(Path(folder)):
             found = _observe(case, qemu)
