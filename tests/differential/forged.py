@@ -140,13 +140,15 @@ def _subclusters(rng: random.Random) -> Subclusters:
 
 
 def _snapshot(rng: random.Random, fields: dict[str, Any], number: int) -> Snapshot:
-    layer = rng.choice((None, "new", "shared"))
+    layer = rng.choice((None, "new", "shared", "turned"))
     changed: dict[int, Cluster] | None = None
     if layer == "new":
         changed = clusters(rng, fields, 6)
     elif layer == "shared":
         # The layers then share host clusters, but not the L2 table.
         changed = {**fields["clusters"], **clusters(rng, fields, 2)}
+    elif layer == "turned":
+        changed = {n: _turned(rng, fields, one) for n, one in fields["clusters"].items()}
     return Snapshot(
         name=b"snapshot %d" % number if rng.random() < 0.9 else b"",
         id=b"%d" % (number + 1),
@@ -156,6 +158,15 @@ def _snapshot(rng: random.Random, fields: dict[str, Any], number: int) -> Snapsh
         vm_state_size=(5 << 30) if rng.random() < 0.03 else None,
         disk_size=fields["size"] + 512 if rng.random() < 0.05 else None,
     )
+
+
+def _turned(rng: random.Random, fields: dict[str, Any], cluster: Cluster) -> Cluster:
+    """Another cluster with the same host cluster: zeros in place of data, or data for zeros."""
+    if fields["version"] == 2 or rng.random() < 0.5:
+        return cluster
+    if isinstance(cluster, Data):
+        return ZeroAllocated(cluster.pattern)
+    return Data(cluster.stale) if isinstance(cluster, ZeroAllocated) else cluster
 
 
 def _bitmap(rng: random.Random, number: int) -> Bitmap:
