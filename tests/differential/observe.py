@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +76,9 @@ class Seen:
         raw = self._path.with_name("contents.raw")
         try:
             run = self._ask("convert", "-O", "raw", *flags, last=(str(raw),))
-            return raw_digest(raw) if run.ok else f"error: {message(run, self._path)}"
+            # Several readers run at once: which of them fails first is up to chance.
+            error = re.sub(r" at byte \d+", "", message(run, self._path))
+            return raw_digest(raw) if run.ok else f"error: {error}"
         finally:
             raw.unlink(missing_ok=True)
 
