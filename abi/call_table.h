@@ -20,16 +20,24 @@ struct block_range {
     uint8_t *buffer;
 };
 
+/* virtio_blk_discard_write_zeroes (virtio 1.2, 5.2.6); in units of 512 bytes. */
+struct block_segment {
+    uint64_t sector;
+    uint32_t num_sectors;
+    uint32_t flags; /* 0 */
+};
+
 #define CALL_TABLE_RANGES_MAX 40
 
 struct call_table {
     uint32_t magic;
     uint32_t version;
-    /* Each puts all ranges before the host with one doorbell. False: the host reported an error. */
-    bool (*read_blocks)(const struct block_range *ranges, uint32_t count);
-    bool (*write_blocks)(const struct block_range *ranges, uint32_t count);
-    /* A barrier: what was written before reaches the image before what is written after. */
-    bool (*flush_blocks)(void);
+    /* Each puts all ranges before the host with one doorbell; `phase` is INSTAR_PHASE_*, with the
+     * meaning it has in a block request. False: the host reported an error. */
+    bool (*read_blocks)(uint32_t phase, const struct block_range *ranges, uint32_t count);
+    bool (*write_blocks)(uint32_t phase, const struct block_range *ranges, uint32_t count);
+    /* Zero the segments, which lie in the DMA window, in INSTAR_PHASE_PREPARE. */
+    bool (*zero_blocks)(const struct block_segment *segments, uint32_t count);
     /* Send frames; up to INSTAR_TRANSMIT_MAX bytes wait until a frame is sent with `push`. */
     void (*send_frame)(uint32_t type, const void *payload, uint32_t length, bool push);
     /* Early text, a byte and an exit at a time. */

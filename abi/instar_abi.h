@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 1
+#define INSTAR_ABI_VERSION 2
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. */
@@ -28,10 +28,10 @@
 #define INSTAR_QUEUE_PAGES_SIZE 0x2000
 #define OPERATION_CONFIG_ADDR 0x2b000  /* the AmendConfig; read-only to the guest */
 #define INSTAR_DMA_ADDR 0x30000        /* the DMA window: no buffer may lie outside it */
-#define INSTAR_DMA_SIZE 0x160000
+#define INSTAR_DMA_SIZE 0x1b0000
 
 /* The I/O ports that the guest may write; every other access is a fault. */
-#define INSTAR_PORT_EXIT 0xf4     /* u8: ends the run; 0 is a regular end, else a panic code */
+#define INSTAR_PORT_EXIT 0xf4     /* u8: ends a run that has no result; why */
 #define INSTAR_PORT_NOTIFY 0xe0   /* u8: the index of a virtqueue that has new buffers */
 #define INSTAR_PORT_SERIAL 0x3f8  /* u8: the 16550's transmit register */
 
@@ -49,6 +49,23 @@
 #define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
 #define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */
 
+/* Block requests (virtio 1.2, 5.2.6): IN, OUT and WRITE_ZEROES, no other. The word that virtio
+ * reserves in the request's header carries a phase. OUT: the phase that the data belongs to. IN: what
+ * is seen is the image with all phases below that one; what WRITE_ZEROES zeroes is not seen.
+ * WRITE_ZEROES: INSTAR_PHASE_PREPARE; its sector is 0, and its segments have no flags.
+ *
+ * Nothing reaches the image while the guest runs. The host commits the phases in ascending order,
+ * and a barrier lies between two of them: an image is to be valid, and to read the same, after all
+ * phases below one and after any part of that one. */
+#define INSTAR_PHASE_PREPARE 0        /* where nothing refers to; refcounts from 0 up; zeroing */
+#define INSTAR_PHASE_REFCOUNT_TABLE 1 /* entries for new refcount blocks, or the table's new place */
+#define INSTAR_PHASE_MAPPING 2        /* L2 entries: zero clusters become what version 2 knows */
+#define INSTAR_PHASE_SWITCH 3         /* the amended header: sector 0 */
+#define INSTAR_PHASE_RELEASE 4        /* refcounts of what nothing refers to any more */
+#define INSTAR_PHASE_FLAGS 5          /* OFLAG_COPIED of what the release has left to one user */
+#define INSTAR_PHASE_COUNT 6
+#define INSTAR_ZEROES_SEGMENTS_MAX 4096 /* in one WRITE_ZEROES request */
+
 /* The request for one amend. The current_* fields are what the host read at fixed offsets of the
  * header; the guest reads the header itself and refuses if the two disagree. */
 #define AMEND_CONFIG_MAGIC 0x414d4e44
@@ -58,7 +75,9 @@
 #define AMEND_FLAG_COMPAT_V3 4
 #define AMEND_FLAG_SET_LAZY 8
 #define AMEND_FLAG_LAZY_ON 16
-#define AMEND_FLAG_PROGRESS 32 /* send FRAME_PROGRESS while scanning */
+#define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
+#define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
+#define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
 
 struct AmendConfig {
     uint32_t magic;         /* IN */
@@ -74,7 +93,8 @@ struct AmendConfig {
     uint64_t virtual_size;                   /* IN: bytes */
     uint64_t image_size;                     /* IN: bytes of the file or block device */
     uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
-    uint8_t reserved[56];                    /* IN: 0 */
+    uint64_t max_growth;                     /* IN: bytes by which the file may grow */
+    uint8_t reserved[48];                    /* IN: 0 */
 };
 
 /* The verdict. Errors are append-only. */
@@ -152,6 +172,15 @@ struct AmendResult {
 #define REFUSAL_HEADER_TOO_LARGE 36
 #define REFUSAL_READ_FAILED 37
 #define REFUSAL_WRITE_FAILED 38
+#define REFUSAL_GROWTH 39
+#define REFUSAL_DEVICE_FULL 40
+#define REFUSAL_L2_ENTRY 41
+#define REFUSAL_REFCOUNT 42
+#define REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES 43
+#define REFUSAL_REFCOUNT_TABLE_FULL 44
+#define REFUSAL_SNAPSHOT_TABLE_FULL 45
+#define REFUSAL_BITMAPS 46
+#define REFUSAL_OVERLAP 47 /* the host may find it too */
 
 struct AmendRefusal {
     uint32_t reason;    /* OUT: REFUSAL_* */
@@ -161,9 +190,11 @@ struct AmendRefusal {
 
 /* Serial framing: a FrameHeader, then length bytes of payload. */
 #define FRAME_MAGIC 0x52464e49
-#define FRAME_RESULT 1   /* one AmendResult; ends the conversation */
+#define FRAME_RESULT 1   /* one AmendResult; ends the run */
 #define FRAME_REFUSALS 2 /* AmendRefusals, before the FRAME_RESULT that counts them */
 #define FRAME_PROGRESS 3 /* one AmendProgress */
+#define FRAME_NAMES 4    /* bitmap names for a refusal, each a u16 length and its bytes; before the
+                          * FRAME_REFUSALS, at most one */
 #define FRAME_PAYLOAD_MAX 2048
 
 struct FrameHeader {
@@ -174,8 +205,8 @@ struct FrameHeader {
 };
 
 struct AmendProgress {
-    uint64_t done;  /* OUT: L1 entries looked at */
-    uint64_t total; /* OUT: L1 entries in all */
+    uint64_t done;  /* OUT: L1 entries looked at, in all passes so far */
+    uint64_t total; /* OUT: L1 entries to look at, as far as is known; may rise */
 };
 
 #endif

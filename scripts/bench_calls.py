@@ -20,16 +20,26 @@ from bench_common import (
 import instar
 from tests.forge import Data, Image
 
+ROW = 10
+ROW_OF_CALLS = f"the same, each of {ROW} in a row"
+"""What surrounds a single call, new processes, has emptied the processor's caches for it."""
+
 
 def compare_calls(folder: Path, qemu_img: Path, rounds: int) -> dict[str, float]:
     """Toggle one small image in every way; returns the medians in seconds."""
-    images = [plain_image(folder / f"call-{n}") for n in range(4)]
+    images = [plain_image(folder / f"call-{n}") for n in range(5)]
     with instar.Sandbox() as sandbox:
+
+        def in_a_row(_: int) -> None:
+            for number in range(ROW):
+                sandbox.amend(images[4], lazy_refcounts=number % 2 == 0)
+
         medians = measure(
             {
                 "Sandbox.amend(...), a kept machine": lambda n: sandbox.amend(
                     images[0], lazy_refcounts=n % 2 == 0
                 ),
+                ROW_OF_CALLS: in_a_row,
                 "instar.amend(...), a fresh machine": lambda n: instar.amend(
                     images[1], lazy_refcounts=n % 2 == 0
                 ),
@@ -41,6 +51,7 @@ def compare_calls(folder: Path, qemu_img: Path, rounds: int) -> dict[str, float]
             },
             rounds,
         )
+    medians[ROW_OF_CALLS] /= ROW
     qemu, python = medians["qemu-img amend"], medians["python -I -c pass"]
     rows = {
         name: f"{median * 1e3:7.2f} ms {median / qemu:6.3f} x qemu-img "

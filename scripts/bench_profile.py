@@ -23,8 +23,8 @@ from instar.vmm.payload import Image, Payload, Segment, load_payload
 
 FLOOR = Path(__file__).with_name("bench_floor.c")
 
-# Three OUTs to the doorbell, then one that ends it, as many exits as a switch of lazy_refcounts.
-FOUR_EXITS = bytes.fromhex("31c0" + "e6e0" * 3 + "e6f4")
+# Two OUTs to the doorbell, then one that ends it: as many exits as a switch of lazy_refcounts.
+THREE_EXITS = bytes.fromhex("31c0" + "e6e0" * 2 + "e6f4")
 
 TRACED = """
 import sys, instar
@@ -108,7 +108,7 @@ def show_floor(folder: Path, rounds: int) -> None:
     """Print what the same machine, with as many exits and no work, costs a program in C."""
     program, contents = folder / "floor", folder / "floor.bin"
     subprocess.run([*compiler(()), "-O2", "-o", program, FLOOR], check=True)
-    machine = _Dumped(_with_code(load_payload(), FOUR_EXITS))
+    machine = _Dumped(_with_code(load_payload(), THREE_EXITS))
     with machine:
         contents.write_bytes(machine.dump())
     done = subprocess.run(

@@ -12,7 +12,7 @@ bool load_header(struct planner *planner, uint64_t end)
         return false;
     }
     uint8_t *rest = planner->workspace->old_header + planner->header_loaded;
-    if (!read_image(planner, planner->header_loaded, rest,
+    if (!read_image(planner, INSTAR_PHASE_PREPARE, planner->header_loaded, rest,
                     PLANNER_HEADER_SIZE - planner->header_loaded))
         return false;
     planner->header_loaded = PLANNER_HEADER_SIZE;
@@ -38,19 +38,22 @@ bool next_extension(const struct planner *planner, uint32_t *at, struct extensio
     return extension->type != QCOW2_EXTENSION_END;
 }
 
-static bool check_bitmaps(const struct planner *planner, const struct extension *extension)
+static bool check_bitmaps(struct planner *planner, const struct extension *extension)
 {
+    struct qcow2_header *h = &planner->header;
     const uint8_t *data =
         planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
     if (extension->length != QCOW2_BITMAPS_EXTENSION_SIZE)
         return false;
     /* Without its autoclear bit the extension is stale, and "must not be used". */
-    if (!(planner->header.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS))
+    if (!(h->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS))
         return true;
-    uint32_t nb_bitmaps = load_be32(data);
-    return nb_bitmaps > 0 && nb_bitmaps <= QCOW2_BITMAPS_MAX && load_be32(data + 4) == 0 &&
-           load_be64(data + 8) <= QCOW2_BITMAP_DIRECTORY_SIZE_MAX &&
-           load_be64(data + 16) % planner->header.cluster_size == 0;
+    h->nb_bitmaps = load_be32(data);
+    h->bitmap_directory_size = load_be64(data + 8);
+    h->bitmap_directory_offset = load_be64(data + 16);
+    return h->nb_bitmaps > 0 && h->nb_bitmaps <= QCOW2_BITMAPS_MAX && load_be32(data + 4) == 0 &&
+           h->bitmap_directory_size <= QCOW2_BITMAP_DIRECTORY_SIZE_MAX &&
+           h->bitmap_directory_offset % h->cluster_size == 0;
 }
 
 static bool check_crypto(const struct planner *planner, const struct extension *extension)

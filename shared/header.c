@@ -117,6 +117,7 @@ static void check_tables(struct planner *planner)
         refuse(planner, REFUSAL_REFCOUNT_ORDER, AMEND_ERROR_REFCOUNT_WIDTH, h->refcount_order, 0,
                0);
     if (l1_bytes > QCOW2_L1_SIZE_MAX || h->l1_table_offset % h->cluster_size != 0 ||
+        h->l1_table_offset > INT64_MAX ||
         (l1_bytes && !inside_image(planner, h->l1_table_offset, l1_bytes)))
         refuse(planner, REFUSAL_L1_TABLE, AMEND_ERROR_PARSE_FAILED, h->l1_table_offset, h->l1_size,
                planner->io->size);
@@ -124,6 +125,7 @@ static void check_tables(struct planner *planner)
         refuse(planner, REFUSAL_L1_TOO_SMALL, AMEND_ERROR_PARSE_FAILED, h->l1_size,
                l1_entries_needed(h), 0);
     if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX || h->snapshots_offset % h->cluster_size != 0 ||
+        h->snapshots_offset > INT64_MAX ||
         (h->nb_snapshots &&
          !inside_image(planner, h->snapshots_offset,
                        (uint64_t)h->nb_snapshots * QCOW2_SNAPSHOT_HEADER_SIZE)))
@@ -152,7 +154,7 @@ bool parse_header(struct planner *planner)
 {
     struct qcow2_header *h = &planner->header;
     uint8_t *raw = planner->workspace->old_header;
-    if (!read_image(planner, 0, raw, FIRST_READ))
+    if (!read_image(planner, INSTAR_PHASE_PREPARE, 0, raw, FIRST_READ))
         return false;
     planner->header_loaded = FIRST_READ;
     if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC) {

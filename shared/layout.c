@@ -1,7 +1,7 @@
 /* Pure, either side: lays out the amended header so that one sector switches to it.
  *
- * Phase 0 writes only where the image, as it is, refers to nothing; phase 1 is sector 0, which alone
- * makes the new layout the valid one. docs/qcow2.md draws each layout.
+ * INSTAR_PHASE_PREPARE writes only where the image, as it is, refers to nothing; INSTAR_PHASE_SWITCH
+ * is sector 0, which alone makes the new layout the valid one. docs/qcow2.md draws each layout.
  */
 #include <string.h>
 
@@ -33,9 +33,10 @@ static struct span name_span(const struct qcow2_header *h)
 }
 
 /* Feature names are of use to error messages only, and version 2 has no features. */
-static bool is_carried(const struct extension *extension)
+static bool is_carried(const struct planner *planner, const struct extension *extension)
 {
-    return extension->type != QCOW2_EXTENSION_FEATURE_NAMES;
+    return extension->type != QCOW2_EXTENSION_FEATURE_NAMES &&
+           !(planner->drop_bitmaps && extension->type == QCOW2_EXTENSION_BITMAPS);
 }
 
 static uint32_t carried_size(const struct planner *planner)
@@ -43,7 +44,7 @@ static uint32_t carried_size(const struct planner *planner)
     struct extension extension;
     uint32_t at = planner->header.header_length, size = 0;
     while (next_extension(planner, &at, &extension))
-        size += is_carried(&extension) ? extension.size : 0;
+        size += is_carried(planner, &extension) ? extension.size : 0;
     return size;
 }
 
@@ -55,7 +56,7 @@ static uint32_t put_extensions(struct planner *planner, uint32_t to, uint32_t fr
     while (next_extension(planner, &from, &extension)) {
         uint8_t *out = planner->workspace->new_header + to;
         uint32_t used = QCOW2_EXTENSION_HEADER_SIZE + extension.length;
-        if (!is_carried(&extension))
+        if (!is_carried(planner, &extension))
             continue;
         if (to + extension.size > limit)
             break;
@@ -131,25 +132,19 @@ static uint32_t span_size(struct span span)
     return span.end - span.start;
 }
 
-static void add_write(struct planner *planner, struct amend_plan *plan, uint32_t phase,
-                      struct span span)
+static bool write_span(struct planner *planner, uint32_t phase, struct span span)
 {
     uint32_t start = span.start & ~(SECTOR - 1);
-    plan->writes[plan->write_count++] = (struct plan_write){
-        .phase = phase,
-        .length = (uint32_t)round_up(span.end, SECTOR) - start,
-        .offset = start,
-        .data = planner->workspace->new_header + start,
-    };
+    return write_image(planner, phase, start, planner->workspace->new_header + start,
+                       (uint32_t)round_up(span.end, SECTOR) - start);
 }
 
-/* Phase 0 writes `slack`, unless it is empty; phase 1 switches with sector 0. */
-static void finish(struct planner *planner, struct amend_plan *plan, struct span slack)
+/* Write `slack`, unless it is empty, before all else; then switch with sector 0. */
+static bool finish(struct planner *planner, struct amend_plan *plan, struct span slack)
 {
-    if (span_size(slack))
-        add_write(planner, plan, 0, slack);
-    add_write(planner, plan, 1, (struct span){0, SECTOR});
     plan->atomic = true;
+    return (span_size(slack) == 0 || write_span(planner, INSTAR_PHASE_PREPARE, slack)) &&
+           write_span(planner, INSTAR_PHASE_SWITCH, (struct span){0, SECTOR});
 }
 
 /* All extensions in sector 0; the name where it is, in sector 0 too, or copied into slack. */
@@ -177,38 +172,49 @@ static bool plan_in_sector(struct planner *planner, struct amend_plan *plan, uin
     put_end_marker(planner, put_extensions(planner, fields_end, h->header_length, end));
     if (new_name != name.start)
         put_name(planner, new_name);
-    finish(planner, plan, slack);
-    return true;
+    return finish(planner, plan, slack);
 }
 
-/* Downgrade: the extensions stay where they are, behind a filler over the former fields. */
-static void plan_bridge(struct planner *planner, struct amend_plan *plan)
+/* Downgrade: the extensions stay where they are, behind a filler over the former fields; one that is
+ * given up becomes a filler too. False: that one lies behind sector 0. */
+static bool plan_bridge(struct planner *planner, struct amend_plan *plan)
 {
     uint32_t extensions = planner->header.header_length;
+    struct extension extension;
     start_header(planner, true);
     if (extensions < SECTOR)
         memcpy(planner->workspace->new_header + extensions,
                planner->workspace->old_header + extensions, SECTOR - extensions);
+    for (uint32_t at = extensions; next_extension(planner, &at, &extension);) {
+        if (is_carried(planner, &extension))
+            continue;
+        if (extension.offset < SECTOR)
+            store_be32(planner->workspace->new_header + extension.offset,
+                       QCOW2_EXTENSION_FEATURE_NAMES);
+        else if (extension.type != QCOW2_EXTENSION_FEATURE_NAMES)
+            return false;
+    }
     put_filler(planner, QCOW2_V2_HEADER_LENGTH, extensions);
-    finish(planner, plan, (struct span){0, 0});
+    return finish(planner, plan, (struct span){0, 0});
 }
 
-/* Upgrade: what fits of the extensions goes into sector 0, behind it a filler over all that the old
+/* What fits of the extensions goes into sector 0, behind it a filler over all that the old
  * header still uses, and in slack behind that the other extensions, with the name if it has to. */
-static bool plan_jump(struct planner *planner, struct amend_plan *plan, bool behind_name)
+static bool plan_jump(struct planner *planner, struct amend_plan *plan, uint32_t fields_end,
+                      bool behind_name)
 {
     const struct qcow2_header *h = &planner->header;
     const uint32_t last = SECTOR - QCOW2_EXTENSION_HEADER_SIZE; /* where the filler may start */
     struct span slack = free_span(h, behind_name);
     uint32_t from = h->header_length;
     struct extension extension;
-    uint32_t in_sector = QCOW2_V3_HEADER_LENGTH;
+    uint32_t in_sector = fields_end;
     for (uint32_t at = from; next_extension(planner, &at, &extension); from = at) {
-        if (in_sector + (is_carried(&extension) ? extension.size : 0) > last)
+        if (in_sector + (is_carried(planner, &extension) ? extension.size : 0) > last)
             break;
-        in_sector += is_carried(&extension) ? extension.size : 0;
+        in_sector += is_carried(planner, &extension) ? extension.size : 0;
     }
-    uint32_t tail = QCOW2_V3_HEADER_LENGTH + carried_size(planner) - in_sector;
+    uint32_t tail = fields_end + carried_size(planner) - in_sector;
     bool move_name = h->backing_file_offset && behind_name;
     uint32_t needed = tail + QCOW2_EXTENSION_HEADER_SIZE + (move_name ? h->backing_file_size : 0);
     if (span_size(slack) < needed)
@@ -217,23 +223,21 @@ static bool plan_jump(struct planner *planner, struct amend_plan *plan, bool beh
     if (!load_header(planner, slack.end))
         return false;
     start_header(planner, !move_name);
-    put_extensions(planner, QCOW2_V3_HEADER_LENGTH, h->header_length, in_sector);
+    put_extensions(planner, fields_end, h->header_length, in_sector);
     put_filler(planner, in_sector, slack.start);
     uint32_t end = put_end_marker(planner, put_extensions(planner, slack.start, from, slack.end));
     if (move_name)
         put_name(planner, end);
-    finish(planner, plan, slack);
-    return true;
+    return finish(planner, plan, slack);
 }
 
-/* Upgrade without room for both layouts: the header cluster is written in one go, as qemu does, and
+/* Without room for both layouts: the header cluster is written in one go, as qemu does, and
  * a power cut in the middle can tear it. */
-static bool plan_rewrite(struct planner *planner, struct amend_plan *plan)
+static bool plan_rewrite(struct planner *planner, struct amend_plan *plan, uint32_t fields_end)
 {
     const struct qcow2_header *h = &planner->header;
     struct span name = name_span(h);
-    uint32_t end =
-        QCOW2_V3_HEADER_LENGTH + carried_size(planner) + QCOW2_EXTENSION_HEADER_SIZE;
+    uint32_t end = fields_end + carried_size(planner) + QCOW2_EXTENSION_HEADER_SIZE;
     bool move_name = name.start && name.start < end;
     uint32_t used = move_name ? end + h->backing_file_size : end;
     if (used > smaller(h->cluster_size, PLANNER_HEADER_SIZE)) {
@@ -244,33 +248,30 @@ static bool plan_rewrite(struct planner *planner, struct amend_plan *plan)
     if (!load_header(planner, used))
         return false;
     start_header(planner, !move_name);
-    put_end_marker(planner, put_extensions(planner, QCOW2_V3_HEADER_LENGTH, h->header_length, end));
+    put_end_marker(planner, put_extensions(planner, fields_end, h->header_length, end));
     if (move_name)
         put_name(planner, end);
-    add_write(planner, plan, 1, (struct span){0, used});
     plan->atomic = used <= SECTOR;
-    return true;
+    return write_span(planner, INSTAR_PHASE_SWITCH, (struct span){0, used});
 }
 
 bool plan_version_change(struct planner *planner, struct amend_plan *plan)
 {
-    if (planner->target_version == 2) {
-        if (!plan_in_sector(planner, plan, QCOW2_V2_HEADER_LENGTH))
-            plan_bridge(planner, plan);
-    } else {
-        (void)(plan_in_sector(planner, plan, QCOW2_V3_HEADER_LENGTH) ||
-               plan_jump(planner, plan, false) || plan_jump(planner, plan, true) ||
-               plan_rewrite(planner, plan));
-    }
+    bool downgrade = planner->target_version == 2;
+    uint32_t fields_end = downgrade ? QCOW2_V2_HEADER_LENGTH : QCOW2_V3_HEADER_LENGTH;
+    (void)(plan_in_sector(planner, plan, fields_end) ||
+           (downgrade && plan_bridge(planner, plan)) ||
+           plan_jump(planner, plan, fields_end, false) ||
+           plan_jump(planner, plan, fields_end, true) || plan_rewrite(planner, plan, fields_end));
     /* A layout may also have been passed over because a read failed. */
     return planner->verdict->count == 0;
 }
 
-void plan_feature_change(struct planner *planner, struct amend_plan *plan)
+bool plan_feature_change(struct planner *planner, struct amend_plan *plan)
 {
     uint8_t *new = planner->workspace->new_header;
     memcpy(new, planner->workspace->old_header, SECTOR);
     store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, plan->compatible_features);
     store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, plan->autoclear_features);
-    finish(planner, plan, (struct span){0, 0});
+    return finish(planner, plan, (struct span){0, 0});
 }

@@ -26,28 +26,6 @@ void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t d
     };
 }
 
-bool read_image(struct planner *planner, uint64_t offset, uint8_t *buffer, uint32_t length)
-{
-    const struct image_io *io = planner->io;
-    uint64_t end = round_up(io->size, QCOW2_SECTOR_SIZE);
-    uint64_t wanted = round_up(length, QCOW2_SECTOR_SIZE);
-    uint64_t present = offset >= end ? 0 : end - offset;
-    struct io_range range = {offset, wanted < present ? wanted : present, buffer};
-    if (range.length && !io->read(io->context, &range, 1)) {
-        refuse(planner, REFUSAL_READ_FAILED, AMEND_ERROR_READ_FAILED, offset, range.length, 0);
-        return false;
-    }
-    memset(buffer + range.length, 0, wanted - range.length);
-    return true;
-}
-
-bool inside_image(const struct planner *planner, uint64_t offset, uint64_t length)
-{
-    uint64_t cluster_size = planner->header.cluster_size;
-    uint64_t end = round_up(planner->io->size, cluster_size);
-    return offset >= cluster_size && offset < end && length <= end - offset;
-}
-
 /* What is asked for, in the header's terms. */
 static void resolve_target(struct planner *planner)
 {
@@ -79,8 +57,12 @@ static void check_downgrade(struct planner *planner)
         refuse(planner, REFUSAL_DOWNGRADE_DATA_FILE, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
     if (h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2)
         refuse(planner, REFUSAL_DOWNGRADE_EXTENDED_L2, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
-    if (h->has_bitmaps)
-        refuse(planner, REFUSAL_DOWNGRADE_BITMAPS, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
+    planner->drop_bitmaps = h->has_bitmaps;
+    if (h->has_bitmaps && !(planner->config->flags & AMEND_FLAG_DROP_BITMAPS)) {
+        refuse(planner, REFUSAL_DOWNGRADE_BITMAPS, AMEND_ERROR_DOWNGRADE_BLOCKED, h->nb_bitmaps, 0,
+               0);
+        name_bitmaps(planner);
+    }
 }
 
 /* The feature words of the amended image. */
@@ -98,22 +80,53 @@ static void plan_features(const struct planner *planner, struct amend_plan *plan
     plan->autoclear_features = h->autoclear_features & QCOW2_AUTOCLEAR_KNOWN;
 }
 
-static bool judge(struct planner *planner)
+static bool is_downgrade(const struct planner *planner)
 {
+    return planner->target_version < planner->header.version;
+}
+
+/* Judge the image. False: refused. */
+static bool judge(struct planner *planner, uint64_t *zero_clusters, uint64_t *allocated)
+{
+    const struct qcow2_header *h = &planner->header;
     if (!parse_header(planner))
         return false;
     resolve_target(planner);
-    bool downgrade = planner->target_version < planner->header.version;
-    if (downgrade)
+    if (is_downgrade(planner))
         check_downgrade(planner);
     if (planner->unsound)
         return false;
-    uint64_t snapshot_l1_entries = check_snapshots(planner);
-    bool standard_entries =
-        !(planner->header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2);
-    if (downgrade && standard_entries && !planner->unsound)
-        scan_for_downgrade(planner, snapshot_l1_entries);
+    planner->l1_entries = h->l1_size;
+    check_snapshots(planner);
+    bool standard_entries = !(h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2);
+    if (is_downgrade(planner) && standard_entries && !planner->unsound)
+        *zero_clusters = scan_for_downgrade(planner, allocated);
     return planner->verdict->count == 0;
+}
+
+/* Stage what has to change outside the header. False: refused. */
+static bool plan_tables(struct planner *planner, uint64_t zero_clusters, uint64_t allocated)
+{
+    uint64_t entries = 2 * planner->l1_entries;
+    if ((is_downgrade(planner) && !expand_zero_clusters(planner, zero_clusters, allocated)) ||
+        (is_downgrade(planner) && planner->drop_bitmaps && !release_bitmaps(planner)) ||
+        (planner->snapshots_needed && !rewrite_snapshots(planner)) || !finish_refcounts(planner))
+        return false;
+    if (planner->new_snapshots_offset)
+        store_be64(planner->workspace->old_header + QCOW2_OFFSET_SNAPSHOTS_OFFSET,
+                   planner->new_snapshots_offset);
+    if (is_downgrade(planner) && planner->config->flags & AMEND_FLAG_PROGRESS)
+        planner->io->progress(planner->io->context, entries, entries);
+    return true;
+}
+
+static bool plan_amended(struct planner *planner, struct amend_plan *plan, uint64_t zero_clusters,
+                         uint64_t allocated)
+{
+    plan->action = AMEND_ACTION_AMENDED;
+    if (planner->target_version == planner->header.version)
+        return plan_feature_change(planner, plan);
+    return plan_tables(planner, zero_clusters, allocated) && plan_version_change(planner, plan);
 }
 
 bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
@@ -125,24 +138,22 @@ bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
         .io = io,
         .workspace = workspace,
         .verdict = verdict,
+        .end = round_up(io->size, QCOW2_SECTOR_SIZE),
+        .snapshots = {workspace->snapshots, PLANNER_WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0,
+                      .loaded = false},
     };
     const struct qcow2_header *h = &planner.header;
+    uint64_t zero_clusters = 0, allocated = 0;
     memset(plan, 0, sizeof(*plan));
-    verdict->count = 0;
-    if (!judge(&planner))
+    verdict->count = verdict->names_size = 0;
+    if (!judge(&planner, &zero_clusters, &allocated))
         return false;
     plan_features(&planner, plan);
-    if (planner.target_version == h->version &&
-        plan->compatible_features == h->compatible_features) {
-        plan->autoclear_features = h->autoclear_features;
-        plan->action = AMEND_ACTION_NOOP;
-        plan->atomic = true;
-        return true;
-    }
-    plan->action = AMEND_ACTION_AMENDED;
-    if (planner.target_version != h->version)
-        return plan_version_change(&planner, plan);
-    plan_feature_change(&planner, plan);
+    if (planner.target_version != h->version || plan->compatible_features != h->compatible_features)
+        return plan_amended(&planner, plan, zero_clusters, allocated);
+    plan->autoclear_features = h->autoclear_features;
+    plan->action = AMEND_ACTION_NOOP;
+    plan->atomic = true;
     return true;
 }
 

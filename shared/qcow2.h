@@ -66,6 +66,13 @@ enum qcow2_header_offset {
 #define QCOW2_BITMAPS_EXTENSION_SIZE 24u
 #define QCOW2_BITMAPS_MAX 65535u
 #define QCOW2_BITMAP_DIRECTORY_SIZE_MAX (UINT64_C(1024) * QCOW2_BITMAPS_MAX)
+#define QCOW2_BITMAP_HEADER_SIZE 24u
+#define QCOW2_BITMAP_TABLE_OFFSET 0u
+#define QCOW2_BITMAP_TABLE_SIZE 8u
+#define QCOW2_BITMAP_NAME_SIZE 18u
+#define QCOW2_BITMAP_EXTRA_DATA_SIZE 20u
+#define QCOW2_BITMAP_NAME_MAX 1023u
+#define QCOW2_BITMAP_TABLE_SIZE_MAX (UINT64_C(1) << 27) /* entries */
 #define QCOW2_CRYPTO_EXTENSION_SIZE 16u
 
 #define QCOW2_L1_SIZE_MAX (UINT64_C(32) << 20)            /* bytes */
@@ -74,6 +81,7 @@ enum qcow2_header_offset {
 #define QCOW2_TABLE_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
 #define QCOW2_L2_COMPRESSED (UINT64_C(1) << 62)
 #define QCOW2_L2_ZERO (UINT64_C(1) << 0)
+#define QCOW2_L2_COPIED (UINT64_C(1) << 63)
 #define QCOW2_EXTENDED_L2_CLUSTER_BITS_MIN 14u
 
 enum qcow2_snapshot_offset {
@@ -87,11 +95,13 @@ enum qcow2_snapshot_offset {
     QCOW2_SNAPSHOT_VM_STATE_SIZE_LARGE = 40,
     QCOW2_SNAPSHOT_DISK_SIZE = 48,
     QCOW2_SNAPSHOT_KNOWN_SIZE = 56,
+    QCOW2_SNAPSHOT_ICOUNT = 56,
 };
 
 #define QCOW2_SNAPSHOTS_MAX 65536u
 #define QCOW2_SNAPSHOT_TABLE_SIZE_MAX (UINT64_C(64) << 20)
 #define QCOW2_SNAPSHOT_EXTRA_DATA_MAX 1024u
-#define QCOW2_SNAPSHOT_EXTRA_DATA_V3 16u /* what version 3 requires */
+#define QCOW2_SNAPSHOT_EXTRA_DATA_V3 16u   /* what version 3 requires */
+#define QCOW2_SNAPSHOT_EXTRA_DATA_FULL 24u /* what is written where that is missing */
 
 #endif

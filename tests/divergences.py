@@ -70,7 +70,10 @@ DIVERGENCES = (
         "opens the external data file, and refuses if it is missing",
         "never opens the external data file",
         "a name in an image that is not trusted must not decide which files are opened",
-        symptoms=("qemu refuses: Could not open '*': No such file or directory",),
+        symptoms=(
+            "qemu refuses: Could not open '*': No such file or directory",
+            "qemu refuses: 'data-file' is required for this image",
+        ),
     ),
     Divergence(
         "no_secret_needed",
@@ -87,20 +90,33 @@ DIVERGENCES = (
         symptoms=("instar refuses: lazy_needs_v3",),
     ),
     Divergence(
-        "zero_clusters_block",
-        "gives zero clusters a data cluster, or clears them in place, and with them the data of a "
-        "snapshot that shares the cluster",
-        "refuses (`downgrade_zero_clusters`)",
-        "not done yet; qemu-img's way can lose the data of a snapshot",
-        symptoms=("instar refuses: downgrade_zero_clusters",),
+        "shared_zero_clusters",
+        "zeroes the host cluster of a zero cluster in place, even if a snapshot shares it: the "
+        "snapshot's data is gone, and its count does not fit the flag",
+        "gives the zero cluster another host cluster, or none",
+        "the data of a snapshot would be lost",
+        symptoms=("contents: active", "contents: snapshot", "check: corruptions"),
+    ),
+    Divergence(
+        "encrypted_zero_clusters",
+        "zeroes host clusters of an encrypted image without encrypting the zeros, so that the "
+        "guest reads noise",
+        "leaves the zero clusters unallocated, or refuses where there is a backing file "
+        "(`downgrade_encrypted_zeroes`)",
+        "the guest must read zeros, and there is no key to encrypt them with",
+        symptoms=(
+            "contents: active",
+            "contents: snapshot",
+            "instar refuses: downgrade_encrypted_zeroes",
+        ),
     ),
     Divergence(
         "bitmaps_block",
         "leaves the bitmaps in the file, where version 2 cannot say whether they are valid, and "
         "the next program that writes drops them and leaks their clusters",
-        "refuses (`downgrade_bitmaps`)",
+        "refuses (`downgrade_bitmaps`), or with `--drop-bitmaps` frees the clusters",
         "bitmaps would be lost without a word",
-        symptoms=("instar refuses: downgrade_bitmaps",),
+        symptoms=("instar refuses: downgrade_bitmaps", "check: leaks"),
     ),
     Divergence(
         "zstd_in_snapshots_blocks",
@@ -121,13 +137,6 @@ DIVERGENCES = (
             "qemu crashes",
             "qemu refuses: *Cannot allocate memory",
         ),
-    ),
-    Divergence(
-        "snapshot_extra_data_blocks",
-        "writes a snapshot table without the extra data of version 3 anew, elsewhere",
-        "refuses (`upgrade_snapshot_extra_data`)",
-        "not done yet; qemu-img itself has written the extra data for ten years, in version 2 too",
-        symptoms=("instar refuses: upgrade_snapshot_extra_data",),
     ),
     Divergence(
         "unknown_header_fields_dropped",
@@ -188,18 +197,19 @@ DIVERGENCES = (
     Divergence(
         "bitmap_directory_not_read",
         "reads all bitmaps, and refuses if one is damaged",
-        "does not follow the bitmaps extension",
+        "follows the bitmaps extension only to name the bitmaps that prevent a downgrade, or to "
+        "drop them",
         "neither option touches bitmaps",
         symptoms=(
-            "qemu refuses: Bitmap *",
+            "qemu refuses: *Bitmap *",
             "qemu refuses: *bitmap*",
         ),
     ),
     Divergence(
         "refcounts_not_read",
         "refuses a downgrade if it cannot read the reference counts",
-        "does not look at reference counts",
-        "neither option touches them",
+        "looks at reference counts only if clusters are to be taken or given up",
+        "nothing else touches them",
     ),
     Divergence(
         "file_must_be_whole",
@@ -241,12 +251,6 @@ DIVERGENCES = (
         symptoms=("qemu refuses: *unknown compression type: 1",),
     ),
     Divergence(
-        "unused_offset",
-        "refuses an L1 or snapshot table at 2^63 or beyond even if it has no entries",
-        "does not look where a table of no entries is, as long as it is aligned",
-        "nobody reads it",
-    ),
-    Divergence(
         "negative_size",
         "takes a virtual size so close to 2^64 that it wraps when it is rounded up",
         "refuses (`virtual_size`)",
@@ -264,6 +268,48 @@ DIVERGENCES = (
         "works on a downgrade as long as it takes, over thousands of snapshots or L2 tables",
         "gives up when a budget of time, exits or bytes read is exceeded (`GuestFault`)",
         "a hostile image must not occupy the host",
+    ),
+    Divergence(
+        "metadata_kept",
+        "releases, fills or overwrites clusters with the image's own tables in them, where its "
+        "refcounts are wrong",
+        "refuses (`overlap`, `refcount`)",
+        "the image would be destroyed; it can be repaired first",
+    ),
+    Divergence(
+        "zeroes_inside",
+        "fills a zero cluster with zeros wherever its host cluster is: behind the end the file "
+        "grows as far, and cluster 0 counts as none",
+        "refuses one behind the end of the file (`l2_entry`)",
+        "the image is damaged, and a file must not grow by more than was allowed",
+        symptoms=("instar refuses: l2_entry",),
+    ),
+    Divergence(
+        "zero_cluster_given_up",
+        "refuses to fill a zero cluster that lies in the image's own tables, and marks the image "
+        "corrupt",
+        "gives the cluster up where its refcount says that it has other users",
+        "the tables stay what they are",
+    ),
+    Divergence(
+        "header_never_free",
+        "refuses to take a new cluster where the refcount of the header's cluster is 0, and marks "
+        "the image corrupt",
+        "never takes the header's cluster",
+        "the others are free all the same",
+    ),
+    Divergence(
+        "reserved_refcount_bits",
+        "ignores the reserved bits in an entry of the refcount table",
+        "refuses a downgrade that needs the entry (`refcount_table`)",
+        "the specification has them 0: the table is damaged",
+    ),
+    Divergence(
+        "growth_limited",
+        "lets the file grow by as much as zero clusters over a backing file take",
+        "refuses more than 1 GiB, or than `--max-growth` says (`growth`)",
+        "a small image must not fill the host's disk",
+        symptoms=("instar refuses: growth",),
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from instar.vmm.commit import commit, planned_ranges
-from instar.vmm.contract import judge
+from instar.vmm.contract import judge, prepare
 from instar.vmm.errors import ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
@@ -39,6 +39,8 @@ def amend(
     dry_run: bool = False,
     cache: str = "writeback",
     timeout: float = TIMEOUT,
+    drop_bitmaps: bool = False,
+    max_growth: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     isolation: str | None = None,
@@ -54,6 +56,10 @@ def amend(
         dry_run: do everything but the commit.
         cache: qemu-img's cache mode; "unsafe" leaves out the flushes, the others are alike.
         timeout: how long the guest may run, in seconds.
+        drop_bitmaps: whether a downgrade removes persistent bitmaps, which version 2 lacks; else
+            they prevent it.
+        max_growth: by how many bytes the file may grow where a downgrade has to fill zero clusters
+            over a backing file; None stands for 1 GiB. A block device does not grow.
         progress: called as progress(done, total) during a long scan.
         debug: called with the guest's debug text.
         isolation: None does the work in this process, which it leaves without limits; "process"
@@ -77,11 +83,13 @@ def amend(
             dry_run=dry_run,
             cache=cache,
             timeout=timeout,
+            drop_bitmaps=drop_bitmaps,
+            max_growth=max_growth,
             progress=progress,
             debug=debug,
             payload=payload,
         )
-    make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
+    make_order(compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth)
     if isolation != "process":
         raise UsageError(f"isolation is None or 'process', not {isolation!r}")
     if progress or debug or payload:
@@ -95,6 +103,8 @@ def amend(
         dry_run=dry_run,
         cache=cache,
         timeout=timeout,
+        drop_bitmaps=drop_bitmaps,
+        max_growth=max_growth,
     )
 
 
@@ -107,6 +117,8 @@ def amend_image(
     dry_run: bool = False,
     cache: str = "writeback",
     timeout: float = TIMEOUT,
+    drop_bitmaps: bool = False,
+    max_growth: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     payload: Payload | None = None,
@@ -117,9 +129,13 @@ def amend_image(
     `before_read` is called once, when all is open that is needed and nothing of the image has been
     read; what it raises ends the amend.
     """
-    order = make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
+    order = make_order(
+        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+    )
+    prepare(order.request)
     payload = payload or load_payload()
-    with ImageFile(os.fspath(path), writable=not order.dry_run) as image:
+    growth = order.request.max_growth
+    with ImageFile(os.fspath(path), writable=not order.dry_run, max_growth=growth) as image:
         warning = lock_image(image.fd, image.name)
         with Machine(payload) as machine:
             if before_read:
@@ -142,7 +158,7 @@ def plan(
     """
     header = _probe(image)
     config = pack_config(
-        *(header, order.request, image.size),
+        *(header, order.request.fit(image.is_device), image.size),
         progress=progress is not None,
         debug=debug is not None,
     )
@@ -154,10 +170,11 @@ def carry_out(
 ) -> AmendResult:
     """Judge what the guest planned, and commit it. ImageRejected, GuestFault, HostError."""
     if outcome.refusals:
-        raise ImageRejected(translate(outcome.refusals))
-    changes = judge(image.read, order.request, outcome.phases, outcome.claim)
+        raise ImageRejected(translate(outcome.refusals, outcome.names))
+    request = order.request.fit(image.is_device)
+    changes = judge(image.read, image.size, request, outcome.staged, outcome.claim)
     if not order.dry_run:
-        commit(image, outcome.phases, flush=order.flush)
+        commit(image, outcome.staged, flush=order.flush)
     return AmendResult(
         filename=image.name,
         format="qcow2",
@@ -172,13 +189,13 @@ def carry_out(
 
 def _describe(outcome: Outcome) -> dict[str, Any]:
     """The fields of an AmendResult that tell what the guest did."""
-    ranges = planned_ranges(outcome.phases)
+    ranges = planned_ranges(outcome.staged)
     return {
         "action": "amended" if outcome.claim.amended else "noop",
         "compat": _COMPAT_NAMES[outcome.claim.fields["version"]],
         "lazy_refcounts": bool(outcome.claim.fields["compatible_features"] & 1),
         "atomic": outcome.claim.atomic,
-        "bytes_written": sum(part.length for part in ranges),
+        "bytes_written": sum(part.length for part in ranges if not part.zeroes),
         "vm_exits": outcome.vm_exits,
         "ranges": ranges,
     }

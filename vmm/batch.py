@@ -24,7 +24,7 @@ from instar.vmm.image_file import ImageFile
 from instar.vmm.record import record
 from instar.vmm.result import AmendOutcome
 from instar.vmm.supply import Supply
-from instar.vmm.worker import READY, work
+from instar.vmm.worker import DEVICE, LAST, MORE, PIECE, READY, REGULAR, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ AHEAD = 16
 """Images that a worker has been sent at a time, so that it need not wait for this process."""
 NAP = 0.002
 """Seconds that this process lets answers come together while every worker has enough to do."""
-ANSWER_MAX = 1 << 20
-"""Bytes; the refusals that fit into one message of the guest take less than a tenth of it."""
+ANSWER_MAX = 1 << 27
+"""Bytes; as many ranges as can be staged take less of it."""
 PATIENCE = 2.0
 """Seconds that workers have to end the image at hand when the batch is given up."""
 
@@ -69,6 +69,7 @@ class _Sent:
     path: PathLike
     name: str
     size: int
+    """In bytes, that it may have at the end."""
 
 
 class _Worker:
@@ -89,6 +90,8 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         other.close()
         self.sent: deque[_Sent] = deque()
+        self.told = bytearray()
+        """The pieces of an answer so far."""
         self.ready = False
         self.gave_up = False
         """Whether its last answer was an error, behind which it may have to end."""
@@ -102,14 +105,15 @@ class _Worker:
 
     def send(self, path: PathLike, image: ImageFile) -> None:
         """Pass an image on; that the worker is no more shows when its answer is waited for."""
-        self.sent.append(_Sent(path, image.name, image.size))
+        self.sent.append(_Sent(path, image.name, image.size + image.max_growth))
         self._allow(max(sent.size for sent in self.sent))
         with suppress(OSError):
-            socket.send_fds(self.channel, [os.fsencode(image.name)], [image.fd])
+            kind = DEVICE if image.is_device else REGULAR
+            socket.send_fds(self.channel, [kind + os.fsencode(image.name)], [image.fd])
 
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""
-        limit = size + 511 & ~511
+        limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
         own, most = getrlimit(RLIMIT_FSIZE)
         if limit != self._limit and own == RLIM_INFINITY:
             self._limit = limit
@@ -119,12 +123,20 @@ class _Worker:
     def receive(self) -> bytes | None:
         """The next answer; empty if the worker is no more, None if it has not said anything."""
         try:
-            return self.channel.recv(ANSWER_MAX, socket.MSG_DONTWAIT)
+            return self.channel.recv(PIECE + 1, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except ConnectionResetError:
             # It ended with images unread, which is told once, before what it said last.
-            return self.channel.recv(ANSWER_MAX)
+            return self.channel.recv(PIECE + 1)
+
+    def takes_piece(self, piece: bytes) -> bool:
+        """Keep a piece of an answer; whether another one must follow. Nonsense is the last one."""
+        if piece[:1] not in (MORE, LAST) or len(self.told) > ANSWER_MAX:
+            self.told.clear()
+            return False
+        self.told += piece[1:]
+        return piece[:1] == MORE
 
     def end(self, patience: float) -> str:
         """Wait for its end, and enforce it after so many seconds; say what that was."""
@@ -178,10 +190,14 @@ class _Batch:
             if path is None:
                 return
             try:
-                with ImageFile(os.fspath(path), writable=not self._order.dry_run) as image:
+                with self._open(path) as image:
                     self._choose_worker().send(path, image)
             except InstarError as error:
                 yield self._end(path, error)
+
+    def _open(self, path: PathLike) -> ImageFile:
+        growth = self._order.request.max_growth
+        return ImageFile(os.fspath(path), writable=not self._order.dry_run, max_growth=growth)
 
     def _least_busy(self) -> _Worker:
         return min(self._workers.values(), key=lambda worker: len(worker.sent))
@@ -225,11 +241,14 @@ class _Batch:
                 if answer != READY:
                     raise read_error(json.loads(answer))
                 worker.ready = True
-            elif (outcome := _read(answer, worker.sent)) is None:
+            elif worker.takes_piece(answer):
+                continue
+            elif (outcome := _read(worker.told, worker.sent)) is None:
                 worker.gave_up = False
                 yield from self._bury(descriptor, 0)
                 return
             else:
+                worker.told.clear()
                 self._supply.done(worker.sent.popleft().path)
                 worker.gave_up = outcome.error is not None
                 yield outcome
@@ -257,7 +276,7 @@ class _Batch:
         return AmendOutcome(path, None, error)
 
 
-def _read(answer: bytes, sent: deque[_Sent]) -> AmendOutcome | None:
+def _read(answer: bytearray, sent: deque[_Sent]) -> AmendOutcome | None:
     """What a worker says of the first image that it was sent; None if that makes no sense."""
     try:
         image = sent[0]

@@ -10,9 +10,12 @@ from instar.abi import (
     INSTAR_BLOCK_QUEUE_SIZE,
     INSTAR_BLOCK_REQUEST_MAX,
     INSTAR_BLOCK_USED_ADDR,
+    INSTAR_PHASE_COUNT,
+    INSTAR_PHASE_PREPARE,
+    INSTAR_ZEROES_SEGMENTS_MAX,
 )
 from instar.vmm.errors import GuestFault
-from instar.vmm.staging import SECTOR_SIZE, StagedWrites
+from instar.vmm.staging import SECTOR_SIZE, StagedWrites, staging_budget
 from instar.vmm.virtqueue import Virtqueue
 
 TYPE_CHECKING = False
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from instar.vmm.virtqueue import Buffer
 
 _HEADER = Struct("<IIQ")
-_T_IN, _T_OUT, _T_FLUSH = 0, 1, 4
+_SEGMENT = Struct("<QII")  # sector, sectors, flags
+_T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
 _S_OK = b"\0"
 
 READ_BUDGET_MIN = 1 << 30
@@ -33,8 +37,8 @@ READ_BUDGET_FACTOR = 4
 class BlockDevice:
     """Reads come from the image file through what is staged; writes are staged, never passed on."""
 
-    def __init__(self, memory: GuestMemory, image: ImageFile) -> None:
-        """Serve the block queue in `memory` from an open image."""
+    def __init__(self, memory: GuestMemory, image: ImageFile, max_growth: int = 0) -> None:
+        """Serve the block queue in `memory` from an open image, which may grow by so many bytes."""
         self._memory = memory
         self._image = image
         self._queue = Virtqueue(
@@ -44,9 +48,10 @@ class BlockDevice:
             INSTAR_BLOCK_AVAIL_ADDR,
             INSTAR_BLOCK_USED_ADDR,
         )
-        self._capacity = -(-image.size // SECTOR_SIZE)
+        # What has been staged behind the end of the file can be read back.
+        self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
         self._budget = max(READ_BUDGET_MIN, READ_BUDGET_FACTOR * image.size)
-        self.staged = StagedWrites()
+        self.staged = StagedWrites(staging_budget(image.size, max_growth))
         self.bytes_read = 0
 
     def notify(self) -> None:
@@ -56,18 +61,17 @@ class BlockDevice:
         """
         for head, buffers in self._queue.pop():
             header, data, status = _split(buffers)
-            kind, reserved, sector = _HEADER.unpack(self._memory.read(header.address, _HEADER.size))
-            if reserved:
-                raise GuestFault("block request with reserved bits")
+            kind, phase, sector = _HEADER.unpack(self._memory.read(header.address, _HEADER.size))
             written = 1
             if kind == _T_IN:
-                self._read(sector, self._check(data, sector, writable=True))
-                written += data.size if data else 0
+                buffer = self._check(data, sector, writable=True)
+                self._read(sector, buffer, phase)
+                written += buffer.size
             elif kind == _T_OUT:
                 buffer = self._check(data, sector, writable=False)
-                self.staged.write(sector, self._memory.read(buffer.address, buffer.size))
-            elif kind == _T_FLUSH and data is None and sector == 0:
-                self.staged.flush()
+                self._write(sector, buffer, phase)
+            elif kind == _T_WRITE_ZEROES:
+                self._zero(sector, data, phase)
             else:
                 raise GuestFault(f"block request of type {kind}")
             self._memory.write(status.address, _S_OK)
@@ -82,16 +86,37 @@ class BlockDevice:
             raise GuestFault(f"block request for sector {sector} of {self._capacity}")
         return data
 
-    def _read(self, sector: int, buffer: Buffer) -> None:
+    def _read(self, sector: int, buffer: Buffer, phase: int) -> None:
+        if phase > INSTAR_PHASE_COUNT:
+            raise GuestFault(f"block request to read before phase {phase}")
         self.bytes_read += buffer.size
         if self.bytes_read > self._budget:
             raise GuestFault(f"more than {self._budget} bytes read")
         with self._memory.view(buffer.address, buffer.size) as view:
             self._image.read_into(sector * SECTOR_SIZE, view)
-            for number, data in self.staged.sectors().items():
-                at = (number - sector) * SECTOR_SIZE
-                if 0 <= at < buffer.size:
-                    view[at : at + SECTOR_SIZE] = data
+            if phase:
+                self.staged.overlay(sector, view, phase)
+
+    def _write(self, sector: int, buffer: Buffer, phase: int) -> None:
+        if phase >= INSTAR_PHASE_COUNT:
+            raise GuestFault(f"block request to write in phase {phase}")
+        self.staged.write(sector, self._memory.read(buffer.address, buffer.size), phase)
+
+    def _zero(self, sector: int, data: Buffer | None, phase: int) -> None:
+        if data is None or data.writable:
+            raise GuestFault("block request without a buffer of the right direction")
+        count, rest = divmod(data.size, _SEGMENT.size)
+        if rest or not 0 < count <= INSTAR_ZEROES_SEGMENTS_MAX:
+            raise GuestFault(f"block request to zero with {data.size} bytes of segments")
+        if sector or phase != INSTAR_PHASE_PREPARE:
+            raise GuestFault(f"block request to zero with sector {sector} in phase {phase}")
+        segments = self._memory.read(data.address, data.size)
+        for first, sectors, flags in _SEGMENT.iter_unpack(segments):
+            if flags or not sectors:
+                raise GuestFault(f"block request to zero {sectors} sectors with flags {flags:#x}")
+            if first > self._capacity - sectors:
+                raise GuestFault(f"block request for sector {first} of {self._capacity}")
+            self.staged.zero(first, sectors)
 
 
 def _split(buffers: list[Buffer]) -> tuple[Buffer, Buffer | None, Buffer]:

@@ -9,7 +9,7 @@ Guest memory, guest-virtual = guest-physical (addresses from abi/instar_abi.h):
     0x028000  virtqueues RW
     0x02b000  AmendConfig R
     0x030000  DMA window RW
-    0x190000  not mapped
+    0x1e0000  not mapped
     0x1f0000  page tables, not mapped; one page with the TSS, supervisor only
 """
 

@@ -14,7 +14,7 @@ import sys
 
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
 from instar.vmm.errors import HostError, UsageError
-from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options
+from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
 from instar.vmm.report import Progress, Report, show_debug, write
 
 TYPE_CHECKING = False
@@ -59,6 +59,8 @@ AMEND_FLAGS = (
     Flag("files-from", "take the names of images from FILE, or from stdin if '-'", metavar="FILE"),
     Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
+    Flag("drop-bitmaps", "let a downgrade remove persistent bitmaps"),
+    Flag("max-growth", "how far the file may grow, by default 1G", metavar="SIZE"),
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
     Flag("force", "accepted for the sake of qemu-img; has no effect"),
@@ -272,6 +274,8 @@ def _read_limits(flags: dict[str, str]) -> dict[str, Any]:
         raise UsageError(f"Invalid cache option: {cache}")
     return {
         "cache": cache,
+        "drop_bitmaps": "drop-bitmaps" in flags,
+        **({"max_growth": _read_size(flags["max-growth"])} if "max-growth" in flags else {}),
         **({"timeout": _read_seconds(flags["timeout"])} if "timeout" in flags else {}),
     }
 
@@ -281,3 +285,10 @@ def _read_seconds(text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None
+
+
+def _read_size(text: str) -> int:
+    size = parse_size(text)
+    if size is None:
+        raise UsageError(f"--max-growth: expected a size such as 512M or 1.5G, not '{text}'")
+    return size

@@ -49,6 +49,7 @@ def amend_files(
     order = make_order(
         *(options.compat, options.lazy_refcounts, flags.get("format"), "dry-run" in flags),
         *(limits["cache"], limits.get("timeout", TIMEOUT)),
+        *(limits["drop_bitmaps"], limits.get("max_growth")),
     )
     gc.enable()  # unlike for one image, where the process is soon at its end
     report.use_lines()

@@ -2,38 +2,88 @@
 
 from __future__ import annotations
 
+from instar.abi import INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
 from instar.vmm.errors import HostError
 from instar.vmm.image_file import UNSURE
-from instar.vmm.result import SWITCH, ByteRange
-from instar.vmm.staging import runs
+from instar.vmm.result import ByteRange
+from instar.vmm.staging import SECTOR_SIZE, pieces, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.image_file import ImageFile
+    from instar.vmm.staging import StagedWrites
+
+_AS_BEFORE = "the image reads as before"
+_MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
+_AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
 
 
-def planned_ranges(phases: list[dict[int, bytes]]) -> tuple[ByteRange, ...]:
-    """What commit() would write, in order; the last phase is the switch."""
-    return tuple(
-        ByteRange(number, offset, len(data))
-        for number, phase in enumerate(phases, SWITCH + 1 - len(phases))
-        for offset, data in runs(phase)
-    )
+def planned_ranges(staged: StagedWrites) -> tuple[ByteRange, ...]:
+    """What commit() would write, in order of the phases and in each of the offsets."""
+    ranges = [
+        ByteRange(INSTAR_PHASE_PREPARE, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, True)
+        for start, end in staged.zeroed()
+    ]
+    for number, phase in enumerate(staged.phases):
+        ranges += (
+            ByteRange(number, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE)
+            for start, end in runs(phase)
+        )
+    return tuple(ranges)
 
 
-def commit(image: ImageFile, phases: list[dict[int, bytes]], *, flush: bool) -> None:
+def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
     """Write all phases. With `flush`, the change is on the disk when this returns.
 
     Raises HostError, which says whether the image is the old one or may be the new one; a crash at
-    any moment leaves one of the two if the last phase is one sector.
+    any moment leaves one of the two if the switch is one sector.
     """
-    for number, phase in enumerate(phases):
-        switching = number == len(phases) - 1
+    try:
+        grows = image.prepare_writes(staged.end() * SECTOR_SIZE)
+    except HostError as error:
+        raise HostError(f"{error}; {_AS_BEFORE}") from error
+    zeroed = staged.zeroed()
+    for number, phase in enumerate(staged.phases):
+        ranges = zeroed if number == INSTAR_PHASE_PREPARE else []
+        if not phase and not ranges:
+            continue
         try:
-            for offset, data in runs(phase):
-                image.write(offset, data)
+            _write(image, phase, ranges)
             if flush:
                 image.barrier()
         except HostError as error:
-            state = UNSURE if switching else "the image reads as before"
+            if number == INSTAR_PHASE_PREPARE and grows:
+                _cut_back(image)
+            state = _state(number, leaks=_changes_refcounts(staged))
             raise HostError(f"{error}; {state}") from error
+
+
+def _write(image: ImageFile, phase: dict[int, bytes], zeroes: list[tuple[int, int]]) -> None:
+    for start, end in zeroes:
+        image.zero(start * SECTOR_SIZE, (end - start) * SECTOR_SIZE)
+    # What lies behind the old end comes first: a full disk is then noticed before refcounts rise.
+    for start, end in sorted(runs(phase), key=lambda run: run[0] * SECTOR_SIZE < image.size):
+        for offset, data in pieces(phase, start, end):
+            image.write(offset, data)
+
+
+def _changes_refcounts(staged: StagedWrites) -> bool:
+    """Whether more than the header changes: all that does takes or releases clusters."""
+    return any(
+        phase
+        for number, phase in enumerate(staged.phases)
+        if number not in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH)
+    )
+
+
+def _cut_back(image: ImageFile) -> None:
+    try:
+        image.cut_back()
+    except HostError:
+        return  # a file that is longer than it need be is no worse than what is reported
+
+
+def _state(phase: int, *, leaks: bool) -> str:
+    if phase < INSTAR_PHASE_SWITCH:
+        return _MAYBE_LEAKS if leaks else _AS_BEFORE
+    return UNSURE if phase == INSTAR_PHASE_SWITCH else _AMENDED

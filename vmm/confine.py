@@ -15,6 +15,7 @@ from struct import pack
 from instar.vmm.errors import HostError
 from instar.vmm.kvm.c import addressof, byref, c_char, c_uint64, syscall
 from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
+from instar.vmm.staging import STAGED_MAX, staging_budget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ _RLIMIT_FSIZE, _RLIMIT_CORE, _RLIMIT_NPROC, _RLIMIT_NOFILE, _RLIMIT_AS = 1, 4, 6
 _LANDLOCK_CREATE_RULESET_VERSION = 1
 
 MEMORY = 64 << 20
-"""Bytes of address space that a run may take on top of what the process has by then."""
+"""Bytes of address space that a run may take on top of what the process has by then, and on top of
+what the guest's writes take."""
+STAGING_FACTOR = 4
+"""Bytes of address space for each byte that the guest may stage: to hold, judge and report it."""
 OUTPUT = 1 << 20
 """Bytes that stdout and stderr may grow by where they are files."""
 
@@ -95,11 +99,15 @@ def _give_up_privileges(_descriptors: Descriptors) -> None:
 
 def _limit_resources(descriptors: Descriptors) -> None:
     """Lower the limits (getrlimit(2)); one that is lower already stays."""
+    growth = descriptors.max_growth
     if descriptors.image_size is not None:
-        _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size))
+        staged = staging_budget(descriptors.image_size, growth)
+        _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
+    else:  # of any size
+        staged = STAGED_MAX if growth else staging_budget(0, 0)
     for resource in (_RLIMIT_CORE, _RLIMIT_NPROC):
         _lower(resource, 0)
-    _lower(_RLIMIT_AS, _address_space() + MEMORY)
+    _lower(_RLIMIT_AS, _address_space() + MEMORY + STAGING_FACTOR * staged)
 
 
 def _lower(resource: int, limit: int) -> None:
@@ -119,9 +127,10 @@ def _address_space() -> int:
         close(file)
 
 
-def _file_size(image_size: int) -> int:
+def _file_size(image_size: int, growth: int) -> int:
     """The size up to which a file may be written: sectors of the image, or a log of the output."""
-    sizes = [image_size + 511 & ~511]
+    # The limit is a signed number to some (getrlimit(2)); no file reaches 2^62 bytes.
+    sizes = [min((image_size + 511 & ~511) + growth, 1 << 62)]
     for descriptor in (1, 2):
         status = fstat(descriptor)
         if S_ISREG(status.st_mode):

@@ -2,17 +2,23 @@
 
 Whatever the guest is, after this the change is one that was asked for: the fixed fields are the old
 ones but for the version, the feature words and the place of the backing file name; name, format and
-all other extensions are the same, byte for byte; the image reads as before until the last phase.
-What the host cannot see here is in docs/threat-model.md.
+all other extensions are the same, byte for byte; the header reads as before until the switch. All
+else that is staged is judged in contract_tables.py. What the host cannot see is in
+docs/threat-model.md.
 """
 
 from __future__ import annotations
 
-from instar.vmm.errors import GuestFault
+from instar.abi import (
+    INSTAR_PHASE_PREPARE,
+    INSTAR_PHASE_REFCOUNT_TABLE,
+    INSTAR_PHASE_SWITCH,
+)
+from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.header_view import HEADER_LIMIT, MalformedHeader, view_header
 from instar.vmm.record import record
 from instar.vmm.result import Change
-from instar.vmm.staging import SECTOR_SIZE
+from instar.vmm.staging import SECTOR_SIZE, ZeroedInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +26,14 @@ if TYPE_CHECKING:
 
     from instar.vmm.header_view import HeaderView
     from instar.vmm.request import AmendRequest
+    from instar.vmm.staging import StagedWrites
 
     Reader = Callable[[int, int], bytes]
-    Phase = Mapping[int, bytes]
 
 _V3_LENGTH = 112
-_BITMAPS = 0x23852875  # header extension type
+_BITMAPS, _BITMAPS_VALID = 0x23852875, 1  # header extension type, autoclear feature
+_REFCOUNT_TABLE = (48, 60)  # where the header names the refcount table's offset and clusters
+_PLACES = ("refcount_table_offset", "refcount_table_clusters", "snapshots_offset")
 # The incompatible features of an image that may be amended, and of one that may become version 2.
 _AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
 
@@ -37,27 +45,42 @@ class Claim:
     amended: bool
     """Whether it says that it changed the image."""
     atomic: bool
-    """Whether the last phase is one sector."""
+    """Whether the switch is one sector."""
     fields: Mapping[str, int]
     """The version and feature words it says the image now has."""
 
 
-def judge(
-    read: Reader, request: AmendRequest, phases: list[dict[int, bytes]], claim: Claim
-) -> tuple[Change, ...]:
-    """Return the changes to the header if `phases` may be committed, else raise GuestFault.
+def prepare(request: AmendRequest) -> None:
+    """Import what judge() may need, for a process that can open no file afterwards."""
+    if request.version is not None:
+        import instar.vmm.contract_tables  # noqa: F401 - only a change of version writes tables
 
-    `read(offset, size)` reads the image file as it is, shorter at its end; `phases` are the staged
-    sectors, none of them empty.
+
+def judge(
+    read: Reader, size: int, request: AmendRequest, staged: StagedWrites, claim: Claim
+) -> tuple[Change, ...]:
+    """Return the changes to the header if `staged` may be committed.
+
+    Args:
+        read: `read(offset, size)` reads the image file as it is, shorter at its end.
+        size: of the image file or block device, in bytes.
+        request: what was asked for.
+        staged: what the guest wrote; it stays as it is.
+        claim: what the guest says.
+
+    Raises:
+        GuestFault: it may not be committed.
+        ImageRejected: it may not, because a cluster is in use that by its refcount is free, or
+            has one user only.
     """
-    read = _remember(read)
+    read_header = _remember(read)
     try:
-        before = view_header(read)
+        before = view_header(read_header)
         if not claim.amended:
-            _judge_noop(before, request, phases)
+            _judge_noop(before, request, staged)
             after = before
         else:
-            after = _judge_amended(read, before, request, phases, claim.atomic)
+            after = _Amended(read, size, read_header, before, request, staged).judge(claim.atomic)
     except MalformedHeader as error:
         raise GuestFault(f"the guest accepted or made a malformed header: {error}") from error
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
@@ -79,33 +102,138 @@ def _remember(read: Reader) -> Reader:
     return read_once
 
 
-def _judge_noop(before: HeaderView, request: AmendRequest, phases: list[dict[int, bytes]]) -> None:
-    if phases:
+def _judge_noop(before: HeaderView, request: AmendRequest, staged: StagedWrites) -> None:
+    if not staged.is_empty():
         raise GuestFault("the guest reports a no-op, yet wrote")
     if not request.satisfied_by(before.fields):
         raise GuestFault("the guest reports a no-op, yet the image is not as asked")
 
 
-def _judge_amended(
-    read: Reader,
-    before: HeaderView,
-    request: AmendRequest,
-    phases: list[dict[int, bytes]],
-    atomic: bool,
-) -> HeaderView:
-    _judge_places(read, before, phases, atomic)
-    # Bytes that the old header refers to are the same before the switch: whichever of the sectors
-    # written so far reach the disk, the image reads as before.
-    if not _reads_as(before, _overlay(read, phases[:-1])):
-        raise GuestFault("the guest changes the old header before the switch")
-    after = view_header(_overlay(read, phases))
-    _judge_fields(before, after, request)
-    _judge_request(before, request)
-    if after.name != before.name:
-        raise GuestFault("the guest changes the backing file name")
-    if after.extensions != before.extensions:
-        raise GuestFault("the guest changes, adds or drops a header extension")
-    return after
+class _Amended:
+    """Judges an amend that changes something."""
+
+    def __init__(
+        self,
+        read: Reader,
+        size: int,
+        read_header: Reader,
+        before: HeaderView,
+        request: AmendRequest,
+        staged: StagedWrites,
+    ) -> None:
+        self._read, self._size, self._read_header = read, size, read_header
+        self._before = before
+        self._request = request
+        self._staged = staged
+        self._end = min(1 << before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
+        self._header = [
+            {number: data for number, data in phase.items() if number < self._end}
+            for phase in staged.phases
+        ]
+
+    def judge(self, atomic: bool) -> HeaderView:
+        """Return the amended header."""
+        before, request = self._before, self._request
+        slack, switch = self._judge_places(atomic)
+        # Bytes that the old header refers to are the same before the switch: whichever of the
+        # sectors written so far reach the disk, the image reads as before.
+        if not _reads_as(before, _overlay(self._read_header, slack)):
+            raise GuestFault("the guest changes the old header before the switch")
+        after = view_header(_overlay(self._read_header, {**slack, **switch}))
+        fields = request.expected_fields(before.fields)
+        self._allow_new_places(fields, after)
+        _judge_fields(before, after, fields)
+        _judge_request(before, request)
+        if after.name != before.name:
+            raise GuestFault("the guest changes the backing file name")
+        released = self._judge_extensions(after)
+        self._judge_rest(after, released)
+        return after
+
+    def _judge_places(self, atomic: bool) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """The header's sectors before the switch and in it."""
+        header, staged = self._header, self._staged
+        slack, switch = header[INSTAR_PHASE_PREPARE], header[INSTAR_PHASE_SWITCH]
+        last = max((*slack, *switch), default=self._end)
+        switches_elsewhere = len(switch) != len(staged.phases[INSTAR_PHASE_SWITCH])
+        if last >= self._end or switches_elsewhere or self._is_cut(last):
+            raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
+        moved = set(header[INSTAR_PHASE_REFCOUNT_TABLE])
+        others = sum(map(len, header)) - len(slack) - len(switch) - len(moved)
+        if 0 in slack or 0 not in switch or moved - {0} or others:
+            raise GuestFault("the guest's phases are not slack, then the switch")
+        if atomic != (len(switch) == 1) or (slack and not atomic):
+            raise GuestFault("the guest's switch is not the one it reports")
+        return slack, switch
+
+    def _is_cut(self, sector: int) -> bool:
+        return len(self._read_header(sector * SECTOR_SIZE, SECTOR_SIZE)) < SECTOR_SIZE
+
+    def _allow_new_places(self, fields: dict[str, int], after: HeaderView) -> None:
+        """Let fields say where tables are now, which judge_tables() checks."""
+        if fields["version"] == self._before.fields["version"]:
+            return
+        if 0 in self._header[INSTAR_PHASE_REFCOUNT_TABLE]:
+            moved = self._header[INSTAR_PHASE_REFCOUNT_TABLE][0]
+            now = self._read_header(0, SECTOR_SIZE)
+            place = slice(*_REFCOUNT_TABLE)
+            if moved != now[: place.start] + moved[place] + now[place.stop :]:
+                raise GuestFault("the guest changes the old header before the switch")
+            fields["refcount_table_offset"] = int.from_bytes(moved[place][:8], "big")
+            fields["refcount_table_clusters"] = int.from_bytes(moved[place][8:], "big")
+        if fields["version"] == 3 and fields["nb_snapshots"]:
+            fields["snapshots_offset"] = after.fields["snapshots_offset"]
+
+    def _judge_extensions(self, after: HeaderView) -> bytes | None:
+        """Return the bitmaps extension if it is dropped and its clusters are to be released."""
+        before, request = self._before, self._request
+        kept = before.extensions
+        bitmaps = [data for kind, data in kept if kind == _BITMAPS]
+        if bitmaps and after.fields["version"] < before.fields["version"]:
+            if not request.drop_bitmaps:
+                raise GuestFault("the guest downgrades an image with bitmaps")
+            kept = tuple(extension for extension in kept if extension[0] != _BITMAPS)
+        if after.extensions != kept:
+            raise GuestFault("the guest changes, adds or drops a header extension")
+        # Else a program that does not know bitmaps has written, and may have used the clusters.
+        if kept == before.extensions or not before.fields["autoclear_features"] & _BITMAPS_VALID:
+            return None
+        if len(bitmaps) > 1:
+            raise GuestFault("the guest accepted two bitmaps extensions")
+        return bitmaps[0]
+
+    def _judge_rest(self, after: HeaderView, released: bytes | None) -> None:
+        """Judge what is staged besides the header, if there is anything."""
+        before, staged = self._before.fields, self._staged
+        zeroes = self._judge_zeroes()
+        header = sum(map(len, self._header))
+        moved = any(before[name] != after.fields[name] for name in _PLACES)
+        if header == sum(map(len, staged.phases)) and not (zeroes or moved or released):
+            return
+        if before["version"] == after.fields["version"]:
+            raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
+        if staged.end() > -(-self._size // SECTOR_SIZE) + self._request.max_growth // SECTOR_SIZE:
+            raise GuestFault("the guest lets the file grow by more than it may")
+        from instar.vmm.contract_tables import judge_tables
+
+        rest = [
+            {number: data for number, data in phase.items() if number >= self._end}
+            for phase in staged.phases
+        ]
+        judge_tables(self._read, self._size, self._before, after, rest, zeroes, released)
+
+    def _judge_zeroes(self) -> list[tuple[int, int]]:
+        try:
+            return self._staged.zeroed()
+        except ZeroedInUse as error:
+            if self._request.version != 2:
+                raise
+            from instar.vmm.contract_tables import explain
+
+            refusal = explain(self._read, self._size, self._before, error.sector)
+            if refusal is None:
+                raise
+            raise ImageRejected((refusal,)) from error
 
 
 def _reads_as(before: HeaderView, read: Reader) -> bool:
@@ -127,31 +255,14 @@ def _judge_request(before: HeaderView, request: AmendRequest) -> None:
         raise GuestFault("the guest amends an image whose features forbid it")
     if version == 2 and request.lazy_refcounts:
         raise GuestFault("the guest reports lazy refcounts in a version 2 image")
-    if version < before.fields["version"] and (
-        before.fields["refcount_order"] != 4
-        or any(kind == _BITMAPS for kind, _data in before.extensions)
-    ):
-        raise GuestFault("the guest downgrades an image with bitmaps or another refcount width")
+    if version < before.fields["version"] and before.fields["refcount_order"] != 4:
+        raise GuestFault("the guest downgrades an image with another refcount width")
 
 
-def _judge_places(
-    read: Reader, before: HeaderView, phases: list[dict[int, bytes]], atomic: bool
-) -> None:
-    end = min(1 << before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
-    last = max((sector for phase in phases for sector in phase), default=end)
-    if last >= end or len(read(last * SECTOR_SIZE, SECTOR_SIZE)) < SECTOR_SIZE:
-        raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
-    *slack, switch = phases
-    if len(slack) > 1 or any(0 in phase for phase in slack) or 0 not in switch:
-        raise GuestFault("the guest's phases are not slack, then the switch")
-    if atomic != (len(switch) == 1) or (slack and not atomic):
-        raise GuestFault("the guest's switch is not the one it reports")
-
-
-def _judge_fields(before: HeaderView, after: HeaderView, request: AmendRequest) -> None:
+def _judge_fields(before: HeaderView, after: HeaderView, expected: dict[str, int]) -> None:
     fields = dict(after.fields)
     del fields["backing_file_offset"]
-    if before.raw[:4] != after.raw[:4] or fields != request.expected_fields(before.fields):
+    if before.raw[:4] != after.raw[:4] or fields != expected:
         raise GuestFault("the guest changes a header field that it must not change")
     version, old_version = after.fields["version"], before.fields["version"]
     if version == old_version:
@@ -162,9 +273,8 @@ def _judge_fields(before: HeaderView, after: HeaderView, request: AmendRequest) 
         raise GuestFault("the guest sets header fields that nobody asked for")
 
 
-def _overlay(read: Reader, phases: list[dict[int, bytes]]) -> Reader:
+def _overlay(read: Reader, sectors: dict[int, bytes]) -> Reader:
     """Read through staged sectors; like `read`, no further than the end of the file."""
-    sectors = {number: data for phase in phases for number, data in phase.items()}
 
     def read_staged(offset: int, size: int) -> bytes:
         first = offset // SECTOR_SIZE

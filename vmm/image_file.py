@@ -9,6 +9,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
 from instar.vmm.errors import HostError, UsageError
 from instar.vmm.header_view import HEADER_LIMIT
+from instar.vmm.staging import SECTOR_SIZE
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
 """What is to be said of the image where an error comes after its switch."""
@@ -16,6 +17,8 @@ UNSURE = "the image may be amended or not, see with qemu-img info"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_PIECE = 1 << 20
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -31,11 +34,16 @@ class ImageFile:
     Every OSError becomes a HostError that names the file.
     """
 
-    def __init__(self, path: str | bytes, *, writable: bool) -> None:
-        """Open `path`, following symbolic links. HostError if it is not an image file at all."""
+    def __init__(self, path: str | bytes, *, writable: bool, max_growth: int = 0) -> None:
+        """Open `path`, following symbolic links. HostError if it is not an image file at all.
+
+        `max_growth` is how many bytes a regular file may grow by; a block device does not.
+        """
         self.name = os.fsdecode(path)
         self.bytes_read = 0
         self.bytes_written = 0
+        self.is_device = False
+        self._size_limit = RLIM_INFINITY
         if not self.name:
             raise UsageError("the file name is empty; name an image file")
         if "\0" in self.name:
@@ -53,15 +61,18 @@ class ImageFile:
         except BaseException:
             os.close(self.fd)
             raise
+        self.max_growth = 0 if self.is_device else max_growth
 
     @classmethod
-    def received(cls, fd: int, name: str) -> ImageFile:
+    def received(cls, fd: int, name: str, max_growth: int | None) -> ImageFile:
         """Own a descriptor that another process of ours opened, and measured, as `name`.
 
-        Raises HostError.
+        `max_growth` is None for a block device. Raises HostError.
         """
         image = cls.__new__(cls)
         image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
+        image.is_device, image.max_growth = max_growth is None, max_growth or 0
+        image._size_limit = RLIM_INFINITY
         try:
             image.size = os.lseek(fd, 0, os.SEEK_END)
         except OSError as error:
@@ -80,23 +91,30 @@ class ImageFile:
         """The size in bytes; of a block device, stat does not know it.
 
         With `limited` the process must be allowed to write as far as headers reach: a limit on the
-        size of files cuts a write off wherever it lies, even within a sector.
+        size of files cuts a write off wherever it lies, even within a sector. It is kept for
+        prepare_writes(): a confined process cannot ask for it any more.
         """
         try:
             status = os.fstat(self.fd)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
-                limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
-                if limit != RLIM_INFINITY and limit < min(status.st_size, HEADER_LIMIT):
-                    raise HostError(f"the file size limit of {limit} bytes (ulimit -f) is too low")
+                self._size_limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
+                self._check_limit(min(status.st_size, HEADER_LIMIT))
                 return status.st_size
             if kind == stat.S_IFBLK:
+                self.is_device = True
                 return os.lseek(self.fd, 0, os.SEEK_END)
         except OSError as error:
             raise self._failed("measure", error) from error
         raise HostError(
             f"'{self.name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device"
         )
+
+    def _check_limit(self, end: int) -> None:
+        if self._size_limit != RLIM_INFINITY and self._size_limit < end:
+            raise HostError(
+                f"the file size limit of {self._size_limit} bytes (ulimit -f) is too low"
+            )
 
     def close(self) -> None:
         """Close the descriptor, which is gone even if that fails (close(2)).
@@ -150,6 +168,41 @@ class ImageFile:
                 raise HostError(f"could not write '{self.name}': nothing was taken")
             done += count
         self.bytes_written += done
+
+    def prepare_writes(self, end: int) -> bool:
+        """See that writes up to `end` can be tried; return whether the file grows for them.
+
+        HostError if they lie beyond the limit on the size of files, or the file cannot grow.
+        """
+        self._check_limit(end)
+        if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
+            return False
+        self._call("extend", os.ftruncate, end)
+        return True
+
+    def cut_back(self) -> None:
+        """Give the file the size that it had. HostError if that fails."""
+        self._call("truncate", os.ftruncate, self.size)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make bytes zeros. Holes stay holes: they take no room, and need no time."""
+        end = offset + length
+        while offset < end:
+            start, stop = self._next_data(offset, end)
+            for at in range(start, stop, _PIECE):
+                self.write(at, bytes(min(_PIECE, stop - at)))
+            offset = stop
+
+    def _next_data(self, offset: int, end: int) -> tuple[int, int]:
+        """The next part from `offset` to `end` that is no hole; (end, end) if there is none.
+
+        Where that cannot be told, as on block devices, all of it counts as data.
+        """
+        try:
+            start = os.lseek(self.fd, offset, os.SEEK_DATA)
+            return min(start, end), min(os.lseek(self.fd, start, os.SEEK_HOLE), end)
+        except OSError as error:
+            return (end, end) if error.errno == errno.ENXIO else (offset, end)
 
     def barrier(self) -> None:
         """What was written before reaches the disk before what is written after."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
-ANSWER_MAX = 1 << 20
-"""Bytes; the refusals that fit into one message of the guest take less than a tenth of it."""
+ANSWER_MAX = 1 << 27
+"""Bytes; as many ranges as can be staged take less of it."""
 
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.
@@ -53,6 +53,8 @@ def amend_in_child(
     dry_run: bool,
     cache: str,
     timeout: float,
+    drop_bitmaps: bool,
+    max_growth: int | None,
 ) -> AmendResult:
     """Amend an image as amend() does; the arguments are checked, but for the path.
 
@@ -69,6 +71,8 @@ def amend_in_child(
     if lazy_refcounts is not None:
         options.append(f"lazy_refcounts={'on' if lazy_refcounts else 'off'}")
     flags = ["--dry-run"] if dry_run else []
+    flags += ["--drop-bitmaps"] if drop_bitmaps else []
+    flags += [] if max_growth is None else [f"--max-growth={max_growth}"]
     arguments = [
         *("amend", "--output=json", f"--cache={cache}", f"--timeout={timeout}", *flags),
         # qemu's rules want a list, and ignore an id in it.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from instar.vmm.kvm.vcpu import Vcpu
     from instar.vmm.payload import Payload
     from instar.vmm.snapshot import Snapshot
+    from instar.vmm.staging import StagedWrites
 
     T = TypeVar("T")
 
@@ -52,10 +53,12 @@ class Outcome:
     """What it says it did; meaningless if there are refusals."""
     refusals: tuple[tuple[int, ...], ...]
     """AmendRefusals: (reason, error, three details)."""
-    phases: list[dict[int, bytes]]
-    """The sectors it staged, by phase."""
+    staged: StagedWrites
+    """What it wrote."""
     vm_exits: int
     """How often it stopped for the host."""
+    names: tuple[bytes, ...] = ()
+    """Bitmap names that it gives with a refusal."""
 
 
 @record
@@ -68,6 +71,8 @@ class Descriptors:
     """In bytes; None for a worker, whose parent limits what it may write."""
     vcpu: int
     """The vCPU's descriptor."""
+    max_growth: int = 0
+    """By how many bytes an image may grow."""
     channel: int | None = None
     """A worker's socket, by which the images come."""
 
@@ -114,7 +119,7 @@ class Machine:
 
     def prepare(self, image: ImageFile) -> Descriptors:
         """Do what prepare_vcpu() does; say what the run on `image` will use."""
-        return Descriptors(image.fd, image.size, self.prepare_vcpu())
+        return Descriptors(image.fd, image.size, self.prepare_vcpu(), image.max_growth)
 
     def prepare_vcpu(self) -> int:
         """Have KVM do what it does but once per machine; return the vCPU's descriptor.
@@ -164,7 +169,7 @@ class Machine:
         """
         self._messages.progress = progress
         self._memory.write(OPERATION_CONFIG_ADDR, config)
-        block = BlockDevice(self._memory, image)
+        block = BlockDevice(self._memory, image, image.max_growth)
         try:
             self._run_guest(block, timeout)
         finally:
@@ -172,8 +177,7 @@ class Machine:
                 debug(self._serial.text.decode("ascii", "replace"))
         self._serial.check_ended()
         refusals, claim = self._messages.complete()
-        phases = block.staged.written_phases()
-        return Outcome(claim, refusals, phases, self.vm_exits)
+        return Outcome(claim, refusals, block.staged, self.vm_exits, self._messages.names)
 
     def _run_guest(self, block: BlockDevice, timeout: float) -> None:
         with Deadline(timeout) as deadline:
@@ -191,6 +195,8 @@ class Machine:
                         raise GuestFault(f"the guest gave up with code {event.data[0]}")
                     return
                 self._write_port(block, event.port, event.data)
+                if self._serial.finished:
+                    return  # nothing that the guest could do now would count
             elif not isinstance(event, Interrupted):
                 raise GuestFault(self._describe(event))
             if deadline.passed():

@@ -32,6 +32,8 @@ def amend_many(
     dry_run: bool = False,
     cache: str = "writeback",
     timeout: float = TIMEOUT,
+    drop_bitmaps: bool = False,
+    max_growth: int | None = None,
     reuse: bool = True,
     executor: Executor | None = None,
     chunk_size: int = CHUNK_SIZE,
@@ -45,12 +47,14 @@ def amend_many(
 
     Args:
         paths: the images.
-        compat: as for instar.amend(), like those up to `timeout`.
+        compat: as for instar.amend(), like those up to `max_growth`.
         lazy_refcounts: see there.
         format: see there.
         dry_run: see there.
         cache: see there.
         timeout: see there; for each image.
+        drop_bitmaps: see there.
+        max_growth: see there; for each image.
         reuse: whether images share a virtual machine, as in an instar.Sandbox, or get one each.
         executor: who does the work, any concurrent.futures.Executor: threads, processes, or other
             machines, which need this package, /dev/kvm and the images under the same paths. It
@@ -63,7 +67,9 @@ def amend_many(
         UsageError: an argument other than a path is invalid.
         ImageRejected: for a `format` that cannot be amended.
     """
-    order = make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
+    order = make_order(
+        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+    )
     if chunk_size < 1 or chunks < 1:
         raise UsageError("chunk_size and chunks are positive numbers")
     if executor is None:

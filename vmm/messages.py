@@ -9,6 +9,8 @@ from instar.abi import (
     AMEND_ACTION_NOOP,
     AMEND_CONFIG_MAGIC,
     AMEND_FLAG_COMPAT_V3,
+    AMEND_FLAG_DROP_BITMAPS,
+    AMEND_FLAG_FIXED_SIZE,
     AMEND_FLAG_LAZY_ON,
     AMEND_FLAG_PROGRESS,
     AMEND_FLAG_QUIET,
@@ -17,6 +19,7 @@ from instar.abi import (
     AMEND_FORMAT_QCOW2,
     AMEND_OK,
     AMEND_RESULT_MAGIC,
+    FRAME_NAMES,
     FRAME_PROGRESS,
     FRAME_REFUSALS,
     FRAME_RESULT,
@@ -52,11 +55,13 @@ def pack_config(
     flags |= AMEND_FLAG_LAZY_ON if request.lazy_refcounts else 0
     flags |= AMEND_FLAG_PROGRESS if progress else 0
     flags |= AMEND_FLAG_QUIET if not debug else 0
+    flags |= AMEND_FLAG_DROP_BITMAPS if request.drop_bitmaps else 0
+    flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
     return _CONFIG.pack(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
         *(header.cluster_size, header.version, header.refcount_bits, 0),
         *(header.incompatible_features, header.compatible_features, header.size),
-        *(image_size, header.autoclear_features, b""),
+        *(image_size, header.autoclear_features, request.max_growth, b""),
     )
 
 
@@ -65,6 +70,7 @@ class Messages:
 
     def __init__(self) -> None:
         self.progress: Callable[[int, int], None] | None = None
+        self.names: tuple[bytes, ...] = ()
         self._refusals: tuple[tuple[int, ...], ...] = ()
         self._result: tuple[int, ...] | None = None
 
@@ -74,6 +80,8 @@ class Messages:
             done, total = _PROGRESS.unpack(payload)
             if self.progress and 0 <= done <= total:
                 self.progress(done, total)
+        elif kind == FRAME_NAMES and not self.names and not self._refusals:
+            self.names = _read_names(payload)
         elif kind == FRAME_REFUSALS and not self._refusals:
             if not payload or len(payload) % _REFUSAL.size:
                 raise GuestFault(f"refusals of {len(payload)} bytes")
@@ -92,6 +100,8 @@ class Messages:
             raise GuestFault("a result with a bad magic, format or reserved field")
         if count != len(self._refusals) or count > REFUSAL_MAX or bool(count) != bool(error):
             raise GuestFault(f"a result with error {error} and {count} refusals")
+        if self.names and not count:
+            raise GuestFault("bitmap names without a refusal")
         if error == AMEND_OK and action not in (AMEND_ACTION_NOOP, AMEND_ACTION_AMENDED):
             raise GuestFault(f"a result with action {action}")
         if lazy != words[1] & 1 or atomic > 1:
@@ -99,3 +109,18 @@ class Messages:
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
+
+
+def _read_names(payload: bytes) -> tuple[bytes, ...]:
+    """Take names apart, each a u16 length and its bytes; at least one. GuestFault if malformed."""
+    names = []
+    at = 0
+    while at < len(payload):
+        end = at + 2 + int.from_bytes(payload[at : at + 2], "little")
+        if at + 2 > len(payload) or end > len(payload):
+            raise GuestFault(f"bitmap names of {len(payload)} bytes")
+        names.append(payload[at + 2 : end])
+        at = end
+    if not names:
+        raise GuestFault("bitmap names of 0 bytes")
+    return tuple(names)

@@ -40,6 +40,8 @@ CACHE_MODES = {
 
 AMENDABLE_FORMAT = "qcow2"
 
+_SIZE_SUFFIXES = "bkmgtpe"
+
 OTHER_FORMATS = (
     "bochs",
     "cloop",
@@ -127,6 +129,28 @@ def parse_options(lists: Sequence[str]) -> AmendOptions:
         raise UsageError("; ".join(faults))
     lazy = None if lazy_refcounts is None else BOOLEANS[lazy_refcounts]
     return AmendOptions(compat=compat, lazy_refcounts=lazy)
+
+
+def parse_size(text: str) -> int | None:
+    """Read a size in bytes as qemu-img does: 512, 1.5G, 64k, 0x1000; None if it is none.
+
+    The suffixes b, k, M, G, T, P and E, in either case, are powers of 1024; a part of a byte is cut
+    off.
+    """
+    if text[:2].lower() == "0x":
+        digits = text[2:].lower()
+        size = int(digits, 16) if digits and not digits.strip("0123456789abcdef") else None
+        return size if size is None or size < 1 << 63 else None
+    suffix = text[-1:].lower()
+    number = text[:-1] if suffix and suffix in _SIZE_SUFFIXES else text
+    whole, point, fraction = number.partition(".")
+    if not whole or (whole + fraction).strip("0123456789") or len(number) > 40:
+        return None
+    if point and (not fraction or suffix == "b" or number == text):
+        return None
+    shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
+    size = (int(whole + fraction) << shift) // 10 ** len(fraction)
+    return size if size < 1 << 63 else None
 
 
 def check_format(name: str | None) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 30.0
 """How long a guest may run by default, in seconds."""
+MAX_GROWTH = 1 << 30
+"""By how many bytes an amend may let the file grow by default."""
 
 
 @record
@@ -39,6 +41,8 @@ def make_order(
     dry_run: bool,
     cache: str,
     timeout: float,
+    drop_bitmaps: bool = False,
+    max_growth: int | None = None,
 ) -> Order:
     """Check the arguments of instar.amend(), which documents them.
 
@@ -53,6 +57,13 @@ def make_order(
         raise UsageError(f"lazy_refcounts is None, True or False, not {lazy_refcounts!r}")
     if not 0 < timeout < 1e9:
         raise UsageError(f"timeout is a positive number of seconds, not {timeout!r}")
+    if drop_bitmaps not in (True, False):
+        raise UsageError(f"drop_bitmaps is True or False, not {drop_bitmaps!r}")
+    growth = MAX_GROWTH if max_growth is None else max_growth
+    if type(growth) is not int or not 0 <= growth < 1 << 63:
+        raise UsageError(f"max_growth is a number of bytes, not {max_growth!r}")
     version = None if compat is None else COMPAT_LEVELS[compat]
-    request = AmendRequest(version, lazy_refcounts)
+    # Only a change of the version can make the file grow.
+    growth = growth if version else 0
+    request = AmendRequest(version, lazy_refcounts, bool(drop_bitmaps), growth)
     return Order(request, dry_run, CACHE_MODES[cache], timeout)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 OUTPUT_FORMATS = ("human", "json")
 
-_PHASES = ("before the switch", "the switch")
+# In the order of the ABI's INSTAR_PHASE_*.
+_PHASES = (
+    *("before the switch", "before the switch: refcount table", "before the switch: mapping"),
+    *("the switch", "after the switch", "after the switch: flags"),
+)
 _HEXADECIMAL_FIELDS = ("_features", "_offset")
 
 
@@ -189,7 +193,8 @@ def _describe_value(field: str, value: int | None) -> str:
 
 def _describe_range(byte_range: ByteRange) -> str:
     phase = _PHASES[byte_range.phase]
-    return f"{phase}: {byte_range.length} bytes at {byte_range.offset:#x}"
+    what = " of zeros" if byte_range.zeroes else ""
+    return f"{phase}: {byte_range.length} bytes{what} at {byte_range.offset:#x}"
 
 
 def _escape_char(char: str) -> str:

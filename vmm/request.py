@@ -20,6 +20,18 @@ class AmendRequest:
     """2 or 3."""
     lazy_refcounts: bool | None
     """Whether lazy refcounts shall be on."""
+    drop_bitmaps: bool = False
+    """Whether a downgrade removes persistent bitmaps."""
+    max_growth: int = 0
+    """By how many bytes the image file may grow."""
+    fixed_size: bool = False
+    """Whether the image is on a block device, which cannot grow."""
+
+    def fit(self, is_device: bool) -> AmendRequest:
+        """The request as it can be for this file: a block device does not grow."""
+        if not is_device:
+            return self
+        return AmendRequest(self.version, self.lazy_refcounts, self.drop_bitmaps, fixed_size=True)
 
     def satisfied_by(self, fields: Mapping[str, int]) -> bool:
         """Whether a header with these fields already is as asked."""

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from instar.vmm.errors import InstarError
     from instar.vmm.order import PathLike
 
-SWITCH = 1
-"""The phase that makes the amended header the valid one."""
+SWITCH = 3
+"""The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
 
 
 @record
@@ -18,11 +18,18 @@ class ByteRange:
     """Bytes of the image file that an amend writes."""
 
     phase: int
-    """0 before the switch, SWITCH for it; a barrier (fdatasync) lies between them."""
+    """When it is written, ascending; a barrier (fdatasync) lies between two phases.
+
+    0: where nothing refers to, zeroing, refcounts that rise from 0; 1: the refcount table; 2: L2
+    entries; 3, SWITCH: the amended header; 4: refcounts of what is released; 5: flags in L2
+    entries. The image reads the same in all of them.
+    """
     offset: int
     """In bytes from the start of the image file."""
     length: int
     """In bytes."""
+    zeroes: bool = False
+    """Whether the bytes become zeros; holes of the file then stay holes."""
 
 
 @record
@@ -58,7 +65,7 @@ class AmendResult:
     bytes_read: int
     """Bytes read from the image file."""
     bytes_written: int
-    """Bytes written to the image file, or with dry_run to be written."""
+    """Bytes written to the image file, or with dry_run to be written; without zeroed ranges."""
     vm_exits: int
     """How many times the virtual machine stopped for the host."""
     payload_sha256: str

@@ -56,6 +56,8 @@ class Sandbox:
         dry_run: bool = False,
         cache: str = "writeback",
         timeout: float = TIMEOUT,
+        drop_bitmaps: bool = False,
+        max_growth: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         debug: Callable[[str], None] | None = None,
     ) -> AmendResult:
@@ -63,7 +65,9 @@ class Sandbox:
 
         Raises UsageError, too, if the sandbox is closed or busy in another thread.
         """
-        order = make_order(compat, lazy_refcounts, format, dry_run, cache, timeout)
+        order = make_order(
+            compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+        )
         return self.carry_out(path, order, progress, debug)
 
     def carry_out(
@@ -76,7 +80,8 @@ class Sandbox:
         """Do what amend() does, for arguments that are checked."""
         self._begin()
         try:
-            with ImageFile(os.fspath(path), writable=not order.dry_run) as image:
+            growth = order.request.max_growth
+            with ImageFile(os.fspath(path), writable=not order.dry_run, max_growth=growth) as image:
                 return self._amend(image, order, progress, debug)
         finally:
             self._busy.release()

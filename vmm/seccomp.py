@@ -33,6 +33,11 @@ RULES: tuple[Rule, ...] = (
     ),
     ("preadv2", 327, ((0, "is", "image"),), "reads the image"),
     ("pwrite64", 18, ((0, "is", "image"),), "commits to the image"),
+    ("ftruncate", 77, ((0, "is", "image"),), "lets the image grow for a commit, or cuts it back"),
+    (
+        *("lseek", 8, ((0, "is", "image"), (2, "is", (3, 4)))),  # SEEK_DATA, SEEK_HOLE
+        "finds the holes of what a commit makes zeros",
+    ),
     ("fdatasync", 75, ((0, "is", "image"),), "puts a barrier between the phases of a commit"),
     ("write", 1, ((0, "is", (1, 2)),), "tells the outcome, on stdout and stderr"),
     ("gettid", 186, (), "names the thread that the deadline's signal is for"),
@@ -63,6 +68,7 @@ RESET_REQUESTS = (
 )
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
 _MADV_DONTNEED = 4
+_NOT_A_WORKERS = ("ioctl", "write", "lseek", "rt_sigaction", "rt_sigreturn")
 
 # The rules of a worker, which amends image after image as its parent sends them. Each of them is
 # the one descriptor that it may get, and so has the same number.
@@ -73,7 +79,7 @@ WORKER_RULES: tuple[Rule, ...] = (
     ),
     ("recvmsg", 47, ((0, "is", "channel"),), "takes the next image from the parent"),
     ("write", 1, ((0, "is", "channel"),), "tells the parent the outcome"),
-    ("lseek", 8, ((0, "is", "image"),), "tells the image's size"),
+    ("lseek", 8, ((0, "is", "image"),), "tells the image's size; finds its holes"),
     (
         *("fcntl", 72, ((0, "is", "image"), (1, "is", (_F_OFD_GETLK, _F_OFD_SETLK)))),
         "takes qemu's locks of the image",
@@ -83,7 +89,7 @@ WORKER_RULES: tuple[Rule, ...] = (
         "gives memory that a scan used back, zeroed",
     ),
     ("getpid", 39, (), "tells whether the machine is this process's own"),
-    *(rule for rule in RULES if rule[0] not in ("ioctl", "write", "rt_sigaction", "rt_sigreturn")),
+    *(rule for rule in RULES if rule[0] not in _NOT_A_WORKERS),
 )
 
 # linux/bpf_common.h, linux/filter.h: struct sock_filter and the operations in use.

@@ -2,53 +2,147 @@
 
 from __future__ import annotations
 
+from instar.abi import INSTAR_PHASE_COUNT
 from instar.vmm.errors import GuestFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECTOR_SIZE = 512
 
-STAGED_SECTORS_MAX = 256
-"""The budget: twice what a header's 64 KiB can take."""
+STAGED_MAX = 256 << 20
+"""Bytes that any guest may stage; for most images it is staging_budget()."""
+ZERO_RANGES_MAX = 1 << 20
+"""Ranges to be zeroed, those that follow each other in the file and in time joined."""
+
+_HEADERS = 128 << 10  # twice what a header takes
+_CHUNK_BITS = 11  # sectors in a chunk: as many as one block request has
+_PIECE = 1 << 20
+
+
+def staging_budget(image_size: int, max_growth: int) -> int:
+    """The bytes that a guest may stage for an image of this size, which may grow by so many.
+
+    A sector of the image is written in two phases at most. Of what the file grows by, only tables
+    are staged: a refcount takes two bytes, and a cluster no less than 512.
+    """
+    return min(STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128)
+
+
+class ZeroedInUse(GuestFault):
+    """A sector is to be zeroed, and to be zeroed again or written."""
+
+    def __init__(self, sector: int, what: str) -> None:
+        """Take the sector, and what else is to happen to it."""
+        super().__init__(f"sector {sector} is to be zeroed {what}")
+        self.sector = sector
 
 
 class StagedWrites:
-    """An overlay of sectors in phases; a flush by the guest ends a phase.
+    """An overlay of sectors for each phase, and ranges that are to be zeroed in the first.
 
-    `phases` maps, for each phase, a sector number to its 512 bytes. The last one may be empty.
+    `phases` maps, for each phase, a sector number to its 512 bytes.
     """
 
-    def __init__(self) -> None:
-        """Start with one empty phase."""
-        self.phases: list[dict[int, bytes]] = [{}]
-        self._count = 0
+    def __init__(self, budget: int = STAGED_MAX) -> None:
+        """Start with nothing; `budget` is in bytes."""
+        self.phases: list[dict[int, bytes]] = [{} for _ in range(INSTAR_PHASE_COUNT)]
+        self._chunks: list[set[int]] = [set() for _ in range(INSTAR_PHASE_COUNT)]
+        self._ranges: list[tuple[int, int]] = []
+        self._budget = budget
 
-    def write(self, sector: int, data: bytes) -> None:
-        """Stage whole sectors from `sector` on. GuestFault beyond the budget."""
-        self._count += len(data) // SECTOR_SIZE
-        if self._count > STAGED_SECTORS_MAX:
-            raise GuestFault(f"more than {STAGED_SECTORS_MAX} sectors written")
-        for at in range(0, len(data), SECTOR_SIZE):
-            self.phases[-1][sector + at // SECTOR_SIZE] = data[at : at + SECTOR_SIZE]
+    def write(self, sector: int, data: bytes, phase: int) -> None:
+        """Stage whole sectors; the last write of one counts. GuestFault beyond the budget.
 
-    def flush(self) -> None:
-        """Begin the next phase, unless the current one is still empty."""
-        if self.phases[-1]:
-            self.phases.append({})
+        A sector that is written again in the same phase takes nothing of the budget.
+        """
+        sectors, chunks = self.phases[phase], self._chunks[phase]
+        size = len(sectors)
+        numbers = range(sector, sector + len(data) // SECTOR_SIZE)
+        for at, number in enumerate(numbers):
+            sectors[number] = data[at * SECTOR_SIZE : (at + 1) * SECTOR_SIZE]
+        chunks.update(range(sector >> _CHUNK_BITS, (numbers.stop - 1 >> _CHUNK_BITS) + 1))
+        self._budget -= (len(sectors) - size) * SECTOR_SIZE
+        if self._budget < 0:
+            raise GuestFault("more sectors written than any amend of this image needs")
 
-    def sectors(self) -> dict[int, bytes]:
-        """All staged sectors as a reader sees them."""
-        return {number: data for phase in self.phases for number, data in phase.items()}
+    def zero(self, sector: int, count: int) -> None:
+        """Stage zeros for `count` sectors, at least one. GuestFault beyond ZERO_RANGES_MAX."""
+        ranges = self._ranges
+        if ranges and sum(ranges[-1]) == sector:
+            ranges[-1] = (ranges[-1][0], ranges[-1][1] + count)
+            return
+        if len(ranges) >= ZERO_RANGES_MAX:
+            raise GuestFault(f"more than {ZERO_RANGES_MAX} ranges to be zeroed")
+        ranges.append((sector, count))
 
-    def written_phases(self) -> list[dict[int, bytes]]:
-        """The phases that write anything."""
-        return [phase for phase in self.phases if phase]
+    def overlay(self, sector: int, view: memoryview, phase: int) -> None:
+        """Put the staged sectors of all phases below `phase` over those from `sector` on."""
+        numbers = range(sector, sector + len(view) // SECTOR_SIZE)
+        wanted = range(sector >> _CHUNK_BITS, (numbers.stop - 1 >> _CHUNK_BITS) + 1)
+        for sectors, chunks in zip(self.phases[:phase], self._chunks, strict=False):
+            if not sectors or chunks.isdisjoint(wanted):
+                continue
+            few = len(sectors) < len(numbers)
+            for number in list(sectors) if few else numbers:
+                data = sectors.get(number)
+                if data is not None and number in numbers:
+                    at = (number - sector) * SECTOR_SIZE
+                    view[at : at + SECTOR_SIZE] = data
+
+    def zeroed(self) -> list[tuple[int, int]]:
+        """The ranges to be zeroed as (first sector, end), ascending, none next to another.
+
+        Raises ZeroedInUse if one overlaps another, or a sector that is written.
+        """
+        joined: list[tuple[int, int]] = []
+        for start, count in sorted(self._ranges):
+            if joined and joined[-1][1] > start:
+                raise ZeroedInUse(start, "twice")
+            if joined and joined[-1][1] == start:
+                joined[-1] = (joined[-1][0], start + count)
+            else:
+                joined.append((start, start + count))
+        if joined:
+            self._keep_apart(joined)
+        return joined
+
+    def _keep_apart(self, joined: list[tuple[int, int]]) -> None:
+        written = sorted({number for sectors in self.phases for number in sectors})
+        at = 0
+        for start, end in joined:
+            while at < len(written) and written[at] < start:
+                at += 1
+            if at < len(written) and written[at] < end:
+                raise ZeroedInUse(written[at], "and written")
+
+    def end(self) -> int:
+        """The sector behind the last one that is written or zeroed; 0 if nothing is."""
+        last = max((number for sectors in self.phases for number in sectors), default=-1)
+        return max(last + 1, max((sum(part) for part in self._ranges), default=0))
+
+    def is_empty(self) -> bool:
+        """Whether nothing is written or zeroed."""
+        return not self._ranges and not any(self.phases)
 
 
-def runs(phase: dict[int, bytes]) -> list[tuple[int, bytes]]:
-    """Join a phase's sectors into (byte offset, data), ascending, one for each contiguous run."""
-    joined: list[tuple[int, list[bytes]]] = []
+def runs(phase: dict[int, bytes]) -> Iterator[tuple[int, int]]:
+    """Join a phase's sectors into (first sector, end), ascending, one for each contiguous run."""
+    start = end = -1
     for sector in sorted(phase):
-        if joined and joined[-1][0] + len(joined[-1][1]) == sector:
-            joined[-1][1].append(phase[sector])
-        else:
-            joined.append((sector, [phase[sector]]))
-    return [(sector * SECTOR_SIZE, b"".join(parts)) for sector, parts in joined]
+        if sector != end:
+            if start >= 0:
+                yield start, end
+            start = sector
+        end = sector + 1
+    if start >= 0:
+        yield start, end
+
+
+def pieces(phase: dict[int, bytes], start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Take a run apart into (byte offset, data) of at most a MiB."""
+    step = _PIECE // SECTOR_SIZE
+    for first in range(start, end, step):
+        numbers = range(first, min(first + step, end))
+        yield first * SECTOR_SIZE, b"".join([phase[number] for number in numbers])

@@ -1,7 +1,7 @@
 """Host side: the guest's refusals in words: what is in the way, and what the user can do.
 
-One table, in the order of the ABI's REFUSAL_* numbers. The numbers in a message come from the
-guest; they are shown, never used.
+One table, in the order of the ABI's REFUSAL_* numbers, of which those that no guest sends any more
+are left out. The numbers and names in a message come from the guest; they are shown, never used.
 """
 
 from __future__ import annotations
@@ -171,8 +171,11 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     ),
     abi.REFUSAL_DOWNGRADE_BITMAPS: (
         "downgrade_bitmaps",
-        (),
-        "cannot downgrade an image with bitmaps; remove them with qemu-img bitmap --remove",
+        ("count",),
+        (
+            "cannot downgrade an image with bitmaps, and this one has {count}{names}; remove them "
+            "with --drop-bitmaps, or with qemu-img bitmap --remove"
+        ),
     ),
     abi.REFUSAL_DOWNGRADE_SNAPSHOT_SIZE: (
         "downgrade_snapshot_size",
@@ -190,28 +193,12 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
             "{vm_state_size} bytes is over 4 GiB; delete it"
         ),
     ),
-    abi.REFUSAL_DOWNGRADE_ZERO_CLUSTERS: (
-        "downgrade_zero_clusters",
-        ("count",),
-        (
-            "cannot downgrade an image with zero clusters yet, and this one has {count}; copy it "
-            "with qemu-img convert -o compat=0.10"
-        ),
-    ),
     abi.REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS: (
         "downgrade_compressed_clusters",
         ("count", "compression_type"),
         (
             "cannot downgrade an image with zstd-compressed clusters, and this one has {count}; "
             "copy it with qemu-img convert"
-        ),
-    ),
-    abi.REFUSAL_UPGRADE_SNAPSHOT_EXTRA_DATA: (
-        "upgrade_snapshot_extra_data",
-        ("snapshot", "extra_data_size"),
-        (
-            "internal snapshot number {snapshot} lacks the extra data that version 3 requires, "
-            "and adding it is not supported yet; delete the snapshot"
         ),
     ),
     abi.REFUSAL_L2_TABLE: (
@@ -244,7 +231,81 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "reading {length} bytes at {offset:#x} failed",
     ),
     abi.REFUSAL_WRITE_FAILED: ("write_failed", (), "writing failed"),
+    abi.REFUSAL_GROWTH: (
+        "growth",
+        ("needed", "allowed"),
+        (
+            "the amend has to fill up to {needed} bytes of new clusters, and the file may grow by "
+            "{allowed}; allow more with --max-growth"
+        ),
+    ),
+    abi.REFUSAL_DEVICE_FULL: (
+        "device_full",
+        ("needed", "device_size"),
+        (
+            "the amend has to fill up to {needed} bytes of new clusters, and the block device of "
+            "{device_size} bytes has no room for them; enlarge the device"
+        ),
+    ),
+    abi.REFUSAL_L2_ENTRY: (
+        "l2_entry",
+        ("l2_table", "index", "entry"),
+        (
+            "entry {index} of the L2 table at {l2_table:#x}, {entry:#x}, is not valid; "
+            "see qemu-img check"
+        ),
+    ),
+    abi.REFUSAL_REFCOUNT: (
+        "refcount",
+        ("offset", "refcount", "needed"),
+        (
+            "the image's refcounts are wrong: the cluster at {offset:#x} has refcount {refcount}, "
+            "and {needed} references are needed; repair it with qemu-img check -r all"
+        ),
+    ),
+    abi.REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES: (
+        "downgrade_encrypted_zeroes",
+        ("count",),
+        (
+            "cannot downgrade an encrypted image with zero clusters over a backing file, and this "
+            "one has {count}: to fill them takes the key; copy it with qemu-img convert"
+        ),
+    ),
+    abi.REFUSAL_REFCOUNT_TABLE_FULL: (
+        "refcount_table_full",
+        ("offset", "needed"),
+        (
+            "the refcount table at {offset:#x} is full, and one of {needed} bytes is more than is "
+            "supported; copy the image with qemu-img convert"
+        ),
+    ),
+    abi.REFUSAL_SNAPSHOT_TABLE_FULL: (
+        "snapshot_table_full",
+        ("needed",),
+        (
+            "the snapshot table with the extra data that version 3 requires takes {needed} bytes, "
+            "more than is supported; delete snapshots"
+        ),
+    ),
+    abi.REFUSAL_BITMAPS: (
+        "bitmaps",
+        ("offset", "count"),
+        (
+            "the directory of {count} bitmaps, or a table it names, is not valid (at "
+            "{offset:#x}); see qemu-img check"
+        ),
+    ),
+    abi.REFUSAL_OVERLAP: (
+        "overlap",
+        ("offset", "refcount"),
+        (
+            "the image's refcounts are wrong: the cluster at {offset:#x} has refcount {refcount}, "
+            "yet a table or another entry uses it too; repair it with qemu-img check -r all"
+        ),
+    ),
 }
+
+_NAMES_SHOWN, _NAME_LENGTH = 8, 64
 
 _CODES = {
     value: name.removeprefix("AMEND_ERROR_")
@@ -253,17 +314,59 @@ _CODES = {
 }
 
 
-def translate(refusals: tuple[tuple[int, ...], ...]) -> tuple[Refusal, ...]:
-    """Put AmendRefusals, as unpacked, into words. GuestFault for numbers that mean nothing."""
-    return tuple(_translate(*refusal) for refusal in refusals)
+def translate(
+    refusals: tuple[tuple[int, ...], ...], names: tuple[bytes, ...] = ()
+) -> tuple[Refusal, ...]:
+    """Put AmendRefusals, as unpacked, into words. GuestFault for numbers that mean nothing.
+
+    `names` are those of bitmaps, for the refusal that is about them.
+    """
+    return tuple(_translate(names, *refusal) for refusal in refusals)
 
 
-def _translate(reason: int, error: int, *details: int) -> Refusal:
+def overlap(offset: int, refcount: int) -> Refusal:
+    """Say that a cluster would be used anew, or set free, that is in use by metadata."""
+    return _translate((), abi.REFUSAL_OVERLAP, abi.AMEND_ERROR_PARSE_FAILED, offset, refcount)
+
+
+def table_outside(offset: int) -> Refusal:
+    """Say that an L1 or L2 table is not in the image, where the guest had no need to look."""
+    return _translate((), abi.REFUSAL_L2_TABLE, abi.AMEND_ERROR_PARSE_FAILED, 0, 0, offset)
+
+
+def bad_refcount_table(offset: int, clusters: int, image_size: int) -> Refusal:
+    """Say that the refcount table names what is no block, where the guest had no need to look."""
+    details = offset, clusters, image_size
+    return _translate((), abi.REFUSAL_REFCOUNT_TABLE, abi.AMEND_ERROR_PARSE_FAILED, *details)
+
+
+def too_few_references(offset: int, refcount: int) -> Refusal:
+    """Say that a cluster has one user more than its refcount counts."""
+    details = offset, refcount, refcount + 1
+    return _translate((), abi.REFUSAL_REFCOUNT, abi.AMEND_ERROR_PARSE_FAILED, *details)
+
+
+def _translate(names: tuple[bytes, ...], reason: int, error: int, *details: int) -> Refusal:
     if reason not in REASONS or error not in _CODES:
         raise GuestFault(f"the guest refuses with reason {reason} and error {error}")
     name, detail_names, message = REASONS[reason]
     detail = dict(zip(detail_names, details, strict=False))
-    return Refusal(name, reason, _CODES[error], error, message.format(**detail), detail)
+    text = message.format(names=_list_names(names), **detail)
+    return Refusal(name, reason, _CODES[error], error, text, detail)
+
+
+def _list_names(names: tuple[bytes, ...]) -> str:
+    """Names, hostile bytes, as a part of a line: some of them, in brackets."""
+    if not names:
+        return ""
+    # Imported here because hardly any run needs it; the command has it loaded.
+    from instar.vmm.report import escape
+
+    shown = [escape(name.decode("utf-8", "backslashreplace")) for name in names[:_NAMES_SHOWN]]
+    shown = [n if len(n) <= _NAME_LENGTH else f"{n[:_NAME_LENGTH]}..." for n in shown]
+    more = ", ..." if len(names) > _NAMES_SHOWN else ""
+    quoted = ", ".join(f"'{name}'" for name in shown)
+    return f" ({quoted}{more})"
 
 
 def not_qcow2(found: str) -> Refusal:

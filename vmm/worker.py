@@ -14,6 +14,7 @@ import signal
 import socket
 
 from instar.vmm.confine import confine
+from instar.vmm.contract import prepare
 from instar.vmm.errors import InstarError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.machine import Descriptors
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
 
 NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
+REGULAR, DEVICE = b"f", b"b"
+"""What kind of file an image is: the first byte of a message."""
 READY = b"ready"
 """What a worker says first, unless it says what is wrong."""
+MORE, LAST = b"+", b"."
+"""How a piece of an answer begins: whether another one follows."""
+PIECE = 32 << 10
+"""Bytes of an answer that go into one message; the kernel takes no message of any size."""
 
 _CHANNEL = 3  # behind the standard streams
 
@@ -38,9 +45,9 @@ _CHANNEL = 3  # behind the standard streams
 def work(channel: socket.socket, order: Order, stop: mmap.mmap, *, required: bool) -> NoReturn:
     """Be a worker, in a process that was just forked; ends the process.
 
-    Each message of the parent is an image: its name and its descriptor; each answer is JSON, the
-    outcome. An image is not begun once the first byte of `stop` is not 0. `required` is that of
-    confine().
+    Each message of the parent is an image: REGULAR or DEVICE, its name, and its descriptor; each
+    answer is JSON, the outcome, in pieces. An image is not begun once the first byte of `stop` is
+    not 0. `required` is that of confine().
     """
     status = 1
     try:
@@ -57,30 +64,42 @@ def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) 
         sandbox = Sandbox()
         try:
             vcpu = sandbox.prepare()
+            prepare(order.request)
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)
             os.close(image)
-            confine(Descriptors(image, None, vcpu, _CHANNEL), required=required)
+            most = order.request.max_growth
+            confine(Descriptors(image, None, vcpu, most, _CHANNEL), required=required)
         except InstarError as error:
             os.write(_CHANNEL, dump(error_fields(error)).encode())
             return
         gc.freeze()  # what is there by now stays: the collector need not look at it again
         os.write(_CHANNEL, READY)
         while sandbox.ready:
-            name, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
+            message, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
             if not descriptors or stop[0]:
                 return
             try:
-                answer = _amend(sandbox, descriptors[0], os.fsdecode(name), order)
+                growth = None if message[:1] == DEVICE else most
+                name = os.fsdecode(message[1:])
+                answer = _amend(sandbox, descriptors[0], name, order, growth)
             except Exception as error:  # a defect, after which nothing is to be trusted
                 sandbox.close()
                 answer = {"error": error_fields(error)}
-            os.write(_CHANNEL, dump(answer).encode())
+            _tell(dump(answer).encode())
 
 
-def _amend(sandbox: Sandbox, descriptor: int, name: str, order: Order) -> dict[str, object]:
+def _tell(answer: bytes) -> None:
+    for at in range(0, len(answer), PIECE):
+        last = at + PIECE >= len(answer)
+        os.write(_CHANNEL, (LAST if last else MORE) + answer[at : at + PIECE])
+
+
+def _amend(
+    sandbox: Sandbox, descriptor: int, name: str, order: Order, max_growth: int | None
+) -> dict[str, object]:
     try:
-        with ImageFile.received(descriptor, name) as image:
+        with ImageFile.received(descriptor, name, max_growth) as image:
             return {"result": sandbox.amend_open(image, order)}
     except InstarError as error:
         return {"error": error_fields(error)}

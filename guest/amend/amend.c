@@ -12,14 +12,36 @@ static struct verdict verdict;
 static struct amend_plan plan;
 
 _Static_assert(PLANNER_RANGES_MAX <= CALL_TABLE_RANGES_MAX, "the executor takes all ranges at once");
+_Static_assert(sizeof(struct io_segment) == sizeof(struct block_segment), "one is the other");
 
-static bool read_ranges(void *context, const struct io_range *ranges, uint32_t count)
+static void to_blocks(struct block_range *blocks, const struct io_range *ranges, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        blocks[i] = (struct block_range){ranges[i].offset, ranges[i].length, ranges[i].buffer};
+}
+
+static bool read_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+                        uint32_t count)
 {
     struct block_range blocks[PLANNER_RANGES_MAX];
     (void)context;
-    for (uint32_t i = 0; i < count; i++)
-        blocks[i] = (struct block_range){ranges[i].offset, ranges[i].length, ranges[i].buffer};
-    return calls->read_blocks(blocks, count);
+    to_blocks(blocks, ranges, count);
+    return calls->read_blocks(phase, blocks, count);
+}
+
+static bool write_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+                         uint32_t count)
+{
+    struct block_range blocks[PLANNER_RANGES_MAX];
+    (void)context;
+    to_blocks(blocks, ranges, count);
+    return calls->write_blocks(phase, blocks, count);
+}
+
+static bool zero_segments(void *context, const struct io_segment *segments, uint32_t count)
+{
+    (void)context;
+    return calls->zero_blocks((const struct block_segment *)segments, count);
 }
 
 static void send_progress(void *context, uint64_t done, uint64_t total)
@@ -29,31 +51,12 @@ static void send_progress(void *context, uint64_t done, uint64_t total)
     calls->send_frame(FRAME_PROGRESS, &progress, sizeof(progress), true);
 }
 
-static bool write_phase(struct planner_workspace *workspace, uint32_t *next)
-{
-    struct block_range ranges[PLANNER_WRITES_MAX];
-    uint32_t count = 0, phase = plan.writes[*next].phase;
-    for (; *next < plan.write_count && plan.writes[*next].phase == phase; ++*next) {
-        const struct plan_write *w = &plan.writes[*next];
-        uint8_t *data = (uint8_t *)workspace + (w->data - (const uint8_t *)workspace);
-        ranges[count++] = (struct block_range){w->offset, w->length, data};
-    }
-    return calls->write_blocks(ranges, count);
-}
-
-/* Write the plan, with a barrier between two phases; the host makes the last one itself. */
-static bool carry_out(struct planner_workspace *workspace)
-{
-    for (uint32_t next = 0; next < plan.write_count;)
-        if ((next && !calls->flush_blocks()) || !write_phase(workspace, &next))
-            return false;
-    return true;
-}
-
 static void report(void)
 {
     struct AmendResult result;
     describe_result(&plan, &verdict, &result);
+    if (verdict.names_size)
+        calls->send_frame(FRAME_NAMES, verdict.names, verdict.names_size, false);
     if (verdict.count)
         calls->send_frame(FRAME_REFUSALS, verdict.refusals,
                           verdict.count * (uint32_t)sizeof(verdict.refusals[0]), false);
@@ -68,6 +71,8 @@ void operation_start(void)
     const struct image_io io = {
         .size = config->image_size,
         .read = read_ranges,
+        .write = write_ranges,
+        .zero = zero_segments,
         .progress = send_progress,
     };
     if (calls->magic != CALL_TABLE_MAGIC || calls->version != INSTAR_ABI_VERSION ||
@@ -75,10 +80,6 @@ void operation_start(void)
         return; /* without a result, which the host takes for a fault */
     if (!(config->flags & AMEND_FLAG_QUIET))
         calls->debug("amend: planning\n");
-    if (plan_amend(config, &io, workspace, &plan, &verdict) && !carry_out(workspace)) {
-        verdict.count = 1;
-        verdict.refusals[0] = (struct AmendRefusal){.reason = REFUSAL_WRITE_FAILED,
-                                                    .error = AMEND_ERROR_WRITE_FAILED};
-    }
+    (void)plan_amend(config, &io, workspace, &plan, &verdict);
     report();
 }

@@ -4,13 +4,13 @@
 
 #define VIRTIO_BLK_T_IN 0
 #define VIRTIO_BLK_T_OUT 1
-#define VIRTIO_BLK_T_FLUSH 4
+#define VIRTIO_BLK_T_WRITE_ZEROES 13
 #define VIRTIO_BLK_S_OK 0
 #define SECTOR_SHIFT 9
 
 struct virtio_blk_req {
     uint32_t type;
-    uint32_t reserved;
+    uint32_t phase; /* virtio's reserved word: see abi/instar_abi.h */
     uint64_t sector;
 };
 
@@ -30,21 +30,20 @@ _Static_assert(CALL_TABLE_RANGES_MAX * sizeof(struct request) <=
                    CORE_TRANSMIT_ADDR - CORE_REQUESTS_ADDR,
                "the requests overlap the transmit buffer");
 
-/* Lay out request `i`: header, data unless there is none, status. */
-static void put_request(uint32_t i, uint32_t type, const struct block_range *range)
+/* Lay out request `i`: header, data, status. */
+static void put_request(uint32_t i, uint32_t type, uint32_t phase, uint64_t sector,
+                        const void *data, uint64_t size)
 {
     struct request *r = &requests[i];
     uint16_t head = (uint16_t)(3 * i);
     uint16_t data_flags = type == VIRTIO_BLK_T_IN ? VIRTQ_DESC_F_WRITE : 0;
-    uint16_t second = range ? (uint16_t)(head + 1) : (uint16_t)(head + 2);
-    r->header = (struct virtio_blk_req){type, 0, range ? range->offset >> SECTOR_SHIFT : 0};
+    r->header = (struct virtio_blk_req){type, phase, sector};
     r->status = 0xff;
     desc[head] = (struct virtq_desc){(uintptr_t)&r->header, sizeof(r->header), VIRTQ_DESC_F_NEXT,
-                                     second};
-    if (range)
-        desc[head + 1] = (struct virtq_desc){(uintptr_t)range->buffer, (uint32_t)range->length,
-                                             (uint16_t)(VIRTQ_DESC_F_NEXT | data_flags),
-                                             (uint16_t)(head + 2)};
+                                     (uint16_t)(head + 1)};
+    desc[head + 1] =
+        (struct virtq_desc){(uintptr_t)data, (uint32_t)size,
+                            (uint16_t)(VIRTQ_DESC_F_NEXT | data_flags), (uint16_t)(head + 2)};
     desc[head + 2] =
         (struct virtq_desc){(uintptr_t)&r->status, sizeof(r->status), VIRTQ_DESC_F_WRITE, 0};
     avail->ring[(uint16_t)(avail->idx + i) % INSTAR_BLOCK_QUEUE_SIZE] = head;
@@ -63,27 +62,32 @@ static bool submit(uint32_t count)
     return true;
 }
 
-static bool transfer(uint32_t type, const struct block_range *ranges, uint32_t count)
+static bool transfer(uint32_t type, uint32_t phase, const struct block_range *ranges,
+                     uint32_t count)
 {
     if (count > CALL_TABLE_RANGES_MAX)
         return false;
     for (uint32_t i = 0; i < count; i++)
-        put_request(i, type, &ranges[i]);
+        put_request(i, type, phase, ranges[i].offset >> SECTOR_SHIFT, ranges[i].buffer,
+                    ranges[i].length);
     return submit(count);
 }
 
-bool block_read(const struct block_range *ranges, uint32_t count)
+bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count)
 {
-    return transfer(VIRTIO_BLK_T_IN, ranges, count);
+    return transfer(VIRTIO_BLK_T_IN, phase, ranges, count);
 }
 
-bool block_write(const struct block_range *ranges, uint32_t count)
+bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count)
 {
-    return transfer(VIRTIO_BLK_T_OUT, ranges, count);
+    return transfer(VIRTIO_BLK_T_OUT, phase, ranges, count);
 }
 
-bool block_flush(void)
+bool block_zero(const struct block_segment *segments, uint32_t count)
 {
-    put_request(0, VIRTIO_BLK_T_FLUSH, 0);
+    if (count > INSTAR_ZEROES_SEGMENTS_MAX)
+        return false;
+    put_request(0, VIRTIO_BLK_T_WRITE_ZEROES, INSTAR_PHASE_PREPARE, 0, segments,
+                count * sizeof(*segments));
     return submit(1);
 }

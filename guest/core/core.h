@@ -12,9 +12,10 @@
 #define CORE_TRANSMIT_ADDR (INSTAR_DMA_ADDR + 0x1000)
 #define CORE_WORKSPACE_ADDR (INSTAR_DMA_ADDR + 0x2000)
 
-/* Codes of INSTAR_PORT_EXIT; anything but EXIT_DONE is a guest fault to the host. */
+/* Codes of INSTAR_PORT_EXIT; all of them are guest faults to the host, which ends a run
+ * with its result. */
 enum exit_code {
-    EXIT_DONE = 0,
+    EXIT_NO_RESULT = 0,       /* the operation returned without one */
     EXIT_PANIC_QUEUE = 1,    /* the device returned something it was not given */
     EXIT_PANIC_TRANSMIT = 2, /* a frame does not fit the transmit buffer */
 };
@@ -26,9 +27,9 @@ static inline void out8(uint16_t port, uint8_t value)
 
 _Noreturn void exit_vm(enum exit_code code);
 
-bool block_read(const struct block_range *ranges, uint32_t count);
-bool block_write(const struct block_range *ranges, uint32_t count);
-bool block_flush(void);
+bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count);
+bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count);
+bool block_zero(const struct block_segment *segments, uint32_t count);
 void transmit_frame(uint32_t type, const void *payload, uint32_t length, bool push);
 
 #endif

@@ -18,7 +18,7 @@ __attribute__((used, section(".call_table"))) static const struct call_table cal
     .version = INSTAR_ABI_VERSION,
     .read_blocks = block_read,
     .write_blocks = block_write,
-    .flush_blocks = block_flush,
+    .zero_blocks = block_zero,
     .send_frame = transmit_frame,
     .debug = print,
     .workspace = (uint8_t *)CORE_WORKSPACE_ADDR,
@@ -31,5 +31,5 @@ _Noreturn void core_start(void (*operation)(void));
 _Noreturn void core_start(void (*operation)(void))
 {
     operation();
-    exit_vm(EXIT_DONE);
+    exit_vm(EXIT_NO_RESULT);
 }

@@ -1,46 +1,137 @@
 /* Test side: see planner_host.h. */
 #include "planner_host.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "planner.h"
 
+#define SECTOR 512u
+
 struct memory_image {
     const uint8_t *bytes;
     uint64_t size;
-    uint32_t fail_read;
+    uint64_t limit; /* no range may reach beyond it */
+    uint32_t fail_call;
+    uint32_t calls;
     struct host_outcome *outcome;
 };
 
 static _Thread_local struct planner_workspace workspace;
+static _Thread_local struct host_write *writes;
+static _Thread_local uint32_t write_count, write_room;
 
-static bool read_range(struct memory_image *image, const struct io_range *range)
+static uint64_t smaller(uint64_t a, uint64_t b)
 {
-    uint64_t sectors_end = (image->size + 511) / 512 * 512;
-    uint64_t present = 0;
-    if (range->offset % 512 || range->length % 512 || range->length == 0 ||
-        range->offset > sectors_end || range->length > sectors_end - range->offset) {
-        image->outcome->misuse = true;
-        return false;
+    return a < b ? a : b;
+}
+
+static void forget_writes(void)
+{
+    for (uint32_t i = 0; i < write_count; i++)
+        free(writes[i].data);
+    write_count = 0;
+}
+
+static bool note_write(const struct host_write *write)
+{
+    if (write_count == write_room) {
+        uint32_t room = write_room ? 2 * write_room : 64;
+        struct host_write *larger = realloc(writes, room * sizeof(*writes));
+        if (!larger)
+            return false;
+        writes = larger;
+        write_room = room;
     }
-    if (range->offset < image->size)
-        present = image->size - range->offset;
-    if (present > range->length)
-        present = range->length;
-    memcpy(range->buffer, image->bytes + range->offset, present);
-    memset(range->buffer + present, 0, range->length - present);
-    image->outcome->bytes_read += range->length;
+    writes[write_count++] = *write;
     return true;
 }
 
-static bool read_ranges(void *context, const struct io_range *ranges, uint32_t count)
+/* Whether this call may go on; `good` is whether the planner kept the rules. */
+static bool begin(struct memory_image *image, bool good)
+{
+    if (!good)
+        image->outcome->misuse = true;
+    return ++image->calls != image->fail_call && good;
+}
+
+static bool is_inside(const struct memory_image *image, uint64_t offset, uint64_t length)
+{
+    return offset % SECTOR == 0 && length % SECTOR == 0 && length && offset <= image->limit &&
+           length <= image->limit - offset;
+}
+
+/* What is staged for phases below `phase` covers what the image has, the highest phase on top. */
+static void overlay(const struct io_range *range, uint32_t phase)
+{
+    for (uint32_t p = 0; p < phase; p++)
+        for (uint32_t i = 0; i < write_count; i++) {
+            const struct host_write *w = &writes[i];
+            uint64_t start = w->offset > range->offset ? w->offset : range->offset;
+            uint64_t end = smaller(w->offset + w->length, range->offset + range->length);
+            if (w->phase == p && !w->zeroes && start < end)
+                memcpy(range->buffer + (start - range->offset), w->data + (start - w->offset),
+                       end - start);
+        }
+}
+
+static bool read_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+                        uint32_t count)
 {
     struct memory_image *image = context;
-    if (++image->outcome->read_calls == image->fail_read)
+    image->outcome->read_calls++;
+    if (!begin(image, count && count <= PLANNER_RANGES_MAX && phase <= INSTAR_PHASE_COUNT))
         return false;
-    for (uint32_t i = 0; i < count; i++)
-        if (!read_range(image, &ranges[i]))
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *range = &ranges[i];
+        if (!is_inside(image, range->offset, range->length)) {
+            image->outcome->misuse = true;
             return false;
+        }
+        uint64_t present = range->offset < image->size ? image->size - range->offset : 0;
+        present = smaller(present, range->length);
+        memcpy(range->buffer, image->bytes + range->offset, present);
+        memset(range->buffer + present, 0, range->length - present);
+        overlay(range, phase);
+        image->outcome->bytes_read += range->length;
+    }
+    return true;
+}
+
+static bool write_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+                         uint32_t count)
+{
+    struct memory_image *image = context;
+    if (!begin(image, count && count <= PLANNER_RANGES_MAX && phase < INSTAR_PHASE_COUNT))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *range = &ranges[i];
+        uint8_t *copy = malloc(range->length);
+        struct host_write write = {phase, false, range->offset, range->length, copy};
+        if (!copy || !is_inside(image, range->offset, range->length) || !note_write(&write)) {
+            image->outcome->misuse = true;
+            free(copy);
+            return false;
+        }
+        memcpy(copy, range->buffer, range->length);
+    }
+    return true;
+}
+
+static bool zero_segments(void *context, const struct io_segment *segments, uint32_t count)
+{
+    struct memory_image *image = context;
+    if (!begin(image, count && count <= INSTAR_ZEROES_SEGMENTS_MAX))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        struct host_write write = {INSTAR_PHASE_PREPARE, true, segments[i].sector * SECTOR,
+                                   (uint64_t)segments[i].num_sectors * SECTOR, 0};
+        if (segments[i].flags || !is_inside(image, write.offset, write.length) ||
+            !note_write(&write)) {
+            image->outcome->misuse = true;
+            return false;
+        }
+    }
     return true;
 }
 
@@ -53,18 +144,26 @@ static void count_progress(void *context, uint64_t done, uint64_t total)
 }
 
 void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t size,
-               uint32_t fail_read, struct host_outcome *outcome)
+               uint32_t fail_call, struct host_outcome *outcome)
 {
-    struct memory_image memory = {image, size, fail_read, outcome};
-    const struct image_io io = {&memory, size, read_ranges, count_progress};
+    struct memory_image memory = {
+        .bytes = image,
+        .size = size,
+        .limit = (size + config->max_growth + SECTOR - 1) / SECTOR * SECTOR,
+        .fail_call = fail_call,
+        .outcome = outcome,
+    };
+    const struct image_io io = {&memory, size, read_ranges, write_ranges, zero_segments,
+                                count_progress};
     struct amend_plan plan;
     struct verdict verdict;
     memset(outcome, 0, sizeof(*outcome));
+    forget_writes();
     outcome->planned = plan_amend(config, &io, &workspace, &plan, &verdict);
     describe_result(&plan, &verdict, &outcome->result);
     memcpy(outcome->refusals, verdict.refusals, verdict.count * sizeof(verdict.refusals[0]));
-    outcome->write_count = outcome->planned ? plan.write_count : 0;
-    for (uint32_t i = 0; i < outcome->write_count; i++)
-        outcome->writes[i] = (struct host_write){plan.writes[i].phase, plan.writes[i].length,
-                                                 plan.writes[i].offset, plan.writes[i].data};
+    outcome->names_size = verdict.names_size;
+    memcpy(outcome->names, verdict.names, verdict.names_size);
+    outcome->write_count = outcome->planned ? write_count : 0;
+    outcome->writes = writes;
 }

@@ -10,26 +10,30 @@
 /* cffi: begin */
 struct host_write {
     uint32_t phase;
-    uint32_t length;
+    bool zeroes; /* data is null */
     uint64_t offset;
-    const uint8_t *data;
+    uint64_t length;
+    uint8_t *data;
 };
 
 struct host_outcome {
     bool planned;
     struct AmendResult result;
     struct AmendRefusal refusals[64];
+    uint32_t names_size;
+    uint8_t names[2048];
     uint32_t write_count;
-    struct host_write writes[2]; /* data is valid until the next call from the same thread */
+    const struct host_write *writes; /* valid until the next call from the same thread */
     uint64_t bytes_read;
     uint32_t read_calls;
     uint32_t progress_calls;
     bool misuse; /* the planner broke the rules of a callback */
 };
 
-/* Plan `config` on the image; the read call with number fail_read (from 1 on) fails. */
+/* Plan `config` on the image; the callback with number fail_call (from 1 on) that reads or stages
+ * fails. */
 void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t size,
-               uint32_t fail_read, struct host_outcome *outcome);
+               uint32_t fail_call, struct host_outcome *outcome);
 /* cffi: end */
 
 #endif

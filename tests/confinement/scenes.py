@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.confinement.process import guest_code
-from tests.forge import Data, Image, Snapshot
+from tests.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
 
 LAZY = ("-o", "lazy_refcounts=on")
 
@@ -50,6 +50,15 @@ def _plain(**fields: object) -> Image:
     return Image(size=1 << 20, clusters={0: Data(b"\x05")}, **fields)  # type: ignore[arg-type]
 
 
+ZEROES = Image(
+    size=1 << 20,
+    backing_file=b"base",
+    clusters={0: Zero(), 1: ZeroAllocated(b"x"), 2: Data(b"a")},
+    snapshots=[Snapshot(name=b"a", clusters={0: Data(b"b")})],
+)
+BITMAPS = Image(bitmaps=[Bitmap(name=b"one", dirty=[1]), Bitmap(name=b"two\n")])
+SNAPSHOTS = Image(version=2, snapshots=[Snapshot(name=b"a", extra_data_size=0)])
+
 SCENES: dict[str, Scene] = {
     "amended": Scene(LAZY),
     "amended without flushes": Scene(("-t", "unsafe", *LAZY)),
@@ -58,6 +67,13 @@ SCENES: dict[str, Scene] = {
         image=_plain(snapshots=[Snapshot(name=b"a", clusters={1: Data(b"\x04")})]),
     ),
     "upgraded": Scene(("-o", "compat=1.1"), image=_plain(version=2)),
+    "zero clusters filled, and the file grown": Scene(("-o", "compat=0.10"), image=ZEROES),
+    "bitmaps removed": Scene(("--drop-bitmaps", "-o", "compat=0.10"), image=BITMAPS),
+    "bitmaps named": Scene(("-o", "compat=0.10"), 1, r"('one', 'two\n')", image=BITMAPS),
+    "snapshots completed": Scene(("--output=json", "-o", "compat=1.1"), image=SNAPSHOTS),
+    "no growth allowed": Scene(
+        ("--max-growth=512", "-o", "compat=0.10"), 1, "allow more with --max-growth", image=ZEROES
+    ),
     "nothing to do": Scene(("-o", "lazy_refcounts=off")),
     "dry run": Scene(("--dry-run", *LAZY)),
     "JSON": Scene(("--output=json", *LAZY)),
@@ -73,7 +89,7 @@ SCENES: dict[str, Scene] = {
     "privileged instruction": Scene(
         ("--output=json", *LAZY), 1, "faulted at ", patch=guest_code("f4")
     ),
-    "no memory": Scene(LAZY, 1, "page fault at 0x1a0000", patch=guest_code("b800001a00 8a00")),
+    "no memory": Scene(LAZY, 1, "page fault at 0x1e8000", patch=guest_code("b800801e00 8a00")),
     "no port": Scene(LAZY, 1, "faulted at ", patch=guest_code("e680")),
     "input": Scene(LAZY, 1, "used port 0xe0", patch=guest_code("e4e0")),
     "gives up": Scene(LAZY, 1, "gave up with code 7", patch=guest_code("b007 e6f4")),

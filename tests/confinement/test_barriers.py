@@ -10,6 +10,7 @@ import pytest
 from instar.vmm import confine
 from instar.vmm.kvm import ioctls
 from instar.vmm.seccomp import RULES, VCPU_REQUESTS
+from instar.vmm.staging import staging_budget
 from tests.confinement.process import ALL, attempt
 
 KILLED = (-signal.SIGSYS, "")
@@ -34,7 +35,9 @@ FORBIDDEN = {
     "write to the image without an offset": "call(1, IMAGE, b'x', 1)",
     "write to another descriptor at an offset": "os.pwrite(OTHER, b'x', 0)",
     "flush another descriptor": "call(75, OTHER)",
-    "truncate the image": "call(77, IMAGE, 0)",
+    "truncate another descriptor": "call(77, OTHER, 0)",
+    "seek in another descriptor": "call(8, OTHER, 0, 3)",
+    "seek in the image otherwise": "call(8, IMAGE, 0, 0)",
     "punch a hole into the image": "call(285, IMAGE, 3, 0, 4096)",
     "duplicate a descriptor": "call(33, IMAGE, 1)",
     "pass a descriptor": "call(46, OTHER, bytes(56), 0)",
@@ -132,6 +135,7 @@ WITHOUT_SECCOMP = {
     "descriptors: duplicate a descriptor": ("call(32, 1)", ("descriptors",), "EMFILE"),
     "limits: fork": (FORK, ("limits",), "EAGAIN"),
     "limits: a larger file": ("call(18, IMAGE, b'xx', 2, 4096)", ("limits",), "EFBIG"),
+    "limits: a file that is made larger": ("call(77, IMAGE, 4097)", ("limits",), "EFBIG"),
     "limits: more memory": ("call(9, 0, 1 << 30, 3, 0x22, -1, 0)", ("limits",), "ENOMEM"),
     "limits: a higher limit": (
         "call(302, 0, 7, struct.pack('=2Q', 9, 9), None)",
@@ -171,6 +175,10 @@ def test_each_barrier_holds_without_seccomp(
 @pytest.mark.parametrize(
     ("code", "error"),
     [
+        ("call(77, IMAGE, 4097)", "EFBIG"),
+        ("call(77, IMAGE, 4096)", "done"),
+        ("call(8, IMAGE, 0, 3)", "done"),
+        ("call(8, IMAGE, 0, 4)", "done"),
         ("call(18, IMAGE, b'xx', 2, 4096)", "EFBIG"),
         ("call(18, IMAGE, b'xx', 2, 1 << 40)", "EFBIG"),
         ("call(9, 0, 1 << 30, 3, 0x22, -1, 0)", "ENOMEM"),
@@ -228,7 +236,25 @@ NUMBERS = [getattr(resource, "RLIMIT_" + name) for name in {(*EXPECTED_LIMITS, "
         0,
         [x for limit in EXPECTED_LIMITS.values() for x in (limit, limit)],
     )
-    assert numbers[8] == numbers[9] <= confine.MEMORY + (256 << 20)
+    staged = confine.STAGING_FACTOR * staging_budget(4096, 0)
+    assert numbers[8] == numbers[9] <= confine.MEMORY + staged + (256 << 20)
+
+
+def test_limits_leave_room_for_growth(tmp_path: Path) -> None:
+    before = """
+import resource
+Descriptors = lambda *words, real=Descriptors: real(*words, GROWTH)
+GROWTH = 0
+if os.fork() == 0:
+    limit = dict(confine.BARRIERS)["limits"]
+    limit(Descriptors(IMAGE, 4096, VCPU))
+    os._exit(resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096)
+SMALL = os.waitstatus_to_exitcode(os.wait()[1])
+GROWTH = 1 << 30
+"""
+    code = "say(SMALL, resource.getrlimit(resource.RLIMIT_FSIZE)[0])"
+    answer = attempt(code, tmp_path / "image", before=before, barriers=("limits",))
+    assert answer == (0, f"0 {4096 + (1 << 30)}")
 
 
 def test_descriptor_numbers_are_those_of_the_kvm_binding() -> None:

@@ -58,7 +58,7 @@ def without(key: str) -> dict[str, Any]:
         json.dumps({**RESULT, "action": None}),
         json.dumps({**RESULT, "changes": [1]}),
         json.dumps({**RESULT, "changes": [{"field": "x", "before": "0", "after": 1}]}),
-        json.dumps({**RESULT, "ranges": [{"phase": 1, "offset": 0}]}),
+        json.dumps({**RESULT, "ranges": [{"phase": 3, "offset": 0, "length": 1}]}),
         json.dumps({**RESULT, "warnings": 1}),
     ],
     ids=str,

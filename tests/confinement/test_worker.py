@@ -14,7 +14,7 @@ from instar.vmm.seccomp import RESET_REQUESTS, WORKER_RULES
 from tests.confinement.process import command, guest_code, run
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_calls import BY_CHANCE
-from tests.forge import Data, Image
+from tests.forge import Data, Image, Zero, ZeroAllocated
 
 pytestmark = pytest.mark.kvm
 
@@ -22,7 +22,7 @@ MANY = ("amend", "--require-confinement", "--output=json", *LAZY)
 
 
 def write(path: Path, **fields: Any) -> Path:
-    Image(size=1 << 20, clusters={0: Data(b"\x05")}, **fields).write(path)
+    Image(**{"size": 1 << 20, "clusters": {0: Data(b"\x05")}, **fields}).write(path)
     return path
 
 
@@ -41,10 +41,16 @@ def outcomes(stdout: str) -> dict[str, Any]:
     return told
 
 
+# An image that grows in a downgrade, and in which something is zeroed.
+ZEROES: dict[str, Any] = {
+    "backing_file": b"base",
+    "clusters": {0: Zero(), 1: ZeroAllocated(b"x"), 2: Data(b"a")},
+}
 # Runs that together need every rule: arguments, image, patch.
 CALLS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (LAZY, {}, ""),
     (("-o", "compat=0.10"), {}, ""),
+    (("-o", "compat=0.10"), ZEROES, ""),
     (LAZY, {"dirty": True}, ""),
     (LAZY, {}, guest_code("0f0b")),
     (("--timeout=0.2", *LAZY), {}, HANG),
@@ -98,11 +104,15 @@ TAKEN_OVER = {
     ),
     "end": ("os._exit(0)", "HostError: the confined worker ended with status 0"),
     "say nothing that makes sense": (
-        "os.write(3, b'{'); os._exit(0)",
+        "os.write(3, b'.{'); os._exit(0)",
         "HostError: the confined worker ",
     ),
     "say what is no outcome": (
-        'os.write(3, b\'{"result": {"filename": 1}}\'); os._exit(0)',
+        'os.write(3, b\'.{"result": {"filename": 1}}\'); os._exit(0)',
+        "HostError: the confined worker ",
+    ),
+    "never come to an end of what it says": (
+        "exec('while True: os.write(3, b\\'+\\' * 32769)')",
         "HostError: the confined worker ",
     ),
     "die of a signal": ("os.kill(os.getpid(), 9)", "HostError: the confined worker was killed"),
@@ -112,11 +122,11 @@ TAKEN_OVER = {
 PATCH = """
 import instar.vmm.batch, instar.vmm.worker
 instar.vmm.batch.MARGIN = 1.5
-def amend(sandbox, fd, name, order, original=instar.vmm.worker._amend):
+def amend(sandbox, fd, name, order, growth, original=instar.vmm.worker._amend):
     import socket
     if "bad" in name:
         {attempt}
-    return original(sandbox, fd, name, order)
+    return original(sandbox, fd, name, order, growth)
 instar.vmm.worker._amend = amend
 """
 
@@ -141,7 +151,7 @@ def test_a_worker_that_is_taken_over_costs_its_image_and_no_other(
 
 def test_a_worker_that_says_more_than_it_was_asked_is_ended(tmp_path: Path) -> None:
     images = [*write_some(tmp_path, 2), write(tmp_path / "bad"), write(tmp_path / "bad too")]
-    patch = "import socket\n" + PATCH.format(attempt="os.write(3, b'{\"result\": 1}')")
+    patch = "import socket\n" + PATCH.format(attempt="os.write(3, b'.{\"result\": 1}')")
     done = run(*MANY, "-j1", *images, patch=patch)
     told = outcomes(done.stdout)
     assert [told[image.name] for image in images[:2]] == ["amended"] * 2
@@ -220,3 +230,17 @@ def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) 
     assert "for want of landlock" in done.stderr
     done = run("amend", *LAZY, *images, patch=LACKING)
     assert done.returncode == 0
+
+
+def test_an_outcome_of_any_length_comes_through(tmp_path: Path) -> None:
+    clusters: dict[int, Any] = {}
+    for number in range(0, 12_000, 2):
+        clusters |= {number: ZeroAllocated(b"z"), number + 1: Data(b"d")}
+    images = [tmp_path / "one", tmp_path / "two"]
+    for image in images:
+        Image(cluster_bits=9, size=12_000 << 9, clusters=clusters).write(image)
+    done = run("amend", "--output=json", "-o", "compat=0.10", "-j1", *map(str, images))
+    assert done.returncode == 0, done.stderr
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [document["action"] for document in documents] == ["amended"] * 2
+    assert all(len(document["ranges"]) > 6000 for document in documents)

@@ -186,7 +186,7 @@ def test_the_call_table_is_append_only(tmp_path: Path) -> None:
         "version",
         "read_blocks",
         "write_blocks",
-        "flush_blocks",
+        "zero_blocks",
         "send_frame",
         "debug",
         "workspace",

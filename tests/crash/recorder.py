@@ -17,8 +17,8 @@ LONGEST_WRITE = 4 << 20
 _BARRIERS = ("fdatasync", "fsync")
 _WRITES = ("pwrite64", "pwritev", "pwritev2")
 # What else could change a file: none of the commands does it, and none goes unnoticed.
-_OTHERS = ("write", "writev", "ftruncate", "sync_file_range", "copy_file_range", "sendfile")
-CHANGING = (*_WRITES, "fallocate", *_BARRIERS, *_OTHERS)
+_OTHERS = ("write", "writev", "sync_file_range", "copy_file_range", "sendfile")
+CHANGING = (*_WRITES, "fallocate", "ftruncate", *_BARRIERS, *_OTHERS)
 
 _CALL = re.compile(r"\d+ +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\w+|\?).*")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
@@ -184,6 +184,9 @@ def _operations(calls: list[Call], after: bytes) -> Iterator[Operation]:
             yield _write(call, after)
         elif call.name == "fallocate":
             yield _zeroing(call)
+        elif call.name == "ftruncate":
+            # No sector is written: the file may be as long as before after a crash.
+            yield Write(int(call.arguments.rpartition(", ")[2], 0), b"")
         elif call.name in _BARRIERS:
             yield Barrier()
         else:

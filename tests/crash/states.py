@@ -43,6 +43,8 @@ class Phase:
 
     number: int
     events: tuple[Event, ...]
+    size: int
+    """Of the file before the phase, which a barrier has made sure of."""
 
     @property
     def count(self) -> int:
@@ -66,27 +68,32 @@ def crash_states(original: bytes, operations: Sequence[Operation]) -> Iterator[S
         for choice in _choices(phase, versions):
             written = {sector: versions[sector][n - 1] for sector, n in choice.items()}
             label = f"after barrier {phase.number}, of sectors {sorted(versions)}: {choice}"
-            yield _state(original, {**disk, **written}, label)
+            yield _state(phase.size, {**disk, **written}, label)
         disk.update(phase.events)
 
 
-def _state(original: bytes, sectors: Sectors, label: str) -> State:
+def _state(size: int, sectors: Sectors, label: str) -> State:
     ends = (number * SECTOR + len(data) for number, data in sectors.items())
-    return State(sectors, max(len(original), *ends), label)
+    return State(sectors, max(size, *ends), label)
 
 
 def phases(original: bytes, operations: Sequence[Operation]) -> list[Phase]:
     """The writes that change anything, sector by sector, from barrier to barrier."""
     current: Sectors = {}
     found: list[list[Event]] = [[]]
+    sizes = [len(original)]
+    size = len(original)
     for operation in operations:
         if isinstance(operation, Barrier):
             found.append([])
+            sizes.append(size)
             continue
+        size = max(size, operation.offset + len(operation.data))
         for sector, data in _sectors(original, current, operation):
             current[sector] = data
             found[-1].append((sector, data))
-    return [Phase(n, tuple(events)) for n, events in enumerate(found) if events]
+    numbered = enumerate(zip(found, sizes, strict=True))
+    return [Phase(n, tuple(events), before) for n, (events, before) in numbered if events]
 
 
 def _sectors(original: bytes, current: Sectors, write: Write) -> Iterator[Event]:

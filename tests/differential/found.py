@@ -12,6 +12,32 @@ from tests.forge import Bitmap, Image, Snapshot
 NEWEST = "11.1.3"
 
 FOUND = {
+    "an encrypted disk of size 0 has a bitmap": Case(
+        Program(
+            "11.1.2",
+            (
+                (
+                    "t.qcow2",
+                    Image(cluster_bits=12, size=0, crypt_method=1, bitmaps=[Bitmap(name=b"b0")]),
+                ),
+            ),
+        ),
+        ("compat=1.1",),
+        judge="10.0.13",
+    ),
+    "a header of 96 bytes hides the name of the data file": Case(
+        Program(
+            "11.1.2",
+            steps=(
+                "create -o cluster_size=4096,compat=1.1,data_file=d.raw,preallocation=metadata"
+                " t.qcow2 4096",
+                "poke set header_length 96",
+                "poke grow 8 0",
+            ),
+        ),
+        ("compat=1.1",),
+        judge="11.1.3",
+    ),
     "5.2 takes no bitmap of a disk of size 0": Case(
         Program(NEWEST, (("t.qcow2", Image(size=0, bitmaps=[Bitmap(name=b"b0")])),)),
         ("lazy_refcounts=on",),

@@ -14,6 +14,7 @@ REQUESTS = (
     *("compat=0.10", "compat=1.1", "lazy_refcounts=on", "lazy_refcounts=off"),
     *("compat=0.10,lazy_refcounts=off", "compat=0.10,lazy_refcounts=on"),
     *("compat=1.1,lazy_refcounts=on", "compat=1.1,lazy_refcounts=off", "compat=v2", "compat=v3"),
+    *("--drop-bitmaps compat=0.10", "--drop-bitmaps compat=1.1"),
 )
 
 

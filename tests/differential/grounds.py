@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.forge import Reader, find_extension, layout, parse_extensions
+from tests.forge import Reader, find_extension, layout, parse_extensions, stored_refcounts
 from tests.forge.reader import L2Entry
 from tests.oracle.verdicts import Request
-
-_EXTRA_DATA = 16
-"""How many bytes version 3 requires for each snapshot."""
 
 
 def founded(name: str, path: Path, request: Request) -> bool:
@@ -40,18 +37,24 @@ def _entries(image: Reader) -> list[L2Entry]:
     ]
 
 
-def has_zero_clusters(image: Reader) -> bool:
-    """Whether any layer has a cluster that reads as zeros."""
-    return any(
-        entry.subclusters.reads_as_zeros
-        if entry.subclusters is not None
-        else not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
+def _shared_zeros(image: Reader, request: Request) -> bool:
+    """Whether a cluster that reads as zeros shares its host cluster with another layer."""
+    counts = stored_refcounts(image)
+    hosts = (
+        image.host_range(entry)
+        for entry in _entries(image)
+        if not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
+    )
+    shared = any(counts.get(host.start // image.cluster_size, 0) > 1 for host in hosts if host)
+    return _downgrade(image, request) and shared
+
+
+def _encrypted_zeros(image: Reader, request: Request) -> bool:
+    zeros = any(
+        not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
         for entry in _entries(image)
     )
-
-
-def _zeros(image: Reader, request: Request) -> bool:
-    return _downgrade(image, request) and has_zero_clusters(image)
+    return _downgrade(image, request) and zeros and image.header.crypt_method != 0
 
 
 def _compressed(image: Reader, request: Request) -> bool:
@@ -71,12 +74,6 @@ def _dirty(image: Reader, request: Request) -> bool:
 def _lazy(image: Reader, request: Request) -> bool:
     version = {"0.10": 2, "v2": 2, None: image.header.version}.get(request.compat, 3)
     return version == 2 and request.lazy_refcounts is True
-
-
-def _extra_data(image: Reader, request: Request) -> bool:
-    upgrade = image.header.version == 2 and request.compat in ("1.1", "v3")
-    short = any(entry.extra_data_size < _EXTRA_DATA for entry in image.snapshots)
-    return upgrade and short
 
 
 def _unknown_fields(image: Reader, request: Request) -> bool:
@@ -104,10 +101,11 @@ def _zstd(image: Reader, request: Request) -> bool:
 _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "dirty": _dirty,
     "lazy_needs_v3": _lazy,
-    "downgrade_zero_clusters": _zeros,
+    "shared_zero_clusters": _shared_zeros,
+    "encrypted_zero_clusters": _encrypted_zeros,
+    "bitmaps_block": _bitmaps,
     "downgrade_compressed_clusters": _compressed,
     "downgrade_bitmaps": _bitmaps,
-    "upgrade_snapshot_extra_data": _extra_data,
     "unknown_header_fields_dropped": _unknown_fields,
     "data_file_extension_kept": _ghost_data_file,
     "virtual_size_kept": _odd_size,

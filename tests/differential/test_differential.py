@@ -152,14 +152,14 @@ def test_a_fault_of_instar_is_found(
 
 @pytest.mark.kvm
 def test_a_refusal_without_a_ground_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    refusal = instar.Refusal("downgrade_zero_clusters", 31, "", 0, "", {})
+    refusal = instar.Refusal("downgrade_bitmaps", 28, "", 0, "", {})
 
     def refuse(path: Path, request: Request) -> instar.AmendResult:
         raise instar.ImageRejected((refusal,))
 
     monkeypatch.setattr(judge, "amend", refuse)
     found = [text for _, text in run_case(Case(DATA, ("compat=0.10",), newest())).findings]
-    assert found[0] == "rule: refusals have a ground -- downgrade_zero_clusters"
+    assert found[0] == "rule: refusals have a ground -- downgrade_bitmaps"
 
 
 def newest() -> str:

@@ -49,7 +49,10 @@ def find_clang() -> str:
 def copy_planner(directory: Path) -> list[Path]:
     """Copy shared/ with redzones in the workspace to `directory`; returns the sources."""
     directory.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ROOT / "shared").glob("*.[ch]")):
+    sources = sorted((ROOT / "shared").glob("*.[ch]"))
+    for stale in {path.name for path in directory.iterdir()} - {path.name for path in sources}:
+        (directory / stale).unlink()
+    for source in sources:
         text = source.read_text(encoding="ascii")
         if source.name == "planner.h":
             text = _add_redzones(text)

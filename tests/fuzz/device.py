@@ -17,7 +17,7 @@ from zlib import crc32
 
 from instar import abi
 from instar.vmm.block import BlockDevice
-from instar.vmm.errors import GuestFault
+from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.image_file import ImageFile
 from instar.vmm.memory import GuestMemory
 from instar.vmm.messages import Messages
@@ -198,8 +198,9 @@ def run_block(source: Source) -> None:
         if source.below(4) == 0:
             _memory.write(DMA + source.below(POOL), source.take(source.below(64)))
         _notify(device.notify, _BLOCK)
-        sectors = device.staged.sectors()
-        if any(not 0 <= n < 10 or len(data) != SECTOR_SIZE for n, data in sectors.items()):
+        staged = device.staged
+        written = [data for phase in staged.phases for data in phase.values()]
+        if staged.end() > 10 or any(len(data) != SECTOR_SIZE for data in written):
             raise FindingError("staged sectors outside the image")
 
 
@@ -282,7 +283,7 @@ def run_input(data: bytes) -> str:
     try:
         target(source)
         ending = "accepted"
-    except GuestFault:
+    except (GuestFault, ImageRejected):  # the contract rejects images at odds with themselves
         ending = "refused"
     finally:
         _memory.clear()

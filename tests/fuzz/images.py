@@ -88,7 +88,7 @@ def _add_version_3(rng: random.Random, fields: dict[str, Any]) -> None:
 
 def _clusters(rng: random.Random, version: int) -> dict[int, Any]:
     kinds: list[Any] = [Data(b"d"), Data(b"e"), Unallocated(), Compressed(b"c")]
-    if version == 3 and rng.random() < 0.3:
+    if version == 3 and rng.random() < 0.6:
         kinds += [Zero(), ZeroAllocated(b"z")]
     return {rng.randrange(24): rng.choice(kinds) for _ in range(rng.randrange(8))}
 
@@ -137,7 +137,7 @@ def _build(rng: random.Random) -> tuple[bytes, list[range]]:
         except (ConstructError, ValueError):
             continue
         if len(data) <= _SIZE_MAX:
-            names = ("l1_table", "l2_table", "snapshot_table", "extensions")
+            names = ("l1_table", "l2_table", "snapshot_table", "extensions", "refcount", "bitmap")
             regions = [r for name, r in image.regions().items() if any(n in name for n in names)]
             return data, [r for r in regions if len(r)]
 

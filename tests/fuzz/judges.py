@@ -8,6 +8,7 @@ from typing import Any
 from instar.vmm.contract import Claim, judge
 from instar.vmm.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
 from instar.vmm.request import AmendRequest
+from instar.vmm.staging import StagedWrites
 from tests.conftest import load_planner
 from tests.fuzz.seeds import REQUESTS, seed_images
 from tests.fuzz.source import Source
@@ -89,18 +90,14 @@ def _check_view(data: bytes, view: HeaderView) -> None:
         raise JudgeError("extensions are longer than the header")
 
 
-def _phases(source: Source, answer: Answer) -> list[dict[int, bytes]]:
+def _staged(source: Source, answer: Answer) -> StagedWrites:
     """The sectors of a plan, by phase; some of them other than planned."""
-    phases: dict[int, dict[int, bytes]] = {}
+    staged = StagedWrites()
     for write in answer.writes:
-        sectors = phases.setdefault(write.phase, {})
-        for at in range(0, len(write.data), SECTOR):
-            sectors[(write.offset + at) // SECTOR] = write.data[at : at + SECTOR]
-    found = [phases[number] for number in sorted(phases)]
+        staged.write(write.offset // SECTOR, write.data, write.phase)
+    found = staged.phases
     for _ in range(source.below(3)):
-        if not found:
-            found = [{}]
-        phase = found[source.below(len(found))]
+        phase = found[source.pick((0, 3, source.below(len(found))))]
         number = source.pick((0, 1, source.below(130), source.number(8)))
         if source.below(2) and phase:
             number = list(phase)[source.below(len(phase))]
@@ -108,7 +105,9 @@ def _phases(source: Source, answer: Answer) -> list[dict[int, bytes]]:
         phase[number] = _mutate(source, old)
     if source.below(8) == 0:
         found.reverse()
-    return [phase for phase in found if phase]
+    for _ in range(source.below(8) // 7):
+        staged.zero(source.below(4096), 1 + source.below(300))
+    return staged
 
 
 def _claim(source: Source, answer: Answer) -> Claim:
@@ -128,19 +127,19 @@ def run_judge(source: Source) -> None:
     image, request, answer = cases[source.below(len(cases))]
     if source.below(4) == 0:
         image = _mutate(source, image)
-    phases, claim = _phases(source, answer), _claim(source, answer)
-    judge(lambda offset, size: image[offset : offset + size], request, phases, claim)
-    _check_accepted(image, request, phases, claim)
+    staged, claim = _staged(source, answer), _claim(source, answer)
+    judge(lambda at, size: image[at : at + size], len(image), request, staged, claim)
+    _check_accepted(image, request, staged, claim)
 
 
 def _check_accepted(
-    image: bytes, request: AmendRequest, phases: list[dict[int, bytes]], claim: Claim
+    image: bytes, request: AmendRequest, staged: StagedWrites, claim: Claim
 ) -> None:
     after = bytearray(image)
-    for phase in phases:
+    for phase in staged.phases:
         for number, data in phase.items():
             after[number * SECTOR : number * SECTOR + SECTOR] = data
-    if len(after) != len(image) or claim.amended != bool(phases) or len(phases) > 2:
+    if len(after) != len(image) or claim.amended == staged.is_empty():
         raise JudgeError("the image grows, or the phases are not those of the claim")
     lazy = bool(after[87] & 1) and after[7] == 3
     if request.version not in (None, after[7]) or request.lazy_refcounts not in (None, lazy):

@@ -12,6 +12,7 @@
 
 #define SECTOR 512u
 #define BUDGET UINT64_C(0x20000) /* twice a whole header */
+#define BLOCKS_MAX 1024u
 #define LONG_BUDGET UINT64_C(0x1a0000) /* more than a batch */
 
 struct run {
@@ -22,6 +23,7 @@ struct run {
 };
 
 static struct planner_workspace workspaces[2];
+static struct staged staged[2]; /* what was staged in each */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -38,16 +40,21 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 }
 
 static void ask(struct run *run, const struct AmendConfig *config, const struct sparse *image,
-                struct planner_workspace *workspace, uint32_t fail_read, uint64_t budget)
+                uint32_t place, uint32_t fail_read, uint64_t budget)
 {
+    struct planner_workspace *workspace = &workspaces[place];
+    staged[place].count = staged[place].bytes = 0;
     run->reading = (struct reading){
         .image = image,
         .workspace = workspace,
+        .staged = &staged[place],
+        .max_growth = config->max_growth,
         .fail_read = fail_read,
         .budget = budget,
         .may_progress = config->flags & AMEND_FLAG_PROGRESS,
     };
-    const struct image_io io = {&run->reading, image->size, reading_read, reading_progress};
+    const struct image_io io = {&run->reading, image->size, reading_read, reading_write, reading_zero,
+                                reading_progress};
     forget_workspace(workspace);
     run->planned = plan_amend(config, &io, workspace, &run->plan, &run->verdict);
 }
@@ -82,16 +89,20 @@ static void check_verdict(const struct run *run)
     PROMISE(run->planned == (v->count == 0));
     PROMISE(v->count <= REFUSAL_MAX);
     for (uint32_t i = 0; i < v->count; i++) {
-        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_READ_FAILED);
+        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_OVERLAP);
         PROMISE(v->refusals[i].error >= 1 && v->refusals[i].error <= AMEND_ERROR_UNSUPPORTED_FEATURE);
     }
     PROMISE(!run->reading.failed || !run->planned);
     PROMISE(!run->reading.failed || v->count == REFUSAL_MAX || refused_for(v, REFUSAL_READ_FAILED));
     PROMISE(run->reading.failed || !refused_for(v, REFUSAL_READ_FAILED));
+    PROMISE(run->reading.write_failed == refused_for(v, REFUSAL_WRITE_FAILED));
+    PROMISE(v->names_size <= sizeof(v->names));
+    PROMISE(v->names_size == 0 || refused_for(v, REFUSAL_DOWNGRADE_BITMAPS));
     check_result(run);
 }
 
-/* Reads are bounded: the header, each L2 table once for each L1 table, each snapshot thrice. */
+/* Where only the header changes, or nothing, reads are bounded: the header, each L2 table once for
+ * each L1 table, each snapshot thrice. */
 static void check_reads(const struct run *run, const struct sparse *image)
 {
     uint8_t raw[SECTOR];
@@ -100,34 +111,47 @@ static void check_reads(const struct run *run, const struct sparse *image)
     uint64_t tables = 1 + (uint64_t)load_be32(raw + 60);
     uint64_t l1_bytes = image->size < (UINT64_C(32) << 20) ? image->size : UINT64_C(32) << 20;
     uint64_t each = 2 * (l1_bytes + cluster) + image->size + 2 * cluster + 3 * PLANNER_TABLE_SIZE;
-    if (image->size < UINT64_C(1) << 40)
+    if (image->size < UINT64_C(1) << 40 && run->planned && run->reading.staged->count <= 2)
         PROMISE(run->reading.bytes <= 2 * PLANNER_HEADER_SIZE + tables * each);
 }
 
-/* The places and phases of the writes. */
-static void check_writes(const struct run *run, const struct view *old)
+/* One write: its place is one of those that its phase may have. */
+static void check_write(const struct run *run, const struct sparse *image, const struct view *old,
+                        uint32_t phase, const struct chunk *write)
 {
-    const struct amend_plan *p = &run->plan;
     uint64_t limit = old->cluster_size < HEADER_LIMIT ? old->cluster_size : HEADER_LIMIT;
-    const struct planner_workspace *w = run->reading.workspace;
-    PROMISE(p->write_count >= 1 && p->write_count <= 2);
-    for (uint32_t i = 0; i < p->write_count; i++) {
-        const struct plan_write *write = &p->writes[i];
-        PROMISE(write->phase == i + 2 - p->write_count);
-        PROMISE(write->offset % SECTOR == 0 && write->length % SECTOR == 0 && write->length);
-        PROMISE(write->offset + write->length <= limit);
-        PROMISE(write->offset + write->length <= run->reading.image->size);
-        PROMISE(write->data == w->new_header + write->offset);
+    uint8_t raw[SECTOR];
+    PROMISE(write->bytes || write->offset % old->cluster_size == 0);
+    if (write->offset >= old->cluster_size) {
+        PROMISE(phase != INSTAR_PHASE_SWITCH);
+        return;
     }
-    const struct plan_write *last = &p->writes[p->write_count - 1];
-    PROMISE(last->offset == 0);
-    PROMISE(p->atomic == (last->length == SECTOR));
-    PROMISE(p->write_count == 1 || (p->atomic && p->writes[0].offset >= SECTOR));
+    PROMISE(write->bytes && write->offset + write->length <= limit);
+    PROMISE(write->offset + write->length <= image->size);
+    if (phase == INSTAR_PHASE_SWITCH) {
+        PROMISE(write->offset == 0 && run->plan.atomic == (write->length == SECTOR));
+    } else if (phase == INSTAR_PHASE_REFCOUNT_TABLE) {
+        PROMISE(write->offset == 0 && write->length == SECTOR);
+        sparse_read(image, 0, raw, SECTOR);
+        PROMISE(memcmp(raw, write->bytes, 48) == 0);
+        PROMISE(memcmp(raw + 60, write->bytes + 60, SECTOR - 60) == 0);
+    } else {
+        PROMISE(phase == INSTAR_PHASE_PREPARE && write->offset >= SECTOR && run->plan.atomic);
+        PROMISE(!changes_referred(image, old, write->offset, (uint32_t)write->length,
+                                  write->bytes));
+    }
 }
 
-static void apply(struct sparse *image, const struct plan_write *write)
+/* The places and phases of the writes; one of them is the switch. */
+static void check_writes(const struct run *run, const struct sparse *image, const struct view *old)
 {
-    image->chunks[image->count++] = (struct chunk){write->offset, write->length, write->data};
+    const struct staged *s = run->reading.staged;
+    uint32_t switches = 0;
+    for (uint32_t i = 0; i < s->count; i++) {
+        check_write(run, image, old, s->phases[i], &s->writes[i]);
+        switches += s->phases[i] == INSTAR_PHASE_SWITCH;
+    }
+    PROMISE(switches == 1);
 }
 
 static void check_same_plan(const struct run *one, const struct run *other)
@@ -142,11 +166,13 @@ static void check_same_plan(const struct run *one, const struct run *other)
     PROMISE(a->incompatible_features == b->incompatible_features);
     PROMISE(a->compatible_features == b->compatible_features);
     PROMISE(a->autoclear_features == b->autoclear_features);
-    PROMISE(a->write_count == b->write_count);
-    for (uint32_t i = 0; i < a->write_count; i++) {
-        const struct plan_write *x = &a->writes[i], *y = &b->writes[i];
-        PROMISE(x->phase == y->phase && x->offset == y->offset && x->length == y->length);
-        PROMISE(memcmp(x->data, y->data, x->length) == 0);
+    const struct staged *s = one->reading.staged, *t = other->reading.staged;
+    PROMISE(s->count == t->count && s->bytes == t->bytes);
+    PROMISE(memcmp(s->phases, t->phases, s->count * sizeof(s->phases[0])) == 0);
+    PROMISE(memcmp(s->data, t->data, s->bytes) == 0);
+    for (uint32_t i = 0; i < s->count; i++) {
+        const struct chunk *x = &s->writes[i], *y = &t->writes[i];
+        PROMISE(x->offset == y->offset && x->length == y->length && !x->bytes == !y->bytes);
     }
 }
 
@@ -160,7 +186,10 @@ static void check_fields(const struct amend_plan *plan, const struct view *old,
             new->version == (flags & AMEND_FLAG_COMPAT_V3 ? 3u : 2u));
     PROMISE((flags & AMEND_FLAG_SET_COMPAT) || new->version == old->version);
     PROMISE(!(flags & AMEND_FLAG_SET_LAZY) || lazy == !!(flags & AMEND_FLAG_LAZY_ON));
-    PROMISE(memcmp(old->head + 16, new->head + 16, 72 - 16) == 0);
+    /* The refcount table, and on an upgrade the snapshot table, may have moved. */
+    PROMISE(memcmp(old->head + 16, new->head + 16, 48 - 16) == 0);
+    PROMISE(memcmp(old->head + 60, new->head + 60, 4) == 0);
+    PROMISE(new->version > old->version || memcmp(old->head + 64, new->head + 64, 8) == 0);
     bool was_3 = old->version == 3, was_lazy = was_3 && load_be64(old->head + 80) & 1;
     uint64_t others = was_3 ? load_be64(old->head + 80) & ~UINT64_C(1) : 0;
     if (new->version == 3) {
@@ -180,7 +209,29 @@ static void check_fields(const struct amend_plan *plan, const struct view *old,
                 load_be64(new->head + 104) == 0);
 }
 
-/* Carry the plan out and look at the image after each phase. */
+/* Whether each refcount block has a refcount, and so is not taken for free: the planner does not look,
+ * as the host does when it judges the plan. */
+static bool blocks_are_counted(const struct sparse *image)
+{
+    uint8_t raw[SECTOR], entry[8];
+    sparse_read(image, 0, raw, SECTOR);
+    uint32_t bits = load_be32(raw + 20), clusters = load_be32(raw + 56);
+    uint64_t table = load_be64(raw + 48), entries = ((uint64_t)clusters << bits) / 8;
+    for (uint64_t i = 0; i < entries && i < BLOCKS_MAX; i++) {
+        sparse_read(image, table + 8 * i, entry, 8);
+        uint64_t cluster = load_be64(entry) >> bits, per_block = (UINT64_C(1) << bits) / 2;
+        if (load_be64(entry) == 0)
+            continue;
+        sparse_read(image, table + cluster / per_block * 8, entry, 8);
+        uint64_t block = cluster / per_block < entries ? load_be64(entry) : 0;
+        sparse_read(image, block + cluster % per_block * 2, entry, 2);
+        if (block == 0 || load_be16(entry) == 0)
+            return false;
+    }
+    return entries <= BLOCKS_MAX;
+}
+
+/* Carry the plan out and look at the image. */
 static void check_plan(const struct run *run, struct sparse *image, uint8_t flags)
 {
     static struct view old, new;
@@ -188,25 +239,27 @@ static void check_plan(const struct run *run, struct sparse *image, uint8_t flag
     const struct amend_plan *plan = &run->plan;
     struct AmendConfig config;
     view_header(image, &old);
-    check_writes(run, &old);
-    if (plan->write_count == 2) {
-        PROMISE(!changes_referred(image, &old, plan->writes[0].offset, plan->writes[0].length,
-                                  plan->writes[0].data));
-        apply(image, &plan->writes[0]);
-    }
+    check_writes(run, image, &old);
+    bool sound = run->reading.staged->count <= 2 || blocks_are_counted(image);
     sparse_config(image, flags, &config);
-    ask(&again, &config, image, &workspaces[1], 0, UINT64_MAX);
+    ask(&again, &config, image, 1, 0, UINT64_MAX);
     check_same_plan(run, &again);
-    PROMISE(plan->atomic || !fits_one_sector_switch(&old));
-    apply(image, &plan->writes[plan->write_count - 1]);
+    bool dropped = plan->version < old.version && has_bitmaps(&old);
+    PROMISE(!dropped || flags & AMEND_FLAG_DROP_BITMAPS);
+    PROMISE(plan->atomic || plan->version < old.version || !fits_one_sector_switch(&old));
+    for (uint32_t phase = 0; phase < INSTAR_PHASE_COUNT; phase++)
+        sparse_apply(image, run->reading.staged, phase);
     view_header(image, &new);
+    old.without_bitmaps = dropped;
     PROMISE(same_name(&old, &new) && same_extensions(&old, &new));
     check_fields(plan, &old, &new, flags);
+    if (!sound)
+        return;
     sparse_config(image, flags, &config);
-    ask(&again, &config, image, &workspaces[1], 0, UINT64_MAX);
+    ask(&again, &config, image, 1, 0, UINT64_MAX);
     check_verdict(&again);
     PROMISE(again.planned && again.plan.action == AMEND_ACTION_NOOP);
-    PROMISE(again.plan.write_count == 0 && again.plan.version == plan->version);
+    PROMISE(staged[1].count == 0 && again.plan.version == plan->version);
 }
 
 /* Something else than what the host saw is there now. False: the mode does not ask for it. */
@@ -253,15 +306,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (takes_too_long(&image, may_take_long))
         return 0;
     uint64_t budget = may_take_long ? LONG_BUDGET : BUDGET;
-    ask(&run, &config, &image, &workspaces[0], head.fail_read, budget);
+    ask(&run, &config, &image, 0, head.fail_read, budget);
     check_verdict(&run);
     check_reads(&run, &image);
     PROMISE(!mismatch || !run.planned);
     if (run.planned && run.plan.action == AMEND_ACTION_AMENDED) {
         check_plan(&run, &image, head.flags);
     } else if (run.planned || head.mode & MODE_TWICE) {
-        PROMISE(!run.planned || (run.plan.write_count == 0 && run.plan.atomic));
-        ask(&again, &config, &image, &workspaces[1], head.fail_read, budget);
+        PROMISE(!run.planned || (staged[0].count == 0 && run.plan.atomic));
+        ask(&again, &config, &image, 1, head.fail_read, budget);
         check_same_plan(&run, &again);
     }
     return 0;

@@ -28,6 +28,12 @@ static inline void poison_redzones(struct planner_workspace *workspace)
     ASAN_POISON_MEMORY_REGION(workspace->redzone2, sizeof(workspace->redzone2));
     ASAN_POISON_MEMORY_REGION(workspace->redzone3, sizeof(workspace->redzone3));
     ASAN_POISON_MEMORY_REGION(workspace->redzone4, sizeof(workspace->redzone4));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone5, sizeof(workspace->redzone5));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone6, sizeof(workspace->redzone6));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone7, sizeof(workspace->redzone7));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone8, sizeof(workspace->redzone8));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone9, sizeof(workspace->redzone9));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone10, sizeof(workspace->redzone10));
 }
 
 /* What earlier runs left behind is no better than what was never written. */

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from instar.abi import AMEND_FLAG_DROP_BITMAPS
 from instar.vmm.request import AmendRequest
 from tests.forge import (
     Bitmap,
@@ -25,7 +26,10 @@ from tests.fuzz.container import Input, from_image, request_flags
 REQUESTS = tuple(
     AmendRequest(version, lazy) for version in (None, 2, 3) for lazy in (None, False, True)
 )
-_PARTS = ("header_cluster", "l1_table", "l2_table", "snapshot_table")
+_PARTS = (
+    *("header_cluster", "l1_table", "l2_table", "snapshot_table"),
+    *("refcount_table", "refcount_block", "bitmap_directory", "table"),
+)
 _SMALL = 1 << 14
 MODE_TWICE, MODE_LONG = 0x01, 0x7E
 """Of sparse.h."""
@@ -104,6 +108,30 @@ def _version_3_only() -> Iterator[tuple[str, Image]]:
     )
 
 
+def _zero_images() -> Iterator[tuple[str, Image]]:
+    """Images with zero clusters of each kind, alone and shared, and with little room."""
+    zeros: dict[int, Any] = {0: Zero(), 1: ZeroAllocated(b"\x01"), 3: Data(b"\x02")}
+    shared = Snapshot(name=b"shared")
+    other = Snapshot(name=b"other", clusters={0: Zero(), 2: ZeroAllocated(b"\x03")})
+    for bits in (9, 12):
+        for named in ({}, _NAMED):
+            base: dict[str, Any] = {"cluster_bits": bits, "size": 4 << bits, **named}
+            if bits == 9 and named:
+                base["backing_format"] = None
+            name = f"zeros-{bits}-{len(named)}"
+            yield name, Image(**base, clusters=zeros)
+            yield f"{name}-shared", Image(**base, clusters=zeros, snapshots=(shared,))
+            yield f"{name}-other", Image(**base, clusters=zeros, snapshots=(other, shared))
+            yield f"{name}-counts", Image(**base, clusters=zeros, refcounts={1: 2, 2: 3, 5: 0})
+            many: dict[int, Any] = dict.fromkeys(range(300), Zero())
+            base["size"] = 300 << bits
+            yield f"{name}-many", Image(**base, clusters=many)
+    yield (
+        "zeros-luks",
+        Image(cluster_bits=12, size=1 << 14, clusters=zeros, crypt_method=2, crypto_header=b"LUKS"),
+    )
+
+
 def _long_images() -> Iterator[tuple[str, Image]]:
     """Images with tables too long for most inputs, in version 3."""
     base: dict[str, Any] = {
@@ -147,6 +175,15 @@ def write_seeds(directory: Path) -> int:
         for number, request in enumerate(REQUESTS):
             (directory / f"{name}-{number}").write_bytes(seed_input(image, request).pack())
             count += 1
+    for name, image in _zero_images():
+        for mode in (0, MODE_LONG):
+            seed = seed_input(image, AmendRequest(2, None), mode)
+            (directory / f"{name}-{mode}").write_bytes(seed.pack())
+            count += 1
+    bitmaps = seed_input(dict(seed_images())["bitmaps"], AmendRequest(2, None))
+    bitmaps = replace(bitmaps, flags=bitmaps.flags | AMEND_FLAG_DROP_BITMAPS)
+    (directory / "bitmaps-dropped").write_bytes(bitmaps.pack())
+    count += 1
     for name, image in _long_images():
         seed = seed_input(image, AmendRequest(2, None), MODE_LONG)
         (directory / name).write_bytes(seed.pack())

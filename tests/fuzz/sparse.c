@@ -47,8 +47,22 @@ void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint6
         const struct chunk *c = &image->chunks[i];
         uint64_t first = c->offset > offset ? c->offset : offset;
         uint64_t last = c->offset + c->length < end ? c->offset + c->length : end;
-        if (first < last)
+        if (first < last && c->bytes)
             memcpy(to + (first - offset), c->bytes + (first - c->offset), last - first);
+        else if (first < last)
+            memset(to + (first - offset), 0, last - first);
+    }
+}
+
+void sparse_apply(struct sparse *image, const struct staged *staged, uint32_t phase)
+{
+    for (uint32_t i = 0; i < staged->count; i++) {
+        const struct chunk *w = &staged->writes[i];
+        if (staged->phases[i] != phase)
+            continue;
+        image->chunks[image->count++] = *w;
+        if (image->size < w->offset + w->length)
+            image->size = w->offset + w->length;
     }
 }
 
@@ -70,22 +84,54 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
         .current_compatible_features = version == 2 ? 0 : load_be64(raw + 80),
         .virtual_size = load_be64(raw + 24),
         .image_size = image->size,
+        .max_growth = flags & AMEND_FLAG_FIXED_SIZE ? 0 : GROWTH,
         .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
     };
 }
 
-bool reading_read(void *context, const struct io_range *ranges, uint32_t count)
+/* Whole sectors, no further than the image may reach. */
+static void check_place(const struct reading *reading, uint64_t offset, uint64_t length)
 {
-    struct reading *reading = context;
+    uint64_t end = (reading->image->size + reading->max_growth + SECTOR - 1) / SECTOR * SECTOR;
+    PROMISE(offset % SECTOR == 0 && length % SECTOR == 0 && length > 0);
+    PROMISE(offset < end && length <= end - offset);
+}
+
+static void check_ranges(const struct reading *reading, const struct io_range *ranges,
+                         uint32_t count)
+{
     const uint8_t *start = (const uint8_t *)reading->workspace;
-    uint64_t end = (reading->image->size + SECTOR - 1) / SECTOR * SECTOR;
     PROMISE(count > 0 && count <= PLANNER_RANGES_MAX);
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *r = &ranges[i];
-        PROMISE(r->offset % SECTOR == 0 && r->length % SECTOR == 0 && r->length > 0);
+        check_place(reading, r->offset, r->length);
         PROMISE(r->length <= INSTAR_BLOCK_REQUEST_MAX);
-        PROMISE(r->offset < end && r->length <= end - r->offset);
         PROMISE(r->buffer >= start && r->buffer + r->length <= start + sizeof(*reading->workspace));
+    }
+}
+
+/* What is staged for phases below `phase` covers what the image has, the highest on top. */
+static void overlay(const struct staged *staged, uint32_t phase, const struct io_range *range)
+{
+    for (uint32_t p = 0; p < phase; p++)
+        for (uint32_t i = 0; i < staged->count; i++) {
+            const struct chunk *w = &staged->writes[i];
+            uint64_t first = w->offset > range->offset ? w->offset : range->offset;
+            uint64_t end = range->offset + range->length, last = w->offset + w->length;
+            last = last < end ? last : end;
+            if (staged->phases[i] == p && w->bytes && first < last)
+                memcpy(range->buffer + (first - range->offset), w->bytes + (first - w->offset),
+                       last - first);
+        }
+}
+
+bool reading_read(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count)
+{
+    struct reading *reading = context;
+    PROMISE(phase <= INSTAR_PHASE_COUNT);
+    check_ranges(reading, ranges, count);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *r = &ranges[i];
         reading->bytes += r->length;
         bool table = r->buffer >= reading->workspace->table && r->buffer < reading->workspace->batch;
         reading->cost += r->length * (table ? 8 : 1);
@@ -96,8 +142,55 @@ bool reading_read(void *context, const struct io_range *ranges, uint32_t count)
         reading->failed = true;
         return false;
     }
-    for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
         sparse_read(reading->image, ranges[i].offset, ranges[i].buffer, ranges[i].length);
+        overlay(reading->staged, phase, &ranges[i]);
+    }
+    return true;
+}
+
+/* Keep a write, or zeros where there are no bytes. False: there is no room. */
+static bool stage(struct reading *reading, uint32_t phase, uint64_t offset, uint64_t length,
+                  const uint8_t *bytes)
+{
+    struct staged *s = reading->staged;
+    bool fits = s->count < STAGED_MAX && (!bytes || length <= STAGED_BYTES - s->bytes);
+    PROMISE(!reading->write_failed);
+    if (!fits) {
+        reading->write_failed = true;
+        return false;
+    }
+    if (bytes)
+        memcpy(s->data + s->bytes, bytes, length);
+    s->phases[s->count] = phase;
+    s->writes[s->count++] = (struct chunk){offset, length, bytes ? s->data + s->bytes : 0};
+    s->bytes += bytes ? (uint32_t)length : 0;
+    return true;
+}
+
+bool reading_write(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count)
+{
+    struct reading *reading = context;
+    PROMISE(phase < INSTAR_PHASE_COUNT && !reading->failed);
+    check_ranges(reading, ranges, count);
+    for (uint32_t i = 0; i < count; i++)
+        if (!stage(reading, phase, ranges[i].offset, ranges[i].length, ranges[i].buffer))
+            return false;
+    return true;
+}
+
+bool reading_zero(void *context, const struct io_segment *segments, uint32_t count)
+{
+    struct reading *reading = context;
+    PROMISE(count > 0 && count <= INSTAR_ZEROES_SEGMENTS_MAX && !reading->failed);
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t offset = segments[i].sector * SECTOR;
+        uint64_t length = (uint64_t)segments[i].num_sectors * SECTOR;
+        PROMISE(segments[i].flags == 0 && segments[i].sector <= INT64_MAX / SECTOR);
+        check_place(reading, offset, length);
+        if (!stage(reading, INSTAR_PHASE_PREPARE, offset, length, 0))
+            return false;
+    }
     return true;
 }
 

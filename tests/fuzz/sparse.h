@@ -12,7 +12,9 @@
 
 #define CHUNKS_MAX 32u
 #define LATE_CALLS_MAX 4u /* reads after one has failed: the planner gives up soon */
-#define OVERLAYS_MAX PLANNER_WRITES_MAX
+#define STAGED_MAX 512u       /* writes; the one too many fails */
+#define STAGED_BYTES (4u << 20) /* of these together */
+#define GROWTH (UINT64_C(1) << 20) /* by which the image may grow */
 
 #define MODE_MISMATCH 0x80u /* the host saw another field than there is; bits 4 to 6 say which */
 #define MODE_TWICE 0x01u    /* a refusal is asked for a second time */
@@ -34,19 +36,30 @@ struct chunk_head {
 struct chunk {
     uint64_t offset;
     uint64_t length;
-    const uint8_t *bytes;
+    const uint8_t *bytes; /* null: zeros */
 };
 
 struct sparse {
     uint64_t size;
     uint32_t count;
-    struct chunk chunks[CHUNKS_MAX + OVERLAYS_MAX];
+    struct chunk chunks[CHUNKS_MAX + STAGED_MAX];
+};
+
+/* What the planner staged, in order. */
+struct staged {
+    uint32_t count;
+    uint32_t bytes;
+    uint32_t phases[STAGED_MAX];
+    struct chunk writes[STAGED_MAX];
+    uint8_t data[STAGED_BYTES];
 };
 
 /* One run of the planner: what it may do, and what it did. */
 struct reading {
     const struct sparse *image;
     const struct planner_workspace *workspace;
+    struct staged *staged;
+    uint64_t max_growth;
     uint32_t fail_read;
     uint64_t budget; /* of what the reads cost; the one that exceeds it fails */
     uint32_t calls, late_calls;
@@ -55,6 +68,7 @@ struct reading {
     uint64_t progress;
     bool may_progress;
     bool failed; /* a read did */
+    bool write_failed;
 };
 
 static inline uint64_t load_le(const uint8_t *p, unsigned size)
@@ -75,8 +89,13 @@ void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint6
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
 
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */
-bool reading_read(void *reading, const struct io_range *ranges, uint32_t count);
+bool reading_read(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
+bool reading_write(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
+bool reading_zero(void *reading, const struct io_segment *segments, uint32_t count);
 void reading_progress(void *reading, uint64_t done, uint64_t total);
+
+/* Lay what was staged for a phase over the image. */
+void sparse_apply(struct sparse *image, const struct staged *staged, uint32_t phase);
 
 /* Ends the process with a message: the planner broke a promise. */
 _Noreturn void broken(const char *promise, unsigned line);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define FEATURE_NAMES UINT32_C(0x6803f857)
+#define BITMAPS UINT32_C(0x23852875)
 #define SECTOR 512u
 
 struct step {
@@ -62,6 +63,7 @@ static bool walk(const struct view *view, struct step *step)
 void view_header(const struct sparse *image, struct view *view)
 {
     load_head(image, view);
+    view->without_bitmaps = false;
     const uint8_t *raw = view->head;
     PROMISE(memcmp(raw, "QFI\xfb", 4) == 0);
     view->version = (uint32_t)big(raw + 4, 4);
@@ -95,8 +97,16 @@ static bool next_carried(const struct view *view, struct step *step)
     do
         if (!walk(view, step))
             return false;
-    while (step->type == FEATURE_NAMES);
+    while (step->type == FEATURE_NAMES || (view->without_bitmaps && step->type == BITMAPS));
     return true;
+}
+
+bool has_bitmaps(const struct view *view)
+{
+    for (struct step step = {.at = view->header_length}; walk(view, &step);)
+        if (step.type == BITMAPS)
+            return true;
+    return false;
 }
 
 bool same_extensions(const struct view *one, const struct view *other)

@@ -16,6 +16,7 @@ struct view {
     uint64_t extensions_limit;
     uint64_t extensions_end; /* the end marker included, if there is one */
     bool has_name;
+    bool without_bitmaps; /* set by who compares: bitmaps extensions do not count */
     uint64_t name_offset;
     uint32_t name_size;
     uint8_t name[NAME_MAX_SIZE];
@@ -27,6 +28,8 @@ void view_header(const struct sparse *image, struct view *view);
 /* Whether both have the same name and, but for feature names, the same extensions in this order. */
 bool same_name(const struct view *one, const struct view *other);
 bool same_extensions(const struct view *one, const struct view *other);
+
+bool has_bitmaps(const struct view *view);
 
 /* The bytes that extensions other than feature names take, padding included. */
 uint64_t carried_bytes(const struct view *view);

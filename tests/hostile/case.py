@@ -32,6 +32,12 @@ class Case:
     differs: str = ""
     """The deliberate divergences that explain where qemu-img accepts and instar does not, or the
     other way round, separated by blanks."""
+    rewrites: bool = False
+    """Whether an amend may change more than the header: what the image says then judges it."""
+    leaks: bool = False
+    """Whether refcounts that contradict each other may leave a leaked cluster."""
+    drop_bitmaps: bool = False
+    max_growth: int | None = None
     exits: int = 64
     """How often the guest may stop for the host."""
     bytes_read: int = 1 << 20

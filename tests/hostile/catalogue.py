@@ -9,8 +9,10 @@ from tests.hostile import (
     header_fields,
     lengths,
     pointers,
+    releases,
     snapshots,
     tables,
+    zeroes,
 )
 from tests.hostile.case import Case
 
@@ -22,6 +24,8 @@ THEMES = (
     tables,
     snapshots,
     lengths,
+    releases,
+    zeroes,
     giants,
 )
 

@@ -103,7 +103,7 @@ def _l1_size() -> Iterator[Case]:
     for title, base in (("v3", V3), ("v2", V2)):
         yield from header_cases(title, base, "l1_size", (0,), "l1_too_small")
         yield from header_cases(title, base, "l1_size", (2, 8192))
-        yield from header_cases(title, base, "l1_size", (8193,), "downgrade_zero_clusters")
+        yield from header_cases(title, base, "l1_size", (8193,), "l2_entry")
         outside = (1 << 16, 1 << 22)
         yield from header_cases(title, base, "l1_size", outside, "l1_table", INSIDE)
         too_large = ((1 << 22) + 1, 1 << 29, (1 << 29) + 1, *U32)
@@ -133,9 +133,8 @@ def _snapshot_fields() -> Iterator[Case]:
         yield from header_cases(title, base, name, (65537, 1 << 26, *U32), reason)
     name = "snapshots_offset"
     yield from header_cases("v3, no snapshot", V3, name, (CLUSTER, 1 << 31, 1 << 55, 1 << 56))
-    yield from header_cases("v3, no snapshot", V3, name, (1, 512, (1 << 63) - 1), reason)
-    wraps = (1 << 63, (1 << 64) - CLUSTER)
-    yield from header_cases("v3, no snapshot", V3, name, wraps, "", "unused_offset")
+    nowhere = (1, 512, (1 << 63) - 1, 1 << 63, (1 << 64) - CLUSTER)
+    yield from header_cases("v3, no snapshot", V3, name, nowhere, reason)
 
 
 def _table_offset(title: str, base: Image, field: str, region: str) -> Iterator[Case]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from time import process_time
 from typing import Any
 from unittest.mock import patch
 
 import instar
 from instar.vmm import amend as use_case
 from instar.vmm.machine import Machine
+from tests.hostile.case import Case
 from tests.oracle.verdicts import Request
 
 TIMEOUT = 5.0
@@ -29,6 +31,10 @@ class Outcome:
     bytes_read: int
     memory: int
     """By how many bytes the memory of the process grew in between, at most."""
+    seconds: float
+    """Of processor time, the guest's included."""
+    rewrites: bool
+    """Whether more than the header cluster was written."""
 
     @property
     def kind(self) -> str:
@@ -48,16 +54,20 @@ class _Watched(Machine):
             _Watched.taken = (self.vm_exits, image.bytes_read)
 
 
-def amend(path: Path, request: Request, timeout: float = TIMEOUT) -> Outcome:
+def amend(path: Path, case: Case, request: Request, timeout: float = TIMEOUT) -> Outcome:
     """Amend an image. Whatever is raised besides a refusal or a fault is a defect."""
     _Watched.taken = (0, 0)
     before = _start_measuring()
+    start = process_time()
     with patch.object(use_case, "Machine", _Watched):
-        action, reasons = _amend(path, request, timeout)
-    return Outcome(action, reasons, *_Watched.taken, _peak() - before)
+        action, reasons, rewrites = _amend(path, case, request, timeout)
+    seconds = process_time() - start
+    return Outcome(action, reasons, *_Watched.taken, _peak() - before, seconds, rewrites)
 
 
-def _amend(path: Path, request: Request, timeout: float) -> tuple[str, tuple[str, ...]]:
+def _amend(
+    path: Path, case: Case, request: Request, timeout: float
+) -> tuple[str, tuple[str, ...], bool]:
     try:
         result = instar.amend(
             path,
@@ -65,12 +75,15 @@ def _amend(path: Path, request: Request, timeout: float) -> tuple[str, tuple[str
             lazy_refcounts=request.lazy_refcounts,
             format=request.format,
             timeout=timeout,
+            drop_bitmaps=case.drop_bitmaps,
+            max_growth=case.max_growth,
         )
     except instar.ImageRejected as error:
-        return "refused", tuple(refusal.name for refusal in error.refusals)
+        return "refused", tuple(refusal.name for refusal in error.refusals), False
     except instar.GuestFault as error:
-        return "fault", (str(error),)
-    return result.action, ()
+        return "fault", (str(error),), False
+    header = 1 << case.image.cluster_bits
+    return result.action, (), any(part.offset >= header for part in result.ranges)
 
 
 def _start_measuring() -> int:

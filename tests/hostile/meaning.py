@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tests.forge import Reader, UnreadableError, layout, parse_extensions, parse_header
 from tests.hostile import sparse
+from tests.hostile.case import BACKING_FILE
 
 LARGEST = 4 << 20
 """Of the files that are read guest cluster by guest cluster; of the others the bytes must do."""
@@ -18,6 +20,11 @@ ENTRIES = 1 << 16
 MOST = 24
 """Of the guest clusters of a layer that are read, at either end of the disk."""
 
+Place = tuple[int | None, int]
+"""A layer, None for the active one, and the number of a guest cluster."""
+Contents = dict[Place, bytes]
+
+_PLACES = ("body", "refcount_table_offset", "refcount_table_clusters", "snapshots_offset")
 _FIELDS = (
     *("cluster_bits", "size", "crypt_method", "l1_size", "l1_table_offset"),
     *("refcount_table_offset", "refcount_table_clusters", "nb_snapshots", "snapshots_offset"),
@@ -30,6 +37,20 @@ class Meaning:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def settled(self, *, rewritten: bool, without_bitmaps: bool) -> dict[str, Any]:
+        """What stays as described; of an image that is rewritten, all but where its tables are."""
+        found = dict(self.described)
+        if without_bitmaps:
+            found["extensions"] = [
+                extension
+                for extension in found["extensions"]
+                if extension[0] != layout.EXTENSION_BITMAPS
+            ]
+        if rewritten:
+            for name in _PLACES:
+                del found[name]
+        return found
+
     @cached_property
     def described(self) -> dict[str, Any]:
         """What no amend may change: the header but for version and features, and all behind it."""
@@ -41,9 +62,25 @@ class Meaning:
         return _features(self.path)
 
     @cached_property
-    def readable(self) -> dict[tuple[int | None, int], bytes]:
+    def readable(self) -> Contents:
         """What a guest can read, by layer and cluster; nothing of a file that is too large."""
-        return _readable(self.path)
+        if self.path.stat().st_size > LARGEST:
+            return {}
+        reader = self._reader()
+        return _read(
+            reader, {(layer, n) for layer in _ends(reader.layers) for n in _mapped(reader, layer)}
+        )
+
+    def read(self, places: Collection[Place]) -> Contents:
+        """What a guest reads there; what cannot be read is missing."""
+        return _read(self._reader(), places) if places else {}
+
+    def _reader(self) -> Reader:
+        backing = b""
+        if self.described["backing file"] == BACKING_FILE:
+            backing = self.path.with_name(BACKING_FILE.decode()).read_bytes()
+        # The last cluster counts as whole.
+        return Reader(self.path.read_bytes() + bytes(1 << 16), backing=backing)
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -69,19 +106,19 @@ def _features(path: Path) -> tuple[int, int, bool]:
     return header.version, header.get("incompatible_features", 0), bool(lazy)
 
 
-def _readable(path: Path) -> dict[tuple[int | None, int], bytes]:
-    if path.stat().st_size > LARGEST:
-        return {}
-    # The last cluster counts as whole.
-    reader = Reader(path.read_bytes() + bytes(1 << 16))
+def _read(reader: Reader, places: Collection[Place]) -> Contents:
     found = {}
-    for layer in reader.layers[:3]:
-        for index in _mapped(reader, layer):
-            try:
-                found[layer, index] = reader.read(index, layer)
-            except (UnreadableError, zlib.error):
-                continue
+    for layer, index in places:
+        try:
+            found[layer, index] = reader.read(index, layer)
+        except (UnreadableError, zlib.error):
+            continue
     return found
+
+
+def _ends(layers: Sequence[int | None]) -> Sequence[int | None]:
+    """The active layer, and the first and the last snapshots."""
+    return layers[:3] if len(layers) <= 5 else (*layers[:3], *layers[-2:])
 
 
 def _mapped(reader: Reader, layer: int | None) -> list[int]:

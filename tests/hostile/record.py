@@ -4,8 +4,8 @@
 
 asks the oldest and the newest version at hand and rewrites qemu_verdicts.json; to be run when a
 case is added or changed. For each case and request the file has one verdict, or two where versions
-differ, the older one first: "accepted", or "refused: " and the message. A qemu-img that crashes or
-does not end in time has refused.
+differ, the older one first: "accepted", or "refused: " and the message, or "no end" where there is
+no verdict in time. A qemu-img that crashes has refused.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FILE = Path(__file__).with_name("qemu_verdicts.json")
 OPTIONS = ("compat=0.10", "compat=1.1", "lazy_refcounts=on")
 REQUESTS = {options: Request.parse(f"-f qcow2 {options}") for options in OPTIONS}
 TIMEOUT = 60.0
+NO_END = "no end"
 _LONGEST = 100
 
 Verdicts = dict[str, dict[str, str | list[str]]]
@@ -48,7 +49,7 @@ def verdict(qemu: oracle.Qemu, image: Path, request: Request) -> str:
             timeout=TIMEOUT,
         )
     except subprocess.TimeoutExpired:
-        return "refused: no end"
+        return NO_END
     if done.returncode == 0:
         return "accepted"
     if done.returncode != 1:

@@ -174,13 +174,13 @@ feat/zstd-down-compressed-zero: compat=0.10
     write r.img a 1000000; truncate r.img 67108864;
     convert -c -f raw -O qcow2 -o compression_type=zstd r.img t.qcow2;
     io -c 'write -z 2M 64k' t.qcow2
-    => refused, changed / refused | downgrade_zero_clusters downgrade_compressed_clusters
+    => refused, changed / refused | downgrade_compressed_clusters
     | refusal_leaves_nothing / -
 feat/zstd-snap-compressed: compat=0.10
     write r.img a 1000000; truncate r.img 67108864;
     convert -c -f raw -O qcow2 -o compression_type=zstd r.img t.qcow2; snapshot -c s t.qcow2;
     io -c 'write -P 9 0 2M' -c 'discard 0 64M' t.qcow2
-    => changed / refused | downgrade_zero_clusters downgrade_compressed_clusters
+    => changed / refused | downgrade_compressed_clusters
     | zstd_in_snapshots_blocks / -
 feat/zlib-down-compressed: compat=0.10
     write r.img a 1000000; convert -c -f raw -O qcow2 r.img t.qcow2

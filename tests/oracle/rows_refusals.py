@@ -108,7 +108,7 @@ refuse/virtual-size: compat=1.1
     => refused | virtual_size
 refuse/l2-tables-named-twice: compat=0.10
     create -o cluster_size=512 t.qcow2 4M; io -c 'write 0 512' t.qcow2; poke repeat-l1
-    => changed | l2_table | l2_tables_counted
+    => changed | amended
 refuse/several-in-the-header: compat=0.10
     create -o lazy_refcounts=on t.qcow2 64M; poke set incompatible_features 0x23;
     poke set crypt_method 3; poke set autoclear_features 2
@@ -134,9 +134,9 @@ refuse/several-in-the-tables: compat=0.10
     write r.img a 65536; convert -c -f raw -O qcow2 -o compression_type=zstd r.img t.qcow2;
     io -c 'write -z 0 64k' t.qcow2; snapshot -c s1 t.qcow2; snapshot -c s2 t.qcow2;
     resize t.qcow2 128k; poke snapshot 1 large_vm_state_size 0x200000000
-    => refused | downgrade_snapshot_size downgrade_snapshot_vm_state downgrade_zero_clusters
+    => refused | downgrade_snapshot_size downgrade_snapshot_vm_state
 refuse/several-snapshots: compat=1.1
     create -o compat=0.10,cluster_size=8k t.qcow2 1M; snapshot -c s1 t.qcow2;
     snapshot -c s2 t.qcow2; poke snapshot-extra 8
-    => changed | upgrade_snapshot_extra_data | snapshot_extra_data_blocks
+    => changed | amended
 """

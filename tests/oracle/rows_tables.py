@@ -7,32 +7,32 @@ TEXT = r"""
 zero/down-nobacking: compat=0.10
     create t.qcow2 64M;
     io -c 'write -P 5 0 256k' -c 'write -z 64k 64k' -c 'write -z -u 1M 64k' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/down-backing: compat=0.10
     create b.qcow2 64M; io -c 'write -P 9 0 4M' b.qcow2; create -b b.qcow2 -F qcow2 t.qcow2;
     io -c 'write -z 0 64k' -c 'write -z 1M 128k' -c 'write -P 5 2M 64k' -c 'write -z 2M 64k' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/down-backing-shorter: compat=0.10
     create b.qcow2 1M; create -b b.qcow2 -F qcow2 t.qcow2 4M; io -c 'write -z 0 4M' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/down-snapshot: compat=0.10
     create t.qcow2 64M;
     io -c 'write -P 5 0 128k' -c 'write -z 0 64k' -c 'write -z 2M 64k' t.qcow2;
     snapshot -c s t.qcow2; io -c 'write -P 6 0 64k' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/down-snapshot-backing: compat=0.10
     create b.qcow2 64M; io -c 'write -P 9 0 4M' b.qcow2; create -b b.qcow2 -F qcow2 t.qcow2;
     io -c 'write -z 0 128k' t.qcow2; snapshot -c s t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/down-prealloc: compat=0.10
     create -o preallocation=metadata t.qcow2 4M; io -c 'write -z 0 1M' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 zero/up-v2: compat=1.1
     create -o compat=0.10 t.qcow2 64M; io -c 'write -z 0 64k' t.qcow2
     => changed | amended
 zero/down-p: compat=0.10
     create t.qcow2 4G; io -c 'write -z 0 64k' -c 'write -z 1G 64k' -c 'write -z 3G 64k' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 snap/up-v2: compat=1.1
     create -o compat=0.10 t.qcow2 64M; io -c 'write -P 1 0 64k' t.qcow2; snapshot -c s1 t.qcow2;
     snapshot -c s2 t.qcow2
@@ -40,11 +40,11 @@ snap/up-v2: compat=1.1
 snap/up-v2-no-extra: compat=1.1
     create -o compat=0.10 t.qcow2 64M; io -c 'write -P 1 0 64k' t.qcow2; snapshot -c s1 t.qcow2;
     snapshot -c s2 t.qcow2; poke snapshot-extra 0
-    => changed | upgrade_snapshot_extra_data | snapshot_extra_data_blocks
+    => changed | amended
 snap/up-v2-extra8: compat=1.1
     create -o compat=0.10 t.qcow2 64M; snapshot -c s1 t.qcow2; snapshot -c s2 t.qcow2;
     poke snapshot-extra 8
-    => changed | upgrade_snapshot_extra_data | snapshot_extra_data_blocks
+    => changed | amended
 snap/up-v2-extra16: compat=1.1
     create -o compat=0.10 t.qcow2 64M; snapshot -c s1 t.qcow2; snapshot -c s2 t.qcow2;
     poke snapshot-extra 16
@@ -64,7 +64,7 @@ snap/down-resized: compat=0.10
 snap/down-resized-up-zero: compat=0.10
     create t.qcow2 64M; io -c 'write -z 0 64k' t.qcow2; snapshot -c s1 t.qcow2;
     snapshot -c s2 t.qcow2; resize t.qcow2 128M
-    => refused | downgrade_snapshot_size downgrade_zero_clusters
+    => refused | downgrade_snapshot_size
 bm/noop: compat=1.1
     create t.qcow2 64M; bitmap --add t.qcow2 b0; bitmap --add --disable t.qcow2 b1;
     io -c 'write -P 1 0 1M' t.qcow2
@@ -105,7 +105,7 @@ back/overflow-8k-up: compat=1.1
 back/overflow-up-snap: compat=1.1
     create -o compat=0.10,cluster_size=8k t.qcow2 1M; snapshot -c s1 t.qcow2;
     snapshot -c s2 t.qcow2; poke snapshot-extra 0; poke extfill 11111111 7800
-    => refused, changed | upgrade_snapshot_extra_data | refusal_leaves_nothing
+    => refused, changed | amended | feature_names_not_added
 back/overflow-noop-v3: compat=1.1
     create -o cluster_size=8k t.qcow2 1M; poke delext 6803f857; poke extfill 11111111 7800
     => refused | noop | feature_names_not_added
@@ -120,20 +120,20 @@ corrupt/l1-unaligned: compat=0.10
     => refused, changed | l2_table | refusal_leaves_nothing
 corrupt/zero-prealloc-unaligned: compat=0.10
     create t.qcow2 64M; io -c 'write 0 64k' t.qcow2; poke bytes 0x40000 8000000000052a01
-    => refused, changed | downgrade_zero_clusters | refusal_leaves_nothing
+    => refused, changed | l2_entry | refusal_leaves_nothing
 corrupt/l1-unaligned-up: compat=1.1
     create -o compat=0.10 t.qcow2 64M; io -c 'write 0 64k' t.qcow2;
     poke bytes 0x30000 8000000000042a00
     => changed | amended
 corrupt/zero-over-header: compat=0.10
     create t.qcow2 64M; io -c 'write 0 64k' t.qcow2; poke bytes 0x40000 8000000000000001
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 corrupt/zero-over-l1: compat=0.10
     create t.qcow2 64M; io -c 'write 0 64k' t.qcow2; poke bytes 0x40000 8000000000030001
-    => refused, changed | downgrade_zero_clusters | refusal_leaves_nothing
+    => refused, changed | overlap | refusal_leaves_nothing
 corrupt/zero-beyond-eof: compat=0.10
     create t.qcow2 64M; io -c 'write 0 64k' t.qcow2; poke bytes 0x40000 8000000100000001
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | l2_entry | zeroes_inside
 corrupt/snap-l1: compat=0.10
     create t.qcow2 64M; io -c 'write 0 512' t.qcow2; snapshot -c s t.qcow2;
     poke bytes 0x70000 0000000000400200
@@ -168,7 +168,7 @@ corrupt/no-end-marker: compat=1.1
 shared/zero-on-snapshot-cluster: compat=0.10
     create t.qcow2 64M; io -c 'write -P 5 0 256k' t.qcow2; snapshot -c s t.qcow2;
     io -c 'write -z 0 128k' t.qcow2
-    => changed | downgrade_zero_clusters | zero_clusters_block
+    => changed | amended
 v2/l2-reserved-bit: compat=1.1
     create -o compat=0.10 t.qcow2 64M; io -c 'write -P 5 0 64k' t.qcow2;
     poke bytes 0x40000 8000000000050001

@@ -15,17 +15,19 @@ import pytest
 import instar
 from instar.vmm import block, image_file, verdict
 from instar.vmm.staging import StagedWrites
+from tests.divergences import diverges
 from tests.oracle.agreement import assert_as_recorded
+from tests.oracle.forged_refusals import FORGED, ZERO_OVER_BACKING, write_repeated_tables
 from tests.oracle.recipe import make
 from tests.oracle.rows import RECORDED, REFUSALS, Row
-from tests.oracle.verdicts import ACCEPTED, Request, ask_instar, fingerprint
+from tests.oracle.verdicts import ACCEPTED, Request, ask_instar, ask_qemu, copy, fingerprint
 from tests.qemu import Qemu
 
 LAZY_ON = Request(lazy_refcounts=True)
 IO_ERROR = b"\1"
 """VIRTIO_BLK_S_IOERR, which the host has no reason to send: its own errors end the run."""
 
-FORCED = {"header_mismatch", "read_failed", "write_failed"}
+FORCED = {"header_mismatch", "read_failed", "write_failed", "device_full"}
 """The reasons that no image alone can cause; each has a test of its own below."""
 
 
@@ -51,7 +53,7 @@ def test_every_reason_has_a_case() -> None:
         for reason in row.instar.split()
     }
     reasons = {name for name, *_ in verdict.REASONS.values()} | {"unsupported_format"}
-    assert tested | FORCED == reasons
+    assert tested | FORCED | FORGED.keys() == reasons
     assert not tested & FORCED
 
 
@@ -82,11 +84,66 @@ def test_a_guest_that_cannot_read_says_so(image: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.kvm
 def test_a_guest_that_cannot_write_says_so(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: StagedWrites, sector: int, data: bytes) -> None:
+    def fail(self: StagedWrites, sector: int, data: bytes, phase: int) -> None:
         monkeypatch.setattr(block, "_S_OK", IO_ERROR)
 
     monkeypatch.setattr(StagedWrites, "write", fail)
     assert ask_instar(image, LAZY_ON) == "write_failed"
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("reason", FORGED)
+def test_what_only_the_forge_can_make_is_refused_and_not_touched(
+    reason: str, tmp_path: Path
+) -> None:
+    build, options = FORGED[reason]
+    image = tmp_path / "t.qcow2"
+    build(image)
+    before = fingerprint(image)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(image, **options)
+    assert [refusal.name for refusal in caught.value.refusals] == [reason]
+    assert fingerprint(image) == before
+
+
+@pytest.mark.kvm
+def test_a_block_device_that_is_full_is_not_asked_to_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = image_file.ImageFile._measure
+
+    def claim_device(self: image_file.ImageFile, *, limited: bool) -> int:
+        size = measure(self, limited=limited)
+        self.is_device = True
+        return size
+
+    image = tmp_path / "t.qcow2"
+    ZERO_OVER_BACKING.write(image)
+    before = fingerprint(image)
+    monkeypatch.setattr(image_file.ImageFile, "_measure", claim_device)
+    with pytest.raises(instar.ImageRejected, match="device") as caught:
+        instar.amend(image, compat="0.10")
+    assert [refusal.name for refusal in caught.value.refusals] == ["device_full"]
+    assert "--max-growth" not in str(caught.value)
+    assert fingerprint(image) == before
+
+
+@pytest.mark.kvm
+def test_an_l1_table_that_names_its_tables_again_and_again_is_not_followed_for_long(
+    tmp_path: Path, qemu: Qemu
+) -> None:
+    image = tmp_path / "t.qcow2"
+    write_repeated_tables(image)
+    theirs = copy(image, "theirs.qcow2")
+    assert ask_instar(image, Request(compat="0.10")) == "l2_table"
+    diverges("l2_tables_counted")
+    assert ask_qemu(qemu, theirs, Request(compat="0.10")) == "changed"
+
+
+def test_refusals_that_are_divergences_are_registered() -> None:
+    diverges("growth_limited")
+    diverges("metadata_kept")
+    diverges("encrypted_zero_clusters")
 
 
 SAID = [

@@ -28,11 +28,15 @@ class Request:
     compat: str | None = None
     lazy_refcounts: bool | None = None
     format: str | None = None
+    drop_bitmaps: bool = False
+    """Whether instar removes bitmaps; qemu-img cannot be asked."""
 
     @classmethod
     def parse(cls, words: str) -> Request:
-        """Read a list of options, behind "-f FORMAT" if there is one."""
+        """Read a list of options, behind "-f FORMAT" or "--drop-bitmaps" if there is one."""
         *flags, options = words.split()
+        drops = flags[:1] == ["--drop-bitmaps"]
+        flags = flags[drops:]
         pairs = dict(pair.split("=", 1) for pair in options.split(","))
         lazy = pairs.pop("lazy_refcounts", None)
         assert not pairs.keys() - {"compat"}, words
@@ -41,6 +45,7 @@ class Request:
             compat=pairs.get("compat"),
             lazy_refcounts=None if lazy is None else lazy == "on",
             format=flags[1] if flags else None,
+            drop_bitmaps=drops,
         )
 
     @property
@@ -59,6 +64,7 @@ def amend(path: Path, request: Request) -> instar.AmendResult:
         compat=request.compat,
         lazy_refcounts=request.lazy_refcounts,
         format=request.format,
+        drop_bitmaps=request.drop_bitmaps,
     )
 
 

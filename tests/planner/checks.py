@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from instar.vmm.errors import ImageRejected
 from instar.vmm.request import AmendRequest
 from tests.forge import layout
 from tests.planner.support import (
@@ -28,7 +29,10 @@ def assert_promises(planner: Any, image: bytes, request: AmendRequest, answer: A
         assert not answer.writes
         return
     assert not answer.refusals
-    accepted_by_contract(image, request, answer)
+    try:
+        accepted_by_contract(image, request, answer)
+    except ImageRejected:  # at odds with itself, which the host alone can notice
+        return
     assert answer.amended == bool(answer.writes)
     before = read_cluster(image)
     after = apply(image, answer.writes)

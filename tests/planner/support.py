@@ -10,6 +10,7 @@ from instar.vmm.contract import Claim, judge
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
+from instar.vmm.staging import StagedWrites
 from instar.vmm.verdict import translate
 from tests.forge import Extension, layout, parse_extensions, parse_header
 
@@ -25,6 +26,8 @@ class Write:
     phase: int
     offset: int
     data: bytes
+    zeroes: bool = False
+    """Whether they are zeros that are not staged as data."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Answer:
     writes: tuple[Write, ...]
     refusals: tuple[str, ...]
     """The names of the reasons, in order."""
+    details: dict[str, int]
+    """Of the first reason."""
     claim: Claim
     read_calls: int
     progress_calls: int
@@ -76,10 +81,16 @@ def _answer(ffi: Any, outcome: Any) -> Answer:
         amended=result.action == 1,
         atomic=bool(result.atomic),
         writes=tuple(
-            Write(write.phase, write.offset, bytes(ffi.buffer(write.data, write.length)))
+            Write(
+                write.phase,
+                write.offset,
+                bytes(write.length if write.zeroes else ffi.buffer(write.data, write.length)),
+                write.zeroes,
+            )
             for write in outcome.writes[0 : outcome.write_count]
         ),
         refusals=tuple(refusal.name for refusal in translate(refusals)),
+        details=next((dict(refusal.detail) for refusal in translate(refusals)), {}),
         claim=Claim(
             result.action == 1,
             bool(result.atomic),
@@ -92,24 +103,29 @@ def _answer(ffi: Any, outcome: Any) -> Answer:
 
 
 def apply(image: bytes, writes: Sequence[Write]) -> bytes:
-    """The image after these writes, none of which lies beyond its end."""
+    """The image after these writes, in the order of their phases."""
     after = bytearray(image)
-    for write in writes:
+    for write in sorted(writes, key=lambda write: write.phase):
         assert write.offset % SECTOR == len(write.data) % SECTOR == 0
-        assert 0 < len(write.data) <= len(image) + SECTOR - write.offset
+        assert write.data
+        after.extend(bytes(max(write.offset - len(after), 0)))
         after[write.offset : write.offset + len(write.data)] = write.data
     return bytes(after)
 
 
 def accepted_by_contract(image: bytes, request: AmendRequest, answer: Answer) -> None:
     """Let the host judge the plan, as it does before a commit; GuestFault if it would not."""
-    phases: dict[int, dict[int, bytes]] = {}
+    staged = StagedWrites()
     for write in answer.writes:
-        sectors = phases.setdefault(write.phase, {})
-        for at in range(0, len(write.data), SECTOR):
-            sectors[(write.offset + at) // SECTOR] = write.data[at : at + SECTOR]
-    in_order = [phases[number] for number in sorted(phases)]
-    judge(lambda offset, size: image[offset : offset + size], request, in_order, answer.claim)
+        if write.zeroes:
+            staged.zero(write.offset // SECTOR, len(write.data) // SECTOR)
+        else:
+            staged.write(write.offset // SECTOR, write.data, write.phase)
+
+    def read(offset: int, size: int) -> bytes:
+        return image[offset : offset + size]
+
+    judge(read, len(image), request, staged, answer.claim)
 
 
 @dataclass(frozen=True)

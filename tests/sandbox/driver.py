@@ -14,7 +14,7 @@ from instar.vmm.memory import GuestMemory
 NEXT, WRITE, INDIRECT = 1, 2, 4
 """Virtio 1.2, 2.7.5: the flags of a descriptor."""
 
-IN, OUT, FLUSH = 0, 1, 4
+IN, OUT, WRITE_ZEROES = 0, 1, 13
 """Virtio 1.2, 5.2.6: types of block requests."""
 
 DMA = abi.INSTAR_DMA_ADDR
@@ -100,10 +100,10 @@ def block(
     data: Buffer | None = None,
     header: Buffer = (HEADER, 16, 0),
     status: Buffer = (STATUS, 1, WRITE),
-    reserved: int = 0,
+    phase: int = 0,
 ) -> int:
     """Lay out one block request from slot 0 on, and return its head."""
-    driver.memory.write(HEADER, struct.pack("<IIQ", kind, reserved, sector))
+    driver.memory.write(HEADER, struct.pack("<IIQ", kind, phase, sector))
     return driver.chain(header, *([data] if data else []), status)
 
 

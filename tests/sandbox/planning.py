@@ -14,7 +14,8 @@ from instar.vmm.errors import GuestFault
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
-from instar.vmm.result import Change
+from instar.vmm.result import SWITCH, Change
+from instar.vmm.staging import StagedWrites
 from tests.conftest import load_planner
 from tests.forge import Extension, Image
 
@@ -29,7 +30,10 @@ class Case:
     data: bytes
     request: AmendRequest
     phases: Phases
+    """As many as the ABI has; a phase without writes is empty."""
     claim: Claim
+    zeroes: list[tuple[int, int]] = field(default_factory=list)
+    """Ranges to be zeroed: first sector, and how many."""
     reads: list[tuple[int, int]] = field(default_factory=list)
 
     def judge(self) -> tuple[Change, ...]:
@@ -39,23 +43,42 @@ class Case:
             self.reads.append((offset, size))
             return self.data[offset : offset + size]
 
-        return judge(read, self.request, self.phases, self.claim)
+        return judge(read, len(self.data), self.request, self.staged(), self.claim)
+
+    def staged(self) -> StagedWrites:
+        """What the guest wrote."""
+        staged = StagedWrites()
+        for number, phase in enumerate(self.phases):
+            for sector, data in phase.items():
+                staged.write(sector, data, number)
+        for start, count in self.zeroes:
+            staged.zero(start, count)
+        return staged
 
     def amended(self) -> bytes:
         """The image with all that was staged."""
-        image = bytearray(self.data)
+        end = self.staged().end() * SECTOR
+        image = bytearray(self.data.ljust(end, b"\0"))
+        for start, count in self.zeroes:
+            image[start * SECTOR : (start + count) * SECTOR] = bytes(count * SECTOR)
         for phase in self.phases:
             for number, data in phase.items():
                 image[number * SECTOR : (number + 1) * SECTOR] = data
         return bytes(image)
 
-    def put(self, offset: int, data: bytes, phase: int = -1) -> None:
+    def stage(self, switch: dict[int, bytes] | None = None) -> None:
+        """Stage only these sectors, in the switch."""
+        self.phases = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
+        self.phases[SWITCH] = switch or {}
+
+    def put(self, offset: int, data: bytes, phase: int = SWITCH) -> None:
         """Stage bytes besides, in a phase that may not hold their sectors yet."""
         sectors = self.phases[phase]
         for at, byte in enumerate(data, offset):
             number = at // SECTOR
             start = number * SECTOR
-            sector = bytearray(sectors.get(number, self.amended()[start : start + SECTOR]))
+            now = self.amended()[start : start + SECTOR].ljust(SECTOR, b"\0")
+            sector = bytearray(sectors.get(number, now))
             sector[at - start] = byte
             sectors[number] = bytes(sector)
 
@@ -94,12 +117,13 @@ def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Ca
     assert outcome.planned, [
         refusal.reason for refusal in outcome.refusals[0 : result.refusal_count]
     ]
-    phases: dict[int, dict[int, bytes]] = {}
+    phases: Phases = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
     for write in outcome.writes[0 : outcome.write_count]:
-        written = bytes(planner.ffi.buffer(write.data, write.length))
         first = write.offset // SECTOR
+        assert not write.zeroes
+        written = bytes(planner.ffi.buffer(write.data, write.length))
         for at in range(0, write.length, SECTOR):
-            phases.setdefault(write.phase, {})[first + at // SECTOR] = written[at : at + SECTOR]
+            phases[write.phase][first + at // SECTOR] = written[at : at + SECTOR]
     claim = Claim(
         result.action == abi.AMEND_ACTION_AMENDED,
         bool(result.atomic),
@@ -110,7 +134,7 @@ def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Ca
             "autoclear_features": result.resulting_autoclear_features,
         },
     )
-    return Case(data, request, [phases[number] for number in sorted(phases)], claim)
+    return Case(data, request, phases, claim)
 
 
 def extension(kind: int, data: bytes) -> bytes:
@@ -142,7 +166,7 @@ def toggle() -> Case:
 
 def upgrade_in_two_phases() -> Case:
     case = plan(Image(**MANY).build(), 3)
-    assert len(case.phases) == 2
+    assert case.phases[abi.INSTAR_PHASE_PREPARE]
     return case
 
 

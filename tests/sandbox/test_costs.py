@@ -93,7 +93,7 @@ def test_a_switch_of_a_header_bit_reads_and_writes_the_same_whatever_the_image(
                 assert result.bytes_read <= 9216
 
 
-EXITS = 4
+EXITS = 3
 CALLS = {"fresh": 48, "kept": 42}
 
 

@@ -31,3 +31,16 @@ def test_it_writes_what_the_operation_writes(rogues: Rogues, path: Path) -> None
         instar.amend(path, payload=payload, **TOGGLED.request)
         written.append(path.read_bytes())
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("name", ["reports_then_fault", "reports_then_panic", "write_after_result"])
+def test_the_run_ends_with_the_result_whatever_would_follow(
+    rogues: Rogues, path: Path, name: str
+) -> None:
+    TOGGLED.image.write(path)
+    honest = instar.amend(path, **TOGGLED.request)
+    expected = path.read_bytes()
+    TOGGLED.image.write(path)
+    result = instar.amend(path, payload=rogues.payload(f"honest/{name}"), **TOGGLED.request)
+    assert (result.action, result.ranges) == ("amended", honest.ranges)
+    assert path.read_bytes() == expected

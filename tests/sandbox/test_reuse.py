@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 import instar
-from instar.abi import INSTAR_STACK_ADDR
+from instar.abi import (
+    INSTAR_DMA_ADDR,
+    INSTAR_STACK_ADDR,
+    INSTAR_TRANSMIT_DESC_ADDR,
+    INSTAR_TRANSMIT_USED_ADDR,
+)
 from instar.vmm import boot, snapshot
 from instar.vmm.amend import plan
 from instar.vmm.image_file import ImageFile
@@ -69,10 +74,23 @@ class Inspected(Machine):
         self._vcpu.run_immediate_exit()
 
 
+# Where the result waits for the doorbell, which is the last that the guest does: its descriptor and
+# the rings that offer it and take it back, and the frame itself in the executor's transmit buffer.
+RESULT = (
+    (INSTAR_TRANSMIT_DESC_ADDR, INSTAR_TRANSMIT_USED_ADDR + 16),
+    (INSTAR_DMA_ADDR + 0x1000, INSTAR_DMA_ADDR + 0x1100),
+)
+
+
 def writable(payload: Payload) -> list[tuple[int, int]]:
-    """The pages that the guest can write, the DMA window last."""
+    """The pages that the guest can write but for RESULT, the most of the DMA window last."""
     mappings = [(at, -(-size // PAGE_SIZE)) for at, size, f in boot.mappings(payload) if f & PF_W]
-    return [(address, pages * PAGE_SIZE) for address, pages in mappings]
+    areas = [(address, address + pages * PAGE_SIZE) for address, pages in mappings]
+    for start, end in RESULT:
+        whole = next(area for area in areas if area[0] <= start < area[1])
+        at = areas.index(whole)
+        areas[at : at + 1] = [(whole[0], start), (end, whole[1])]
+    return [(start, end - start) for start, end in areas]
 
 
 def write_image(path: Path, payload: Payload) -> None:
@@ -145,7 +163,7 @@ def test_the_next_guest_finds_no_trace_but_would_if_anything_were_forgotten(
     if not leaves_traces(machine, path, payload):
         return
     machine.reset()
-    assert run(machine, path).vm_exits == 5
+    assert run(machine, path).vm_exits == 4
     machine.forget(forgotten)
     machine.reset()
     with pytest.raises(instar.GuestFault, match=f"gave up with code {TRACE}"):

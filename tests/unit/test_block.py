@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,18 @@ from instar.vmm.block import BlockDevice
 from instar.vmm.errors import GuestFault, HostError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.memory import GuestMemory
-from tests.sandbox.driver import DATA, DMA, FLUSH, HEADER, IN, OUT, STATUS, WRITE, Driver, block
+from tests.sandbox.driver import (
+    DATA,
+    DMA,
+    HEADER,
+    IN,
+    OUT,
+    STATUS,
+    WRITE,
+    WRITE_ZEROES,
+    Driver,
+    block,
+)
 
 CONTENTS = bytes(range(256)) * 8 + b"tail" * 10
 """Four sectors, and forty bytes of a fifth."""
@@ -38,27 +50,32 @@ def image(tmp_path: Path) -> Iterator[ImageFile]:
 class Machine:
     """A device and its driver."""
 
-    def __init__(self, memory: GuestMemory, image: ImageFile) -> None:
+    def __init__(self, memory: GuestMemory, image: ImageFile, max_growth: int = 0) -> None:
         self.memory = memory
-        self.device = BlockDevice(memory, image)
+        self.device = BlockDevice(memory, image, max_growth)
         self.driver = Driver.block(memory)
 
-    def request(self, kind: int, sector: int = 0, size: int = 0) -> None:
+    def request(self, kind: int, sector: int = 0, size: int = 0, phase: int = 0) -> None:
         """Have one request carried out, whose data lie at DATA."""
         data = (DATA, size, WRITE if kind == IN else 0) if size else None
         self.memory.write(STATUS, b"\xff")
-        self.driver.offer(block(self.driver, kind, sector, data=data))
+        self.driver.offer(block(self.driver, kind, sector, data=data, phase=phase))
         self.device.notify()
-
-    def read(self, sector: int, size: int) -> bytes:
-        self.request(IN, sector, size)
         assert self.memory.read(STATUS, 1) == b"\0"
+
+    def read(self, sector: int, size: int, phase: int = abi.INSTAR_PHASE_COUNT) -> bytes:
+        """By default, see what all phases make of it."""
+        self.request(IN, sector, size, phase)
         return self.memory.read(DATA, size)
 
-    def write(self, sector: int, data: bytes) -> None:
+    def write(self, sector: int, data: bytes, phase: int = 0) -> None:
         self.memory.write(DATA, data)
-        self.request(OUT, sector, len(data))
-        assert self.memory.read(STATUS, 1) == b"\0"
+        self.request(OUT, sector, len(data), phase)
+
+    def zero(self, *segments: tuple[int, int]) -> None:
+        packed = b"".join(struct.pack("<QII", *segment, 0) for segment in segments)
+        self.memory.write(DATA, packed)
+        self.request(WRITE_ZEROES, 0, len(packed))
 
 
 @pytest.fixture
@@ -103,7 +120,7 @@ def test_the_largest_request_is_carried_out(memory: GuestMemory, tmp_path: Path)
 
 def test_a_write_is_staged_and_not_passed_on(machine: Machine, image: ImageFile) -> None:
     machine.write(2, b"w" * 512)
-    assert machine.device.staged.sectors() == {2: b"w" * 512}
+    assert machine.device.staged.phases[0] == {2: b"w" * 512}
     assert machine.driver.used(0) == (0, 1)
     assert image.bytes_written == 0
     assert image.read(1024, 512) == CONTENTS[1024:1536]
@@ -111,13 +128,12 @@ def test_a_write_is_staged_and_not_passed_on(machine: Machine, image: ImageFile)
 
 def test_a_write_may_reach_into_the_last_sector(machine: Machine) -> None:
     machine.write(4, b"w" * 512)
-    assert machine.device.staged.sectors() == {4: b"w" * 512}
+    assert machine.device.staged.phases[0] == {4: b"w" * 512}
 
 
 def test_the_guest_reads_what_it_wrote(machine: Machine) -> None:
     machine.write(1, b"a" * 1024)
-    machine.request(FLUSH)
-    machine.write(2, b"b" * 512)
+    machine.write(2, b"b" * 512, phase=3)
     assert machine.read(1, 1536) == b"a" * 512 + b"b" * 512 + CONTENTS[1536:2048]
     assert machine.read(2, 512) == b"b" * 512
     assert machine.read(0, 512) == CONTENTS[:512]
@@ -131,15 +147,45 @@ def test_the_guest_reads_what_it_wrote_behind_the_end(machine: Machine) -> None:
 def test_what_is_staged_does_not_change_with_the_guests_memory(machine: Machine) -> None:
     machine.write(0, b"a" * 512)
     machine.memory.write(DATA, b"b" * 512)
-    assert machine.device.staged.sectors() == {0: b"a" * 512}
+    assert machine.device.staged.phases[0] == {0: b"a" * 512}
 
 
-def test_a_flush_begins_a_phase(machine: Machine) -> None:
-    machine.write(2, b"a" * 512)
-    machine.request(FLUSH)
-    assert machine.memory.read(STATUS, 1) == b"\0"
-    machine.write(0, b"b" * 512)
-    assert machine.device.staged.written_phases() == [{2: b"a" * 512}, {0: b"b" * 512}]
+def test_a_read_sees_what_comes_before_its_phase(machine: Machine) -> None:
+    for phase in (4, 0, 2):
+        machine.write(1, bytes([phase]) * 512, phase)
+    seen = [machine.read(1, 512, phase)[0] for phase in range(abi.INSTAR_PHASE_COUNT + 1)]
+    assert seen == [CONTENTS[512], 0, 0, 2, 2, 4, 4]
+    assert [len(phase) for phase in machine.device.staged.phases] == [1, 0, 1, 0, 1, 0]
+
+
+def test_zeroes_are_staged_and_not_seen(machine: Machine) -> None:
+    machine.zero((3, 1), (0, 1), (4, 1))
+    assert machine.driver.used(0) == (0, 1)
+    assert machine.read(0, 512) == CONTENTS[:512]
+    assert machine.device.staged.zeroed() == [(0, 1), (3, 5)]
+
+
+class TestGrowth:
+    def test_writes_and_zeroes_may_reach_so_far(
+        self, memory: GuestMemory, image: ImageFile
+    ) -> None:
+        machine = Machine(memory, image, max_growth=1024)
+        machine.write(5, b"w" * 1024)
+        machine.zero((5, 2))
+        assert machine.device.staged.end() == 7
+        with pytest.raises(GuestFault, match=r"^block request for sector 6 of 7$"):
+            machine.write(6, b"w" * 1024)
+        with pytest.raises(GuestFault, match=r"^block request for sector 7 of 7$"):
+            machine.zero((7, 1))
+
+    def test_what_is_written_there_can_be_read_back(
+        self, memory: GuestMemory, image: ImageFile
+    ) -> None:
+        machine = Machine(memory, image, max_growth=1024)
+        machine.write(6, b"w" * 512)
+        assert machine.read(4, 1536) == CONTENTS[2048:].ljust(1024, b"\0") + b"w" * 512
+        with pytest.raises(GuestFault, match=r"^block request for sector 7 of 7$"):
+            machine.read(7, 512)
 
 
 def test_requests_of_one_doorbell_are_carried_out_in_order(machine: Machine) -> None:
@@ -148,18 +194,17 @@ def test_requests_of_one_doorbell_are_carried_out_in_order(machine: Machine) -> 
     chains = [
         (OUT, (DATA, 512, 0)),
         (IN, (DATA + 512, 512, WRITE)),
-        (FLUSH, None),
+        (OUT, (DATA + 512, 512, 0)),
     ]
     for number, (kind, data) in enumerate(chains):
         header = (HEADER + 16 * number, 16, 0)
-        memory.write(header[0], kind.to_bytes(4, "little") + bytes(12))
-        parts = [header, *([data] if data else []), (STATUS + number, 1, WRITE)]
-        driver.chain(*parts, first=3 * number)
+        memory.write(header[0], struct.pack("<IIQ", kind, number, 0))
+        driver.chain(header, data, (STATUS + number, 1, WRITE), first=3 * number)
     driver.offer(0, 3, 6)
     machine.device.notify()
     assert memory.read(DATA + 512, 512) == b"w" * 512
     assert [driver.used(number) for number in range(3)] == [(0, 1), (3, 513), (6, 1)]
-    assert len(machine.device.staged.phases) == 2
+    assert machine.device.staged.phases[2] == {0: b"w" * 512}
 
 
 def test_bytes_read_are_counted(machine: Machine) -> None:
@@ -193,11 +238,14 @@ class TestBudgets:
         assert block_module.READ_BUDGET_FACTOR >= 1
         assert block_module.READ_BUDGET_MIN >= abi.INSTAR_BLOCK_REQUEST_MAX
 
-    def test_writes_end_at_the_budget(self, machine: Machine) -> None:
-        for _ in range(64):
-            machine.write(0, bytes(2048))
-        with pytest.raises(GuestFault, match=r"^more than 256 sectors written$"):
-            machine.write(0, bytes(512))
+    def test_writes_end_at_the_budget(
+        self, memory: GuestMemory, image: ImageFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(block_module, "staging_budget", lambda size, growth: size - growth)
+        machine = Machine(memory, image, max_growth=1024)
+        machine.write(0, bytes(1024))
+        with pytest.raises(GuestFault, match=r"^more sectors written than any amend"):
+            machine.write(2, bytes(512))
 
 
 def test_a_file_that_fails_is_the_hosts_fault(machine: Machine, image: ImageFile) -> None:

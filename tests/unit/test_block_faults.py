@@ -20,13 +20,13 @@ from tests.sandbox.driver import (
     DATA,
     DMA,
     DMA_END,
-    FLUSH,
     HEADER,
     IN,
     INDIRECT,
     OUT,
     STATUS,
     WRITE,
+    WRITE_ZEROES,
     Driver,
     block,
 )
@@ -35,6 +35,7 @@ SECTORS = 5
 FILE_SIZE = 4 * 512 + 40
 READ, WRITTEN = (DATA, 512, WRITE), (DATA, 512, 0)
 REQUEST_MAX = abi.INSTAR_BLOCK_REQUEST_MAX
+SEGMENTS_MAX = abi.INSTAR_ZEROES_SEGMENTS_MAX
 
 # Name: the arguments of tests.sandbox.driver.block, and the message.
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -122,21 +123,47 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": OUT, "sector": 1 << 63, "data": WRITTEN},
         f"block request for sector {1 << 63} of 5",
     ),
-    "reserved bits": (
-        {"kind": IN, "data": READ, "reserved": 1},
-        "block request with reserved bits",
+    "a read before a phase that does not exist": (
+        {"kind": IN, "data": READ, "phase": abi.INSTAR_PHASE_COUNT + 1},
+        "block request to read before phase 7",
     ),
-    "reserved bits of a flush": (
-        {"kind": FLUSH, "reserved": 0x80000000},
-        "block request with reserved bits",
+    "a write in a phase that does not exist": (
+        {"kind": OUT, "data": WRITTEN, "phase": abi.INSTAR_PHASE_COUNT},
+        "block request to write in phase 6",
     ),
-    "a flush with data": ({"kind": FLUSH, "data": READ}, "block request of type 4"),
-    "a flush of a sector": ({"kind": FLUSH, "sector": 1}, "block request of type 4"),
+    "a write in a phase of all ones": (
+        {"kind": OUT, "data": WRITTEN, "phase": 0xFFFFFFFF},
+        "block request to write in phase 4294967295",
+    ),
+    "zeroes in another phase": (
+        {"kind": WRITE_ZEROES, "data": (DATA, 16, 0), "phase": 1},
+        "block request to zero with sector 0 in phase 1",
+    ),
+    "zeroes with a sector in the header": (
+        {"kind": WRITE_ZEROES, "data": (DATA, 16, 0), "sector": 1},
+        "block request to zero with sector 1 in phase 0",
+    ),
+    "zeroes without segments": (
+        {"kind": WRITE_ZEROES},
+        "block request without a buffer of the right direction",
+    ),
+    "zeroes with segments for the device to write": (
+        {"kind": WRITE_ZEROES, "data": READ},
+        "block request without a buffer of the right direction",
+    ),
+    "zeroes with a part of a segment": (
+        {"kind": WRITE_ZEROES, "data": (DATA, 24, 0)},
+        "block request to zero with 24 bytes of segments",
+    ),
+    "zeroes with too many segments": (
+        {"kind": WRITE_ZEROES, "data": (DATA, 16 * (SEGMENTS_MAX + 1), 0)},
+        f"block request to zero with {16 * (SEGMENTS_MAX + 1)} bytes of segments",
+    ),
+    "a flush": ({"kind": 4}, "block request of type 4"),
     "an unknown type without data": ({"kind": 2}, "block request of type 2"),
-    "another, as short as a flush": ({"kind": 5}, "block request of type 5"),
+    "another without data": ({"kind": 5}, "block request of type 5"),
     "get id": ({"kind": 8, "data": (DATA, 20, WRITE)}, "block request of type 8"),
     "discard": ({"kind": 11, "data": WRITTEN}, "block request of type 11"),
-    "write zeroes": ({"kind": 13, "data": WRITTEN}, "block request of type 13"),
     "a type of all ones": ({"kind": 0xFFFFFFFF, "data": READ}, "block request of type 4294967295"),
     "a header outside the window": (
         {"kind": IN, "data": READ, "header": (DMA - 8, 16, 0)},
@@ -190,7 +217,30 @@ def test_a_request_that_breaks_the_rules_is_a_fault(
     with pytest.raises(GuestFault) as caught:
         device.notify()
     assert str(caught.value).endswith(message)
-    assert device.staged.written_phases() == []
+    assert device.staged.is_empty()
+    assert driver.used_index() == 0
+
+
+SEGMENT_FAULTS = {
+    "no sectors": ((0, 0, 0), "to zero 0 sectors with flags 0x0"),
+    "the flag to unmap": ((0, 1, 1), "to zero 1 sectors with flags 0x1"),
+    "another flag": ((0, 1, 1 << 31), "to zero 1 sectors with flags 0x80000000"),
+    "a sector behind the end": ((SECTORS, 1, 0), "for sector 5 of 5"),
+    "an end behind the end": ((1, SECTORS, 0), "for sector 1 of 5"),
+    "an end that wraps": (((1 << 64) - 1, 2, 0), f"for sector {(1 << 64) - 1} of 5"),
+}
+
+
+@pytest.mark.parametrize(("segment", "message"), SEGMENT_FAULTS.values(), ids=SEGMENT_FAULTS)
+def test_a_segment_that_breaks_the_rules_is_a_fault(
+    memory: GuestMemory, image: ImageFile, segment: tuple[int, ...], message: str
+) -> None:
+    device, driver = BlockDevice(memory, image), Driver.block(memory)
+    memory.write(DATA, struct.pack("<QIIQII", 0, 1, 0, *segment))
+    driver.offer(block(driver, WRITE_ZEROES, data=(DATA, 32, 0)))
+    with pytest.raises(GuestFault) as caught:
+        device.notify()
+    assert str(caught.value) == f"block request {message}"
     assert driver.used_index() == 0
 
 
@@ -244,8 +294,8 @@ BUFFERS = st.tuples(
     ADDRESSES, st.sampled_from([0, 1, 16, 511, 512, 1024, 4096]), st.sampled_from([0, WRITE, 4])
 )
 CHAINS = st.tuples(
-    st.sampled_from([IN, OUT, FLUSH]) | st.integers(0, (1 << 32) - 1),
-    st.sampled_from([0, 0, 0, 1]),
+    st.sampled_from([IN, OUT, WRITE_ZEROES]) | st.integers(0, (1 << 32) - 1),
+    st.sampled_from([0, 0, 0, 1, 5, 6, 7]),
     st.integers(0, SECTORS + 1) | st.integers(0, (1 << 64) - 1),
     st.lists(BUFFERS, max_size=2).map(lambda buffers: [*buffers, (STATUS, 1, WRITE)]),
 )
@@ -270,7 +320,7 @@ def test_nearly_good_requests_are_carried_out_or_faults(
         outside = memory.read(0, abi.INSTAR_BLOCK_DESC_ADDR)
         behind = memory.read(DMA_END, abi.INSTAR_RAM_SIZE - DMA_END)
         memory.close()
-    assert all(0 <= sector < SECTORS for sector in device.staged.sectors())
+    assert device.staged.end() <= SECTORS
     assert not (outside + behind).strip(b"\0")
 
 

@@ -53,6 +53,15 @@ CALLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "long-cache": (["--cache=unsafe", *LAZY, "d"], {"lazy_refcounts": True, "cache": "unsafe"}),
     "timeout": (["--timeout", "2.5", *LAZY, "d"], {"lazy_refcounts": True, "timeout": 2.5}),
     "dry-run": (["--dry-run", "-q", *LAZY, "d"], {"lazy_refcounts": True, "dry_run": True}),
+    "drop-bitmaps": (
+        ["--drop-bitmaps", *LAZY, "d"],
+        {"lazy_refcounts": True, "drop_bitmaps": True},
+    ),
+    "max-growth": (
+        ["--max-growth=1.5G", *LAZY, "d"],
+        {"lazy_refcounts": True, "max_growth": 3 << 29},
+    ),
+    "no growth": (["--max-growth", "0", *LAZY, "d"], {"lazy_refcounts": True, "max_growth": 0}),
 }
 
 
@@ -69,6 +78,7 @@ def test_calls_amend_once(
         "lazy_refcounts": None,
         "format": None,
         "dry_run": False,
+        "drop_bitmaps": False,
         "cache": "writeback",
         "progress": None,
         "debug": None,
@@ -123,6 +133,14 @@ USAGE_ERRORS = {
     "timeout": (
         ["amend", "--timeout=1s", *LAZY, "d"],
         "--timeout: expected a number of seconds, not '1s'",
+    ),
+    "max-growth": (
+        ["amend", "--max-growth=1 G", *LAZY, "d"],
+        "--max-growth: expected a size such as 512M or 1.5G, not '1 G'",
+    ),
+    "max-growth, empty": (
+        ["amend", "--max-growth=", *LAZY, "d"],
+        "--max-growth: expected a size such as 512M or 1.5G, not ''",
     ),
     "newline": (["amend", "-o", "compat=1.1\n", "d"], r"Unknown compatibility level '1.1\n'"),
     "escape sequence": (["amend", "-o", "\x1b[2J=1", "d"], r"unknown option '\x1b[2J'"),

@@ -60,7 +60,7 @@ def test_json_result_is_as_documented(amend: FakeAmend, capsys: pytest.CaptureFi
     assert shape(document) == shape(documented(0))
     assert list(document) == list(documented(0))
     assert document["changes"] == [{"field": "compatible_features", "before": 0, "after": 1}]
-    assert document["ranges"] == [{"phase": 1, "offset": 0, "length": 512}]
+    assert document["ranges"] == [{"phase": 3, "offset": 0, "length": 512, "zeroes": False}]
     plain: dict[str, Any] = {"changes": None, "ranges": None, "warnings": []}
     assert {**document, **plain} == {**vars(make_result()), **plain}
 
@@ -143,7 +143,7 @@ def test_dry_run_says_what_would_change(
             Change("compatible_features", 1, None),
             Change("header_length", 104, None),
         ),
-        ranges=(ByteRange(0, 1024, 40), ByteRange(1, 0, 512)),
+        ranges=(ByteRange(0, 4096, 40, zeroes=True), ByteRange(0, 1024, 40), ByteRange(3, 0, 512)),
     )
     assert cli.main(["amend", "--dry-run", "-o", "compat=0.10", "d"]) == 0
     out, err = capsys.readouterr()
@@ -152,6 +152,7 @@ def test_dry_run_says_what_would_change(
         "  version: 3 -> 2",
         "  compatible_features: 0x1 -> none",
         "  header_length: 104 -> none",
+        "  before the switch: 40 bytes of zeros at 0x1000",
         "  before the switch: 40 bytes at 0x400",
         "  the switch: 512 bytes at 0x0",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,22 +14,35 @@ from instar.vmm.commit import commit, planned_ranges
 from instar.vmm.errors import HostError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.result import SWITCH, ByteRange
-
-Phases = list[dict[int, bytes]]
+from instar.vmm.staging import StagedWrites
 
 
 def sector(byte: int) -> bytes:
     return bytes([byte]) * 512
 
 
-SLACK_AND_SWITCH: Phases = [{3: sector(3), 2: sector(2), 7: sector(7)}, {0: sector(1)}]
+def stage(*writes: tuple[int, int], zeroes: tuple[tuple[int, int], ...] = ()) -> StagedWrites:
+    """Stage sectors as (phase, number), and ranges of zeros."""
+    staged = StagedWrites()
+    for phase, number in writes:
+        staged.write(number, sector(phase + 1), phase)
+    for start, count in zeroes:
+        staged.zero(start, count)
+    return staged
+
+
+SLACK_AND_SWITCH = stage((0, 3), (0, 2), (0, 7), (SWITCH, 0))
+GROWING = stage(
+    *((0, 4), (0, 17), (1, 5), (2, 6), (SWITCH, 0), (4, 4), (5, 6)), zeroes=((10, 2), (18, 6))
+)
+"""As a downgrade is: refcounts, a new refcount block and its table, L2 entries; the file grows."""
 
 
 class RecordingImage(ImageFile):
     """An image file that remembers what was done to it, and fails when it is told to."""
 
     def __init__(self, path: Path, fail_at: int | None = None) -> None:
-        super().__init__(str(path), writable=True)
+        super().__init__(str(path), writable=True, max_growth=1 << 20)
         self.calls: list[tuple[object, ...]] = []
         self.fail_at = fail_at
 
@@ -49,7 +63,7 @@ class RecordingImage(ImageFile):
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "image"
-    path.write_bytes(bytes(8192))
+    path.write_bytes(b"\xee" * 8192)
     return path
 
 
@@ -60,13 +74,22 @@ CALLS = [
     ("write", 0, 512),
     ("barrier",),
 ]
+GROWING_CALLS = [
+    *(("write", 10 * 512, 1024), ("write", 17 * 512, 512), ("write", 4 * 512, 512), ("barrier",)),
+    *(("write", 5 * 512, 512), ("barrier",), ("write", 6 * 512, 512), ("barrier",)),
+    *(("write", 0, 512), ("barrier",), ("write", 4 * 512, 512), ("barrier",)),
+    *(("write", 6 * 512, 512), ("barrier",)),
+]
 
 
-def test_each_phase_ends_with_a_barrier(path: Path) -> None:
+@pytest.mark.parametrize(("staged", "calls"), [(SLACK_AND_SWITCH, CALLS), (GROWING, GROWING_CALLS)])
+def test_each_phase_ends_with_a_barrier(
+    path: Path, staged: StagedWrites, calls: list[tuple[object, ...]]
+) -> None:
     image = RecordingImage(path)
     with image:
-        commit(image, SLACK_AND_SWITCH, flush=True)
-        assert image.calls == CALLS
+        commit(image, staged, flush=True)
+        assert image.calls == calls
 
 
 def test_without_flush_the_order_is_the_same(path: Path) -> None:
@@ -79,7 +102,7 @@ def test_without_flush_the_order_is_the_same(path: Path) -> None:
 def test_nothing_to_write_is_nothing_done(path: Path) -> None:
     image = RecordingImage(path)
     with image:
-        commit(image, [], flush=True)
+        commit(image, StagedWrites(), flush=True)
         assert image.calls == []
 
 
@@ -96,7 +119,28 @@ def test_a_failure_says_what_the_image_is_now(path: Path, fail_at: int) -> None:
         with pytest.raises(HostError, match=f"^{re.escape(f'the disk is gone; {state}')}$"):
             commit(image, SLACK_AND_SWITCH, flush=True)
         assert image.calls == CALLS[:fail_at]
-    assert switching or path.read_bytes()[:512] == bytes(512)
+    assert switching or path.read_bytes()[:512] == b"\xee" * 512
+
+
+LEAKS = "the image reads as before, but may have leaked clusters, see qemu-img check -r leaks"
+AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
+
+
+@pytest.mark.parametrize("fail_at", range(len(GROWING_CALLS)))
+def test_a_failure_of_a_long_commit_does_too(path: Path, fail_at: int) -> None:
+    state = LEAKS if fail_at < 8 else "the image may be amended or not" if fail_at < 10 else AMENDED
+    image = RecordingImage(path, fail_at)
+    with image:
+        with pytest.raises(HostError, match=f"^the disk is gone; {state}"):
+            commit(image, GROWING, flush=True)
+        assert image.calls == GROWING_CALLS[:fail_at]
+    assert path.stat().st_size == (8192 if fail_at < 4 else 24 * 512)
+
+
+def test_an_entry_that_has_dropped_its_cluster_may_have_leaked_it(path: Path) -> None:
+    image = RecordingImage(path, fail_at=1)
+    with image, pytest.raises(HostError, match=f"^the disk is gone; {LEAKS}$"):
+        commit(image, stage((2, 6), (SWITCH, 0), (4, 4)), flush=True)
 
 
 def test_a_read_only_file_is_the_hosts_fault(path: Path) -> None:
@@ -106,40 +150,55 @@ def test_a_read_only_file_is_the_hosts_fault(path: Path) -> None:
         pytest.raises(HostError, match=message),
     ):
         commit(image, SLACK_AND_SWITCH, flush=True)
-    assert path.read_bytes() == bytes(8192)
+    assert path.read_bytes() == b"\xee" * 8192
 
 
-def test_the_last_phase_is_the_switch() -> None:
+def test_a_file_that_cannot_grow_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int, _size: int) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    image = RecordingImage(path)
+    with image:
+        message = r"^could not extend '.*': File too large; the image reads as before$"
+        with pytest.raises(HostError, match=message):
+            commit(image, GROWING, flush=True)
+        assert image.calls == []
+
+
+def test_ranges_are_those_of_the_phases() -> None:
     assert planned_ranges(SLACK_AND_SWITCH) == (
-        ByteRange(SWITCH - 1, 1024, 1024),
-        ByteRange(SWITCH - 1, 3584, 512),
+        ByteRange(0, 1024, 1024),
+        ByteRange(0, 3584, 512),
         ByteRange(SWITCH, 0, 512),
     )
-    assert planned_ranges([{0: sector(1)}]) == (ByteRange(SWITCH, 0, 512),)
-    assert planned_ranges([]) == ()
-
-
-PHASES = st.lists(
-    st.dictionaries(st.integers(0, 15), st.integers(1, 255).map(sector), max_size=6), max_size=2
-)
+    assert planned_ranges(StagedWrites()) == ()
+    assert planned_ranges(GROWING) == (
+        ByteRange(0, 10 * 512, 1024, zeroes=True),
+        ByteRange(0, 18 * 512, 3072, zeroes=True),
+        *(ByteRange(0, 4 * 512, 512), ByteRange(0, 17 * 512, 512)),
+        *(ByteRange(1, 5 * 512, 512), ByteRange(2, 6 * 512, 512), ByteRange(SWITCH, 0, 512)),
+        *(ByteRange(4, 4 * 512, 512), ByteRange(5, 6 * 512, 512)),
+    )
 
 
 @settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(PHASES)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 20)), max_size=12))
 def test_the_file_is_what_was_staged_and_only_planned_ranges_change(
-    path: Path, phases: Phases
+    path: Path, writes: list[tuple[int, int]]
 ) -> None:
     path.write_bytes(b"\xee" * 8192)
-    expected = bytearray(path.read_bytes())
-    for phase in phases:
+    staged = stage(*writes)
+    expected = bytearray(b"\xee" * 8192).ljust(staged.end() * 512, b"\0")
+    for phase in staged.phases:
         for number, data in phase.items():
             expected[number * 512 : number * 512 + 512] = data
     image = RecordingImage(path)
     with image:
-        commit(image, phases, flush=False)
+        commit(image, staged, flush=False)
         written = [call[1:] for call in image.calls]
-        assert image.bytes_written == sum(part.length for part in planned_ranges(phases))
+        assert image.bytes_written == sum(part.length for part in planned_ranges(staged))
     assert path.read_bytes() == expected
-    assert written == [(part.offset, part.length) for part in planned_ranges(phases)]
+    assert sorted(written) == sorted((r.offset, r.length) for r in planned_ranges(staged))

@@ -210,6 +210,73 @@ class TestWriting:
                 image.barrier()
 
 
+class TestZeroing:
+    def test_data_become_zeros_and_holes_stay_holes(self, path: Path) -> None:
+        with path.open("wb") as stream:
+            stream.truncate(64 << 20)
+            stream.seek(1 << 20)
+            stream.write(b"x" * (3 << 20))
+        with open_image(path) as image:
+            image.zero(512, (48 << 20) - 512)
+            assert 3 << 20 <= image.bytes_written < 4 << 20
+            assert image.read(0, 64 << 20) == bytes(64 << 20)
+        assert path.stat().st_blocks * 512 < 5 << 20
+
+    def test_only_the_range_is_zeroed(self, path: Path) -> None:
+        with open_image(path) as image:
+            image.zero(2, 5)
+        assert path.read_bytes() == b"01" + bytes(5) + b"789"
+
+    def test_it_is_written_in_pieces(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path.write_bytes(b"x" * (5 << 20))
+        sizes = []
+        whole = os.pwrite
+
+        def measured(fd: int, data: bytes, offset: int) -> int:
+            sizes.append(len(data))
+            return whole(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", measured)
+        with open_image(path) as image:
+            image.zero(512, 4 << 20)
+        assert max(sizes) == 1 << 20
+        assert path.read_bytes() == b"x" * 512 + bytes(4 << 20) + b"x" * ((1 << 20) - 512)
+
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+    def test_where_holes_cannot_be_told_all_is_written(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        with open_image(path) as image:
+            monkeypatch.setattr(os, "lseek", failing(number))
+            image.zero(2, 5)
+            assert image.bytes_written == 5
+        assert path.read_bytes() == b"01" + bytes(5) + b"789"
+
+
+class TestGrowing:
+    def test_a_file_grows_for_writes_and_can_be_cut_back(self, path: Path) -> None:
+        with open_image(path) as image:
+            assert not image.prepare_writes(512)
+            assert path.stat().st_size == 10
+            assert image.prepare_writes(1024)
+            assert path.stat().st_size == 1024
+            image.cut_back()
+        assert path.read_bytes() == b"0123456789"
+
+    def test_the_limit_on_the_size_of_files_is_kept_from_the_start(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("instar.vmm.image_file.getrlimit", lambda _: (1000, 1000))
+        with open_image(path) as image:
+            with pytest.raises(HostError, match=r"^the file size limit of 1000 bytes .* too low$"):
+                image.prepare_writes(1024)
+            assert path.stat().st_size == 10
+
+    def test_what_it_may_grow_by_is_kept(self, path: Path) -> None:
+        with ImageFile(str(path), writable=True, max_growth=7) as image:
+            assert (image.max_growth, image.is_device) == (7, False)
+
+
 def failing(number: int) -> object:
     def fail(*_arguments: object) -> int:
         raise OSError(number, os.strerror(number))

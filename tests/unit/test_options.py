@@ -13,6 +13,7 @@ from instar.vmm.options import (
     AmendOptions,
     check_format,
     parse_options,
+    parse_size,
 )
 
 HELP = AmendOptions(help=True)
@@ -294,3 +295,40 @@ def test_other_formats_are_refused(name: str) -> None:
 def test_unknown_formats_are_usage_errors(name: str) -> None:
     with pytest.raises(UsageError, match=f"^Unknown driver '{name}'$"):
         check_format(name)
+
+
+SIZES = {
+    "0": 0,
+    "512": 512,
+    "512b": 512,
+    "1k": 1 << 10,
+    "1K": 1 << 10,
+    "64M": 64 << 20,
+    "1g": 1 << 30,
+    "2T": 2 << 40,
+    "3P": 3 << 50,
+    "7E": 7 << 60,
+    "007": 7,
+    "1.5G": 3 << 29,
+    "0.5k": 512,
+    "0.0001k": 0,
+    "0x1000": 4096,
+    "0XfF": 255,
+    "9223372036854775807": (1 << 63) - 1,
+    "7.99E": (799 << 60) // 100,
+}
+NO_SIZES = (
+    *("", " ", "k", ".", ".5G", "1.", "1.G", "1.5", "1.5b", "-1", "+1", "1 G", " 1", "1GG", "1GB"),
+    *("1e3", "0x", "0xg", "0x-1", "1_000", "\u0661", "8E", "9223372036854775808", "0x" + "f" * 16),
+    *("1KiB", "inf", "nan", "1.5.5G", "9" * 100),
+)
+
+
+@pytest.mark.parametrize(("text", "size"), SIZES.items())
+def test_a_size_is_read_as_qemu_reads_it(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", NO_SIZES)
+def test_what_is_no_size_is_none(text: str) -> None:
+    assert parse_size(text) is None

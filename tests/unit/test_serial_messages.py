@@ -152,7 +152,7 @@ def test_refusals_come_once() -> None:
     ("kind", "size"),
     [
         (0, 0),
-        (4, 64),
+        (5, 64),
         (0xFFFFFFFF, 64),
         (99, abi.AmendProgress_SIZE),
         (99, abi.AmendResult_SIZE),
@@ -172,6 +172,44 @@ def test_a_frame_of_unknown_type_or_wrong_size_is_a_fault(kind: int, size: int) 
 def test_no_result_at_all_is_a_fault() -> None:
     with pytest.raises(GuestFault, match=r"^the guest ended without a result$"):
         judge()
+
+
+def packed_names(*names: bytes) -> bytes:
+    return b"".join(struct.pack("<H", len(name)) + name for name in names)
+
+
+class TestNames:
+    def test_they_come_before_the_refusals(self) -> None:
+        messages = Messages()
+        messages.receive(abi.FRAME_NAMES, packed_names(b"one", b"", b"\xff" * 1023))
+        messages.receive(abi.FRAME_REFUSALS, refusal(28, 3, 2))
+        messages.receive(abi.FRAME_RESULT, result(error=3, action=0, refusal_count=1))
+        assert messages.complete()[0] == ((28, 3, 2, 0, 0),)
+        assert messages.names == (b"one", b"", b"\xff" * 1023)
+
+    @pytest.mark.parametrize(
+        "raw", [b"\1", b"\3\0ab", packed_names(b"one") + b"\0", b"\xff\xff" * 9]
+    )
+    def test_names_that_are_not_whole_are_a_fault(self, raw: bytes) -> None:
+        with pytest.raises(GuestFault, match=f"^bitmap names of {len(raw)} bytes$"):
+            judge((abi.FRAME_NAMES, raw))
+
+    def test_no_names_are_a_fault(self) -> None:
+        with pytest.raises(GuestFault, match=r"^bitmap names of 0 bytes$"):
+            judge((abi.FRAME_NAMES, b""))
+
+    def test_they_come_once(self) -> None:
+        names = (abi.FRAME_NAMES, packed_names(b"one"))
+        with pytest.raises(GuestFault, match=r"^frame of type 4 with 5 bytes$"):
+            judge(names, names)
+
+    def test_they_do_not_come_behind_the_refusals(self) -> None:
+        with pytest.raises(GuestFault, match=r"^frame of type 4 with 5 bytes$"):
+            judge((abi.FRAME_REFUSALS, refusal()), (abi.FRAME_NAMES, packed_names(b"one")))
+
+    def test_they_come_with_a_refusal_only(self) -> None:
+        with pytest.raises(GuestFault, match=r"^bitmap names without a refusal$"):
+            judge((abi.FRAME_NAMES, packed_names(b"one")), (abi.FRAME_RESULT, result()))
 
 
 class TestProgress:
@@ -196,7 +234,7 @@ class TestProgress:
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 4),
+            st.integers(0, 5),
             st.binary(max_size=200)
             | st.lists(st.integers(0, 3), min_size=12, max_size=12).map(
                 lambda words: RESULT.pack(*(abi.AMEND_RESULT_MAGIC, 2, *words[2:-1], 0))
@@ -240,7 +278,8 @@ class TestConfig:
             "virtual_size": 1 << 30,
             "image_size": 12345,
             "current_autoclear_features": 2,
-            "reserved": bytes(56),
+            "max_growth": 0,
+            "reserved": bytes(48),
         }
 
     @pytest.mark.parametrize(
@@ -252,10 +291,15 @@ class TestConfig:
             (AmendRequest(None, True), abi.AMEND_FLAG_SET_LAZY | abi.AMEND_FLAG_LAZY_ON),
             (AmendRequest(2, True), 2 | 8 | 16),
             (AmendRequest(3, False), 2 | 4 | 8),
+            (AmendRequest(2, None, drop_bitmaps=True), 2 | abi.AMEND_FLAG_DROP_BITMAPS),
+            (AmendRequest(2, None, fixed_size=True), 2 | abi.AMEND_FLAG_FIXED_SIZE),
         ],
     )
     def test_it_says_what_is_asked_for(self, request_: AmendRequest, flags: int) -> None:
         assert self.pack(request_)["flags"] == flags | abi.AMEND_FLAG_QUIET
+
+    def test_it_says_how_far_the_file_may_grow(self) -> None:
+        assert self.pack(AmendRequest(2, None, max_growth=1 << 40))["max_growth"] == 1 << 40
 
     def test_it_asks_for_progress_and_text_where_they_are_wanted(self) -> None:
         flags = self.pack(AmendRequest(None, None), progress=True, debug=True)["flags"]

@@ -2,128 +2,165 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instar.abi import INSTAR_PHASE_COUNT
+from instar.vmm import staging
 from instar.vmm.errors import GuestFault
-from instar.vmm.staging import SECTOR_SIZE, STAGED_SECTORS_MAX, StagedWrites, runs
+from instar.vmm.staging import (
+    SECTOR_SIZE,
+    STAGED_MAX,
+    StagedWrites,
+    pieces,
+    runs,
+    staging_budget,
+)
+
+SIXTEEN = b"".join(bytes([number]) * SECTOR_SIZE for number in range(16))
 
 
 def sector(byte: int) -> bytes:
     return bytes([byte]) * SECTOR_SIZE
 
 
+def seen(staged: StagedWrites, phase: int, first: int = 0, count: int = 16) -> bytes:
+    """What a reader sees of these sectors, each full of its number, before a phase."""
+    data = bytearray(SIXTEEN[first * SECTOR_SIZE : (first + count) * SECTOR_SIZE])
+    with memoryview(data) as view:
+        staged.overlay(first, view, phase)
+    return bytes(data)
+
+
 def test_nothing_is_staged_at_first() -> None:
     staged = StagedWrites()
-    assert (staged.sectors(), staged.written_phases()) == ({}, [])
+    assert staged.is_empty()
+    assert (staged.phases, staged.zeroed(), staged.end()) == ([{}] * INSTAR_PHASE_COUNT, [], 0)
 
 
-def test_a_write_is_taken_apart_into_sectors() -> None:
+def test_a_write_is_taken_apart_into_sectors_of_its_phase() -> None:
     staged = StagedWrites()
-    staged.write(7, sector(1) + sector(2))
-    assert staged.sectors() == {7: sector(1), 8: sector(2)}
+    staged.write(7, sector(1) + sector(2), 4)
+    assert staged.phases == [{}, {}, {}, {}, {7: sector(1), 8: sector(2)}, {}]
+    assert (staged.is_empty(), staged.end()) == (False, 9)
 
 
-def test_a_flush_begins_a_phase() -> None:
+def test_the_last_write_of_a_sector_counts_in_each_phase() -> None:
     staged = StagedWrites()
-    staged.write(1, sector(1))
-    staged.write(2, sector(2))
-    staged.flush()
-    staged.write(0, sector(3))
-    assert staged.written_phases() == [{1: sector(1), 2: sector(2)}, {0: sector(3)}]
+    for phase, byte in ((3, 31), (0, 32), (3, 33)):
+        staged.write(1, sector(byte), phase)
+    assert (staged.phases[0], staged.phases[3]) == ({1: sector(32)}, {1: sector(33)})
 
 
-def test_a_flush_of_nothing_begins_none() -> None:
-    staged = StagedWrites()
-    staged.flush()
-    staged.flush()
-    staged.write(1, sector(1))
-    staged.flush()
-    staged.flush()
-    assert staged.written_phases() == [{1: sector(1)}]
+class TestBudget:
+    def test_it_can_be_used_up_over_all_phases(self) -> None:
+        staged = StagedWrites(4 * SECTOR_SIZE)
+        staged.write(0, bytes(3 * SECTOR_SIZE), 0)
+        staged.write(0, bytes(SECTOR_SIZE), 1)
+        with pytest.raises(GuestFault, match=r"^more sectors written than any amend"):
+            staged.write(9, bytes(SECTOR_SIZE), 5)
+
+    def test_what_is_written_again_takes_nothing(self) -> None:
+        staged = StagedWrites(SECTOR_SIZE)
+        for byte in range(5):
+            staged.write(3, sector(byte), 2)
+        assert staged.phases[2] == {3: sector(4)}
+
+    def test_it_grows_with_the_image_up_to_a_limit(self) -> None:
+        small, large = staging_budget(1 << 20, 0), staging_budget(1 << 24, 0)
+        assert 2 << 20 <= small < large < 1 << 26
+        assert small < staging_budget(1 << 20, 1 << 30) < 16 << 20
+        assert staging_budget(1 << 62, 1 << 62) == STAGED_MAX
 
 
-def test_flushes_of_nothing_do_not_pile_up() -> None:
-    staged = StagedWrites()
-    for _ in range(100):
-        staged.flush()
-    assert len(staged.phases) == 1
+class TestZeroes:
+    def test_ranges_are_joined_where_they_meet(self) -> None:
+        staged = StagedWrites()
+        for start, count in ((8, 2), (10, 3), (0, 1), (7, 1), (1, 1), (20, 5)):
+            staged.zero(start, count)
+        assert staged.zeroed() == [(0, 2), (7, 13), (20, 25)]
+        assert (staged.is_empty(), staged.end()) == (False, 25)
+
+    @pytest.mark.parametrize(("start", "count"), [(3, 4), (5, 1), (9, 2), (2, 20)])
+    def test_a_range_that_overlaps_another_is_a_fault(self, start: int, count: int) -> None:
+        staged = StagedWrites()
+        staged.zero(5, 5)
+        staged.zero(start, count)
+        with pytest.raises(GuestFault, match=r"^sector \d+ is to be zeroed twice$"):
+            staged.zeroed()
+
+    @pytest.mark.parametrize("phase", range(INSTAR_PHASE_COUNT))
+    @pytest.mark.parametrize("number", [5, 7, 9])
+    def test_a_range_that_is_written_too_is_a_fault(self, number: int, phase: int) -> None:
+        staged = StagedWrites()
+        staged.zero(5, 5)
+        staged.write(4, sector(1), phase)
+        staged.write(10, sector(1), phase)
+        assert staged.zeroed() == [(5, 10)]
+        staged.write(number, sector(1), phase)
+        with pytest.raises(GuestFault, match=rf"^sector {number} is to be zeroed and written$"):
+            staged.zeroed()
+
+    def test_there_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(staging, "ZERO_RANGES_MAX", 2)
+        staged = StagedWrites()
+        for start in (0, 1, 5, 6):
+            staged.zero(start, 1)
+        with pytest.raises(GuestFault, match=r"^more than 2 ranges to be zeroed$"):
+            staged.zero(9, 1)
 
 
-def test_a_reader_sees_the_last_write_of_a_sector() -> None:
-    staged = StagedWrites()
-    staged.write(1, sector(1))
-    staged.write(1, sector(2))
-    assert staged.sectors() == {1: sector(2)}
-    staged.flush()
-    staged.write(1, sector(3))
-    assert staged.sectors() == {1: sector(3)}
-    assert staged.written_phases() == [{1: sector(2)}, {1: sector(3)}]
+class TestRuns:
+    def test_neighbours_are_joined(self) -> None:
+        phase = {9: sector(9), 2: sector(2), 1: sector(1), 4: sector(4)}
+        assert list(runs(phase)) == [(1, 3), (4, 5), (9, 10)]
+        assert list(pieces(phase, 1, 3)) == [(SECTOR_SIZE, sector(1) + sector(2))]
+
+    def test_a_long_run_is_written_in_pieces(self) -> None:
+        phase = dict.fromkeys(range(1, 5002), sector(1))
+        found = list(pieces(phase, 1, 5002))
+        assert [offset for offset, _ in found] == [512, 512 + (1 << 20), 512 + (2 << 20)]
+        assert sum(len(data) for _, data in found) == 5001 * SECTOR_SIZE
+
+    def test_no_sectors_are_no_runs(self) -> None:
+        assert list(runs({})) == []
+
+    @given(st.dictionaries(st.integers(0, 40), st.integers(0, 255).map(sector), max_size=20))
+    def test_they_are_the_sectors_ascending_and_never_adjacent(
+        self, phase: dict[int, bytes]
+    ) -> None:
+        joined = list(runs(phase))
+        assert [number for run in joined for number in range(*run)] == sorted(phase)
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(joined))
 
 
-def test_the_budget_can_be_used_up() -> None:
-    staged = StagedWrites()
-    staged.write(0, bytes(SECTOR_SIZE * STAGED_SECTORS_MAX))
-    assert len(staged.sectors()) == STAGED_SECTORS_MAX
-
-
-def test_one_sector_beyond_the_budget_is_a_fault() -> None:
-    staged = StagedWrites()
-    with pytest.raises(GuestFault, match=r"^more than 256 sectors written$"):
-        staged.write(0, bytes(SECTOR_SIZE * (STAGED_SECTORS_MAX + 1)))
-    assert staged.sectors() == {}
-
-
-def test_sectors_that_are_written_again_count_again() -> None:
-    staged = StagedWrites()
-    for _ in range(STAGED_SECTORS_MAX):
-        staged.write(5, sector(1))
-        staged.flush()
-    with pytest.raises(GuestFault, match="more than 256 sectors"):
-        staged.write(5, sector(1))
-
-
-def test_neighbours_are_joined_into_one_run() -> None:
-    phase = {9: sector(9), 2: sector(2), 1: sector(1), 4: sector(4)}
-    assert runs(phase) == [
-        (1 * SECTOR_SIZE, sector(1) + sector(2)),
-        (4 * SECTOR_SIZE, sector(4)),
-        (9 * SECTOR_SIZE, sector(9)),
-    ]
-
-
-def test_no_sectors_are_no_runs() -> None:
-    assert runs({}) == []
-
-
-@given(st.dictionaries(st.integers(0, 40), st.integers(0, 255).map(sector), max_size=20))
-def test_runs_are_the_sectors_ascending_and_never_adjacent(phase: dict[int, bytes]) -> None:
-    joined = runs(phase)
-    taken_apart = {
-        (offset + at) // SECTOR_SIZE: data[at : at + SECTOR_SIZE]
-        for offset, data in joined
-        for at in range(0, len(data), SECTOR_SIZE)
-    }
-    assert taken_apart == phase
-    ends = [offset + len(data) for offset, data in joined]
-    assert all(end < after for end, (after, _) in zip(ends, joined[1:], strict=False))
-
-
-@given(st.lists(st.none() | st.tuples(st.integers(0, 9), st.integers(0, 255)), max_size=40))
-def test_the_phases_one_after_the_other_give_what_a_reader_sees(
-    steps: list[tuple[int, int] | None],
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 15), st.integers(100, 255)), max_size=40),
+    st.integers(0, INSTAR_PHASE_COUNT),
+    st.integers(0, 15),
+)
+def test_a_reader_sees_the_phases_below_one_after_the_other(
+    writes: list[tuple[int, int, int]], phase: int, first: int
 ) -> None:
     staged = StagedWrites()
-    disk: dict[int, bytes] = {}
-    for step in steps:
-        if step is None:
-            staged.flush()
-        else:
-            staged.write(step[0], sector(step[1]))
-            disk[step[0]] = sector(step[1])
-    replayed: dict[int, bytes] = {}
-    for phase in staged.written_phases():
-        assert phase
-        replayed.update(phase)
-    assert replayed == staged.sectors() == disk
+    for number, place, byte in writes:
+        staged.write(place, sector(byte), number)
+    disk = {number: sector(number) for number in range(16)}
+    for sectors in staged.phases[:phase]:
+        disk.update(sectors)
+    expected = b"".join(disk[number] for number in range(first, 16))
+    assert seen(staged, phase, first, 16 - first) == expected
+
+
+@pytest.mark.parametrize("place", [0, 2046, 2047, 2048, 4096, 1 << 40])
+def test_a_sector_is_seen_wherever_it_is(place: int) -> None:
+    staged = StagedWrites()
+    staged.write(place, sector(1) + sector(2) + sector(3), 0)
+    for first in range(max(place - 1, 0), place + 3):
+        data = bytearray(SECTOR_SIZE)
+        with memoryview(data) as view:
+            staged.overlay(first, view, 1)
+        assert bytes(data) == sector(first - place + 1 if first >= place else 0)

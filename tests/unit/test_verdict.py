@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.errors import GuestFault
-from instar.vmm.verdict import REASONS, not_qcow2, translate
+from instar.vmm.verdict import REASONS, not_qcow2, overlap, translate
 
+RESERVED = (abi.REFUSAL_DOWNGRADE_ZERO_CLUSTERS, abi.REFUSAL_UPGRADE_SNAPSHOT_EXTRA_DATA)
+"""Of older guests: no guest of this version sends them, and they never mean anything else."""
 NUMBERS = {
     value: name
     for name, value in vars(abi).items()
-    if name.startswith("REFUSAL_") and name != "REFUSAL_MAX"
+    if name.startswith("REFUSAL_") and name != "REFUSAL_MAX" and value not in RESERVED
 }
 ERRORS = {
     value: name.removeprefix("AMEND_ERROR_")
@@ -46,7 +48,8 @@ def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
 def test_a_message_uses_details_that_exist(reason: int) -> None:
     _, details, message = REASONS[reason]
     used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
-    assert used <= set(details)
+    assert used <= {*details, "names"}
+    assert "names" not in used or reason == abi.REFUSAL_DOWNGRADE_BITMAPS
     assert len(details) == len(set(details)) <= 3
 
 
@@ -77,7 +80,7 @@ def test_no_refusals_are_no_reasons() -> None:
     assert translate(()) == ()
 
 
-@pytest.mark.parametrize("reason", [0, max(REASONS) + 1, 1 << 31, (1 << 32) - 1])
+@pytest.mark.parametrize("reason", [0, *RESERVED, max(REASONS) + 1, 1 << 31, (1 << 32) - 1])
 def test_an_unknown_reason_is_the_guests_fault(reason: int) -> None:
     with pytest.raises(GuestFault, match=f"^the guest refuses with reason {reason} and error 8$"):
         translate(((reason, 8, 0, 0, 0),))
@@ -96,6 +99,40 @@ def test_any_numbers_are_a_refusal_or_a_fault(raw: tuple[int, ...]) -> None:
         assert refusal.message.isprintable()
     except GuestFault:
         assert raw[0] not in REASONS or raw[1] not in ERRORS
+
+
+def message_with(*names: bytes) -> str:
+    raw = (abi.REFUSAL_DOWNGRADE_BITMAPS, 3, len(names), 0, 0)
+    return translate((raw,), names)[0].message
+
+
+def test_bitmaps_are_named() -> None:
+    assert message_with(b"one", "zwölf".encode()) == (
+        "cannot downgrade an image with bitmaps, and this one has 2 ('one', 'zwölf'); remove them "
+        "with --drop-bitmaps, or with qemu-img bitmap --remove"
+    )
+
+
+def test_bitmap_names_are_hostile() -> None:
+    message = message_with(b"\x1b[2J\n", b"\xff{count}", "\u202e".encode(), b"n" * 1023)
+    assert message.isprintable()
+    assert r"'\x1b[2J\n', '\xff{count}', '\u202e', '" in message
+    assert f"'{'n' * 64}...'" in message
+    assert message_with(*[b"x"] * 100).count("'x'") == 8
+    assert ", ...)" in message_with(*[b"x"] * 100)
+
+
+@given(st.lists(st.binary(max_size=80), max_size=10))
+def test_any_names_are_one_line(names: list[bytes]) -> None:
+    message = message_with(*names)
+    assert message.isprintable()
+    assert len(message) < 2500
+
+
+def test_an_overlap_is_the_hosts_to_find() -> None:
+    refusal = overlap(0x30000, 7)
+    assert (refusal.name, refusal.number) == ("overlap", abi.REFUSAL_OVERLAP)
+    assert refusal.detail == {"offset": 0x30000, "refcount": 7}
 
 
 def test_a_file_of_another_kind_is_named() -> None:

@@ -1,9 +1,11 @@
-/* Test side, rogue payload: sends a byte after its result. */
+/* Test side, rogue payload: sends another frame behind its result, in one buffer. */
 #include "rogue.h"
 
 void operation_start(void)
 {
+    struct AmendResult result = honest_result(1);
+    struct AmendProgress progress = {1, 2};
     write_toggle();
-    send_result(honest_result(1));
-    transmit("x", 1);
+    calls->send_frame(FRAME_RESULT, &result, sizeof(result), false);
+    calls->send_frame(FRAME_PROGRESS, &progress, sizeof(progress), true);
 }

@@ -4,9 +4,8 @@
 void operation_start(void)
 {
     struct block_range name = {0, 512, calls->workspace};
-    calls->read_blocks(&name, 1);
-    write_sector(0x200);
-    calls->flush_blocks();
+    calls->read_blocks(INSTAR_PHASE_PREPARE, &name, 1);
+    write_in(INSTAR_PHASE_PREPARE, 0x200);
     upgraded_header();
     write_sector(0);
     send_result(honest_result(0));

@@ -4,5 +4,5 @@
 void operation_start(void)
 {
     for (;;)
-        calls->flush_blocks();
+        read_header();
 }

@@ -55,15 +55,20 @@ SHARED void store64(uint8_t *to, uint64_t value)
 SHARED uint8_t *read_header(void)
 {
     struct block_range range = {0, 512, calls->workspace};
-    calls->read_blocks(&range, 1);
+    calls->read_blocks(INSTAR_PHASE_PREPARE, &range, 1);
     return calls->workspace;
 }
 
 /* Stage one sector, the workspace's first. */
-SHARED void write_sector(uint64_t offset)
+SHARED void write_in(uint32_t phase, uint64_t offset)
 {
     struct block_range range = {offset, 512, calls->workspace};
-    calls->write_blocks(&range, 1);
+    calls->write_blocks(phase, &range, 1);
+}
+
+SHARED void write_sector(uint64_t offset)
+{
+    write_in(INSTAR_PHASE_SWITCH, offset);
 }
 
 /* Turn a header of version 3 without lazy refcounts into what lazy_refcounts=on asks for. */

@@ -4,7 +4,6 @@
 void operation_start(void)
 {
     write_toggle();
-    calls->flush_blocks();
-    write_sector(0);
+    write_in(INSTAR_PHASE_PREPARE, 0);
     send_result(honest_result(1));
 }

@@ -7,5 +7,5 @@ void operation_start(void)
     for (uint32_t i = 0; i < CALL_TABLE_RANGES_MAX; i++)
         ranges[i] = (struct block_range){0, 0x10000, calls->workspace};
     for (;;)
-        calls->read_blocks(ranges, CALL_TABLE_RANGES_MAX);
+        calls->read_blocks(INSTAR_PHASE_PREPARE, ranges, CALL_TABLE_RANGES_MAX);
 }

@@ -3,5 +3,5 @@
 
 void operation_start(void)
 {
-    request(13, 0, (uintptr_t)calls->workspace, 512, 0);
+    request(4, 0, (uintptr_t)calls->workspace, 512, 0);
 }

@@ -1,5 +1,5 @@
-/* Test side, rogue payload: writes, reports, and faults. */
-#include "rogue.h"
+/* Test side, honest payload until its result: writes, reports, and faults. */
+#include "../rogue.h"
 
 void operation_start(void)
 {

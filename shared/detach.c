@@ -1,0 +1,199 @@
+/* Pure, either side: zero clusters of the untrusted image give up host clusters that they share, so
+ * that each other user's data stay; and who is left alone with one gets OFLAG_COPIED.
+ */
+#include <string.h>
+
+#include "bytes.h"
+#include "internal.h"
+
+/* So many more entries for one that was read: then the next search looks at all that follow. */
+#define WORTH_A_SEARCH 16u
+
+/* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
+struct agenda {
+    uint64_t *pending;  /* a bit for each entry */
+    uint16_t *refcounts; /* of the tables that the part has pieces of, as far as they are needed */
+    uint64_t changed[PLANNER_BATCH_SIZE / QCOW2_SECTOR_SIZE / 64];
+};
+
+static void set_bit(uint64_t *bits, uint64_t n)
+{
+    bits[n / 64] |= UINT64_C(1) << n % 64;
+}
+
+/* Clear bit `n`; returns whether it was set. */
+static bool take_bit(uint64_t *bits, uint64_t n)
+{
+    uint64_t bit = UINT64_C(1) << n % 64, was = bits[n / 64] & bit;
+    bits[n / 64] &= ~bit;
+    return was;
+}
+
+/* A zero cluster that shares its host cluster with another table gives it up: that table's data must
+ * stay. The same where zeros would have to be encrypted. */
+static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry)
+{
+    struct planner *planner = walk->planner;
+    bool *flags_needed = walk->context;
+    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK;
+    uint32_t users, left;
+    if (!get_refcount(planner, cluster, &users))
+        return false;
+    if (table_users == 0 || users < table_users) {
+        refuse(planner, REFUSAL_REFCOUNT, AMEND_ERROR_PARSE_FAILED, cluster, users, table_users);
+        return false;
+    }
+    if (users == table_users && !is_encrypted(planner))
+        return true;
+    if (!release_cluster(planner, cluster, table_users) ||
+        !get_final_refcount(planner, cluster, &left))
+        return false;
+    *flags_needed |= !walk->active && left == 1;
+    store_be64(entry, QCOW2_L2_ZERO);
+    return true;
+}
+
+static bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry)
+{
+    uint64_t table = place & ~(uint64_t)(planner->header.cluster_size - 1);
+    refuse(planner, REFUSAL_L2_ENTRY, AMEND_ERROR_PARSE_FAILED, table,
+           (place - table) / QCOW2_TABLE_ENTRY_SIZE, entry);
+    return false;
+}
+
+/* Which of the tables that the part has pieces of the entry at this place of the image is in. */
+static uint64_t table_number(const struct walk *walk, const struct io_range *part, uint64_t place)
+{
+    uint32_t bits = walk->planner->header.cluster_bits;
+    return (place >> bits) - (part->offset >> bits);
+}
+
+/* Note the entries, and look up their tables' refcounts in the order in which the tables lie. */
+static bool note_pending(struct walk *walk, const struct io_range *part, struct agenda *agenda)
+{
+    uint64_t count = part->length / QCOW2_TABLE_ENTRY_SIZE;
+    memset(agenda->pending, 0, (count + 63) / 64 * sizeof(*agenda->pending));
+    for (uint64_t n = 0; n < count; n++) {
+        const uint8_t *entry = part->buffer + n * QCOW2_TABLE_ENTRY_SIZE;
+        uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
+        uint64_t place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
+        uint32_t users;
+        if (!is_zero_cluster(entry) || cluster == 0)
+            continue;
+        if (!is_cluster(walk->planner, cluster))
+            return refuse_entry(walk->planner, place, value);
+        if (!get_table_refcount(walk->planner,
+                                place & ~(uint64_t)(walk->planner->header.cluster_size - 1),
+                                &users))
+            return false;
+        agenda->refcounts[table_number(walk, part, place)] = (uint16_t)users;
+        set_bit(agenda->pending, n);
+    }
+    return true;
+}
+
+static bool detach_noted(struct walk *walk, const struct io_range *part, struct agenda *agenda,
+                         uint64_t n)
+{
+    uint8_t *entry = part->buffer + n * QCOW2_TABLE_ENTRY_SIZE;
+    uint64_t before = load_be64(entry), place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
+    if (!detach_entry(walk, agenda->refcounts[table_number(walk, part, place)], entry))
+        return false;
+    if (load_be64(entry) != before)
+        set_bit(agenda->changed, n * QCOW2_TABLE_ENTRY_SIZE / QCOW2_SECTOR_SIZE);
+    return true;
+}
+
+/* With each entry those that follow and whose refcounts are at hand by then: host clusters may lie in
+ * any order, and refcounts are read many at a time. Where few are found, the search gets shorter. */
+static bool detach_pending(struct walk *walk, const struct io_range *part, struct agenda *agenda)
+{
+    uint64_t count = part->length / QCOW2_TABLE_ENTRY_SIZE, reach = count;
+    for (uint64_t n = 0; n < count; n++) {
+        uint64_t found = 0;
+        if (!take_bit(agenda->pending, n))
+            continue;
+        if (!detach_noted(walk, part, agenda, n))
+            return false;
+        for (uint64_t i = n + 1; i < count && i - n < reach; i++) {
+            uint64_t value = load_be64(part->buffer + i * QCOW2_TABLE_ENTRY_SIZE);
+            if (!(agenda->pending[i / 64] >> i % 64 & 1) ||
+                !has_refcount(walk->planner, value & QCOW2_TABLE_OFFSET_MASK))
+                continue;
+            (void)take_bit(agenda->pending, i);
+            found++;
+            if (!detach_noted(walk, part, agenda, i))
+                return false;
+        }
+        reach = found >= WORTH_A_SEARCH ? count : reach / 2 + WORTH_A_SEARCH;
+    }
+    return true;
+}
+
+static bool detach_part(struct walk *walk, const struct io_range *part)
+{
+    struct write_list list = {.phase = INSTAR_PHASE_MAPPING};
+    /* Segments are not collected yet. */
+    union planner_scratch *scratch = &walk->planner->workspace->scratch;
+    struct agenda agenda = {scratch->agenda.pending, scratch->agenda.refcounts, {0}};
+    if (!note_pending(walk, part, &agenda) || !detach_pending(walk, part, &agenda))
+        return false;
+    for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE)
+        if (take_bit(agenda.changed, at / QCOW2_SECTOR_SIZE) &&
+            (!is_free_of_tables(walk->planner, part->offset + at, QCOW2_SECTOR_SIZE) ||
+             !add_write(walk->planner, &list, part->offset + at, part->buffer + at,
+                        QCOW2_SECTOR_SIZE)))
+            return false;
+    return flush_writes(walk->planner, &list);
+}
+
+bool detach_zero_clusters(struct planner *planner, bool *flags_needed)
+{
+    struct walk walk = {
+        .planner = planner,
+        .phase = INSTAR_PHASE_MAPPING + 1,
+        .snapshots = true,
+        .visit = detach_part,
+        .context = flags_needed,
+    };
+    return walk_tables(&walk);
+}
+
+static bool lacks_flag(const uint8_t *entry)
+{
+    uint64_t value = load_be64(entry);
+    return (value & QCOW2_TABLE_OFFSET_MASK) &&
+           !(value & (QCOW2_L2_COPIED | QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO));
+}
+
+/* "OFLAG_COPIED": set in the active L2 tables if and only if the refcount is 1. */
+static bool flag_entry(struct walk *walk, uint64_t place, uint8_t *entry)
+{
+    struct planner *planner = walk->planner;
+    uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
+    uint32_t before, after;
+    (void)place;
+    if (!is_cluster(planner, cluster))
+        return true; /* newly taken, or not sound before */
+    if (!get_final_refcount(planner, cluster, &after) ||
+        !get_refcount(planner, cluster, &before))
+        return false;
+    if (after == 1 && before > 1)
+        store_be64(entry, value | QCOW2_L2_COPIED);
+    return true;
+}
+
+static bool flag_part(struct walk *walk, const struct io_range *part)
+{
+    return change_part(walk, part, INSTAR_PHASE_FLAGS, lacks_flag, flag_entry);
+}
+
+bool set_copied_flags(struct planner *planner)
+{
+    struct walk walk = {
+        .planner = planner,
+        .phase = INSTAR_PHASE_FLAGS + 1,
+        .visit = flag_part,
+    };
+    return walk_tables(&walk);
+}

@@ -1,0 +1,162 @@
+/* Pure, either side: reads, staged writes and windows on the untrusted image; bounds are kept here. */
+#include <string.h>
+
+#include "bytes.h"
+#include "internal.h"
+
+#define SECTOR QCOW2_SECTOR_SIZE
+
+bool inside_image(const struct planner *planner, uint64_t offset, uint64_t length)
+{
+    uint64_t cluster_size = planner->header.cluster_size;
+    uint64_t end = round_up(planner->io->size, cluster_size);
+    return offset >= cluster_size && offset < end && length <= end - offset;
+}
+
+bool is_cluster(const struct planner *planner, uint64_t offset)
+{
+    return offset % planner->header.cluster_size == 0 &&
+           inside_image(planner, offset, planner->header.cluster_size);
+}
+
+static bool overlap(uint64_t offset, uint64_t size, uint64_t other, uint64_t other_size)
+{
+    return offset < other + other_size && other < offset + size;
+}
+
+bool is_free_of_tables(struct planner *planner, uint64_t offset, uint64_t length)
+{
+    const struct qcow2_header *h = &planner->header;
+    if (!overlap(offset, length, 0, h->cluster_size) &&
+        !overlap(offset, length, h->l1_table_offset, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE) &&
+        !overlap(offset, length, h->snapshots_offset, planner->snapshots_size) &&
+        !overlap(offset, length, h->refcount_table_offset,
+                 (uint64_t)h->refcount_table_clusters << h->cluster_bits))
+        return true;
+    refuse(planner, REFUSAL_OVERLAP, AMEND_ERROR_PARSE_FAILED, offset, 0, 0);
+    return false;
+}
+
+bool read_ranges(struct planner *planner, uint32_t phase, const struct io_range *ranges,
+                 uint32_t count)
+{
+    if (count == 0 || planner->io->read(planner->io->context, phase, ranges, count))
+        return true;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += ranges[i].length;
+    refuse(planner, REFUSAL_READ_FAILED, AMEND_ERROR_READ_FAILED, ranges[0].offset, bytes, 0);
+    return false;
+}
+
+bool read_image(struct planner *planner, uint32_t phase, uint64_t offset, uint8_t *buffer,
+                uint32_t length)
+{
+    uint64_t wanted = round_up(length, SECTOR);
+    uint64_t present = offset >= planner->end ? 0 : planner->end - offset;
+    struct io_range range = {offset, wanted < present ? wanted : present, buffer};
+    if (range.length && !read_ranges(planner, phase, &range, 1))
+        return false;
+    memset(buffer + range.length, 0, wanted - range.length);
+    return true;
+}
+
+bool flush_writes(struct planner *planner, struct write_list *list)
+{
+    uint32_t count = list->count;
+    list->count = 0;
+    if (planner->verdict->count)
+        return false; /* what follows a refusal is void */
+    if (count == 0 || planner->io->write(planner->io->context, list->phase, list->ranges, count))
+        return true;
+    refuse(planner, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, list->ranges[0].offset, 0, 0);
+    return false;
+}
+
+bool add_write(struct planner *planner, struct write_list *list, uint64_t offset, uint8_t *data,
+               uint32_t length)
+{
+    struct io_range *last = list->count ? &list->ranges[list->count - 1] : 0;
+    if (last && last->offset + last->length == offset && last->buffer + last->length == data &&
+        last->length + length <= INSTAR_BLOCK_REQUEST_MAX) {
+        last->length += length;
+        return true;
+    }
+    if (list->count == PLANNER_RANGES_MAX && !flush_writes(planner, list))
+        return false;
+    list->ranges[list->count++] = (struct io_range){offset, length, data};
+    return true;
+}
+
+bool write_image(struct planner *planner, uint32_t phase, uint64_t offset, uint8_t *data,
+                 uint32_t length)
+{
+    struct write_list list = {.phase = phase};
+    return add_write(planner, &list, offset, data, length) && flush_writes(planner, &list);
+}
+
+void mark_changed(struct window *window, uint64_t offset)
+{
+    uint64_t sector = (offset - window->offset) / SECTOR;
+    window->changed[sector / 64] |= UINT64_C(1) << sector % 64;
+}
+
+bool flush_window(struct planner *planner, struct window *window)
+{
+    struct write_list list = {.phase = window->write_phase};
+    for (uint32_t at = 0; at < window->size; at += SECTOR) {
+        uint64_t *word = &window->changed[at / SECTOR / 64], bit = UINT64_C(1) << at / SECTOR % 64;
+        if ((*word & bit) && !add_write(planner, &list, window->offset + at, window->data + at, SECTOR))
+            return false;
+        *word &= ~bit;
+    }
+    return flush_writes(planner, &list);
+}
+
+bool is_in_window(const struct window *window, uint64_t offset, uint32_t length)
+{
+    return window->loaded && offset >= window->offset &&
+           offset + length <= window->offset + window->size;
+}
+
+uint8_t *look(struct planner *planner, struct window *window, uint64_t offset, uint32_t length)
+{
+    if (!is_in_window(window, offset, length)) {
+        if (window->loaded && !flush_window(planner, window))
+            return 0;
+        window->loaded = false;
+        window->offset = offset - offset % (window->any_order ? window->size : SECTOR);
+        if (!read_image(planner, window->phase, window->offset, window->data, window->size))
+            return 0;
+        window->loaded = true;
+    }
+    return window->data + (offset - window->offset);
+}
+
+bool flush_zeroes(struct planner *planner)
+{
+    struct io_segment *segments = planner->workspace->scratch.segments;
+    uint32_t count = planner->segment_count;
+    planner->segment_count = 0;
+    if (count == 0 || planner->io->zero(planner->io->context, segments, count))
+        return true;
+    refuse(planner, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, segments[0].sector * SECTOR, 0,
+           0);
+    return false;
+}
+
+bool zero_cluster(struct planner *planner, uint64_t offset)
+{
+    struct io_segment *segments = planner->workspace->scratch.segments;
+    uint32_t sectors = planner->header.cluster_size / SECTOR;
+    struct io_segment *last = planner->segment_count ? &segments[planner->segment_count - 1] : 0;
+    if (last && last->sector + last->num_sectors == offset / SECTOR &&
+        last->num_sectors <= INT32_MAX - sectors) {
+        last->num_sectors += sectors;
+        return true;
+    }
+    if (planner->segment_count == INSTAR_ZEROES_SEGMENTS_MAX && !flush_zeroes(planner))
+        return false;
+    segments[planner->segment_count++] = (struct io_segment){offset / SECTOR, sectors, 0};
+    return true;
+}

@@ -1,0 +1,210 @@
+/* Pure, either side: walks the L1 tables of the untrusted image to every L2 table ("Cluster mapping").
+ *
+ * Few requests for much: L2 tables are collected until a batch is full, and short L1 tables of
+ * snapshots are read many at a time.
+ */
+#include <string.h>
+
+#include "bytes.h"
+#include "internal.h"
+
+#define PART_ENTRIES (PLANNER_TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+#define SHORT_ENTRIES 192u /* of an L1 table that is read with others */
+#define SHORT_SIZE (SHORT_ENTRIES * QCOW2_TABLE_ENTRY_SIZE)
+
+_Static_assert(SHORT_SIZE % QCOW2_SECTOR_SIZE == 0, "whole sectors are read");
+_Static_assert(SHORT_SIZE * PLANNER_RANGES_MAX <= PLANNER_TABLE_SIZE, "all fit the buffer");
+
+static bool flush_batch(struct walk *walk)
+{
+    uint32_t count = walk->range_count;
+    walk->range_count = 0;
+    walk->batch_bytes = 0;
+    if (!read_ranges(walk->planner, walk->phase, walk->ranges, count))
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (!walk->visit(walk, &walk->ranges[i]))
+            return false;
+    return true;
+}
+
+static bool is_in_batch(const struct walk *walk, uint64_t offset)
+{
+    for (uint32_t i = 0; i < walk->range_count; i++)
+        if (offset >= walk->ranges[i].offset &&
+            offset - walk->ranges[i].offset < walk->ranges[i].length)
+            return true;
+    return false;
+}
+
+/* Take part of an L2 table into the batch, into the last range if it lies right behind that. What
+ * is behind the image's end names nothing. */
+static bool add_to_batch(struct walk *walk, uint64_t offset, uint32_t size)
+{
+    struct planner *planner = walk->planner;
+    if ((walk->batch_bytes + size > PLANNER_BATCH_SIZE ||
+         walk->range_count == PLANNER_RANGES_MAX) &&
+        !flush_batch(walk))
+        return false;
+    struct io_range *last = walk->range_count ? &walk->ranges[walk->range_count - 1] : 0;
+    uint8_t *buffer = planner->workspace->batch + walk->batch_bytes;
+    uint64_t present = round_up(planner->io->size, QCOW2_SECTOR_SIZE) - offset;
+    uint64_t length = size < present ? size : present;
+    if (last && last->offset + last->length == offset)
+        last->length += length;
+    else
+        walk->ranges[walk->range_count++] = (struct io_range){offset, length, buffer};
+    walk->batch_bytes += size;
+    return true;
+}
+
+/* Look at L1 entry `index` of the table at `table_offset`. */
+static bool walk_entry(struct walk *walk, uint64_t table_offset, uint64_t index, uint64_t entry)
+{
+    struct planner *planner = walk->planner;
+    uint32_t cluster_size = planner->header.cluster_size;
+    uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
+    if (offset == 0 || is_in_batch(walk, offset))
+        return true;
+    if (!is_cluster(planner, offset) || walk->tables_left == 0) {
+        refuse(planner, REFUSAL_L2_TABLE, AMEND_ERROR_PARSE_FAILED, table_offset, index, offset);
+        return false;
+    }
+    walk->tables_left--;
+    uint32_t part = cluster_size < PLANNER_BATCH_SIZE ? cluster_size : PLANNER_BATCH_SIZE;
+    for (uint32_t at = 0; at < cluster_size && offset + at < planner->io->size; at += part)
+        if (!add_to_batch(walk, offset + at, part))
+            return false;
+    return true;
+}
+
+/* Have the active L1 table's entries from `first` on, as many as there are up to a part. */
+static bool load_active(struct walk *walk, uint64_t first)
+{
+    const struct qcow2_header *h = &walk->planner->header;
+    if (first >= h->l1_size || (walk->active_loaded && walk->active_first == first))
+        return true;
+    uint64_t count = h->l1_size - first < PART_ENTRIES ? h->l1_size - first : PART_ENTRIES;
+    walk->active_first = first;
+    walk->active_loaded = read_image(walk->planner, INSTAR_PHASE_PREPARE,
+                                     h->l1_table_offset + first * QCOW2_TABLE_ENTRY_SIZE,
+                                     walk->planner->workspace->other_table,
+                                     (uint32_t)count * QCOW2_TABLE_ENTRY_SIZE);
+    return walk->active_loaded;
+}
+
+/* Look at `count` entries of the L1 table at `table_offset` from `first` on, which `entries` holds;
+ * what the active L1 table names at the same place has been visited. */
+static bool walk_part(struct walk *walk, uint64_t table_offset, uint64_t first, uint32_t count,
+                      const uint8_t *entries)
+{
+    const struct qcow2_header *h = &walk->planner->header;
+    const uint8_t *active = walk->planner->workspace->other_table;
+    if (!walk->active && !load_active(walk, first))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t entry = load_be64(entries + i * QCOW2_TABLE_ENTRY_SIZE);
+        bool known = !walk->active && first + i < h->l1_size;
+        uint64_t seen = known ? load_be64(active + i * QCOW2_TABLE_ENTRY_SIZE) : 0;
+        if ((!known || ((entry ^ seen) & QCOW2_TABLE_OFFSET_MASK)) &&
+            !walk_entry(walk, table_offset, first + i, entry))
+            return false;
+    }
+    walk->done += count;
+    if (walk->progress_total && walk->planner->config->flags & AMEND_FLAG_PROGRESS)
+        walk->planner->io->progress(walk->planner->io->context, walk->progress_from + walk->done,
+                                    walk->progress_total);
+    return true;
+}
+
+/* Read the L1 tables that wait, and look at them. */
+static bool flush_queue(struct walk *walk)
+{
+    struct io_range reads[PLANNER_RANGES_MAX];
+    uint64_t limit = round_up(walk->planner->io->size, QCOW2_SECTOR_SIZE);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < walk->queued; i++) {
+        const struct io_range *table = &walk->queue[i];
+        uint64_t length = round_up(table->length, QCOW2_SECTOR_SIZE);
+        uint64_t present = table->offset < limit ? limit - table->offset : 0;
+        memset(table->buffer, 0, SHORT_SIZE);
+        if (present)
+            reads[count++] = (struct io_range){table->offset, length < present ? length : present,
+                                               table->buffer};
+    }
+    if (!read_ranges(walk->planner, INSTAR_PHASE_PREPARE, reads, count))
+        return false;
+    count = walk->queued;
+    walk->queued = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *table = &walk->queue[i];
+        walk->tables_left = walk->planner->io->size / walk->planner->header.cluster_size + 1;
+        if (!walk_part(walk, table->offset, 0, (uint32_t)table->length / QCOW2_TABLE_ENTRY_SIZE,
+                       table->buffer))
+            return false;
+    }
+    return true;
+}
+
+static bool walk_long_table(struct walk *walk, uint64_t table_offset, uint32_t entries)
+{
+    uint8_t *table = walk->planner->workspace->table;
+    walk->tables_left = walk->planner->io->size / walk->planner->header.cluster_size + 1;
+    for (uint64_t first = 0; first < entries; first += PART_ENTRIES) {
+        uint32_t count =
+            entries - first < PART_ENTRIES ? (uint32_t)(entries - first) : PART_ENTRIES;
+        if (!read_image(walk->planner, INSTAR_PHASE_PREPARE,
+                        table_offset + first * QCOW2_TABLE_ENTRY_SIZE, table,
+                        count * QCOW2_TABLE_ENTRY_SIZE) ||
+            !walk_part(walk, table_offset, first, count, table))
+            return false;
+    }
+    return true;
+}
+
+static bool walk_snapshot_table(struct walk *walk, const struct snapshot *snapshot)
+{
+    if (snapshot->l1_size > SHORT_ENTRIES)
+        return flush_queue(walk) &&
+               walk_long_table(walk, snapshot->l1_table_offset, snapshot->l1_size);
+    if (walk->queued == PLANNER_RANGES_MAX && !flush_queue(walk))
+        return false;
+    walk->queue[walk->queued] = (struct io_range){
+        .offset = snapshot->l1_table_offset,
+        .length = (uint64_t)snapshot->l1_size * QCOW2_TABLE_ENTRY_SIZE,
+        .buffer = walk->planner->workspace->table + walk->queued * SHORT_SIZE,
+    };
+    walk->queued++;
+    return true;
+}
+
+/* Walk the L1 tables of all snapshots; the snapshot table has been checked. */
+static bool walk_snapshots(struct walk *walk)
+{
+    const struct qcow2_header *h = &walk->planner->header;
+    uint64_t at = 0, last_offset = h->l1_table_offset;
+    uint32_t last_size = h->l1_size;
+    struct snapshot snapshot;
+    for (uint32_t i = 0; i < h->nb_snapshots; i++, at += snapshot.size) {
+        if (!read_snapshot(walk->planner, at, &snapshot))
+            return false;
+        bool same = snapshot.l1_table_offset == last_offset && snapshot.l1_size <= last_size;
+        if (snapshot.l1_size == 0 || same)
+            continue;
+        last_offset = snapshot.l1_table_offset;
+        last_size = snapshot.l1_size;
+        if (!walk_snapshot_table(walk, &snapshot))
+            return false;
+    }
+    return flush_queue(walk);
+}
+
+bool walk_tables(struct walk *walk)
+{
+    const struct qcow2_header *h = &walk->planner->header;
+    walk->active = true;
+    if (!walk_long_table(walk, h->l1_table_offset, h->l1_size) || !flush_batch(walk))
+        return false;
+    walk->active = false;
+    return !walk->snapshots || (walk_snapshots(walk) && flush_batch(walk));
+}

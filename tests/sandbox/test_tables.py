@@ -1,0 +1,109 @@
+"""Test side: the real guest fills zero clusters, removes bitmaps and completes snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from instar.vmm.image_file import ImageFile
+from instar.vmm.request import AmendRequest
+from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
+from tests.unit.test_contract_tables import DOWNGRADES, MIXED, UPGRADES
+
+pytestmark = pytest.mark.kvm
+
+BITMAPS = [Bitmap(name=b"one", dirty=[1, 5]), Bitmap(name=b"two\n\xff")]
+
+
+def amend(path: Path, image: Image, **request: Any) -> instar.AmendResult:
+    """Amend, and see that the image is whole and reads as before in all layers."""
+    image.write(path)
+    backing = (bytes(range(1, 252)) * (image.size // 251 + 1))[: image.size]
+    backing = backing if image.backing_file else b""
+    before = Reader(path.read_bytes(), backing=backing)
+    result = instar.amend(path, **request)
+    after = Reader(path.read_bytes(), backing=backing)
+    assert faults(after) == []
+    for layer in before.layers:
+        for index in list(image.contents(layer))[:300]:
+            assert after.read(index, layer) == before.read(index, layer), (layer, index)
+    return result
+
+
+@pytest.mark.parametrize("name", DOWNGRADES)
+def test_a_downgrade_fills_zero_clusters(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "image"
+    result = amend(path, DOWNGRADES[name], compat="0.10")
+    assert (result.compat, result.atomic) == ("0.10", True)
+    assert {part.phase for part in result.ranges} >= {2, 3}
+
+
+@pytest.mark.parametrize("isolation", [None, "process"])
+def test_a_downgrade_removes_bitmaps_if_asked_to(tmp_path: Path, isolation: str | None) -> None:
+    path = tmp_path / "image"
+    image = Image(clusters=MIXED, bitmaps=BITMAPS)
+    image.write(path)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(path, compat="0.10", isolation=isolation)
+    assert r"2 ('one', 'two\n\xff'); remove them with --drop-bitmaps" in str(caught.value)
+    assert path.read_bytes() == image.build()
+    amend(path, image, compat="0.10", drop_bitmaps=True, isolation=isolation)
+    assert find_extension(path.read_bytes(), layout.EXTENSION_BITMAPS) is None
+
+
+@pytest.mark.parametrize("bits", [9, 16])
+@pytest.mark.parametrize("name", UPGRADES)
+def test_an_upgrade_completes_snapshots(tmp_path: Path, name: str, bits: int) -> None:
+    snapshots = UPGRADES[name]
+    image = Image(version=2, cluster_bits=bits, size=1 << 20, snapshots=snapshots)
+    result = amend(tmp_path / "image", image, compat="1.1")
+    assert "snapshots_offset" in {change.field for change in result.changes}
+    after = Reader((tmp_path / "image").read_bytes()).snapshots
+    assert [entry.name for entry in after] == [snapshot.name for snapshot in snapshots]
+    assert all(entry.extra_data_size >= 24 for entry in after)
+
+
+class TestGrowth:
+    IMAGE = DOWNGRADES["new refcount blocks"]
+
+    @pytest.mark.parametrize("isolation", [None, "process"])
+    def test_a_file_does_not_grow_by_more_than_it_may(
+        self, tmp_path: Path, isolation: str | None
+    ) -> None:
+        path = tmp_path / "image"
+        self.IMAGE.write(path)
+        with pytest.raises(instar.ImageRejected, match="allow more with --max-growth"):
+            instar.amend(path, compat="0.10", max_growth=4096, isolation=isolation)
+        assert path.read_bytes() == self.IMAGE.build()
+
+    def test_a_dry_run_changes_nothing_and_says_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "image"
+        self.IMAGE.write(path)
+        dry = instar.amend(path, compat="0.10", dry_run=True)
+        assert path.read_bytes() == self.IMAGE.build()
+        wet = instar.amend(path, compat="0.10")
+        assert (dry.ranges, dry.changes) == (wet.ranges, wet.changes)
+        assert path.stat().st_size == max(part.offset + part.length for part in wet.ranges)
+        assert any(part.zeroes for part in wet.ranges)
+
+    @pytest.mark.parametrize("growth", [-1, 1 << 63, 1.5, True, "1G"])
+    def test_it_is_a_number_of_bytes(self, tmp_path: Path, growth: Any) -> None:
+        with pytest.raises(instar.UsageError, match=r"^max_growth is a number of bytes, not "):
+            instar.amend(tmp_path / "image", compat="0.10", max_growth=growth)
+
+    def test_bitmaps_are_dropped_or_not(self, tmp_path: Path) -> None:
+        maybe: Any = "yes"
+        with pytest.raises(instar.UsageError, match=r"^drop_bitmaps is True or False, not 'yes'$"):
+            instar.amend(tmp_path / "image", compat="0.10", drop_bitmaps=maybe)
+
+    def test_a_block_device_does_not_grow(self, tmp_path: Path) -> None:
+        request = AmendRequest(2, None, drop_bitmaps=True, max_growth=1 << 30)
+        self.IMAGE.write(tmp_path / "image")
+        with ImageFile(str(tmp_path / "image"), writable=True, max_growth=1 << 30) as image:
+            assert request.fit(image.is_device) is request
+            image.is_device = True
+            fixed = AmendRequest(2, None, drop_bitmaps=True, max_growth=0, fixed_size=True)
+            assert request.fit(image.is_device) == fixed

@@ -1,0 +1,207 @@
+"""Test side: what a guest that is taken over may try on L2 tables, and cannot commit."""
+
+from __future__ import annotations
+
+import pytest
+
+from instar.vmm.request import AmendRequest
+from tests.forge import Data, Image, Snapshot, Zero
+from tests.sandbox.reference import COPIED, Model, downgrade, upgrade
+from tests.sandbox.tables import (
+    BACKED,
+    BITMAPS,
+    BLOCKS,
+    CLUSTERS,
+    ENTRY,
+    FLAGS,
+    MAPPING,
+    NOTHING,
+    OLD,
+    PLAIN,
+    PREPARE,
+    RELEASE,
+    SMALL,
+    SUMS,
+    SWITCH,
+    TABLE,
+    assert_fault,
+    place,
+)
+
+
+def test_the_honest_cases_of_these_tests_are_good() -> None:
+    for image in (PLAIN, BACKED, BLOCKS):
+        downgrade(image).case.judge()
+    downgrade(BITMAPS, drop_bitmaps=True).case.judge()
+    upgrade(OLD).case.judge()
+
+
+class TestEntries:
+    @pytest.mark.parametrize("image", [PLAIN, BACKED])
+    def test_an_entry_of_data_is_cleared(self, image: Image) -> None:
+        model = downgrade(image)
+        model.word(MAPPING, place(image, 0), 0)
+        assert_fault(model, f"{ENTRY} .* no zero cluster, to 0x0$")
+
+    def test_an_entry_that_reads_from_the_backing_file_is_filled(self) -> None:
+        model = downgrade(BACKED)
+        model.word(MAPPING, place(BACKED, 9), model.entries(place(BACKED, 0))[1][1])
+        assert_fault(model, ENTRY)
+
+    def test_a_zero_cluster_reads_from_the_backing_file(self) -> None:
+        model = downgrade(BACKED)
+        model.word(MAPPING, place(BACKED, 1), 0)
+        assert_fault(model, f"{ENTRY} 0x1 to 0x0$")
+
+    def test_a_zero_cluster_gets_a_cluster_that_is_in_use(self) -> None:
+        model = downgrade(BACKED)
+        used = BACKED.regions()["data[0]"].start
+        model.word(MAPPING, place(BACKED, 1), used | COPIED)
+        assert_fault(model, ENTRY)
+
+    def test_and_zeroes_it(self) -> None:
+        model = downgrade(BACKED)
+        used = BACKED.regions()["data[0]"].start
+        model.word(MAPPING, place(BACKED, 1), used | COPIED)
+        model.zero(used)
+        assert_fault(model, f"takes cluster {used:#x}, which is in use")
+
+    def test_two_entries_get_one_cluster(self) -> None:
+        model = downgrade(BLOCKS)
+        entries = model.entries(place(BLOCKS, 0), MAPPING)
+        model.word(MAPPING, place(BLOCKS, 1), entries[0][1])
+        assert_fault(model, "which is in use")
+
+    def test_a_cluster_keeps_old_bytes(self) -> None:
+        model = downgrade(BACKED)
+        model.case.zeroes.pop()
+        assert_fault(model, ENTRY)
+
+    def test_a_cluster_that_a_snapshot_reads_is_zeroed(self) -> None:
+        model = downgrade(BACKED)
+        shared = BACKED.regions()["data[3]"].start
+        model.word(MAPPING, place(BACKED, 3), shared)
+        model.zero(shared)
+        assert_fault(model, ENTRY)
+
+    def test_a_cluster_is_zeroed_that_no_entry_has(self) -> None:
+        model = downgrade(BACKED)
+        model.zero(len(model.data) + (1 << 16))
+        assert_fault(model, "^the guest zeroes clusters for nothing$")
+
+    def test_a_cluster_in_use_is_zeroed(self) -> None:
+        model = downgrade(BACKED)
+        model.zero(BACKED.regions()["data[0]"].start)
+        assert_fault(model, "^the guest zeroes clusters for nothing$")
+
+    def test_more_is_zeroed_than_there_are_entries(self) -> None:
+        model = downgrade(BACKED)
+        model.case.zeroes.append((len(model.data) // 512 + 100, 1 << 20))
+        assert_fault(model, "^the guest zeroes more clusters than it changes entries$")
+
+    def test_a_part_of_a_cluster_is_zeroed(self) -> None:
+        model = downgrade(Image(clusters={1: Zero()}, backing_file=b"base"))
+        start, count = model.case.zeroes.pop()
+        model.case.zeroes.append((start, count - 1))
+        assert_fault(model, "^the guest zeroes a part of a cluster")
+
+    def test_a_range_is_zeroed_twice(self) -> None:
+        model = downgrade(BACKED)
+        model.case.zeroes.append(model.case.zeroes[0])
+        assert_fault(model, "is to be zeroed twice$")
+
+    def test_a_range_is_zeroed_and_written(self) -> None:
+        model = downgrade(BACKED)
+        model.case.phases[PREPARE][model.case.zeroes[0][0]] = bytes(512)
+        assert_fault(model, "is to be zeroed and written$")
+
+    def test_a_zero_cluster_is_left(self) -> None:
+        model = downgrade(PLAIN)
+        model.word(MAPPING, place(PLAIN, 1), 1)
+        assert_fault(model, "^the guest leaves zero clusters in the L2 table")
+
+    def test_an_encrypted_image_is_filled(self) -> None:
+        image = Image(**SMALL, clusters={0: Zero()}, backing_file=b"base", crypt_method=1)
+        assert_fault(downgrade(image), ENTRY)
+
+    @pytest.mark.parametrize("flag", [COPIED, 1 << 61, 1 << 62])
+    def test_a_flag_of_the_new_entry_is_wrong(self, flag: int) -> None:
+        model = downgrade(BACKED)
+        word = dict(model.entries(place(BACKED, 0), MAPPING))[place(BACKED, 1)]
+        model.word(MAPPING, place(BACKED, 1), word ^ flag)
+        assert_fault(model, ENTRY)
+
+    def test_l2_entries_change_in_an_upgrade(self) -> None:
+        model = upgrade(OLD)
+        model.word(MAPPING, place(OLD, 0), 1)
+        assert_fault(model, "^the guest changes L2 entries in an upgrade$")
+
+    def test_data_are_written_as_an_l2_table(self) -> None:
+        image = Image(
+            **SMALL,
+            clusters={0: Data(bytes(7) + b"\1"), 1: Zero()},
+            snapshots=[Snapshot(name=b"a", clusters={0: Data(b"b")})],
+        )
+        model = downgrade(image)
+        model.put(MAPPING, image.regions()["data[0]"].start, bytes(512))
+        assert_fault(model, "^the guest writes L2 entries where no L2 table is$")
+
+
+class TestFlags:
+    def flagged(self, image: Image = PLAIN) -> tuple[Model, int]:
+        """An honest case, and the entry of cluster 3 of the snapshot, which alone uses it now."""
+        return downgrade(image), place(image, 3, "snapshot[0].l2_table[0]")
+
+    def test_a_cluster_that_two_use_is_marked(self) -> None:
+        image = Image(**SMALL, clusters=CLUSTERS, snapshots=[Snapshot(name=b"shared")])
+        model = downgrade(image)
+        word = dict(model.entries(place(image, 0), MAPPING))[place(image, 0)]
+        model.word(FLAGS, place(image, 0), word | COPIED)
+        assert_fault(model, ENTRY)
+
+    def test_a_mark_is_set_outside_the_active_layer(self) -> None:
+        model, entry = self.flagged()
+        (word,) = [word for at, word in model.entries(entry - 24) if at == entry]
+        model.word(FLAGS, entry, word | COPIED)
+        assert_fault(model, "^the guest sets flags outside the active layer's L2 tables$")
+
+    @pytest.mark.parametrize("change", [-1, 512, 1 << 61])
+    def test_more_than_the_mark_changes(self, change: int) -> None:
+        model, entry = self.flagged()
+        (word,) = [word for at, word in model.entries(entry - 24) if at == entry]
+        model.word(FLAGS, entry, (word | COPIED) + change)
+        assert_fault(model, "L2 entry")
+
+
+class TestPlaces:
+    @pytest.mark.parametrize("phase", [PREPARE, TABLE, RELEASE])
+    def test_a_sector_without_a_reason(self, phase: int) -> None:
+        model = downgrade(PLAIN)
+        model.put(phase, PLAIN.regions()["data[0]"].start, b"X")
+        assert_fault(model, NOTHING)
+
+    @pytest.mark.parametrize("phase", [MAPPING, FLAGS])
+    def test_data_in_the_phases_of_l2_tables(self, phase: int) -> None:
+        model = downgrade(PLAIN)
+        model.put(phase, PLAIN.regions()["data[0]"].start, b"X")
+        assert_fault(model, f"{ENTRY}|leaves zero clusters|unaligned")
+
+    @pytest.mark.parametrize("other", [PREPARE, TABLE, RELEASE, FLAGS])
+    def test_l2_entries_in_another_phase(self, other: int) -> None:
+        model = downgrade(PLAIN)
+        model.case.phases[other].update(model.case.phases[MAPPING])
+        model.case.phases[MAPPING].clear()
+        assert_fault(model, f"{NOTHING}|{SUMS}|{ENTRY}")
+
+    def test_l2_entries_in_the_switch(self) -> None:
+        model = downgrade(PLAIN)
+        model.case.phases[SWITCH].update(model.case.phases[MAPPING])
+        assert_fault(model, "wrote nothing or outside the header$")
+
+    def test_the_file_grows_by_more_than_it_may(self) -> None:
+        model = downgrade(BLOCKS)
+        growth = model.case.staged().end() * 512 - len(model.data)
+        model.case.request = AmendRequest(2, None, False, growth)
+        model.case.judge()
+        model.case.request = AmendRequest(2, None, False, growth - 512)
+        assert_fault(model, "^the guest lets the file grow by more than it may$")

@@ -1,0 +1,113 @@
+"""Test side: what a rogue guest may try on snapshots and bitmaps, and where an image is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from instar.vmm.errors import ImageRejected
+from instar.vmm.request import AmendRequest
+from tests.forge import Image, Snapshot, Zero, ZeroAllocated
+from tests.sandbox.reference import COPIED, downgrade, upgrade
+from tests.sandbox.tables import (
+    BACKED,
+    BITMAPS,
+    NOTHING,
+    OLD,
+    PLAIN,
+    PREPARE,
+    RELEASE,
+    SMALL,
+    SUMS,
+    SWITCH,
+    assert_fault,
+)
+
+
+class TestStructures:
+    def test_a_snapshot_is_dropped(self) -> None:
+        model = upgrade(OLD)
+        model.put(SWITCH, 60, (1).to_bytes(4, "big"))
+        assert_fault(model, "^the guest changes a header field that it must not change$")
+
+    @pytest.mark.parametrize("at", [0, 8, 12, 16, 35, 36, 40, 48, 56, 64, 65, 70])
+    def test_a_snapshot_changes(self, at: int) -> None:
+        model = upgrade(OLD)
+        offset = model.places["snapshots_offset"] + at
+        (byte,) = model.read(offset, 1)
+        model.put(PREPARE, offset, bytes([byte ^ 1]))
+        assert_fault(model, "^the guest changes more of the snapshots than they lack$")
+
+    def test_the_snapshot_table_is_not_written(self) -> None:
+        model = upgrade(OLD)
+        del model.case.phases[PREPARE][model.places["snapshots_offset"] // 512]
+        assert_fault(model, "of a new table unwritten$")
+
+    def test_the_snapshot_table_is_written_over_something(self) -> None:
+        model = upgrade(OLD)
+        model.put(SWITCH, 64, OLD.regions()["l1_table"].start.to_bytes(8, "big"))
+        assert_fault(model, "which is in use$")
+
+    def test_the_old_snapshot_table_is_kept(self) -> None:
+        model = upgrade(OLD)
+        model.case.phases[RELEASE].clear()
+        assert_fault(model, SUMS)
+
+    def test_a_snapshot_table_moves_that_lacks_nothing(self) -> None:
+        image = Image(version=2, **SMALL, snapshots=[Snapshot(name=b"whole")])
+        assert_fault(upgrade(image), "^the guest moves a snapshot table that need not change$")
+
+    def test_a_snapshot_table_moves_in_a_downgrade(self) -> None:
+        model = downgrade(PLAIN)
+        model.word(SWITCH, 64, len(model.data))
+        assert_fault(model, "^the guest changes a header field that it must not change$")
+
+    def test_bitmaps_are_removed_unasked(self) -> None:
+        model = downgrade(BITMAPS, drop_bitmaps=True)
+        model.case.request = AmendRequest(2, None)
+        assert_fault(model, "^the guest downgrades an image with bitmaps$")
+
+    def test_bitmaps_are_removed_and_stay_in_use(self) -> None:
+        model = downgrade(BITMAPS, drop_bitmaps=True)
+        model.case.phases[RELEASE].clear()
+        assert_fault(model, "^the guest stages fewer refcounts than it changes$")
+
+    def test_the_clusters_of_stale_bitmaps_are_released(self) -> None:
+        model = downgrade(BITMAPS, drop_bitmaps=True)
+        stale = Image(bitmaps=BITMAPS.bitmaps, header={"autoclear_features": 0}).build()
+        model.case.data = stale
+        assert_fault(model, f"{SUMS}|{NOTHING}")
+
+
+class TestOverlaps:
+    """The image's refcounts are wrong, which the guest cannot know: the image is rejected."""
+
+    @pytest.mark.parametrize(
+        "region", ["l1_table", "snapshot[0].l1_table", "snapshot_table", "refcount_table"]
+    )
+    def test_a_free_cluster_holds_metadata(self, region: str) -> None:
+        cluster = BACKED.regions()[region].start // 512
+        image = Image(**{**vars(BACKED), "refcounts": {cluster: 0}})
+        with pytest.raises(ImageRejected) as caught:
+            downgrade(image).case.judge()
+        (refusal,) = caught.value.refusals
+        assert refusal.name == "overlap"
+        assert refusal.detail == {"offset": cluster * 512, "refcount": 0}
+        assert "repair it with qemu-img check -r all" in refusal.message
+
+    def test_a_cluster_of_zeros_is_metadata(self) -> None:
+        image = Image(**SMALL, clusters={1: Zero(), 2: ZeroAllocated(b"x")}, backing_file=b"base")
+        l1_table = image.regions()["l1_table"].start
+        patch = ("l2_table[0]", 16, (l1_table | COPIED | 1).to_bytes(8, "big"))
+        with pytest.raises(
+            ImageRejected, match="has refcount 1, yet a table or another entry uses it too"
+        ):
+            downgrade(Image(**{**vars(image), "patches": [patch]})).case.judge()
+
+    def test_a_released_cluster_is_metadata(self) -> None:
+        image = Image(**SMALL, clusters={2: ZeroAllocated(b"x")})
+        l1_table = image.regions()["l1_table"].start
+        patch = ("l2_table[0]", 16, (l1_table | COPIED | 1).to_bytes(8, "big"))
+        with pytest.raises(
+            ImageRejected, match="has refcount 1, yet a table or another entry uses it too"
+        ):
+            downgrade(Image(**{**vars(image), "patches": [patch]})).case.judge()
