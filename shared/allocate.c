@@ -59,17 +59,16 @@ static bool lay_out(struct planner *planner, uint64_t run, struct area *area)
     const struct refcounts *r = &planner->refcounts;
     uint64_t per_block = entries_per_block(planner), cluster_size = planner->header.cluster_size;
     uint64_t wanted = divide_up(r->expected, per_block - 1);
-    uint64_t blocks = wanted < BLOCKS_AT_ONCE ? wanted : BLOCKS_AT_ONCE;
-    *area = (struct area){.first = r->blocks * per_block, .blocks = 1, .run = run};
-    area->blocks = blocks ? blocks : 1;
+    uint64_t at_once = larger(1, wanted < BLOCKS_AT_ONCE ? wanted : BLOCKS_AT_ONCE);
+    *area = (struct area){.first = r->blocks * per_block, .blocks = at_once, .run = run};
     /* Each block counts itself, and leaves at least one cluster over. The table moves at once, if what
      * may follow needs that: its old place is not written to. */
     while (area->blocks * (per_block - 1) < area->table + run + 1 ||
            (area->table == 0 && r->blocks + larger(area->blocks, wanted) > r->table_entries)) {
-        area->blocks++;
-        uint64_t entries = r->blocks + larger(area->blocks, wanted) + area->blocks;
-        if (r->blocks + larger(area->blocks, wanted) > r->table_entries)
-            area->table = divide_up(entries * QCOW2_TABLE_ENTRY_SIZE, cluster_size);
+        uint64_t needed = r->blocks + larger(++area->blocks, wanted);
+        if (needed > r->table_entries)
+            area->table =
+                divide_up((needed + area->blocks) * QCOW2_TABLE_ENTRY_SIZE, cluster_size);
     }
     if (area->table == 0 || (area->table * cluster_size <= QCOW2_REFCOUNT_TABLE_SIZE_MAX &&
                              r->blocks == r->disk_blocks))

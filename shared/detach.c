@@ -16,19 +16,6 @@ struct agenda {
     uint64_t changed[PLANNER_BATCH_SIZE / QCOW2_SECTOR_SIZE / 64];
 };
 
-static void set_bit(uint64_t *bits, uint64_t n)
-{
-    bits[n / 64] |= UINT64_C(1) << n % 64;
-}
-
-/* Clear bit `n`; returns whether it was set. */
-static bool take_bit(uint64_t *bits, uint64_t n)
-{
-    uint64_t bit = UINT64_C(1) << n % 64, was = bits[n / 64] & bit;
-    bits[n / 64] &= ~bit;
-    return was;
-}
-
 /* A zero cluster that shares its host cluster with another table gives it up: that table's data must
  * stay. The same where zeros would have to be encrypted. */
 static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry)
@@ -39,10 +26,8 @@ static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry
     uint32_t users, left;
     if (!get_refcount(planner, cluster, &users))
         return false;
-    if (table_users == 0 || users < table_users) {
-        refuse(planner, REFUSAL_REFCOUNT, AMEND_ERROR_PARSE_FAILED, cluster, users, table_users);
-        return false;
-    }
+    if (table_users == 0 || users < table_users)
+        return refuse_refcount(planner, cluster, users, table_users);
     if (users == table_users && !is_encrypted(planner))
         return true;
     if (!release_cluster(planner, cluster, table_users) ||
@@ -55,7 +40,7 @@ static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry
 
 static bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry)
 {
-    uint64_t table = place & ~(uint64_t)(planner->header.cluster_size - 1);
+    uint64_t table = table_of(planner, place);
     refuse(planner, REFUSAL_L2_ENTRY, AMEND_ERROR_PARSE_FAILED, table,
            (place - table) / QCOW2_TABLE_ENTRY_SIZE, entry);
     return false;
@@ -82,9 +67,7 @@ static bool note_pending(struct walk *walk, const struct io_range *part, struct 
             continue;
         if (!is_cluster(walk->planner, cluster))
             return refuse_entry(walk->planner, place, value);
-        if (!get_table_refcount(walk->planner,
-                                place & ~(uint64_t)(walk->planner->header.cluster_size - 1),
-                                &users))
+        if (!get_table_refcount(walk->planner, table_of(walk->planner, place), &users))
             return false;
         agenda->refcounts[table_number(walk, part, place)] = (uint16_t)users;
         set_bit(agenda->pending, n);
@@ -140,9 +123,7 @@ static bool detach_part(struct walk *walk, const struct io_range *part)
         return false;
     for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE)
         if (take_bit(agenda.changed, at / QCOW2_SECTOR_SIZE) &&
-            (!is_free_of_tables(walk->planner, part->offset + at, QCOW2_SECTOR_SIZE) ||
-             !add_write(walk->planner, &list, part->offset + at, part->buffer + at,
-                        QCOW2_SECTOR_SIZE)))
+            !add_table_sector(walk->planner, &list, part, at))
             return false;
     return flush_writes(walk->planner, &list);
 }

@@ -68,6 +68,13 @@ uint64_t scan_for_downgrade(struct planner *planner, uint64_t *allocated)
     return counts.zero;
 }
 
+bool add_table_sector(struct planner *planner, struct write_list *list, const struct io_range *part,
+                      uint64_t at)
+{
+    return is_free_of_tables(planner, part->offset + at, QCOW2_SECTOR_SIZE) &&
+           add_write(planner, list, part->offset + at, part->buffer + at, QCOW2_SECTOR_SIZE);
+}
+
 bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
                  bool (*concerns)(const uint8_t *entry),
                  bool (*change)(struct walk *walk, uint64_t place, uint8_t *entry))
@@ -84,9 +91,7 @@ bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
                 return false;
             changed |= load_be64(entry) != before;
         }
-        if (changed && (!is_free_of_tables(walk->planner, part->offset + sector, QCOW2_SECTOR_SIZE) ||
-                        !add_write(walk->planner, &list, part->offset + sector,
-                                   part->buffer + sector, QCOW2_SECTOR_SIZE)))
+        if (changed && !add_table_sector(walk->planner, &list, part, sector))
             return false;
     }
     return flush_writes(walk->planner, &list);
@@ -97,7 +102,7 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 {
     struct planner *planner = walk->planner;
     uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
-    uint64_t table = place & ~(uint64_t)(planner->header.cluster_size - 1);
+    uint64_t table = table_of(planner, place);
     uint32_t table_users;
     if (cluster) {
         store_be64(entry, value & ~QCOW2_L2_ZERO);
@@ -110,10 +115,8 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
     }
     if (!get_table_refcount(planner, table, &table_users))
         return false;
-    if (table_users == 0) {
-        refuse(planner, REFUSAL_REFCOUNT, AMEND_ERROR_PARSE_FAILED, table, 0, 1);
-        return false;
-    }
+    if (table_users == 0)
+        return refuse_refcount(planner, table, 0, 1);
     if (!allocate_clusters(planner, 1, table_users, &cluster) || !zero_cluster(planner, cluster))
         return false;
     store_be64(entry, table_users == 1 ? cluster | QCOW2_L2_COPIED : cluster);

@@ -203,6 +203,12 @@ uint64_t scan_for_downgrade(struct planner *planner, uint64_t *allocated);
 bool expand_zero_clusters(struct planner *planner, uint64_t zero_clusters, uint64_t allocated);
 
 /* expand.c, for detach.c */
+
+/* The L2 table that the entry at this place of the image is in. */
+static inline uint64_t table_of(const struct planner *planner, uint64_t place)
+{
+    return place & ~(uint64_t)(planner->header.cluster_size - 1);
+}
 bool is_zero_cluster(const uint8_t *entry);
 bool is_encrypted(const struct planner *planner);
 /* Let `change` work on each entry of an L2 table's part that it `concerns`, and stage the sectors with
@@ -210,6 +216,9 @@ bool is_encrypted(const struct planner *planner);
 bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
                  bool (*concerns)(const uint8_t *entry),
                  bool (*change)(struct walk *walk, uint64_t place, uint8_t *entry));
+/* Stage the sector at byte `at` of the part, unless it belongs to another table too. */
+bool add_table_sector(struct planner *planner, struct write_list *list, const struct io_range *part,
+                      uint64_t at);
 
 /* detach.c: turn zero clusters that share their host cluster into plain ones. False: refused.
  * *flags_needed: a table that is not active gave up a cluster that has one user left. */
@@ -221,6 +230,8 @@ bool set_copied_flags(struct planner *planner);
 
 /* Get ready; at most `expected` clusters will be taken besides those of the refcounts' own. */
 bool start_refcounts(struct planner *planner, uint64_t expected);
+/* Refuse, as a cluster has a refcount that cannot be, and needs another one; returns false. */
+bool refuse_refcount(struct planner *planner, uint64_t offset, uint32_t found, uint32_t needed);
 /* The refcount of the cluster at `offset` as it is on the disk. */
 bool get_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount);
 /* Whether that takes no read now. */

@@ -23,8 +23,7 @@ static bool refuse_table(struct planner *planner)
     return false;
 }
 
-static bool refuse_refcount(struct planner *planner, uint64_t offset, uint32_t found,
-                            uint32_t needed)
+bool refuse_refcount(struct planner *planner, uint64_t offset, uint32_t found, uint32_t needed)
 {
     refuse(planner, REFUSAL_REFCOUNT, AMEND_ERROR_PARSE_FAILED, offset, found, needed);
     return false;
@@ -74,14 +73,33 @@ static uint8_t *find_refcount(struct planner *planner, struct window *window, ui
     return look(planner, window, *at, REFCOUNT_SIZE);
 }
 
+/* The refcount that a window shows; `uncovered` where no block below `blocks` holds it. */
+static bool read_refcount(struct planner *planner, struct window *window, uint64_t blocks,
+                          uint64_t offset, uint32_t uncovered, uint32_t *refcount)
+{
+    uint64_t at;
+    bool covered;
+    const uint8_t *entry = find_refcount(planner, window, blocks, offset, &at, &covered);
+    *refcount = entry ? load_be16(entry) : uncovered;
+    return entry || !covered;
+}
+
 bool get_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
 {
     struct refcounts *r = &planner->refcounts;
-    uint64_t at;
-    bool covered;
-    const uint8_t *entry = find_refcount(planner, &r->disk, r->disk_blocks, offset, &at, &covered);
-    *refcount = entry ? load_be16(entry) : 0;
-    return entry || !covered;
+    return read_refcount(planner, &r->disk, r->disk_blocks, offset, 0, refcount);
+}
+
+bool get_final_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
+{
+    struct refcounts *r = &planner->refcounts;
+    return read_refcount(planner, &r->released, r->blocks, offset, 0, refcount);
+}
+
+bool get_prepared_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
+{
+    struct refcounts *r = &planner->refcounts;
+    return read_refcount(planner, &r->prepared, r->blocks, offset, UINT32_MAX, refcount);
 }
 
 bool has_refcount(const struct planner *planner, uint64_t offset)
@@ -106,16 +124,6 @@ bool get_table_refcount(struct planner *planner, uint64_t offset, uint32_t *refc
     return true;
 }
 
-bool get_final_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    uint64_t at;
-    bool covered;
-    const uint8_t *entry = find_refcount(planner, &r->released, r->blocks, offset, &at, &covered);
-    *refcount = entry ? load_be16(entry) : 0;
-    return entry || !covered;
-}
-
 static bool set_refcount(struct planner *planner, struct window *window, uint64_t offset,
                          uint32_t refcount)
 {
@@ -129,16 +137,6 @@ static bool set_refcount(struct planner *planner, struct window *window, uint64_
     entry[1] = (uint8_t)refcount;
     mark_changed(window, at);
     return true;
-}
-
-bool get_prepared_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    uint64_t at;
-    bool covered;
-    const uint8_t *entry = find_refcount(planner, &r->prepared, r->blocks, offset, &at, &covered);
-    *refcount = entry ? load_be16(entry) : UINT32_MAX;
-    return entry || !covered;
 }
 
 bool take_cluster(struct planner *planner, uint64_t offset, uint32_t refcount)

@@ -97,19 +97,16 @@ bool write_image(struct planner *planner, uint32_t phase, uint64_t offset, uint8
 
 void mark_changed(struct window *window, uint64_t offset)
 {
-    uint64_t sector = (offset - window->offset) / SECTOR;
-    window->changed[sector / 64] |= UINT64_C(1) << sector % 64;
+    set_bit(window->changed, (offset - window->offset) / SECTOR);
 }
 
 bool flush_window(struct planner *planner, struct window *window)
 {
     struct write_list list = {.phase = window->write_phase};
-    for (uint32_t at = 0; at < window->size; at += SECTOR) {
-        uint64_t *word = &window->changed[at / SECTOR / 64], bit = UINT64_C(1) << at / SECTOR % 64;
-        if ((*word & bit) && !add_write(planner, &list, window->offset + at, window->data + at, SECTOR))
+    for (uint32_t at = 0; at < window->size; at += SECTOR)
+        if (take_bit(window->changed, at / SECTOR) &&
+            !add_write(planner, &list, window->offset + at, window->data + at, SECTOR))
             return false;
-        *word &= ~bit;
-    }
     return flush_writes(planner, &list);
 }
 

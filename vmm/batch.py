@@ -18,7 +18,7 @@ from collections import deque
 from contextlib import suppress
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
-from instar.vmm.document import read_error, read_result
+from instar.vmm.document import ANSWER_MAX, EITHER, read_error, read_result
 from instar.vmm.errors import HostError, InstarError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.record import record
@@ -38,12 +38,8 @@ AHEAD = 16
 """Images that a worker has been sent at a time, so that it need not wait for this process."""
 NAP = 0.002
 """Seconds that this process lets answers come together while every worker has enough to do."""
-ANSWER_MAX = 1 << 27
-"""Bytes; as many ranges as can be staged take less of it."""
 PATIENCE = 2.0
 """Seconds that workers have to end the image at hand when the batch is given up."""
-
-_EITHER = "the image is the old one or the amended one, see with qemu-img info"
 
 
 def amend_batch(
@@ -267,7 +263,7 @@ class _Batch:
         # Every worker's life ends at least one image, so that there is an end to all of them.
         if worker.sent and not worker.gave_up:
             sent = worker.sent.popleft()
-            yield self._end(sent.path, HostError(f"the confined worker {how}; {_EITHER}"))
+            yield self._end(sent.path, HostError(f"the confined worker {how}; {EITHER}"))
         for sent in reversed(worker.sent):
             self._supply.put_back(sent.path)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from struct import unpack
 
-from instar.vmm.contract_disk import OFFSET_MASK
-from instar.vmm.errors import ImageRejected
-from instar.vmm.verdict import overlap
+from instar.vmm.contract_disk import COMPRESSED, OFFSET_MASK, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from instar.vmm.contract_disk import Disk
     from instar.vmm.contract_mapping import Zeroed
     from instar.vmm.contract_refcounts import Ledger
-
-_COMPRESSED, _ZERO = 1 << 62, 1
 
 
 def judge_data(disk: Disk, tables: Iterable[int], zeroed: Zeroed, ledger: Ledger) -> None:
@@ -39,19 +35,18 @@ def judge_data(disk: Disk, tables: Iterable[int], zeroed: Zeroed, ledger: Ledger
             words = set(unpack(f">{len(data) // 8}Q", data))
             for cluster in _in_use(words, disk.cluster_bits):
                 if cluster in zeroed or cluster in freed:
-                    offset = cluster << disk.cluster_bits
-                    raise ImageRejected((overlap(offset, ledger.old(cluster)),))
+                    raise ledger.overlap(cluster)
 
 
 def _in_use(words: set[int], cluster_bits: int) -> Iterator[int]:
     """The clusters that these entries' data lie in."""
-    compressed = {word for word in words if word & _COMPRESSED}
+    compressed = {word for word in words if word & COMPRESSED}
     plain = words - compressed if compressed else words
-    yield from {(word & OFFSET_MASK) >> cluster_bits for word in plain if not word & _ZERO} - {0}
+    yield from {(word & OFFSET_MASK) >> cluster_bits for word in plain if not word & ZERO} - {0}
     # "Compressed Clusters Descriptor": x bits of offset, then so many sectors more than one.
     offset_bits = 62 - (cluster_bits - 8)
     for word in compressed:
         start = word & ((1 << offset_bits) - 1)
-        sectors = (word & (_COMPRESSED - 1)) >> offset_bits
+        sectors = (word & (COMPRESSED - 1)) >> offset_bits
         end = (start >> 9) + sectors + 1 << 9
         yield from range(start >> cluster_bits, (end - 1 >> cluster_bits) + 1)

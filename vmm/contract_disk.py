@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""
+COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
+"""The flags in an entry of an L1 or L2 table."""
 READ_MAX = 1 << 30
 """Bytes that are read to judge one amend; qemu keeps the L2 tables of 8 TiB in as many."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from struct import Struct
 
-from instar.vmm.contract_disk import OFFSET_MASK
+from instar.vmm.contract_disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
 from instar.vmm.errors import GuestFault
 from instar.vmm.staging import SECTOR_SIZE
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from instar.vmm.contract_disk import Disk
     from instar.vmm.contract_refcounts import Ledger
 
-_COPIED, _COMPRESSED, _ZERO = 1 << 63, 1 << 62, 1
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table
-_PLAIN, _UNALLOCATED = (_ZERO,) * 64, (0,) * 64
+_PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
 _EVEN = bytes(range(0, 256, 2))
 _NEW, _OWN = 1, 2
 
@@ -136,16 +135,16 @@ class Mapping:
             return True
         if news == _UNALLOCATED and not self._backed and self._is_run(olds):
             first = self._cluster(olds[0])
-            lawful = bool(first) and bool(olds[0] & _ZERO) and not olds[0] & _COMPRESSED
+            lawful = bool(first) and bool(olds[0] & ZERO) and not olds[0] & COMPRESSED
             return lawful and self._ledger.release_run(first, count, references)
         first = self._cluster(news[0])
         if self._encrypted or not first or not self._is_run(news):
             return False
-        if olds == tuple(word | _ZERO for word in news):
-            lawful = not (olds[0] & _COMPRESSED or news[0] & _ZERO)
+        if olds == tuple(word | ZERO for word in news):
+            lawful = not (olds[0] & COMPRESSED or news[0] & ZERO)
             lawful = lawful and self._ledger.all_have(first, count, references)
             return lawful and self._zeroed.give_run(first, count, _OWN)
-        expected = first << shift | (_COPIED if references == 1 else 0)
+        expected = first << shift | (COPIED if references == 1 else 0)
         if olds != _PLAIN or news[0] != expected:
             return False
         if not self._zeroed.give_run(first, count, _NEW):
@@ -167,7 +166,7 @@ class Mapping:
             if old == new:
                 continue
             host = old & OFFSET_MASK
-            if new or self._backed or old & _COMPRESSED or not old & _ZERO or host & within:
+            if new or self._backed or old & COMPRESSED or not old & ZERO or host & within:
                 self._judge_entry(old, new, references)
             elif host:
                 dropped.append(host >> shift)
@@ -175,12 +174,12 @@ class Mapping:
             self._ledger.release(dropped, references)
 
     def _judge_entry(self, old: int, new: int, references: int) -> None:
-        if old & _COMPRESSED or not old & _ZERO:
+        if old & COMPRESSED or not old & ZERO:
             raise GuestFault(
                 f"the guest changes the L2 entry {old:#x}, no zero cluster, to {new:#x}"
             )
         host = self._cluster(old)
-        if host and new == old & ~_ZERO:
+        if host and new == old & ~ZERO:
             lawful = self._fills_own(host, references)
         else:
             lawful = self._fills_new(new, references)
@@ -198,7 +197,7 @@ class Mapping:
 
     def _fills_new(self, new: int, references: int) -> bool:
         host = self._cluster(new)
-        expected = host << self._disk.cluster_bits | (_COPIED if references == 1 else 0)
+        expected = host << self._disk.cluster_bits | (COPIED if references == 1 else 0)
         if self._encrypted or not host or new != expected or not self._zeroed.give(host, _NEW):
             return False
         self._ledger.take(host, references)
@@ -226,11 +225,11 @@ class Mapping:
 
     def _is_exclusive_now(self, old: int, new: int) -> bool:
         """Whether `new` is `old` for a cluster that the release has left to one user."""
-        host = self._cluster(old) if not old & (_COPIED | _COMPRESSED | _ZERO) else 0
+        host = self._cluster(old) if not old & (COPIED | COMPRESSED | ZERO) else 0
         change = self._ledger.change(host)
         return (
             bool(host)
-            and new == old | _COPIED
+            and new == old | COPIED
             and change < 0
             and self._ledger.old(host) + change == 1
         )
@@ -241,7 +240,7 @@ def _has_zero_flag(table: bytearray) -> bool:
     if not table[7::8].translate(None, _EVEN):
         return False
     return any(
-        word & _ZERO and not word & _COMPRESSED
+        word & ZERO and not word & COMPRESSED
         for at in range(0, len(table), SECTOR_SIZE)
         for word in _ENTRIES.unpack_from(table, at)
     )

@@ -10,7 +10,7 @@ from struct import Struct
 
 from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import bad_refcount_table
+from instar.vmm.verdict import bad_refcount_table, overlap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class Ledger:
         """The refcount on disk; 0 where no block covers the cluster."""
         at = cluster % _IN_SECTOR * 2
         return int.from_bytes(self._window(cluster >> _SECTOR_SHIFT)[at : at + 2], "big")
+
+    def overlap(self, cluster: int) -> ImageRejected:
+        """The error for a cluster in use that would be used anew, overwritten or set free."""
+        return ImageRejected((overlap(cluster << self._disk.cluster_bits, self.old(cluster)),))
 
     def change(self, cluster: int) -> int:
         """By how much the refcount is to change, as far as is known."""

@@ -22,7 +22,7 @@ from instar.vmm.contract_refcounts import Ledger
 from instar.vmm.contract_structures import Snapshots, bitmap_clusters
 from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import overlap, table_outside, too_few_references
+from instar.vmm.verdict import table_outside, too_few_references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -240,8 +240,7 @@ class _Tables:
     ) -> None:
         self._keep(clusters, released=released)
         for cluster in mapped.intersection(clusters):
-            offset = cluster << self._disk.cluster_bits
-            raise ImageRejected((overlap(offset, self._ledger.old(cluster)),))
+            raise self._ledger.overlap(cluster)
 
     def _keep(self, clusters: Iterable[int], *, released: bool = False) -> None:
         """See that these clusters are neither taken, zeroed nor, unless they may be, set free.
@@ -253,8 +252,7 @@ class _Tables:
             change = ledger.change(cluster)
             freed = change < 0 and not released and ledger.old(cluster) + change == 0
             if change > 0 or freed or cluster in zeroed:
-                offset = cluster << self._disk.cluster_bits
-                raise ImageRejected((overlap(offset, ledger.old(cluster)),))
+                raise ledger.overlap(cluster)
 
     def _judge_l1_tables(self, tables: set[int], active: set[int]) -> None:
         """What was written as an L2 table is one, and none comes into use for something else.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
+ANSWER_MAX = 1 << 27
+"""Bytes of a document; as many ranges as can be staged take less of it."""
+EITHER = "the image is the old one or the amended one, see with qemu-img info"
+"""What there is to say of an image where no document came."""
+
 
 def read_result(document: Any, name: str) -> AmendResult:
     """The result in the child's document; TypeError or KeyError if it is none."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from instar.vmm.document import read_error, read_result
+from instar.vmm.document import ANSWER_MAX, EITHER, read_error, read_result
 from instar.vmm.errors import HostError, UsageError
 
 TYPE_CHECKING = False
@@ -23,14 +23,11 @@ if TYPE_CHECKING:
 
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
-ANSWER_MAX = 1 << 27
-"""Bytes; as many ranges as can be staged take less of it."""
 
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.
 _START = "import sys; sys.path.append(sys.argv.pop(1)); "
 _AMEND = "from instar.vmm.cli import main; sys.exit(main())"
-_EITHER = "the image is the old one or the amended one, see with qemu-img info"
 
 
 def child_command(code: str) -> list[str]:
@@ -81,7 +78,7 @@ def amend_in_child(
     answer, status = _run([*child_command(_AMEND), *arguments, raw], timeout + MARGIN)
     if status < 0:
         name = signal.strsignal(-status)
-        raise HostError(f"the confined process was killed ({name}); {_EITHER}")
+        raise HostError(f"the confined process was killed ({name}); {EITHER}")
     try:
         document = json.loads(answer)
         if status == 0:
@@ -89,7 +86,7 @@ def amend_in_child(
         error = read_error(document["error"])
     except (ValueError, KeyError, TypeError, RecursionError) as fault:
         raise HostError(
-            f"the confined process ended with status {status} and no outcome; {_EITHER}"
+            f"the confined process ended with status {status} and no outcome; {EITHER}"
         ) from fault
     raise error
 
@@ -112,7 +109,7 @@ def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
             return answer, child.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             raise HostError(
-                f"the confined process did not end within {seconds:g} s and was killed; {_EITHER}"
+                f"the confined process did not end within {seconds:g} s and was killed; {EITHER}"
             ) from None
         finally:
             child.kill()  # does nothing to one that ended
