@@ -111,3 +111,16 @@ class TestOverlaps:
             ImageRejected, match="has refcount 1, yet a table or another entry uses it too"
         ):
             downgrade(Image(**{**vars(image), "patches": [patch]})).case.judge()
+
+    @pytest.mark.parametrize(
+        ("region", "at"), [("refcount_table", 8), ("snapshot_table", 0)], ids=["block", "l1_table"]
+    )
+    def test_an_l2_table_that_is_written_is_another_table(self, region: str, at: int) -> None:
+        l2_table, names = BACKED.regions()["l2_table[0]"].start, BACKED.regions()[region].start + at
+        case = downgrade(BACKED).case
+        case.judge()
+        case.data = case.data[:names] + l2_table.to_bytes(8, "big") + case.data[names + 8 :]
+        with pytest.raises(ImageRejected) as caught:
+            case.judge()
+        (refusal,) = caught.value.refusals
+        assert (refusal.name, refusal.detail["offset"]) == ("overlap", l2_table)
