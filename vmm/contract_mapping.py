@@ -133,6 +133,9 @@ class Mapping:
         count, shift = len(olds), self._disk.cluster_bits
         if olds == _PLAIN and news == _UNALLOCATED and not self._backed:
             return True
+        # Compressed clusters, which stay what they are, begin anywhere.
+        if (olds[0] | news[0]) & OFFSET_MASK & (self._disk.cluster_size - 1):
+            return False
         if news == _UNALLOCATED and not self._backed and self._is_run(olds):
             first = self._cluster(olds[0])
             lawful = bool(first) and bool(olds[0] & ZERO) and not olds[0] & COMPRESSED

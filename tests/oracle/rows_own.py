@@ -90,6 +90,10 @@ own/zlib-in-snapshot-only: compat=0.10
     write r.img a 65536; convert -c -f raw -O qcow2 r.img t.qcow2;
     snapshot -c s t.qcow2; io -c 'write -P 9 0 64k' t.qcow2
     => changed | amended
+own/zero-among-compressed: compat=0.10
+    write r.img a 5242880; convert -c -f raw -O qcow2 r.img t.qcow2;
+    io -c 'write -z 4480k 64k' t.qcow2
+    => changed | amended
 own/refcounts-not-read: compat=0.10
     create t.qcow2 64M; io -c 'write -P 9 0 64k' t.qcow2; poke set refcount_table_offset 0x30000
     => refused | amended | refcounts_not_read

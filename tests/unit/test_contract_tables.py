@@ -39,10 +39,21 @@ MIXED: dict[int, Cluster] = {
 SHARED = Snapshot(name=b"shared")
 OWN = Snapshot(name=b"own", clusters={0: Data(b"b"), 1: Zero(), 2: Data(b"x"), 5: Zero()})
 
+COMPRESSED: dict[int, Cluster] = {
+    0: Compressed(b"c", stored=b"c" * 700),
+    64: Compressed(b"d"),
+    65: Zero(),
+}
+"""The first entry of the second sector names bytes within a cluster."""
+
 DOWNGRADES: dict[str, Image] = {
     "zero clusters": Image(**SMALL, clusters=MIXED),
     "zero clusters, backing file": Image(**SMALL, **BACKED, clusters=MIXED),
     "64 KiB": Image(clusters=MIXED),
+    "a zero cluster beside a compressed one": Image(size=8 << 20, clusters=COMPRESSED),
+    "a zero cluster beside a compressed one, backing file": Image(
+        size=8 << 20, **BACKED, clusters=COMPRESSED
+    ),
     "64 KiB, backing file": Image(**BACKED, clusters=MIXED),
     "2 MiB, backing file": Image(cluster_bits=21, **BACKED, clusters={0: Zero(), 1: Data(b"a")}),
     "shared tables": Image(**SMALL, clusters=MIXED, snapshots=[SHARED]),
