@@ -85,6 +85,9 @@ def _create(rng: random.Random) -> tuple[_Disk, list[str]]:
         options += _features(rng, disk)
     if chance < 0.1 and not backing:
         options.append("preallocation=metadata")
+    if disk.compressed and disk.size and not backing and chance > 0.85:
+        convert = f"convert -c -f raw -O qcow2 -o {','.join(options)} n.raw t.qcow2"
+        return disk, [f"noise n.raw {disk.size}", convert]
     size = "" if backing and rng.random() < 0.3 else f" {disk.size}"
     return disk, [*steps, f"create -o {','.join(options)}{backing} t.qcow2{size}"]
 

@@ -8,6 +8,7 @@ image is always t.qcow2; other names are those of its backing files and data fil
 from __future__ import annotations
 
 import os
+import random
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,11 @@ def step(qemu: Qemu, verb: str, *arguments: str) -> None:
         poke(Path(IMAGE), *arguments)
     elif verb == "write":
         Path(arguments[0]).write_bytes(arguments[1].encode() * int(arguments[2]))
+    elif verb == "noise":
+        # Data that compress to about half, so that clusters of them begin anywhere.
+        noise = random.Random(0)  # noqa: S311 - the same in every run
+        pieces = (noise.randbytes(256) + bytes(256) for _ in range(int(arguments[1]) // 512))
+        Path(arguments[0]).write_bytes(b"".join(pieces))
     elif verb == "truncate":
         with Path(arguments[0]).open("ab") as file:
             file.truncate(int(arguments[1], 0))
