@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 2
+#define INSTAR_ABI_VERSION 3
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. */
@@ -65,6 +65,8 @@
 #define INSTAR_PHASE_FLAGS 5          /* OFLAG_COPIED of what the release has left to one user */
 #define INSTAR_PHASE_COUNT 6
 #define INSTAR_ZEROES_SEGMENTS_MAX 4096 /* in one WRITE_ZEROES request */
+#define INSTAR_SEGMENTS_MAX 0x100000    /* in all of them; one that goes on behind the last is none */
+#define INSTAR_STAGED_MAX 0x10000000    /* bytes of all OUT requests together */
 
 /* The request for one amend. The current_* fields are what the host read at fixed offsets of the
  * header; the guest reads the header itself and refuses if the two disagree. */
@@ -78,6 +80,12 @@
 #define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
 #define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
+
+/* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
+ * the host does for it counts as many bytes as take as long. */
+#define AMEND_DOORBELL_WORK 0x38000
+#define AMEND_REQUEST_WORK 0x8000 /* each block request */
+#define AMEND_SECTOR_WORK 0x8000  /* each sector that is written */
 
 struct AmendConfig {
     uint32_t magic;         /* IN */
@@ -94,7 +102,8 @@ struct AmendConfig {
     uint64_t image_size;                     /* IN: bytes of the file or block device */
     uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
     uint64_t max_growth;                     /* IN: bytes by which the file may grow */
-    uint8_t reserved[48];                    /* IN: 0 */
+    uint64_t work_max;                       /* IN: bytes, see AMEND_*_WORK */
+    uint8_t reserved[40];                    /* IN: 0 */
 };
 
 /* The verdict. Errors are append-only. */
@@ -116,6 +125,7 @@ struct AmendConfig {
 #define AMEND_ERROR_OVERFLOW 12
 #define AMEND_ERROR_READ_FAILED 13
 #define AMEND_ERROR_UNSUPPORTED_FEATURE 14
+#define AMEND_ERROR_WORK_LIMIT 15
 
 struct AmendResult {
     uint32_t magic;                    /* OUT */
@@ -180,7 +190,9 @@ struct AmendResult {
 #define REFUSAL_REFCOUNT_TABLE_FULL 44
 #define REFUSAL_SNAPSHOT_TABLE_FULL 45
 #define REFUSAL_BITMAPS 46
-#define REFUSAL_OVERLAP 47 /* the host may find it too */
+#define REFUSAL_OVERLAP 47    /* the host may find it too */
+#define REFUSAL_WORK_LIMIT 48 /* the host may find it too */
+#define REFUSAL_CHANGE_LIMIT 49
 
 struct AmendRefusal {
     uint32_t reason;    /* OUT: REFUSAL_* */

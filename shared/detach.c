@@ -8,6 +8,8 @@
 
 /* So many more entries for one that was read: then the next search looks at all that follow. */
 #define WORTH_A_SEARCH 16u
+/* To look at one takes as long as to read so many bytes. */
+#define SEARCH_WORK 16u
 
 /* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
 struct agenda {
@@ -38,7 +40,7 @@ static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry
     return true;
 }
 
-static bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry)
+bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry)
 {
     uint64_t table = table_of(planner, place);
     refuse(planner, REFUSAL_L2_ENTRY, AMEND_ERROR_PARSE_FAILED, table,
@@ -98,7 +100,10 @@ static bool detach_pending(struct walk *walk, const struct io_range *part, struc
             continue;
         if (!detach_noted(walk, part, agenda, n))
             return false;
-        for (uint64_t i = n + 1; i < count && i - n < reach; i++) {
+        uint64_t end = count - n < reach ? count : n + reach;
+        if (!spend(walk->planner, (end - n) * SEARCH_WORK))
+            return false;
+        for (uint64_t i = n + 1; i < end; i++) {
             uint64_t value = load_be64(part->buffer + i * QCOW2_TABLE_ENTRY_SIZE);
             if (!(agenda->pending[i / 64] >> i % 64 & 1) ||
                 !has_refcount(walk->planner, value & QCOW2_TABLE_OFFSET_MASK))

@@ -105,6 +105,9 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
     uint64_t table = table_of(planner, place);
     uint32_t table_users;
     if (cluster) {
+        /* It was, unless something has been written over the table since. */
+        if (!is_cluster(planner, cluster))
+            return refuse_entry(planner, place, value);
         store_be64(entry, value & ~QCOW2_L2_ZERO);
         return is_free_of_tables(planner, cluster, planner->header.cluster_size) &&
                zero_cluster(planner, cluster);

@@ -94,6 +94,9 @@ struct planner {
     struct window snapshots;
     struct refcounts refcounts;
     uint32_t segment_count; /* in workspace->scratch.segments */
+    uint32_t segments_sent;
+    uint64_t staged;    /* bytes of all writes, with those that were written again */
+    uint64_t work_left; /* of config->work_max */
 };
 
 /* Note a reason to refuse; of one reason, and of all, only so many are kept. */
@@ -101,6 +104,9 @@ void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t d
             uint64_t detail1, uint64_t detail2);
 
 /* storage.c. Of all these, false or null means refused: an I/O error, or out of bounds. */
+
+/* Do work that takes as long as reading so many bytes. False: refused, that is too much. */
+bool spend(struct planner *planner, uint64_t bytes);
 
 /* Read whole sectors as they are before `phase`; behind the image's end come zeros. */
 bool read_image(struct planner *planner, uint32_t phase, uint64_t offset, uint8_t *buffer,
@@ -171,7 +177,7 @@ bool read_snapshot(struct planner *planner, uint64_t at, struct snapshot *snapsh
 /* Stage a copy of the snapshot table with all the extra data that version 3 wants. */
 bool rewrite_snapshots(struct planner *planner);
 
-/* walk.c: visit every L2 table that is allocated, and some of them twice. */
+/* walk.c: visit every L2 table that is allocated, and perhaps some of them twice. */
 struct walk {
     struct planner *planner;
     uint32_t phase;   /* the view of L2 tables, as in image_io.read */
@@ -182,8 +188,8 @@ struct walk {
     bool (*visit)(struct walk *walk, const struct io_range *part);
     void *context;
 
-    uint64_t done;
-    uint64_t tables_left; /* an L1 table that names more L2 tables than fit names some twice */
+    uint64_t done, told; /* L1 entries, and of how many of them the last progress told */
+    bool any_seen; /* workspace->seen holds tables of this walk */
     uint64_t batch_bytes;
     uint32_t range_count;
     struct io_range ranges[PLANNER_RANGES_MAX];
@@ -223,6 +229,8 @@ bool add_table_sector(struct planner *planner, struct write_list *list, const st
 /* detach.c: turn zero clusters that share their host cluster into plain ones. False: refused.
  * *flags_needed: a table that is not active gave up a cluster that has one user left. */
 bool detach_zero_clusters(struct planner *planner, bool *flags_needed);
+/* Refuse, as the L2 entry at this place of the image is not valid; returns false. */
+bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry);
 /* Set OFLAG_COPIED where the active L2 tables are the one user that is left. False: refused. */
 bool set_copied_flags(struct planner *planner);
 

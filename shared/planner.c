@@ -14,7 +14,8 @@ void refuse(struct planner *planner, uint32_t reason, uint32_t error, uint64_t d
 {
     struct verdict *v = planner->verdict;
     uint32_t same = 0;
-    planner->unsound |= error == AMEND_ERROR_PARSE_FAILED || error == AMEND_ERROR_READ_FAILED;
+    planner->unsound |= error == AMEND_ERROR_PARSE_FAILED || error == AMEND_ERROR_READ_FAILED ||
+                        error == AMEND_ERROR_WORK_LIMIT;
     for (uint32_t i = 0; i < v->count; i++)
         same += v->refusals[i].reason == reason;
     if (v->count == REFUSAL_MAX || same == SAME_REASON_MAX)
@@ -139,6 +140,7 @@ bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
         .workspace = workspace,
         .verdict = verdict,
         .end = round_up(io->size, QCOW2_SECTOR_SIZE),
+        .work_left = config->work_max,
         .snapshots = {workspace->snapshots, PLANNER_WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0,
                       .loaded = false},
     };

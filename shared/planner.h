@@ -20,6 +20,7 @@
 #define PLANNER_WINDOW_SIZE 0x10000u
 #define PLANNER_SMALL_WINDOW_SIZE 0x1000u
 #define PLANNER_BATCH_SIZE 0x100000u
+#define PLANNER_SEEN_MAX 8192u
 #define PLANNER_NAMES_SIZE 1536u /* with all refusals they fit one transmit buffer */
 
 /* Bytes of the image: offset and length are multiples of 512. */
@@ -74,6 +75,7 @@ struct planner_workspace {
     uint8_t table[PLANNER_TABLE_SIZE];
     uint8_t other_table[PLANNER_TABLE_SIZE];
     uint8_t batch[PLANNER_BATCH_SIZE];
+    uint64_t seen[PLANNER_SEEN_MAX]; /* L2 tables by their numbers */
     uint8_t snapshots[PLANNER_WINDOW_SIZE];
     uint8_t refcount_table[PLANNER_SMALL_WINDOW_SIZE];
     uint8_t refcounts[PLANNER_WINDOW_SIZE];

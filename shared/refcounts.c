@@ -8,6 +8,11 @@
 #include "internal.h"
 
 #define REFCOUNT_SIZE 2u
+/* As many bytes take as long to read as it takes to look up a refcount here, or to give up a cluster here
+ * and in the host's books. */
+#define LOOKUP_WORK 128u
+#define RELEASE_WORK 1024u
+
 #define SEES_TABLE (INSTAR_PHASE_REFCOUNT_TABLE + 1)
 
 uint32_t entries_per_block(const struct planner *planner)
@@ -64,7 +69,7 @@ static uint8_t *find_refcount(struct planner *planner, struct window *window, ui
     uint64_t cluster = offset >> planner->header.cluster_bits, block;
     uint64_t index = cluster / entries_per_block(planner);
     *covered = true;
-    if (!get_block(planner, index, &block))
+    if (!spend(planner, LOOKUP_WORK) || !get_block(planner, index, &block))
         return 0;
     *covered = block && index < blocks;
     if (!*covered)
@@ -131,7 +136,7 @@ static bool set_refcount(struct planner *planner, struct window *window, uint64_
     bool covered;
     uint8_t *entry =
         find_refcount(planner, window, planner->refcounts.blocks, offset, &at, &covered);
-    if (!entry)
+    if (!entry || !is_free_of_tables(planner, table_of(planner, at), planner->header.cluster_size))
         return false;
     entry[0] = (uint8_t)(refcount >> 8);
     entry[1] = (uint8_t)refcount;
@@ -153,6 +158,8 @@ bool release_cluster(struct planner *planner, uint64_t offset, uint32_t referenc
 {
     struct refcounts *r = &planner->refcounts;
     uint32_t refcount;
+    if (!spend(planner, RELEASE_WORK))
+        return false;
     if (!r->any_released && !flush_window(planner, &r->prepared))
         return false;
     r->any_released = true;

@@ -39,9 +39,10 @@ bool read_snapshot(struct planner *planner, uint64_t at, struct snapshot *snapsh
     if (!inside_image(planner, offset, QCOW2_SNAPSHOT_HEADER_SIZE))
         return refuse_table(planner, 0);
     const uint8_t *raw = look(planner, &planner->snapshots, offset, QCOW2_SNAPSHOT_KNOWN_SIZE);
-    if (raw)
-        parse_snapshot(h, raw, snapshot);
-    return raw;
+    if (!raw)
+        return false;
+    parse_snapshot(h, raw, snapshot);
+    return inside_image(planner, offset, snapshot->size) || refuse_table(planner, 0);
 }
 
 /* What version 2 cannot express of snapshot `number`, and what a downgrade has to follow. */

@@ -37,14 +37,48 @@ bool is_free_of_tables(struct planner *planner, uint64_t offset, uint64_t length
     return false;
 }
 
-bool read_ranges(struct planner *planner, uint32_t phase, const struct io_range *ranges,
-                 uint32_t count)
+bool spend(struct planner *planner, uint64_t bytes)
 {
-    if (count == 0 || planner->io->read(planner->io->context, phase, ranges, count))
+    if (bytes <= planner->work_left) {
+        planner->work_left -= bytes;
         return true;
+    }
+    planner->work_left = 0;
+    refuse(planner, REFUSAL_WORK_LIMIT, AMEND_ERROR_WORK_LIMIT, planner->config->work_max, 0, 0);
+    return false;
+}
+
+/* The host keeps all that is staged in memory until the end. */
+static bool refuse_change(struct planner *planner)
+{
+    refuse(planner, REFUSAL_CHANGE_LIMIT, AMEND_ERROR_WORK_LIMIT, INSTAR_STAGED_MAX,
+           INSTAR_SEGMENTS_MAX, 0);
+    return false;
+}
+
+static uint64_t sum_of(const struct io_range *ranges, uint32_t count)
+{
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < count; i++)
         bytes += ranges[i].length;
+    return bytes;
+}
+
+static bool spend_on_requests(struct planner *planner, uint32_t count, uint64_t bytes)
+{
+    return spend(planner, AMEND_DOORBELL_WORK + count * (uint64_t)AMEND_REQUEST_WORK + bytes);
+}
+
+bool read_ranges(struct planner *planner, uint32_t phase, const struct io_range *ranges,
+                 uint32_t count)
+{
+    if (count == 0)
+        return true;
+    uint64_t bytes = sum_of(ranges, count);
+    if (!spend_on_requests(planner, count, bytes))
+        return false;
+    if (planner->io->read(planner->io->context, phase, ranges, count))
+        return true;
     refuse(planner, REFUSAL_READ_FAILED, AMEND_ERROR_READ_FAILED, ranges[0].offset, bytes, 0);
     return false;
 }
@@ -67,7 +101,15 @@ bool flush_writes(struct planner *planner, struct write_list *list)
     list->count = 0;
     if (planner->verdict->count)
         return false; /* what follows a refusal is void */
-    if (count == 0 || planner->io->write(planner->io->context, list->phase, list->ranges, count))
+    if (count == 0)
+        return true;
+    uint64_t bytes = sum_of(list->ranges, count);
+    if (bytes > INSTAR_STAGED_MAX - planner->staged)
+        return refuse_change(planner);
+    planner->staged += bytes;
+    if (!spend_on_requests(planner, count, bytes / SECTOR * AMEND_SECTOR_WORK))
+        return false;
+    if (planner->io->write(planner->io->context, list->phase, list->ranges, count))
         return true;
     refuse(planner, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, list->ranges[0].offset, 0, 0);
     return false;
@@ -135,7 +177,14 @@ bool flush_zeroes(struct planner *planner)
     struct io_segment *segments = planner->workspace->scratch.segments;
     uint32_t count = planner->segment_count;
     planner->segment_count = 0;
-    if (count == 0 || planner->io->zero(planner->io->context, segments, count))
+    if (count == 0)
+        return true;
+    if (count > INSTAR_SEGMENTS_MAX - planner->segments_sent)
+        return refuse_change(planner);
+    planner->segments_sent += count;
+    if (!spend_on_requests(planner, 1, count * sizeof(*segments)))
+        return false;
+    if (planner->io->zero(planner->io->context, segments, count))
         return true;
     refuse(planner, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, segments[0].sector * SECTOR, 0,
            0);

@@ -9,6 +9,8 @@
 #include "internal.h"
 
 #define PART_ENTRIES (PLANNER_TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+#define ENTRY_WORK 128u /* to look at an L1 entry takes as long as to read so many bytes */
+#define PROGRESS_STEPS 256u
 #define SHORT_ENTRIES 192u /* of an L1 table that is read with others */
 #define SHORT_SIZE (SHORT_ENTRIES * QCOW2_TABLE_ENTRY_SIZE)
 
@@ -28,6 +30,34 @@ static bool flush_batch(struct walk *walk)
     return true;
 }
 
+/* Where it is kept that an L2 table has been visited; a newer one takes an older one's place. */
+static uint64_t *seen_at(struct walk *walk, uint64_t table)
+{
+    uint64_t number = table >> walk->planner->header.cluster_bits;
+    return &walk->planner->workspace->seen[(number ^ number / PLANNER_SEEN_MAX) % PLANNER_SEEN_MAX];
+}
+
+static bool is_seen(struct walk *walk, uint64_t table)
+{
+    return walk->any_seen && *seen_at(walk, table) == table;
+}
+
+/* Keep which tables the batch has, as it will be visited while there is more to come. */
+static void keep_seen(struct walk *walk)
+{
+    struct planner *planner = walk->planner;
+    if (!walk->any_seen)
+        memset(planner->workspace->seen, 0, sizeof(planner->workspace->seen));
+    walk->any_seen = true;
+    for (uint32_t i = 0; i < walk->range_count; i++) {
+        const struct io_range *range = &walk->ranges[i];
+        uint64_t end = range->offset + range->length;
+        for (uint64_t table = table_of(planner, range->offset); table < end;
+             table += planner->header.cluster_size)
+            *seen_at(walk, table) = table;
+    }
+}
+
 static bool is_in_batch(const struct walk *walk, uint64_t offset)
 {
     for (uint32_t i = 0; i < walk->range_count; i++)
@@ -42,10 +72,11 @@ static bool is_in_batch(const struct walk *walk, uint64_t offset)
 static bool add_to_batch(struct walk *walk, uint64_t offset, uint32_t size)
 {
     struct planner *planner = walk->planner;
-    if ((walk->batch_bytes + size > PLANNER_BATCH_SIZE ||
-         walk->range_count == PLANNER_RANGES_MAX) &&
-        !flush_batch(walk))
-        return false;
+    if (walk->batch_bytes + size > PLANNER_BATCH_SIZE || walk->range_count == PLANNER_RANGES_MAX) {
+        keep_seen(walk);
+        if (!flush_batch(walk))
+            return false;
+    }
     struct io_range *last = walk->range_count ? &walk->ranges[walk->range_count - 1] : 0;
     uint8_t *buffer = planner->workspace->batch + walk->batch_bytes;
     uint64_t present = round_up(planner->io->size, QCOW2_SECTOR_SIZE) - offset;
@@ -64,13 +95,14 @@ static bool walk_entry(struct walk *walk, uint64_t table_offset, uint64_t index,
     struct planner *planner = walk->planner;
     uint32_t cluster_size = planner->header.cluster_size;
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
-    if (offset == 0 || is_in_batch(walk, offset))
+    if (!spend(planner, ENTRY_WORK))
+        return false;
+    if (is_in_batch(walk, offset) || is_seen(walk, offset))
         return true;
-    if (!is_cluster(planner, offset) || walk->tables_left == 0) {
+    if (!is_cluster(planner, offset)) {
         refuse(planner, REFUSAL_L2_TABLE, AMEND_ERROR_PARSE_FAILED, table_offset, index, offset);
         return false;
     }
-    walk->tables_left--;
     uint32_t part = cluster_size < PLANNER_BATCH_SIZE ? cluster_size : PLANNER_BATCH_SIZE;
     for (uint32_t at = 0; at < cluster_size && offset + at < planner->io->size; at += part)
         if (!add_to_batch(walk, offset + at, part))
@@ -100,10 +132,12 @@ static bool walk_part(struct walk *walk, uint64_t table_offset, uint64_t first, 
 {
     const struct qcow2_header *h = &walk->planner->header;
     const uint8_t *active = walk->planner->workspace->other_table;
-    if (!walk->active && !load_active(walk, first))
-        return false;
     for (uint32_t i = 0; i < count; i++) {
         uint64_t entry = load_be64(entries + i * QCOW2_TABLE_ENTRY_SIZE);
+        if ((entry & QCOW2_TABLE_OFFSET_MASK) == 0)
+            continue;
+        if (!walk->active && !load_active(walk, first))
+            return false;
         bool known = !walk->active && first + i < h->l1_size;
         uint64_t seen = known ? load_be64(active + i * QCOW2_TABLE_ENTRY_SIZE) : 0;
         if ((!known || ((entry ^ seen) & QCOW2_TABLE_OFFSET_MASK)) &&
@@ -111,9 +145,12 @@ static bool walk_part(struct walk *walk, uint64_t table_offset, uint64_t first, 
             return false;
     }
     walk->done += count;
-    if (walk->progress_total && walk->planner->config->flags & AMEND_FLAG_PROGRESS)
+    if (walk->progress_total && walk->planner->config->flags & AMEND_FLAG_PROGRESS &&
+        walk->done - walk->told >= walk->progress_total / PROGRESS_STEPS) {
+        walk->told = walk->done;
         walk->planner->io->progress(walk->planner->io->context, walk->progress_from + walk->done,
                                     walk->progress_total);
+    }
     return true;
 }
 
@@ -138,7 +175,6 @@ static bool flush_queue(struct walk *walk)
     walk->queued = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *table = &walk->queue[i];
-        walk->tables_left = walk->planner->io->size / walk->planner->header.cluster_size + 1;
         if (!walk_part(walk, table->offset, 0, (uint32_t)table->length / QCOW2_TABLE_ENTRY_SIZE,
                        table->buffer))
             return false;
@@ -149,7 +185,6 @@ static bool flush_queue(struct walk *walk)
 static bool walk_long_table(struct walk *walk, uint64_t table_offset, uint32_t entries)
 {
     uint8_t *table = walk->planner->workspace->table;
-    walk->tables_left = walk->planner->io->size / walk->planner->header.cluster_size + 1;
     for (uint64_t first = 0; first < entries; first += PART_ENTRIES) {
         uint32_t count =
             entries - first < PART_ENTRIES ? (uint32_t)(entries - first) : PART_ENTRIES;

@@ -219,12 +219,6 @@ DIVERGENCES = (
         "the file is truncated or damaged, and should be looked at first",
     ),
     Divergence(
-        "l2_tables_counted",
-        "follows an L1 table that names the same L2 tables again and again",
-        "refuses a downgrade if it names more than the file has clusters (`l2_table`)",
-        "the work must not exceed what the file's size explains",
-    ),
-    Divergence(
         "header_length_unaligned",
         "takes a header length that is no multiple of 8 if what it reads there makes sense",
         "refuses (`header_length`)",
@@ -266,14 +260,14 @@ DIVERGENCES = (
     Divergence(
         "work_is_bounded",
         "works on a downgrade as long as it takes, over thousands of snapshots or L2 tables",
-        "gives up when a budget of time, exits or bytes read is exceeded (`GuestFault`)",
+        "refuses (`work_limit`, `change_limit`)",
         "a hostile image must not occupy the host",
     ),
     Divergence(
         "metadata_kept",
         "releases, fills or overwrites clusters with the image's own tables in them, where its "
         "refcounts are wrong",
-        "refuses (`overlap`, `refcount`)",
+        "refuses (`overlap`, `refcount`, `l2_entry`)",
         "the image would be destroyed; it can be repaired first",
     ),
     Divergence(

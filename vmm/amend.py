@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from instar.vmm.commit import commit, planned_ranges
-from instar.vmm.contract import judge, prepare
+from instar.vmm.contract import Original, judge, prepare
 from instar.vmm.errors import ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
@@ -14,7 +14,8 @@ from instar.vmm.messages import pack_config
 from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
-from instar.vmm.result import AmendResult
+from instar.vmm.result import RANGES_MAX, AmendResult
+from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.verdict import not_qcow2, translate
 
 TYPE_CHECKING = False
@@ -158,7 +159,7 @@ def plan(
     """
     header = _probe(image)
     config = pack_config(
-        *(header, order.request.fit(image.is_device), image.size),
+        *(header, order.request.fit(image.is_device), image.size, image.work_max),
         progress=progress is not None,
         debug=debug is not None,
     )
@@ -172,7 +173,8 @@ def carry_out(
     if outcome.refusals:
         raise ImageRejected(translate(outcome.refusals, outcome.names))
     request = order.request.fit(image.is_device)
-    changes = judge(image.read, image.size, request, outcome.staged, outcome.claim)
+    original = Original(image.read, image.size, image.work_max)
+    changes = judge(original, request, outcome.staged, outcome.claim)
     if not order.dry_run:
         commit(image, outcome.staged, flush=order.flush)
     return AmendResult(
@@ -189,15 +191,16 @@ def carry_out(
 
 def _describe(outcome: Outcome) -> dict[str, Any]:
     """The fields of an AmendResult that tell what the guest did."""
-    ranges = planned_ranges(outcome.staged)
+    ranges, more = planned_ranges(outcome.staged, RANGES_MAX)
     return {
         "action": "amended" if outcome.claim.amended else "noop",
         "compat": _COMPAT_NAMES[outcome.claim.fields["version"]],
         "lazy_refcounts": bool(outcome.claim.fields["compatible_features"] & 1),
         "atomic": outcome.claim.atomic,
-        "bytes_written": sum(part.length for part in ranges if not part.zeroes),
+        "bytes_written": sum(map(len, outcome.staged.phases)) * SECTOR_SIZE,
         "vm_exits": outcome.vm_exits,
         "ranges": ranges,
+        "more_ranges": more,
     }
 
 

@@ -24,7 +24,7 @@ from instar.vmm.image_file import ImageFile
 from instar.vmm.record import record
 from instar.vmm.result import AmendOutcome
 from instar.vmm.supply import Supply
-from instar.vmm.worker import DEVICE, LAST, MORE, PIECE, READY, REGULAR, work
+from instar.vmm.worker import DEVICE, IMAGE, LAST, MORE, PIECE, READY, REGULAR, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class _Worker:
         self._allow(max(sent.size for sent in self.sent))
         with suppress(OSError):
             kind = DEVICE if image.is_device else REGULAR
-            socket.send_fds(self.channel, [kind + os.fsencode(image.name)], [image.fd])
+            message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+            socket.send_fds(self.channel, [message], [image.fd])
 
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""

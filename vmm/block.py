@@ -29,10 +29,6 @@ _SEGMENT = Struct("<QII")  # sector, sectors, flags
 _T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
 _S_OK = b"\0"
 
-READ_BUDGET_MIN = 1 << 30
-"""Bytes that any guest may read; for large images it is READ_BUDGET_FACTOR times their size."""
-READ_BUDGET_FACTOR = 4
-
 
 class BlockDevice:
     """Reads come from the image file through what is staged; writes are staged, never passed on."""
@@ -50,7 +46,7 @@ class BlockDevice:
         )
         # What has been staged behind the end of the file can be read back.
         self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
-        self._budget = max(READ_BUDGET_MIN, READ_BUDGET_FACTOR * image.size)
+        self.budget = image.work_max
         self.staged = StagedWrites(staging_budget(image.size, max_growth))
         self.bytes_read = 0
 
@@ -90,8 +86,8 @@ class BlockDevice:
         if phase > INSTAR_PHASE_COUNT:
             raise GuestFault(f"block request to read before phase {phase}")
         self.bytes_read += buffer.size
-        if self.bytes_read > self._budget:
-            raise GuestFault(f"more than {self._budget} bytes read")
+        if self.bytes_read > self.budget:
+            raise GuestFault(f"more than {self.budget} bytes read")
         with self._memory.view(buffer.address, buffer.size) as view:
             self._image.read_into(sector * SECTOR_SIZE, view)
             if phase:

@@ -10,6 +10,8 @@ from instar.vmm.staging import SECTOR_SIZE, pieces, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from instar.vmm.image_file import ImageFile
     from instar.vmm.staging import StagedWrites
 
@@ -18,18 +20,33 @@ _MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check 
 _AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
 
 
-def planned_ranges(staged: StagedWrites) -> tuple[ByteRange, ...]:
-    """What commit() would write, in order of the phases and in each of the offsets."""
-    ranges = [
-        ByteRange(INSTAR_PHASE_PREPARE, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, True)
-        for start, end in staged.zeroed()
-    ]
+def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[ByteRange, ...], int]:
+    """What commit() would write, in order of the phases and in each of the offsets.
+
+    Returns the first ranges, no more than `most`, and how many others there are.
+    """
+    first: list[ByteRange] = []
+    more = 0
+    for part in _plan(staged):
+        if len(first) < most:
+            first.append(ByteRange(*part))
+        else:
+            more += 1
+    return tuple(first), more
+
+
+def _plan(staged: StagedWrites) -> Iterator[tuple[int, int, int, bool]]:
+    for offset, end in _zeroes(staged):
+        yield INSTAR_PHASE_PREPARE, offset, end - offset, True
     for number, phase in enumerate(staged.phases):
-        ranges += (
-            ByteRange(number, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE)
-            for start, end in runs(phase)
-        )
-    return tuple(ranges)
+        for start, end in runs(phase):
+            yield number, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
+
+
+def _zeroes(staged: StagedWrites) -> Iterator[tuple[int, int]]:
+    """What is zeroed, in bytes: offset and end."""
+    for start, end in zip(*staged.zeroed(), strict=True):
+        yield start * SECTOR_SIZE, end * SECTOR_SIZE
 
 
 def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
@@ -42,13 +59,15 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
         grows = image.prepare_writes(staged.end() * SECTOR_SIZE)
     except HostError as error:
         raise HostError(f"{error}; {_AS_BEFORE}") from error
-    zeroed = staged.zeroed()
+    any_zeroed = bool(len(staged.zeroed()[0]))
     for number, phase in enumerate(staged.phases):
-        ranges = zeroed if number == INSTAR_PHASE_PREPARE else []
-        if not phase and not ranges:
+        zeroes = any_zeroed and number == INSTAR_PHASE_PREPARE
+        if not phase and not zeroes:
             continue
         try:
-            _write(image, phase, ranges)
+            if zeroes:
+                image.zero(_zeroes(staged))
+            _write(image, phase)
             if flush:
                 image.barrier()
         except HostError as error:
@@ -58,9 +77,7 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
             raise HostError(f"{error}; {state}") from error
 
 
-def _write(image: ImageFile, phase: dict[int, bytes], zeroes: list[tuple[int, int]]) -> None:
-    for start, end in zeroes:
-        image.zero(start * SECTOR_SIZE, (end - start) * SECTOR_SIZE)
+def _write(image: ImageFile, phase: dict[int, bytes]) -> None:
     # What lies behind the old end comes first: a full disk is then noticed before refcounts rise.
     for start, end in sorted(runs(phase), key=lambda run: run[0] * SECTOR_SIZE < image.size):
         for offset, data in pieces(phase, start, end):

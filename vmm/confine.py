@@ -12,10 +12,11 @@ from os import open as open_file
 from stat import S_ISREG
 from struct import pack
 
+from instar.abi import INSTAR_STAGED_MAX
 from instar.vmm.errors import HostError
 from instar.vmm.kvm.c import addressof, byref, c_char, c_uint64, syscall
 from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
-from instar.vmm.staging import STAGED_MAX, staging_budget
+from instar.vmm.staging import staging_budget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
         staged = staging_budget(descriptors.image_size, growth)
         _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
     else:  # of any size
-        staged = STAGED_MAX if growth else staging_budget(0, 0)
+        staged = INSTAR_STAGED_MAX
     for resource in (_RLIMIT_CORE, _RLIMIT_NPROC):
         _lower(resource, 0)
     _lower(_RLIMIT_AS, _address_space() + MEMORY + STAGING_FACTOR * staged)

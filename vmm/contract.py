@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from instar.vmm.header_view import HeaderView
     from instar.vmm.request import AmendRequest
-    from instar.vmm.staging import StagedWrites
+    from instar.vmm.staging import Numbers, StagedWrites
 
     Reader = Callable[[int, int], bytes]
 
@@ -36,6 +36,18 @@ _REFCOUNT_TABLE = (48, 60)  # where the header names the refcount table's offset
 _PLACES = ("refcount_table_offset", "refcount_table_clusters", "snapshots_offset")
 # The incompatible features of an image that may be amended, and of one that may become version 2.
 _AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
+
+
+@record
+class Original:
+    """The image file as it is."""
+
+    read: Reader
+    """`read(offset, size)`: bytes of it, less at its end."""
+    size: int
+    """Of the file or block device, in bytes."""
+    work_max: int
+    """What it may cost to judge an amend of it, as contract_disk.Disk counts it."""
 
 
 @record
@@ -57,13 +69,12 @@ def prepare(request: AmendRequest) -> None:
 
 
 def judge(
-    read: Reader, size: int, request: AmendRequest, staged: StagedWrites, claim: Claim
+    original: Original, request: AmendRequest, staged: StagedWrites, claim: Claim
 ) -> tuple[Change, ...]:
     """Return the changes to the header if `staged` may be committed.
 
     Args:
-        read: `read(offset, size)` reads the image file as it is, shorter at its end.
-        size: of the image file or block device, in bytes.
+        original: the image file.
         request: what was asked for.
         staged: what the guest wrote; it stays as it is.
         claim: what the guest says.
@@ -71,16 +82,17 @@ def judge(
     Raises:
         GuestFault: it may not be committed.
         ImageRejected: it may not, because a cluster is in use that by its refcount is free, or
-            has one user only.
+            has one user only; or because it takes too much work to tell.
     """
-    read_header = _remember(read)
+    read_header = _remember(original.read)
     try:
         before = view_header(read_header)
         if not claim.amended:
             _judge_noop(before, request, staged)
             after = before
         else:
-            after = _Amended(read, size, read_header, before, request, staged).judge(claim.atomic)
+            amended = _Amended(original, read_header, before, request, staged)
+            after = amended.judge(claim.atomic)
     except MalformedHeader as error:
         raise GuestFault(f"the guest accepted or made a malformed header: {error}") from error
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
@@ -114,14 +126,13 @@ class _Amended:
 
     def __init__(
         self,
-        read: Reader,
-        size: int,
+        original: Original,
         read_header: Reader,
         before: HeaderView,
         request: AmendRequest,
         staged: StagedWrites,
     ) -> None:
-        self._read, self._size, self._read_header = read, size, read_header
+        self._original, self._read_header = original, read_header
         self._before = before
         self._request = request
         self._staged = staged
@@ -208,11 +219,14 @@ class _Amended:
         zeroes = self._judge_zeroes()
         header = sum(map(len, self._header))
         moved = any(before[name] != after.fields[name] for name in _PLACES)
-        if header == sum(map(len, staged.phases)) and not (zeroes or moved or released):
+        if header == sum(map(len, staged.phases)) and not (len(zeroes[0]) or moved or released):
             return
         if before["version"] == after.fields["version"]:
             raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
-        if staged.end() > -(-self._size // SECTOR_SIZE) + self._request.max_growth // SECTOR_SIZE:
+        if (
+            staged.end()
+            > -(-self._original.size // SECTOR_SIZE) + self._request.max_growth // SECTOR_SIZE
+        ):
             raise GuestFault("the guest lets the file grow by more than it may")
         from instar.vmm.contract_tables import judge_tables
 
@@ -220,9 +234,9 @@ class _Amended:
             {number: data for number, data in phase.items() if number >= self._end}
             for phase in staged.phases
         ]
-        judge_tables(self._read, self._size, self._before, after, rest, zeroes, released)
+        judge_tables(self._original, self._before, after, rest, zeroes, released)
 
-    def _judge_zeroes(self) -> list[tuple[int, int]]:
+    def _judge_zeroes(self) -> tuple[Numbers, Numbers]:
         try:
             return self._staged.zeroed()
         except ZeroedInUse as error:
@@ -230,7 +244,7 @@ class _Amended:
                 raise
             from instar.vmm.contract_tables import explain
 
-            refusal = explain(self._read, self._size, self._before, error.sector)
+            refusal = explain(self._original, self._before, error.sector)
             if refusal is None:
                 raise
             raise ImageRejected((refusal,)) from error

@@ -7,22 +7,36 @@ from __future__ import annotations
 
 from struct import unpack
 
-from instar.vmm.errors import GuestFault
+from instar.vmm.errors import GuestFault, ImageRejected
+from instar.vmm.verdict import work_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    Reader = Callable[[int, int], bytes]
+    from instar.vmm.contract import Original
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 """The flags in an entry of an L1 or L2 table."""
-READ_MAX = 1 << 30
-"""Bytes that are read to judge one amend; qemu keeps the L2 tables of 8 TiB in as many."""
 
+_READ_WORK = 1 << 14  # bytes: to judge anything takes as long as reading so many more
 _PIECE = 1 << 20
+_NEAR = 1 << 16
+_BLOCK = 4096  # bytes: what file systems store at least
+_EMPTY = bytes(_BLOCK)
+
+
+def stored(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The blocks of data that are not all zeros, as of holes, with their places in it.
+
+    To unpack zeros takes ten times as long as to read them.
+    """
+    for at in range(0, len(data), _BLOCK):
+        block = data[at : at + _BLOCK]
+        if block != _EMPTY[: len(block)]:
+            yield at, block
 
 
 class OutsideError(GuestFault):
@@ -37,39 +51,55 @@ class OutsideError(GuestFault):
 class Disk:
     """The image file as it is, in clusters."""
 
-    def __init__(self, read: Reader, size: int, cluster_bits: int) -> None:
-        """Take `read(offset, size)`, shorter at the end of the file, and the file's size."""
-        self._read = read
-        self._left = READ_MAX
-        self.size = size
+    def __init__(self, original: Original, cluster_bits: int) -> None:
+        """Take the image file; its work_max is spent as it is read."""
+        self._original = original
+        self._left = original.work_max
+        self._near, self._near_offset = b"", 0
+        self.size = original.size
         self.cluster_bits = cluster_bits
         self.cluster_size = 1 << cluster_bits
+        # The last cluster counts as whole: qemu leaves it short.
+        self._end = -(-self.size // self.cluster_size) * self.cluster_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read `size` bytes that begin inside the file; zeros come where it ends.
+        """Read `size` bytes of the file's clusters; zeros come where it ends.
 
-        Raises OutsideError for bytes that are not there, GuestFault if too much is read in all.
+        Raises OutsideError for bytes that are not there, ImageRejected if too much is read in all.
         """
         if not size:
             return b""
-        self._left -= size
+        self._left -= size + _READ_WORK
         if self._left < 0:
-            raise GuestFault(f"more than {READ_MAX} bytes to be read to judge the change")
-        if not 0 <= offset < max(self.size, 1) or size > self.size - offset + self.cluster_size:
+            raise ImageRejected((work_limit(self._original.work_max),))
+        if offset < 0 or offset + size > self._end:
             raise OutsideError(offset)
-        return self._read(offset, size).ljust(size, b"\0")
+        return self._original.read(offset, size).ljust(size, b"\0")
+
+    def near(self, offset: int, size: int) -> bytes:
+        """Do what read() does, for small reads that follow each other."""
+        start = offset - self._near_offset
+        if start < 0 or start + size > len(self._near):
+            self._near = self.read(offset, max(size, min(_NEAR, self._end - offset)))
+            self._near_offset, start = offset, 0
+        return self._near[start : start + size]
 
     def words(self, offset: int, count: int) -> Iterator[tuple[int, ...]]:
-        """Read `count` big-endian 64-bit numbers, in pieces; nothing if there are none."""
+        """Read `count` big-endian 64-bit numbers, in pieces; many zeros are left out."""
         for data in self.pieces(offset, 8 * count):
-            yield unpack(f">{len(data) // 8}Q", data)
+            for _, block in stored(data):
+                yield unpack(f">{len(block) // 8}Q", block)
 
     def distinct_words(self, offset: int, count: int) -> Iterator[set[int]]:
-        """The same as sets; a piece that repeats the one before, such as zeros, is left out."""
+        """The same as sets; a piece that repeats the one before is left out."""
         last = b""
         for data in self.pieces(offset, 8 * count):
             if data != last:
-                yield set(unpack(f">{len(data) // 8}Q", data))
+                words: set[int] = set()
+                for _, block in stored(data):
+                    words.update(unpack(f">{len(block) // 8}Q", block))
+                if words:
+                    yield words
             last = data
 
     def pieces(self, offset: int, size: int) -> Iterator[bytes]:

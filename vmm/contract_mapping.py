@@ -10,41 +10,43 @@ from bisect import bisect_right
 from struct import Struct
 
 from instar.vmm.contract_disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
-from instar.vmm.errors import GuestFault
+from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
+from instar.vmm.verdict import too_few_references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.contract_disk import Disk
     from instar.vmm.contract_refcounts import Ledger
+    from instar.vmm.staging import Numbers
 
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table
 _PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
 _EVEN = bytes(range(0, 256, 2))
+_U64 = Struct("=Q")
 _NEW, _OWN = 1, 2
 
 
 class Zeroed:
     """The clusters that are filled with zeros, each of which must have its reason."""
 
-    def __init__(self, disk: Disk, ranges: list[tuple[int, int]], clusters_max: int) -> None:
-        """Take ranges of sectors (first, end), ascending. GuestFault if they are not clusters.
+    def __init__(self, disk: Disk, starts: Numbers, ends: Numbers, clusters_max: int) -> None:
+        """Take ranges of sectors as StagedWrites has them. GuestFault if they are not clusters.
 
         `clusters_max` bounds how many clusters there may be: no more than entries are staged.
         """
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._before: list[int] = []  # how many clusters the ranges before this one have
-        shift, total = disk.cluster_bits - 9, 0
-        for start, end in ranges:
-            if (start | end) % (1 << shift):
+        self._shift = disk.cluster_bits - 9
+        self._starts, self._ends = starts, ends
+        before = bytearray()  # how many clusters the ranges before each one have
+        total, part = 0, (1 << self._shift) - 1
+        for start, end in zip(starts, ends, strict=True):
+            if (start | end) & part:
                 raise GuestFault(f"the guest zeroes a part of a cluster, from sector {start} on")
-            self._starts.append(start >> shift)
-            self._ends.append(end >> shift)
-            self._before.append(total)
-            total += (end - start) >> shift
+            before += _U64.pack(total)
+            total += (end - start) >> self._shift
         if total > clusters_max:
             raise GuestFault("the guest zeroes more clusters than it changes entries")
+        self._before = memoryview(before).cast("Q")
         self._reasons = bytearray(total)
 
     def __contains__(self, cluster: int) -> bool:
@@ -77,11 +79,20 @@ class Zeroed:
         """Whether no cluster is zeroed that no entry refers to."""
         return 0 not in self._reasons
 
-    def _index(self, cluster: int) -> int | None:
-        at = bisect_right(self._starts, cluster) - 1
-        if at < 0 or cluster >= self._ends[at]:
+    def first_of(self, clusters: range) -> int | None:
+        """The first one of clusters in a row that is zeroed."""
+        start, stop = clusters.start << self._shift, clusters.stop << self._shift
+        at = bisect_right(self._ends, start)
+        if at == len(self._ends) or self._starts[at] >= stop:
             return None
-        return self._before[at] + cluster - self._starts[at]
+        return max(self._starts[at], start) >> self._shift
+
+    def _index(self, cluster: int) -> int | None:
+        sector = cluster << self._shift
+        at = bisect_right(self._starts, sector) - 1
+        if at < 0 or sector >= self._ends[at]:
+            return None
+        return self._before[at] + ((sector - self._starts[at]) >> self._shift)
 
 
 class Mapping:
@@ -100,7 +111,8 @@ class Mapping:
     def judge(self, sectors: dict[int, bytes]) -> set[int]:
         """Judge the phase of the mapping; return the clusters that must be L2 tables.
 
-        The ledger learns what each change takes and releases. Raises GuestFault.
+        The ledger learns what each change takes and releases. Raises GuestFault, and ImageRejected
+        for refcounts of the image that are wrong.
         """
         tables: dict[int, list[int]] = {}
         for sector in sorted(sectors):
@@ -114,7 +126,7 @@ class Mapping:
         start = table << self._disk.cluster_bits
         data = bytearray(self._disk.read(start, self._disk.cluster_size))
         if not references:
-            raise GuestFault(f"the guest writes an L2 table at {start:#x}, which is free")
+            raise ImageRejected((too_few_references(start, 0),))
         for number, staged in sectors.items():
             at = number * SECTOR_SIZE - start
             if data[at : at + SECTOR_SIZE] != staged:

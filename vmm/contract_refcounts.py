@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
+from instar.vmm.contract_disk import stored
 from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.verdict import bad_refcount_table, overlap
@@ -22,6 +23,7 @@ _COUNTS = Struct(">256H")  # a sector of a refcount block, 16 bits wide
 _IN_SECTOR, _SECTOR_SHIFT = 256, 8
 _NOTHING = (0,) * _IN_SECTOR
 _TABLE_MAX = 8 << 20  # qemu takes no larger one
+_KNOWN_MAX = 1 << 13  # sectors that are kept in memory
 
 
 class Ledger:
@@ -44,14 +46,17 @@ class Ledger:
         self._known: dict[int, bytes] = {}
         self._changes: dict[int, list[int]] = {}
         self._windows_max = windows_max
+        self._sectors: dict[int, int] = {}
+        """Where the windows that change lie, but for those in new blocks."""
+        self._windows_at: set[int] = set()
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Index and offset of each refcount block that is there."""
-        table = self.table.rstrip(b"\0")
-        for index in range(-(-len(table) // 8)):
-            offset = self._block(index)
-            if offset:
-                yield index, offset
+        for at, data in stored(self.table):
+            for index in range(at // 8, (at + len(data)) // 8):
+                offset = self._block(index)
+                if offset:
+                    yield index, offset
 
     def old(self, cluster: int) -> int:
         """The refcount on disk; 0 where no block covers the cluster."""
@@ -68,9 +73,15 @@ class Ledger:
         return window[cluster % _IN_SECTOR] if window else 0
 
     def take(self, cluster: int, references: int = 1) -> None:
-        """A cluster that is free on disk comes into use. GuestFault if it is not free."""
+        """A cluster that is free on disk comes into use.
+
+        Raises GuestFault if it is not free, and ImageRejected if by its refcount it is, yet it is
+        released: the guest could not know.
+        """
         window, at = self._change_window(cluster), cluster % _IN_SECTOR
         if window[at] or self.old(cluster):
+            if window[at] < 0 and not self.old(cluster):
+                raise self.overlap(cluster)
             raise GuestFault(f"the guest takes cluster {self._offset(cluster)}, which is in use")
         window[at] = references
 
@@ -111,22 +122,41 @@ class Ledger:
             yield window, at, end
             first += end - at
 
-    def freed(self) -> set[int]:
+    def moves(self, cluster: int) -> bool:
+        """Whether a cluster comes into use, or is set free."""
+        window = self._changes.get(cluster >> _SECTOR_SHIFT)
+        if window is None:
+            return False
+        change = window[cluster % _IN_SECTOR]
+        return change > 0 or (change < 0 and self.old(cluster) + change == 0)
+
+    def freed(self) -> Iterator[int]:
         """The clusters that are in use now, and will not be."""
-        return {
-            number << _SECTOR_SHIFT | at
-            for number, changes in self._changes.items()
-            if min(changes) < 0
-            for at, change in enumerate(changes)
-            if change < 0 and self.old(number << _SECTOR_SHIFT | at) + change == 0
-        }
+        for number, changes in self._changes.items():
+            if min(changes) < 0:
+                first = number << _SECTOR_SHIFT
+                for at, change in enumerate(changes, first):
+                    if change < 0 and self.moves(at):
+                        yield at
+
+    def changed(self, clusters: range) -> Iterator[int]:
+        """Those of clusters in a row whose refcount is to change, as far as is known."""
+        numbers = range(clusters.start >> _SECTOR_SHIFT, (clusters.stop - 1 >> _SECTOR_SHIFT) + 1)
+        few = len(self._changes) < len(numbers)
+        for number in sorted(self._changes) if few else numbers:
+            window = self._changes.get(number)
+            if window is None or number not in numbers:
+                continue
+            for at, change in enumerate(window, number << _SECTOR_SHIFT):
+                if change and at in clusters:
+                    yield at
 
     def has_changes(self) -> bool:
         """Whether any refcount is to change, as far as is known."""
         return bool(self._changes)
 
     def release(self, clusters: Iterable[int], references: int = 1) -> None:
-        """Clusters lose references. GuestFault if one is newly in use."""
+        """Clusters lose references. ImageRejected if one is newly in use, as it counted as free."""
         changes, last, window = self._changes, -1, [0]
         for cluster in clusters:
             number = cluster >> _SECTOR_SHIFT
@@ -135,7 +165,7 @@ class Ledger:
                 last = number
             at = cluster % _IN_SECTOR
             if window[at] > 0:
-                raise GuestFault(f"the guest takes and releases cluster {self._offset(cluster)}")
+                raise self.overlap(cluster)
             window[at] -= references
 
     def add_block(self, index: int, offset: int) -> None:
@@ -153,17 +183,20 @@ class Ledger:
         """
         for index, offset in self._new_blocks.items():
             self._judge_block(index, offset >> 9, prepared)
-        per_block = self._disk.cluster_size // SECTOR_SIZE
         for number, changes in self._changes.items():
-            index, at = divmod(number, per_block)
-            if index in self._new_blocks:
+            if number // (self._disk.cluster_size // SECTOR_SIZE) in self._new_blocks:
                 continue
-            sector = (self._block(index) >> 9) + at
-            raised, final = self._sums(number, changes)
-            if sector == at:
+            if number not in self._sectors:
                 raise GuestFault("the guest changes refcounts that no refcount block holds")
+            sector = self._sectors[number]
+            raised, final = self._sums(number, changes)
             _expect(prepared, sector, raised, needed=max(changes) > 0)
             _expect(released, sector, final, needed=min(changes) < 0)
+
+    def written_blocks(self) -> set[int]:
+        """The clusters with those refcount blocks of the image that are written."""
+        shift = self._disk.cluster_bits - 9
+        return {sector >> shift for sector in self._sectors.values()}
 
     def _judge_block(self, index: int, sector: int, prepared: dict[int, bytes]) -> None:
         first = index * self._in_block >> _SECTOR_SHIFT
@@ -174,7 +207,8 @@ class Ledger:
 
     def _sums(self, number: int, changes: list[int]) -> tuple[bytes, bytes]:
         """A sector of refcounts before the release, and after it."""
-        old = _COUNTS.unpack(self._window(number)) if self._window(number) else _NOTHING
+        window = self._window(number)
+        old = _COUNTS.unpack(window) if window else _NOTHING
         final = [count + change for count, change in zip(old, changes, strict=True)]
         if min(final) < 0 or max(final) > 0xFFFF:
             raise GuestFault("the guest makes a refcount less than 0, or more than 65535")
@@ -184,16 +218,34 @@ class Ledger:
     def _change_window(self, cluster: int) -> list[int]:
         number = cluster >> _SECTOR_SHIFT
         if number not in self._changes:
+            self._place(number)
             if len(self._changes) >= self._windows_max:
                 raise GuestFault("the guest stages fewer refcounts than it changes")
             self._changes[number] = [0] * _IN_SECTOR
         return self._changes[number]
+
+    def _place(self, number: int) -> None:
+        """Note where in the image the window is, unless that is a new block.
+
+        ImageRejected if another one is there, as the refcount table names the block twice.
+        """
+        index, at = divmod(number, self._disk.cluster_size // SECTOR_SIZE)
+        block = self._block(index)
+        if not block:
+            return
+        sector = (block >> 9) + at
+        if sector in self._windows_at:
+            raise self.overlap(block >> self._disk.cluster_bits)
+        self._windows_at.add(sector)
+        self._sectors[number] = sector
 
     def _window(self, number: int) -> bytes:
         """The sector of refcounts with this number, as it is; empty where no block holds it."""
         if number not in self._known:
             index, at = divmod(number * SECTOR_SIZE, self._disk.cluster_size)
             block = self._block(index)
+            if len(self._known) == _KNOWN_MAX:
+                self._known.clear()
             self._known[number] = self._disk.read(block + at, SECTOR_SIZE) if block else b""
         return self._known[number]
 
@@ -201,10 +253,13 @@ class Ledger:
         """The offset of a refcount block on disk, or 0."""
         offset = int.from_bytes(self.table[8 * index : 8 * index + 8], "big") & ~0x1FF
         if offset % self._disk.cluster_size or offset >= max(self._disk.size, 1):
-            start, clusters = self.table_clusters.start, len(self.table_clusters)
-            place = start << self._disk.cluster_bits
-            raise ImageRejected((bad_refcount_table(place, clusters, self._disk.size),))
+            raise self._bad_table()
         return offset
+
+    def _bad_table(self) -> ImageRejected:
+        start, clusters = self.table_clusters.start, len(self.table_clusters)
+        place = start << self._disk.cluster_bits
+        return ImageRejected((bad_refcount_table(place, clusters, self._disk.size),))
 
     def _offset(self, cluster: int) -> str:
         return hex(cluster << self._disk.cluster_bits)

@@ -37,21 +37,33 @@ class Snapshots:
             raise GuestFault(f"the guest accepted {count} snapshots")
         self.l1_tables: list[tuple[int, int]] = []
         self.lacks_extra_data = False
-        self._disk_size = disk_size
-        upgraded = []
+        self._disk, self._offset, self._disk_size = disk, offset, disk_size
         at = offset
         for _ in range(count):
-            fixed = disk.read(at, _SNAPSHOT.size)
-            l1_offset, l1_size, id_size, name_size, *_, vm_state, extra = _SNAPSHOT.unpack(fixed)
-            rest = disk.read(at + _SNAPSHOT.size, extra + id_size + name_size)
+            l1_offset, l1_size, id_size, name_size, *_, extra = self._fixed(at)
             self.l1_tables.append((l1_offset, l1_size))
             self.lacks_extra_data |= extra < _EXTRA_REQUIRED
-            upgraded.append(self._upgrade(fixed, vm_state, rest[:extra], rest[extra:]))
-            at += _SNAPSHOT.size + len(rest)
-            at += -(at - offset) % 8
+            at = self._behind(at, extra + id_size + name_size)
         self.clusters = disk.clusters(offset, at - offset)
-        self.upgraded = b"".join(upgraded)
+
+    def _fixed(self, at: int) -> tuple[int, ...]:
+        return _SNAPSHOT.unpack(self._disk.near(at, _SNAPSHOT.size))
+
+    def _behind(self, at: int, rest: int) -> int:
+        """Where the next entry is; the one at `at` has `rest` bytes of extra data and text."""
+        end = at + _SNAPSHOT.size + rest
+        return end + -(end - self._offset) % 8
+
+    def upgraded(self) -> bytes:
         """The table with all of the extra data that is known, and else the same."""
+        parts, at = [], self._offset
+        for _ in self.l1_tables:
+            _, _, id_size, name_size, *_, vm_state, extra = self._fixed(at)
+            entry = self._disk.near(at, _SNAPSHOT.size + extra + id_size + name_size)
+            fixed, rest = entry[: _SNAPSHOT.size], entry[_SNAPSHOT.size :]
+            parts.append(self._upgrade(fixed, vm_state, rest[:extra], rest[extra:]))
+            at = self._behind(at, len(rest))
+        return b"".join(parts)
 
     def _upgrade(self, fixed: bytes, vm_state: int, extra: bytes, strings: bytes) -> bytes:
         if len(extra) < 8:
@@ -72,12 +84,12 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
     if size > _DIRECTORY_MAX:
         raise GuestFault(f"the guest accepted a bitmap directory of {size} bytes")
     yield from disk.clusters(offset, size)
-    directory = disk.read(offset, size)
     at = 0
     for _ in range(count):
         if at + _BITMAP.size > size:
             raise GuestFault("the guest accepted a bitmap directory that is too short")
-        table, entries, _, _, _, name_size, extra = _BITMAP.unpack_from(directory, at)
+        entry = disk.near(offset + at, _BITMAP.size)
+        table, entries, _, _, _, name_size, extra = _BITMAP.unpack(entry)
         at += _BITMAP.size + extra + name_size
         at += -at % 8
         for words in disk.words(table, entries):

@@ -1,12 +1,14 @@
 """Host side: the write contract for all that an amend changes besides the header.
 
 Every staged sector must be one of the kinds that its phase allows, and the refcounts must end as
-the change leads to. The host follows the image's pointers here as far as the change does: the
-refcount table, the snapshot table, the L1 tables and those L2 tables that are written. Reads are
-bounded; what does not fit is the guest's fault, but for clusters that the image itself uses twice.
+the change leads to. The host follows the image's pointers here: the refcount table, the snapshot
+table, the L1 tables and, where clusters come into use or are set free, all L2 tables. What does not
+fit is the guest's fault; the image's are clusters that it uses twice, and tables out of proportion.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_left
 
 from instar.abi import (
     INSTAR_PHASE_FLAGS,
@@ -15,7 +17,7 @@ from instar.abi import (
     INSTAR_PHASE_REFCOUNT_TABLE,
     INSTAR_PHASE_RELEASE,
 )
-from instar.vmm.contract_data import judge_data
+from instar.vmm.contract_data import Data
 from instar.vmm.contract_disk import OFFSET_MASK, Disk, OutsideError
 from instar.vmm.contract_mapping import Mapping, Zeroed
 from instar.vmm.contract_refcounts import Ledger
@@ -26,50 +28,50 @@ from instar.vmm.verdict import table_outside, too_few_references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterator
 
-    from instar.vmm.contract_disk import Reader
+    from instar.vmm.contract import Original
     from instar.vmm.errors import Refusal
     from instar.vmm.header_view import HeaderView
+    from instar.vmm.staging import Numbers
 
 _ENTRIES = 64  # in a sector of an L2 table
 
 
 def judge_tables(
-    read: Reader,
-    size: int,
+    original: Original,
     before: HeaderView,
     after: HeaderView,
     phases: list[dict[int, bytes]],
-    zeroes: list[tuple[int, int]],
+    zeroes: tuple[Numbers, Numbers],
     bitmaps: bytes | None,
 ) -> None:
     """Judge what is staged besides the header, whose change is judged already.
 
     Args:
-        read: reads the image file of `size` bytes as it is, shorter at its end.
-        size: in bytes.
+        original: the image file.
         before: the header as it is.
         after: the header as it will be; only the place of the refcount table and of the snapshot
             table are still open.
         phases: the sectors staged in each phase but those of the header cluster; used up.
-        zeroes: the ranges to be zeroed, as (first sector, end).
+        zeroes: the ranges to be zeroed, as StagedWrites.zeroed() gives them.
         bitmaps: the bitmaps extension whose clusters are to be released, if any.
 
     Raises:
         GuestFault: something is missing, wrong, or has no place there.
-        ImageRejected: a cluster that is free by its refcount belongs to a table of the image.
+        ImageRejected: a cluster that is free by its refcount belongs to a table of the image, or
+            the tables are too large to be judged.
     """
-    _Tables(read, size, before, after, phases, zeroes).judge(bitmaps)
+    _Tables(original, before, after, phases, zeroes).judge(bitmaps)
 
 
-def explain(read: Reader, size: int, before: HeaderView, sector: int) -> Refusal | None:
+def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
     """Say what is wrong with an image in which a cluster to be zeroed has another use too.
 
     None if by its refcount the cluster is free, and holds no refcounts: the guest is to blame.
     """
     fields = before.fields
-    disk = Disk(read, size, fields["cluster_bits"])
+    disk = Disk(original, fields["cluster_bits"])
     ledger = Ledger(disk, fields["refcount_table_offset"], fields["refcount_table_clusters"], 0)
     cluster = sector * SECTOR_SIZE >> disk.cluster_bits
     offset, refcount = cluster << disk.cluster_bits, ledger.old(cluster)
@@ -83,12 +85,11 @@ class _Tables:
 
     def __init__(
         self,
-        read: Reader,
-        size: int,
+        original: Original,
         before: HeaderView,
         after: HeaderView,
         phases: list[dict[int, bytes]],
-        zeroes: list[tuple[int, int]],
+        zeroes: tuple[Numbers, Numbers],
     ) -> None:
         self._phases = phases
         self._prepared = phases[INSTAR_PHASE_PREPARE]
@@ -96,7 +97,7 @@ class _Tables:
         self._backed = bool(before.name)  # an empty name is none to qemu too
         if self._old.get("refcount_order", 4) != 4:
             raise GuestFault("the guest changes refcounts that are not 16 bits wide")
-        self._disk = Disk(read, size, self._old["cluster_bits"])
+        self._disk = Disk(original, self._old["cluster_bits"])
         self._ledger = Ledger(
             self._disk,
             self._old["refcount_table_offset"],
@@ -105,7 +106,7 @@ class _Tables:
         )
         self._downgrades = self._new["version"] == 2
         mapped = len(phases[INSTAR_PHASE_MAPPING])
-        self._zeroed = Zeroed(self._disk, zeroes, _ENTRIES * mapped)
+        self._zeroed = Zeroed(self._disk, *zeroes, _ENTRIES * mapped)
         self._snapshots = self._read_snapshots()
         self._moves_refcounts = self._places("refcount_table_offset", "refcount_table_clusters")
         self._moves_snapshots = self._places("snapshots_offset")
@@ -128,15 +129,17 @@ class _Tables:
         if bitmaps is not None:
             self._ledger.release(bitmap_clusters(self._disk, bitmaps))
         tables, active = self._judge_mapping()
+        # What is staged for a block that is something else too need not add up.
+        blocks = self._ledger.written_blocks()
+        self._judge_metadata(tables | active, blocks)
         self._ledger.judge(self._prepared, self._phases[INSTAR_PHASE_RELEASE])
         for number in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_REFCOUNT_TABLE, INSTAR_PHASE_RELEASE):
             for sector in self._phases[number]:
                 raise GuestFault(f"the guest writes sector {sector} in phase {number} for nothing")
         if not self._zeroed.all_have_reasons():
             raise GuestFault("the guest zeroes clusters for nothing")
-        self._judge_metadata(tables | active)
         try:
-            self._judge_l1_tables(tables, active)
+            self._judge_l1_tables(tables, active, blocks)
         except OutsideError as error:
             if self._downgrades:
                 raise
@@ -199,9 +202,10 @@ class _Tables:
         snapshots = self._snapshots
         if self._downgrades or not snapshots.lacks_extra_data:
             raise GuestFault("the guest moves a snapshot table that need not change")
-        place = self._disk.clusters(self._new["snapshots_offset"], len(snapshots.upgraded))
-        table = self._take_structure(place, len(snapshots.upgraded))
-        if table.rstrip(b"\0") != snapshots.upgraded.rstrip(b"\0"):
+        upgraded = snapshots.upgraded()
+        place = self._disk.clusters(self._new["snapshots_offset"], len(upgraded))
+        table = self._take_structure(place, len(upgraded))
+        if table.rstrip(b"\0") != upgraded.rstrip(b"\0"):
             raise GuestFault("the guest changes more of the snapshots than they lack")
         self._ledger.release(snapshots.clusters)
 
@@ -209,6 +213,10 @@ class _Tables:
         """The staged contents of new clusters, the first `size` bytes of which must be staged."""
         if not clusters.start:
             raise GuestFault("the guest puts a table into the header cluster")
+        # Its contents would be refcounts too, so that they need not be what they should.
+        for _, offset in self._ledger.blocks():
+            if offset >> self._disk.cluster_bits in clusters:
+                raise self._ledger.overlap(offset >> self._disk.cluster_bits)
         for cluster in clusters:
             self._ledger.take(cluster)
         shift = self._disk.cluster_bits - 9
@@ -220,64 +228,85 @@ class _Tables:
             data.append(staged or bytes(SECTOR_SIZE))
         return b"".join(data)
 
-    def _judge_metadata(self, mapped: set[int]) -> None:
+    def _judge_metadata(self, mapped: set[int], blocks: set[int]) -> None:
         """Nothing of what the image's tables are in comes into use for something else.
 
-        `mapped` are the clusters that are written as L2 tables.
+        `mapped` are the clusters that are written as L2 tables, `blocks` as refcount blocks.
         """
-        ledger, fields, shift = self._ledger, self._old, self._disk.cluster_bits
-        self._keep_apart((0,), mapped)
-        l1_tables = [(fields["l1_table_offset"], fields["l1_size"]), *self._snapshots.l1_tables]
-        for offset, entries in l1_tables:
-            end = -(-(offset + 8 * entries) >> shift)
-            self._keep_apart(range(offset >> shift, end) if entries else (), mapped)
-        self._keep_apart([offset >> shift for _, offset in ledger.blocks()], mapped)
-        self._keep_apart(ledger.table_clusters, mapped, released=self._moves_refcounts)
-        self._keep_apart(self._snapshots.clusters, mapped, released=self._moves_snapshots)
+        ledger, shift = self._ledger, self._disk.cluster_bits
+        written = sorted(mapped | blocks)
+        self._keep_apart(range(1), written)
+        for offset, entries in _apart(self._l1_tables()):
+            self._keep_apart(
+                range(offset >> shift, (offset + 8 * entries - 1 >> shift) + 1), written
+            )
+        self._judge_blocks(mapped, blocks)
+        self._keep_apart(ledger.table_clusters, written, released=self._moves_refcounts)
+        self._keep_apart(self._snapshots.clusters, written, released=self._moves_snapshots)
 
-    def _keep_apart(
-        self, clusters: Collection[int], mapped: set[int], *, released: bool = False
-    ) -> None:
-        self._keep(clusters, released=released)
-        for cluster in mapped.intersection(clusters):
+    def _judge_blocks(self, mapped: set[int], blocks: set[int]) -> None:
+        """The same for refcount blocks, up to a million; one that is written stands there once."""
+        ledger, zeroed, shift = self._ledger, self._zeroed, self._disk.cluster_bits
+        met: set[int] = set()
+        for _, offset in ledger.blocks():
+            cluster = offset >> shift
+            if cluster in mapped or cluster in zeroed or (cluster in blocks and cluster in met):
+                raise ledger.overlap(cluster)
+            if ledger.change(cluster) and cluster not in met:
+                self._keep(cluster)
+            if cluster in blocks or ledger.change(cluster):
+                met.add(cluster)
+
+    def _l1_tables(self) -> list[tuple[int, int]]:
+        """Offset and number of entries of each L1 table, the active one first."""
+        fields = self._old
+        return [(fields["l1_table_offset"], fields["l1_size"]), *self._snapshots.l1_tables]
+
+    def _keep_apart(self, clusters: range, written: list[int], *, released: bool = False) -> None:
+        for cluster in self._ledger.changed(clusters):
+            self._keep(cluster, released=released)
+        zeroed = self._zeroed.first_of(clusters)
+        if zeroed is not None:
+            raise self._ledger.overlap(zeroed)
+        at = bisect_left(written, clusters.start)
+        if at < len(written) and written[at] in clusters:
+            raise self._ledger.overlap(written[at])
+
+    def _keep(self, cluster: int, *, released: bool = False) -> None:
+        """See that a cluster is neither taken, zeroed nor, unless it may be, set free.
+
+        If it is, the image's refcounts are wrong, which the guest could not know.
+        """
+        allowed = released and self._ledger.change(cluster) < 0
+        if cluster in self._zeroed or (not allowed and self._ledger.moves(cluster)):
             raise self._ledger.overlap(cluster)
 
-    def _keep(self, clusters: Iterable[int], *, released: bool = False) -> None:
-        """See that these clusters are neither taken, zeroed nor, unless they may be, set free.
-
-        If one is, the image's refcounts are wrong, which the guest could not know.
-        """
-        ledger, zeroed = self._ledger, self._zeroed
-        for cluster in clusters:
-            change = ledger.change(cluster)
-            freed = change < 0 and not released and ledger.old(cluster) + change == 0
-            if change > 0 or freed or cluster in zeroed:
-                raise ledger.overlap(cluster)
-
-    def _judge_l1_tables(self, tables: set[int], active: set[int]) -> None:
+    def _judge_l1_tables(self, tables: set[int], active: set[int], blocks: set[int]) -> None:
         """What was written as an L2 table is one, and none comes into use for something else.
 
         Where no cluster does at all, the walk ends when the tables that were written are met.
         """
         missing = tables | active
-        all_tables: set[int] = set()
+        data = Data(self._disk, self._zeroed, self._ledger, tables | active | blocks)
         moves = self._ledger.has_changes() or self._zeroed.any()
         shift = self._disk.cluster_bits
-        layers = [(self._old["l1_table_offset"], self._old["l1_size"])], self._snapshots.l1_tables
-        for layer in layers:
+        l1_tables = self._l1_tables()
+        for is_active, layer in ((True, l1_tables[:1]), (False, l1_tables[1:])):
             for offset, entries in _apart(layer):
                 if not missing and not moves:
                     return
                 for words in self._disk.distinct_words(offset, entries):
                     met = {(word & OFFSET_MASK) >> shift for word in words} - {0}
-                    self._keep(met)
+                    for table in met:
+                        self._keep(table)
+                    for table in met & blocks:
+                        raise self._ledger.overlap(table)
                     missing -= met
-                    all_tables |= met
-            if layer is layers[0] and missing & active:
+                    data.judge(met)
+            if is_active and missing & active:
                 raise GuestFault("the guest sets flags outside the active layer's L2 tables")
         if missing:
             raise GuestFault("the guest writes L2 entries where no L2 table is")
-        judge_data(self._disk, all_tables, self._zeroed, self._ledger)
 
 
 def _apart(l1_tables: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

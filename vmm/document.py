@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-ANSWER_MAX = 1 << 27
-"""Bytes of a document; as many ranges as can be staged take less of it."""
+ANSWER_MAX = 1 << 22
+"""Bytes of a document; RANGES_MAX ranges take a tenth of it."""
 EITHER = "the image is the old one or the amended one, see with qemu-img info"
 """What there is to say of an image where no document came."""
 

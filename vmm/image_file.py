@@ -16,9 +16,17 @@ UNSURE = "the image may be amended or not, see with qemu-img info"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+WORK_MIN = 1 << 29
+"""What any amend may cost, in bytes that are read."""
+WORK_FACTOR = 1024
+"""What an amend may cost for each byte of the image that is stored, not a hole."""
 
 _PIECE = 1 << 20
+_U64_MAX = (1 << 64) - 1
+_FAR = (1 << 63) - 1  # behind all files
+_HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -43,6 +51,7 @@ class ImageFile:
         self.bytes_read = 0
         self.bytes_written = 0
         self.is_device = False
+        self._hole = (0, 0)  # what was found last; nothing is written before all is read
         self._size_limit = RLIM_INFINITY
         if not self.name:
             raise UsageError("the file name is empty; name an image file")
@@ -57,14 +66,15 @@ class ImageFile:
         except OSError as error:
             raise self._open_error(error) from error
         try:
-            self.size = self._measure(limited=writable)
+            self.size, stored = self._measure(limited=writable)
         except BaseException:
             os.close(self.fd)
             raise
         self.max_growth = 0 if self.is_device else max_growth
+        self.work_max = min(WORK_MIN + WORK_FACTOR * stored, _U64_MAX)
 
     @classmethod
-    def received(cls, fd: int, name: str, max_growth: int | None) -> ImageFile:
+    def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> ImageFile:
         """Own a descriptor that another process of ours opened, and measured, as `name`.
 
         `max_growth` is None for a block device. Raises HostError.
@@ -72,7 +82,8 @@ class ImageFile:
         image = cls.__new__(cls)
         image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
         image.is_device, image.max_growth = max_growth is None, max_growth or 0
-        image._size_limit = RLIM_INFINITY
+        image._size_limit, image._hole = RLIM_INFINITY, (0, 0)
+        image.work_max = work_max
         try:
             image.size = os.lseek(fd, 0, os.SEEK_END)
         except OSError as error:
@@ -87,8 +98,8 @@ class ImageFile:
             return HostError(f"could not open '{self.name}': it is a socket or a missing device")
         return HostError(f"could not open '{self.name}': {error.strerror}")
 
-    def _measure(self, *, limited: bool) -> int:
-        """The size in bytes; of a block device, stat does not know it.
+    def _measure(self, *, limited: bool) -> tuple[int, int]:
+        """The size and what is stored of it, in bytes; of a block device, stat does not know it.
 
         With `limited` the process must be allowed to write as far as headers reach: a limit on the
         size of files cuts a write off wherever it lies, even within a sector. It is kept for
@@ -100,10 +111,12 @@ class ImageFile:
             if kind == stat.S_IFREG:
                 self._size_limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
                 self._check_limit(min(status.st_size, HEADER_LIMIT))
-                return status.st_size
+                # Some file systems do not count blocks, and none has an image of nothing but holes.
+                return status.st_size, status.st_blocks * 512 or status.st_size
             if kind == stat.S_IFBLK:
                 self.is_device = True
-                return os.lseek(self.fd, 0, os.SEEK_END)
+                size = os.lseek(self.fd, 0, os.SEEK_END)
+                return size, size
         except OSError as error:
             raise self._failed("measure", error) from error
         raise HostError(
@@ -149,6 +162,9 @@ class ImageFile:
 
     def _read_available(self, offset: int, view: memoryview) -> int:
         done = 0
+        if len(view) >= _HOLE_MIN and self._is_hole(offset, len(view)):
+            done = max(min(len(view), self.size - offset), 0)
+            view[:done] = bytes(done)
         while done < len(view):
             # Released at once: a view that an error keeps alive would keep the memory mapped.
             with view[done:] as rest:
@@ -158,6 +174,16 @@ class ImageFile:
             done += count
         self.bytes_read += done
         return done
+
+    def _is_hole(self, offset: int, size: int) -> bool:
+        """Whether nothing is stored of these bytes, which then read as zeros.
+
+        To read them would have the kernel take, and clear, a page for each.
+        """
+        start, stop = self._hole
+        if not start <= offset < stop:
+            start, stop = self._hole = offset, self._seek(offset, os.SEEK_DATA)
+        return offset + size <= stop
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
@@ -184,25 +210,32 @@ class ImageFile:
         """Give the file the size that it had. HostError if that fails."""
         self._call("truncate", os.ftruncate, self.size)
 
-    def zero(self, offset: int, length: int) -> None:
-        """Make bytes zeros. Holes stay holes: they take no room, and need no time."""
-        end = offset + length
-        while offset < end:
-            start, stop = self._next_data(offset, end)
-            for at in range(start, stop, _PIECE):
-                self.write(at, bytes(min(_PIECE, stop - at)))
-            offset = stop
+    def zero(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Make bytes zeros, from an offset to an end each, in ascending order.
 
-    def _next_data(self, offset: int, end: int) -> tuple[int, int]:
-        """The next part from `offset` to `end` that is no hole; (end, end) if there is none.
+        Holes stay holes: they take no room, and need no time.
+        """
+        start = stop = 0  # of the data found last; what was looked at before it is a hole
+        for offset, end in ranges:
+            at = offset
+            while at < end:
+                if at >= stop:
+                    start = self._seek(at, os.SEEK_DATA)
+                    stop = self._seek(start, os.SEEK_HOLE)
+                last = min(stop, end)
+                for piece in range(max(start, at), last, _PIECE):
+                    self.write(piece, bytes(min(_PIECE, last - piece)))
+                at = last
 
-        Where that cannot be told, as on block devices, all of it counts as data.
+    def _seek(self, offset: int, how: int) -> int:
+        """Where the next data or hole from `offset` on begins (lseek(2)); _FAR if there is none.
+
+        Where that cannot be told, as on block devices, all counts as data.
         """
         try:
-            start = os.lseek(self.fd, offset, os.SEEK_DATA)
-            return min(start, end), min(os.lseek(self.fd, start, os.SEEK_HOLE), end)
+            return os.lseek(self.fd, offset, how)
         except OSError as error:
-            return (end, end) if error.errno == errno.ENXIO else (offset, end)
+            return _FAR if error.errno == errno.ENXIO or how == os.SEEK_HOLE else offset
 
     def barrier(self) -> None:
         """What was written before reaches the disk before what is written after."""

@@ -46,7 +46,13 @@ _PROGRESS = Struct(AmendProgress_FORMAT)
 
 
 def pack_config(
-    header: FixedHeader, request: AmendRequest, image_size: int, *, progress: bool, debug: bool
+    header: FixedHeader,
+    request: AmendRequest,
+    image_size: int,
+    work_max: int,
+    *,
+    progress: bool,
+    debug: bool,
 ) -> bytes:
     """The AmendConfig for what the host saw of the header and what is asked for."""
     flags = AMEND_FLAG_SET_COMPAT if request.version else 0
@@ -61,7 +67,7 @@ def pack_config(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
         *(header.cluster_size, header.version, header.refcount_bits, 0),
         *(header.incompatible_features, header.compatible_features, header.size),
-        *(image_size, header.autoclear_features, request.max_growth, b""),
+        *(image_size, header.autoclear_features, request.max_growth, work_max, b""),
     )
 
 

@@ -131,6 +131,8 @@ def describe(result: AmendResult) -> str:
     lines = [f"{name}: would become {state} ({how})"]
     lines += [f"  {_describe_change(change)}" for change in result.changes]
     lines += [f"  {_describe_range(byte_range)}" for byte_range in result.ranges]
+    if result.more_ranges:
+        lines.append(f"  and {result.more_ranges} ranges more")
     return "\n".join(lines) + "\n"
 
 

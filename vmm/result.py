@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 SWITCH = 3
 """The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
 
+RANGES_MAX = 4096
+"""Ranges that are told of one amend; an image can have a million."""
+
 
 @record
 class ByteRange:
@@ -73,7 +76,9 @@ class AmendResult:
     changes: tuple[Change, ...]
     """Header fields that change, in the order of the header."""
     ranges: tuple[ByteRange, ...]
-    """What is written, in order."""
+    """What is written, in order: the first RANGES_MAX ranges."""
+    more_ranges: int = 0
+    """How many others are written."""
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
 

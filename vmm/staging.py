@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from instar.abi import INSTAR_PHASE_COUNT
+from struct import Struct
+
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 from instar.vmm.errors import GuestFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECTOR_SIZE = 512
+    Numbers = memoryview[int]
 
-STAGED_MAX = 256 << 20
-"""Bytes that any guest may stage; for most images it is staging_budget()."""
-ZERO_RANGES_MAX = 1 << 20
-"""Ranges to be zeroed, those that follow each other in the file and in time joined."""
+SECTOR_SIZE = 512
 
 _HEADERS = 128 << 10  # twice what a header takes
 _CHUNK_BITS = 11  # sectors in a chunk: as many as one block request has
 _PIECE = 1 << 20
+_RANGE = Struct("=QQ")
 
 
 def staging_budget(image_size: int, max_growth: int) -> int:
     """The bytes that a guest may stage for an image of this size, which may grow by so many.
 
+    INSTAR_STAGED_MAX is the most for any image.
+
     A sector of the image is written in two phases at most. Of what the file grows by, only tables
     are staged: a refcount takes two bytes, and a cluster no less than 512.
     """
-    return min(STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128)
+    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128)
 
 
 class ZeroedInUse(GuestFault):
@@ -45,11 +47,14 @@ class StagedWrites:
     `phases` maps, for each phase, a sector number to its 512 bytes.
     """
 
-    def __init__(self, budget: int = STAGED_MAX) -> None:
+    def __init__(self, budget: int = INSTAR_STAGED_MAX) -> None:
         """Start with nothing; `budget` is in bytes."""
         self.phases: list[dict[int, bytes]] = [{} for _ in range(INSTAR_PHASE_COUNT)]
         self._chunks: list[set[int]] = [set() for _ in range(INSTAR_PHASE_COUNT)]
-        self._ranges: list[tuple[int, int]] = []
+        # There may be a million ranges: packed they take a tenth of the memory.
+        self._ranges = bytearray()
+        self._last = (0, 0)
+        self._zeroed: tuple[Numbers, Numbers] | None = None
         self._budget = budget
 
     def write(self, sector: int, data: bytes, phase: int) -> None:
@@ -63,19 +68,26 @@ class StagedWrites:
         for at, number in enumerate(numbers):
             sectors[number] = data[at * SECTOR_SIZE : (at + 1) * SECTOR_SIZE]
         chunks.update(range(sector >> _CHUNK_BITS, (numbers.stop - 1 >> _CHUNK_BITS) + 1))
+        self._zeroed = None
         self._budget -= (len(sectors) - size) * SECTOR_SIZE
         if self._budget < 0:
             raise GuestFault("more sectors written than any amend of this image needs")
 
     def zero(self, sector: int, count: int) -> None:
-        """Stage zeros for `count` sectors, at least one. GuestFault beyond ZERO_RANGES_MAX."""
-        ranges = self._ranges
-        if ranges and sum(ranges[-1]) == sector:
-            ranges[-1] = (ranges[-1][0], ranges[-1][1] + count)
-            return
-        if len(ranges) >= ZERO_RANGES_MAX:
-            raise GuestFault(f"more than {ZERO_RANGES_MAX} ranges to be zeroed")
-        ranges.append((sector, count))
+        """Stage zeros for `count` sectors, at least one. GuestFault for too many ranges.
+
+        Those that follow each other in the file and in time count as one.
+        """
+        ranges, (last, length) = self._ranges, self._last
+        joined = bool(ranges) and last + length == sector
+        if joined:
+            sector, count = last, length + count
+            del ranges[-_RANGE.size :]
+        elif len(ranges) >= INSTAR_SEGMENTS_MAX * _RANGE.size:
+            raise GuestFault(f"more than {INSTAR_SEGMENTS_MAX} ranges to be zeroed")
+        self._last = sector, count
+        ranges += _RANGE.pack(sector, count)
+        self._zeroed = None
 
     def overlay(self, sector: int, view: memoryview, phase: int) -> None:
         """Put the staged sectors of all phases below `phase` over those from `sector` on."""
@@ -91,36 +103,50 @@ class StagedWrites:
                     at = (number - sector) * SECTOR_SIZE
                     view[at : at + SECTOR_SIZE] = data
 
-    def zeroed(self) -> list[tuple[int, int]]:
-        """The ranges to be zeroed as (first sector, end), ascending, none next to another.
+    def zeroed(self) -> tuple[Numbers, Numbers]:
+        """The ranges to be zeroed: first sectors, ascending, and ends; none is next to another.
 
         Raises ZeroedInUse if one overlaps another, or a sector that is written.
         """
-        joined: list[tuple[int, int]] = []
-        for start, count in sorted(self._ranges):
-            if joined and joined[-1][1] > start:
-                raise ZeroedInUse(start, "twice")
-            if joined and joined[-1][1] == start:
-                joined[-1] = (joined[-1][0], start + count)
-            else:
-                joined.append((start, start + count))
-        if joined:
-            self._keep_apart(joined)
-        return joined
+        if self._zeroed is None:
+            self._zeroed = self._join()
+        return self._zeroed
 
-    def _keep_apart(self, joined: list[tuple[int, int]]) -> None:
-        written = sorted({number for sectors in self.phases for number in sectors})
+    def _join(self) -> tuple[Numbers, Numbers]:
+        joined, start, end = bytearray(), -1, -1
+        # As tuples they would take thrice the memory.
+        keys = sorted(first << 64 | count for first, count in _RANGE.iter_unpack(self._ranges))
+        for first, count in (divmod(key, 1 << 64) for key in keys):
+            if first < end:
+                raise ZeroedInUse(first, "twice")
+            if first == end:
+                end += count
+                continue
+            if end >= 0:
+                joined += _RANGE.pack(start, end)
+            start, end = first, first + count
+        if end >= 0:
+            joined += _RANGE.pack(start, end)
+        numbers = memoryview(joined).cast("Q")
+        starts, ends = numbers[::2], numbers[1::2]
+        self._keep_apart(starts, ends)
+        return starts, ends
+
+    def _keep_apart(self, starts: Numbers, ends: Numbers) -> None:
+        if not len(starts):
+            return
         at = 0
-        for start, end in joined:
-            while at < len(written) and written[at] < start:
+        for number in sorted({number for sectors in self.phases for number in sectors}):
+            while at < len(ends) and ends[at] <= number:
                 at += 1
-            if at < len(written) and written[at] < end:
-                raise ZeroedInUse(written[at], "and written")
+            if at < len(ends) and starts[at] <= number:
+                raise ZeroedInUse(number, "and written")
 
     def end(self) -> int:
         """The sector behind the last one that is written or zeroed; 0 if nothing is."""
         last = max((number for sectors in self.phases for number in sectors), default=-1)
-        return max(last + 1, max((sum(part) for part in self._ranges), default=0))
+        ends = self.zeroed()[1]
+        return max(last + 1, ends[-1] if len(ends) else 0)
 
     def is_empty(self) -> bool:
         """Whether nothing is written or zeroed."""

@@ -206,7 +206,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("l1_table", "index", "offset"),
         (
             "entry {index} of the L1 table at {l1_table:#x} names an L2 table at {offset:#x}, "
-            "which is unaligned, outside the image or named before; see qemu-img check"
+            "which is unaligned or outside the image; see qemu-img check"
         ),
     ),
     abi.REFUSAL_NO_ROOM: (
@@ -303,6 +303,23 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
             "yet a table or another entry uses it too; repair it with qemu-img check -r all"
         ),
     ),
+    abi.REFUSAL_WORK_LIMIT: (
+        "work_limit",
+        ("limit",),
+        (
+            "to follow the image's tables takes more work than to read {limit} bytes, out of "
+            "proportion to what the file holds; see qemu-img check, and copy the image with "
+            "qemu-img convert if it is to be trusted"
+        ),
+    ),
+    abi.REFUSAL_CHANGE_LIMIT: (
+        "change_limit",
+        ("bytes", "ranges"),
+        (
+            "the amend takes more than {bytes} bytes of tables, or {ranges} separate ranges to be "
+            "zeroed; copy the image with qemu-img convert"
+        ),
+    ),
 }
 
 _NAMES_SHOWN, _NAME_LENGTH = 8, 64
@@ -338,6 +355,11 @@ def bad_refcount_table(offset: int, clusters: int, image_size: int) -> Refusal:
     """Say that the refcount table names what is no block, where the guest had no need to look."""
     details = offset, clusters, image_size
     return _translate((), abi.REFUSAL_REFCOUNT_TABLE, abi.AMEND_ERROR_PARSE_FAILED, *details)
+
+
+def work_limit(limit: int) -> Refusal:
+    """Say that it takes too much work to judge an amend."""
+    return _translate((), abi.REFUSAL_WORK_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, limit)
 
 
 def too_few_references(offset: int, refcount: int) -> Refusal:

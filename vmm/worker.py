@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import socket
+from struct import Struct
 
 from instar.vmm.confine import confine
 from instar.vmm.contract import prepare
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
 REGULAR, DEVICE = b"f", b"b"
-"""What kind of file an image is: the first byte of a message."""
+"""What kind of file an image is."""
+IMAGE = Struct("=cQ")
+"""What a message begins with: an image's kind, and its work_max as ImageFile has it."""
 READY = b"ready"
 """What a worker says first, unless it says what is wrong."""
 MORE, LAST = b"+", b"."
@@ -45,7 +48,7 @@ _CHANNEL = 3  # behind the standard streams
 def work(channel: socket.socket, order: Order, stop: mmap.mmap, *, required: bool) -> NoReturn:
     """Be a worker, in a process that was just forked; ends the process.
 
-    Each message of the parent is an image: REGULAR or DEVICE, its name, and its descriptor; each
+    Each message of the parent is an image: IMAGE, its name, and its descriptor; each
     answer is JSON, the outcome, in pieces. An image is not begun once the first byte of `stop` is
     not 0. `required` is that of confine().
     """
@@ -68,8 +71,8 @@ def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) 
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)
             os.close(image)
-            most = order.request.max_growth
-            confine(Descriptors(image, None, vcpu, most, _CHANNEL), required=required)
+            growth = order.request.max_growth
+            confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
         except InstarError as error:
             os.write(_CHANNEL, dump(error_fields(error)).encode())
             return
@@ -80,9 +83,7 @@ def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) 
             if not descriptors or stop[0]:
                 return
             try:
-                growth = None if message[:1] == DEVICE else most
-                name = os.fsdecode(message[1:])
-                answer = _amend(sandbox, descriptors[0], name, order, growth)
+                answer = _amend(sandbox, descriptors[0], message, order)
             except Exception as error:  # a defect, after which nothing is to be trusted
                 sandbox.close()
                 answer = {"error": error_fields(error)}
@@ -95,11 +96,12 @@ def _tell(answer: bytes) -> None:
         os.write(_CHANNEL, (LAST if last else MORE) + answer[at : at + PIECE])
 
 
-def _amend(
-    sandbox: Sandbox, descriptor: int, name: str, order: Order, max_growth: int | None
-) -> dict[str, object]:
+def _amend(sandbox: Sandbox, descriptor: int, message: bytes, order: Order) -> dict[str, object]:
+    kind, work_max = IMAGE.unpack_from(message)
+    name = os.fsdecode(message[IMAGE.size :])
+    growth = None if kind == DEVICE else order.request.max_growth
     try:
-        with ImageFile.received(descriptor, name, max_growth) as image:
+        with ImageFile.received(descriptor, name, growth, work_max) as image:
             return {"result": sandbox.amend_open(image, order)}
     except InstarError as error:
         return {"error": error_fields(error)}

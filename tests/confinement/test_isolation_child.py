@@ -19,6 +19,7 @@ RESULT = {
     **dict.fromkeys(("bytes_read", "bytes_written", "vm_exits"), 1),
     "changes": [],
     "ranges": [],
+    "more_ranges": 0,
     "warnings": ["w"],
 }
 REFUSAL = {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from instar.vmm.kvm import state
+from instar.vmm.result import RANGES_MAX
 from instar.vmm.seccomp import RESET_REQUESTS, WORKER_RULES
 from tests.confinement.process import command, guest_code, run
 from tests.confinement.scenes import HANG, LAZY
@@ -122,11 +123,11 @@ TAKEN_OVER = {
 PATCH = """
 import instar.vmm.batch, instar.vmm.worker
 instar.vmm.batch.MARGIN = 1.5
-def amend(sandbox, fd, name, order, growth, original=instar.vmm.worker._amend):
+def amend(sandbox, fd, message, order, original=instar.vmm.worker._amend):
     import socket
-    if "bad" in name:
+    if b"bad" in message:
         {attempt}
-    return original(sandbox, fd, name, order, growth)
+    return original(sandbox, fd, message, order)
 instar.vmm.worker._amend = amend
 """
 
@@ -232,6 +233,17 @@ def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) 
     assert done.returncode == 0
 
 
+def test_a_worker_is_told_what_an_image_may_cost(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 2)
+    patch = "import instar.vmm.image_file as f; f.WORK_MIN, f.WORK_FACTOR = 1000, 1"
+    done = run(*MANY, "-j1", *images, patch=patch)
+    for image in images:
+        kind, message = outcomes(done.stdout)[image.name]
+        assert kind == "ImageRejected"
+        allowed = 1000 + image.stat().st_blocks * 512
+        assert f"takes more work than to read {allowed} bytes" in message
+
+
 def test_an_outcome_of_any_length_comes_through(tmp_path: Path) -> None:
     clusters: dict[int, Any] = {}
     for number in range(0, 12_000, 2):
@@ -243,4 +255,5 @@ def test_an_outcome_of_any_length_comes_through(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [document["action"] for document in documents] == ["amended"] * 2
-    assert all(len(document["ranges"]) > 6000 for document in documents)
+    assert {len(document["ranges"]) for document in documents} == {RANGES_MAX}
+    assert all(document["more_ranges"] > 6000 - RANGES_MAX for document in documents)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from instar.vmm.contract import Claim, judge
+from instar.vmm.contract import Claim, Original, judge
 from instar.vmm.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
+from instar.vmm.image_file import WORK_MIN
 from instar.vmm.request import AmendRequest
 from instar.vmm.staging import StagedWrites
 from tests.conftest import load_planner
@@ -128,7 +129,8 @@ def run_judge(source: Source) -> None:
     if source.below(4) == 0:
         image = _mutate(source, image)
     staged, claim = _staged(source, answer), _claim(source, answer)
-    judge(lambda at, size: image[at : at + size], len(image), request, staged, claim)
+    original = Original(lambda at, size: image[at : at + size], len(image), WORK_MIN)
+    judge(original, request, staged, claim)
     _check_accepted(image, request, staged, claim)
 
 

@@ -39,6 +39,22 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
+static bool refused_for(const struct verdict *verdict, uint32_t reason)
+{
+    for (uint32_t i = 0; i < verdict->count; i++)
+        if (verdict->refusals[i].reason == reason)
+            return true;
+    return false;
+}
+
+/* The guest keeps to work_max, where it is one that can be reached. */
+static void check_work(const struct run *run, const struct AmendConfig *config)
+{
+    const struct reading *r = &run->reading;
+    PROMISE(config->work_max < UINT64_MAX || !refused_for(&run->verdict, REFUSAL_WORK_LIMIT));
+    PROMISE(r->bytes <= config->work_max && r->calls <= config->work_max / AMEND_DOORBELL_WORK);
+}
+
 static void ask(struct run *run, const struct AmendConfig *config, const struct sparse *image,
                 uint32_t place, uint32_t fail_read, uint64_t budget)
 {
@@ -57,14 +73,7 @@ static void ask(struct run *run, const struct AmendConfig *config, const struct 
                                 reading_progress};
     forget_workspace(workspace);
     run->planned = plan_amend(config, &io, workspace, &run->plan, &run->verdict);
-}
-
-static bool refused_for(const struct verdict *verdict, uint32_t reason)
-{
-    for (uint32_t i = 0; i < verdict->count; i++)
-        if (verdict->refusals[i].reason == reason)
-            return true;
-    return false;
+    check_work(run, config);
 }
 
 static void check_result(const struct run *run)
@@ -89,8 +98,8 @@ static void check_verdict(const struct run *run)
     PROMISE(run->planned == (v->count == 0));
     PROMISE(v->count <= REFUSAL_MAX);
     for (uint32_t i = 0; i < v->count; i++) {
-        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_OVERLAP);
-        PROMISE(v->refusals[i].error >= 1 && v->refusals[i].error <= AMEND_ERROR_UNSUPPORTED_FEATURE);
+        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_WORK_LIMIT);
+        PROMISE(v->refusals[i].error >= 1 && v->refusals[i].error <= AMEND_ERROR_WORK_LIMIT);
     }
     PROMISE(!run->reading.failed || !run->planned);
     PROMISE(!run->reading.failed || v->count == REFUSAL_MAX || refused_for(v, REFUSAL_READ_FAILED));
@@ -101,7 +110,7 @@ static void check_verdict(const struct run *run)
     check_result(run);
 }
 
-/* Where only the header changes, or nothing, reads are bounded: the header, each L2 table once for
+/* Where only the header changes, or nothing, reads are bounded: the header, an L2 table for each entry of
  * each L1 table, each snapshot thrice. */
 static void check_reads(const struct run *run, const struct sparse *image)
 {
@@ -110,7 +119,8 @@ static void check_reads(const struct run *run, const struct sparse *image)
     uint64_t bits = load_be32(raw + 20), cluster = UINT64_C(1) << (bits <= 21 ? bits : 21);
     uint64_t tables = 1 + (uint64_t)load_be32(raw + 60);
     uint64_t l1_bytes = image->size < (UINT64_C(32) << 20) ? image->size : UINT64_C(32) << 20;
-    uint64_t each = 2 * (l1_bytes + cluster) + image->size + 2 * cluster + 3 * PLANNER_TABLE_SIZE;
+    uint64_t each = 2 * (l1_bytes + cluster) + l1_bytes / QCOW2_TABLE_ENTRY_SIZE * cluster +
+                    2 * cluster + 3 * PLANNER_TABLE_SIZE;
     if (image->size < UINT64_C(1) << 40 && run->planned && run->reading.staged->count <= 2)
         PROMISE(run->reading.bytes <= 2 * PLANNER_HEADER_SIZE + tables * each);
 }
@@ -306,6 +316,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (takes_too_long(&image, may_take_long))
         return 0;
     uint64_t budget = may_take_long ? LONG_BUDGET : BUDGET;
+    if (head.fail_read & LIMITED) {
+        config.work_max = (head.fail_read & ~LIMITED) * WORK_UNIT;
+        head.fail_read = 0;
+    }
     ask(&run, &config, &image, 0, head.fail_read, budget);
     check_verdict(&run);
     check_reads(&run, &image);

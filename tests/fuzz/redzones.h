@@ -34,6 +34,7 @@ static inline void poison_redzones(struct planner_workspace *workspace)
     ASAN_POISON_MEMORY_REGION(workspace->redzone8, sizeof(workspace->redzone8));
     ASAN_POISON_MEMORY_REGION(workspace->redzone9, sizeof(workspace->redzone9));
     ASAN_POISON_MEMORY_REGION(workspace->redzone10, sizeof(workspace->redzone10));
+    ASAN_POISON_MEMORY_REGION(workspace->redzone11, sizeof(workspace->redzone11));
 }
 
 /* What earlier runs left behind is no better than what was never written. */

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from instar.vmm.contract import judge
+from instar.vmm.contract import Original, judge
 from instar.vmm.errors import ImageRejected, InstarError
-from instar.vmm.image_file import ImageFile
+from instar.vmm.image_file import WORK_MIN, ImageFile
 from instar.vmm.machine import Machine
 from instar.vmm.messages import pack_config
 from instar.vmm.payload import Payload, load_payload
@@ -73,7 +73,8 @@ class Differential:
         seen = parse_fixed_header(case.seen[:PROBE_SIZE])
         if seen is None:
             return Plan(())
-        config = pack_config(seen, case.request, len(case.image), progress=False, debug=False)
+        size = len(case.image)
+        config = pack_config(seen, case.request, size, WORK_MIN, progress=False, debug=False)
         host = self._run_host(case.image, config)
         guest = self._run_guest(case, config)
         if host != guest:
@@ -115,7 +116,8 @@ class Differential:
                 return Plan(outcome.refusals)
             # An image may be at odds with itself in a way that only the host can notice.
             with suppress(ImageRejected):
-                judge(file.read, file.size, case.request, outcome.staged, outcome.claim)
+                original = Original(file.read, file.size, file.work_max)
+                judge(original, case.request, outcome.staged, outcome.claim)
         claim, fields = outcome.claim, outcome.claim.fields
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         words = (int(claim.amended), int(claim.atomic), fields["version"])
@@ -129,7 +131,7 @@ def _comparable(
     """What was staged: sectors by phase, and ranges to be zeroed as far as these are sound."""
     phases = tuple(tuple(sorted(phase.items())) for phase in staged.phases)
     try:
-        return phases, tuple(staged.zeroed())
+        return phases, tuple(zip(*staged.zeroed(), strict=True))
     except ZeroedInUse:
         return phases, ()
 

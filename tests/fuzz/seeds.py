@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ _PARTS = (
     *("refcount_table", "refcount_block", "bitmap_directory", "table"),
 )
 _SMALL = 1 << 14
-MODE_TWICE, MODE_LONG = 0x01, 0x7E
+MODE_TWICE, MODE_LONG, LIMITED = 0x01, 0x7E, 0x80
 """Of sparse.h."""
 _EXTENSION = Extension(0x11111111, b"kept as it is", padding=b"\xee")
 _LONG = Extension(0x22222222, b"long" * 110)
@@ -158,6 +159,16 @@ def _cut_table() -> Input:
     return replace(seed, size=end + 512)
 
 
+def _tables_in_turn() -> Input:
+    """An L1 table that names more L2 tables than are read at once, apart, and all of them twice."""
+    tables, first = 100, 100
+    names = [(first + 2 * n) << 9 | 1 << 63 for n in range(tables)] * 2
+    image = Image(cluster_bits=9, size=2 * tables << 15)
+    moved = replace(image, patches=[("l1_table", 0, struct.pack(f">{len(names)}Q", *names))])
+    seed = seed_input(moved, AmendRequest(2, None), MODE_TWICE)
+    return replace(seed, size=(first + 2 * tables) << 9)
+
+
 def _failing_rewrite() -> Input:
     """No room for two headers in the cluster, and the read of what the new one takes fails."""
     full = [Extension(0x33333333, b"x" * 3900)]
@@ -180,6 +191,11 @@ def write_seeds(directory: Path) -> int:
             seed = seed_input(image, AmendRequest(2, None), mode)
             (directory / f"{name}-{mode}").write_bytes(seed.pack())
             count += 1
+        for units in (4, 16, 64):  # end before the first zero cluster, and behind it
+            seed = seed_input(image, AmendRequest(2, None))
+            limited = replace(seed, fail_read=LIMITED | units)
+            (directory / f"{name}-limited-{units}").write_bytes(limited.pack())
+            count += 1
     bitmaps = seed_input(dict(seed_images())["bitmaps"], AmendRequest(2, None))
     bitmaps = replace(bitmaps, flags=bitmaps.flags | AMEND_FLAG_DROP_BITMAPS)
     (directory / "bitmaps-dropped").write_bytes(bitmaps.pack())
@@ -188,7 +204,12 @@ def write_seeds(directory: Path) -> int:
         seed = seed_input(image, AmendRequest(2, None), MODE_LONG)
         (directory / name).write_bytes(seed.pack())
         count += 1
-    for name, seed in (("cut-table", _cut_table()), ("failing-rewrite", _failing_rewrite())):
+    others = {
+        "cut-table": _cut_table(),
+        "failing-rewrite": _failing_rewrite(),
+        "tables-in-turn": _tables_in_turn(),
+    }
+    for name, seed in others.items():
         (directory / name).write_bytes(seed.pack())
         count += 1
     return count

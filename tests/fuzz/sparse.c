@@ -84,6 +84,7 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
         .current_compatible_features = version == 2 ? 0 : load_be64(raw + 80),
         .virtual_size = load_be64(raw + 24),
         .image_size = image->size,
+        .work_max = UINT64_MAX,
         .max_growth = flags & AMEND_FLAG_FIXED_SIZE ? 0 : GROWTH,
         .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
     };

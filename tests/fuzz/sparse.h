@@ -16,6 +16,8 @@
 #define STAGED_BYTES (4u << 20) /* of these together */
 #define GROWTH (UINT64_C(1) << 20) /* by which the image may grow */
 
+#define LIMITED 0x80u         /* the other bits of fail_read are the work_max, in WORK_UNITs */
+#define WORK_UNIT UINT64_C(0x28000)
 #define MODE_MISMATCH 0x80u /* the host saw another field than there is; bits 4 to 6 say which */
 #define MODE_TWICE 0x01u    /* a refusal is asked for a second time */
 #define MODE_LONG 0x7eu     /* these and no other: tables may be long */
@@ -23,7 +25,7 @@
 struct input_head {
     uint8_t flags; /* AMEND_FLAG_*, of the request */
     uint8_t mode;
-    uint8_t fail_read; /* the read call with this number, from 1 on, fails */
+    uint8_t fail_read; /* the read call with this number, from 1 on, fails; or with LIMITED the work */
     uint8_t spare;
     uint8_t size[8]; /* of the image in bytes, modulo 2^63 */
 };

@@ -39,11 +39,9 @@ class Case:
     drop_bitmaps: bool = False
     max_growth: int | None = None
     exits: int = 64
-    """How often the guest may stop for the host."""
+    """How often the guest may stop for the host, unless the limit of work ends it."""
     bytes_read: int = 1 << 20
     """How much may be read of the image."""
-    fault: str = ""
-    """The budget that the guest exceeds in a downgrade, by words of the GuestFault."""
 
     def write(self, path: Path) -> None:
         """Make the image, and the backing file that it may name."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from tests.hostile import (
+    bombs,
+    contradictions,
+    crowds,
     extensions,
     features,
     giants,
@@ -27,6 +30,9 @@ THEMES = (
     releases,
     zeroes,
     giants,
+    bombs,
+    crowds,
+    contradictions,
 )
 
 CASES: tuple[Case, ...] = tuple(case for theme in THEMES for case in theme.cases())

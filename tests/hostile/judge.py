@@ -24,9 +24,9 @@ class Outcome:
     """How one amend ended, and what it took."""
 
     action: str
-    """ "amended", "noop", "refused" or "fault"."""
+    """ "amended", "noop" or "refused"."""
     reasons: tuple[str, ...]
-    """Of a refusal the names of the reasons, of a fault its message."""
+    """Of a refusal, by name."""
     exits: int
     bytes_read: int
     memory: int
@@ -54,34 +54,30 @@ class _Watched(Machine):
             _Watched.taken = (self.vm_exits, image.bytes_read)
 
 
-def amend(path: Path, case: Case, request: Request, timeout: float = TIMEOUT) -> Outcome:
-    """Amend an image. Whatever is raised besides a refusal or a fault is a defect."""
+def amend(path: Path, case: Case, request: Request) -> Outcome:
+    """Amend an image. Whatever is raised besides a refusal is a defect."""
     _Watched.taken = (0, 0)
     before = _start_measuring()
     start = process_time()
     with patch.object(use_case, "Machine", _Watched):
-        action, reasons, rewrites = _amend(path, case, request, timeout)
+        action, reasons, rewrites = _amend(path, case, request)
     seconds = process_time() - start
     return Outcome(action, reasons, *_Watched.taken, _peak() - before, seconds, rewrites)
 
 
-def _amend(
-    path: Path, case: Case, request: Request, timeout: float
-) -> tuple[str, tuple[str, ...], bool]:
+def _amend(path: Path, case: Case, request: Request) -> tuple[str, tuple[str, ...], bool]:
     try:
         result = instar.amend(
             path,
             compat=request.compat,
             lazy_refcounts=request.lazy_refcounts,
             format=request.format,
-            timeout=timeout,
+            timeout=TIMEOUT,
             drop_bitmaps=case.drop_bitmaps,
             max_growth=case.max_growth,
         )
     except instar.ImageRejected as error:
         return "refused", tuple(refusal.name for refusal in error.refusals), False
-    except instar.GuestFault as error:
-        return "fault", (str(error),), False
     header = 1 << case.image.cluster_bits
     return result.action, (), any(part.offset >= header for part in result.ranges)
 

@@ -69,11 +69,13 @@ def _refcount_table() -> Iterator[Case]:
     end = regions_end(OVERLAY)
     block = OVERLAY.regions()["refcount_block[0]"].start
     nothing = ("is 0", "is itself", "is the L1 table", "is the L2 table")
-    reasons = {
-        **dict.fromkeys(nothing, "refcount"),
-        "is followed by one behind the end": "refcount_table",
+    twice = ("is repeated by the next one", "is repeated by the last one")
+    shared = (*twice, "is followed by one that is not aligned")
+    reasons = {**dict.fromkeys(nothing, "refcount"), **dict.fromkeys(shared, "overlap")}
+    differs = {
+        "has its reserved bits set": "reserved_refcount_bits",
+        **dict.fromkeys(("is the L1 table", *shared), KEPT),
     }
-    differs = {"has its reserved bits set": "reserved_refcount_bits", "is the L1 table": KEPT}
     for what, at, entry in (
         ("is 0", 0, 0),
         ("is off by a sector", 0, block + 512),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.forge import Bitmap, Data, Image, Snapshot, Zero
+from instar.abi import INSTAR_SEGMENTS_MAX
+from tests.forge import Bitmap, Image, Snapshot, Zero
 
 CLUSTER = 1 << 16
 ZERO_OVER_BACKING = Image(size=1 << 20, backing_file=b"b", clusters={0: Zero()})
 """A downgrade needs a new cluster, and the file has none that is free."""
+
+CLUSTERS_OF_TABLES = 1 << 15
 
 _TABLE_MAX = 8 << 20
 _SNAPSHOT_TABLE_MAX = 64 << 20
@@ -57,20 +62,41 @@ def _broken_bitmaps(path: Path) -> None:
     path.write_bytes(data)
 
 
-def write_repeated_tables(path: Path) -> None:
-    """An L1 table that names 45 L2 tables, none beside another, 91 times each."""
-    tables = 90
-    image = Image(
-        cluster_bits=9, size=1 << 27, clusters={64 * n: Data(b"d") for n in range(tables)}
-    )
+def _tables_in_holes(path: Path) -> None:
+    """An L1 table that names 2 GiB of L2 tables, of which the file stores nothing."""
+    image = Image(size=CLUSTERS_OF_TABLES * CLUSTER // 8 * CLUSTER)
+    start = image.regions()["l1_table"].start
+    data = bytearray(image.build())
+    for n in range(CLUSTERS_OF_TABLES):
+        table = (n + 1 << 20) | 1 << 63
+        data[start + 8 * n : start + 8 * n + 8] = table.to_bytes(8, "big")
+    path.write_bytes(data)
+    os.truncate(path, CLUSTERS_OF_TABLES + 1 << 20)
+
+
+def _scattered_zero_clusters(path: Path) -> None:
+    """Zero clusters with a host cluster each, none of which is beside another."""
+    entries = CLUSTER // 8
+    tables = INSTAR_SEGMENTS_MAX // entries + 1
+    image = Image(size=tables * entries * CLUSTER)
     regions = image.regions()
     data = bytearray(image.build())
-    places = [regions[f"l2_table[{n}]"].start for n in range(0, tables, 2)]
+    data.extend(bytes(-len(data) % CLUSTER))
+    first = len(data) // CLUSTER
+    behind = first + tables
+    words = [((behind + 2 * n) * CLUSTER) | 1 << 63 | 1 for n in range(tables * entries)]
+    data += struct.pack(f">{len(words)}Q", *words)
+    start, block = regions["refcount_table"].start, regions["refcount_block[0]"].start
+    end = behind + 2 * len(words)
+    data[block : block + CLUSTER] = b"\0\1" * (CLUSTER // 2)  # for all of the file
+    for n in range(end * 2 // CLUSTER + 1):
+        data[start + 8 * n : start + 8 * n + 8] = block.to_bytes(8, "big")
     start = regions["l1_table"].start
-    for n in range(len(regions["l1_table"]) // 8):
-        entry = places[n % len(places)]
-        data[start + 8 * n : start + 8 * n + 8] = entry.to_bytes(8, "big")
+    for n in range(tables):
+        table = (first + n) * CLUSTER | 1 << 63
+        data[start + 8 * n : start + 8 * n + 8] = table.to_bytes(8, "big")
     path.write_bytes(data)
+    os.truncate(path, end * CLUSTER)
 
 
 FORGED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
@@ -79,6 +105,8 @@ FORGED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "refcount_table_full": (_full_refcount_table, {"compat": "0.10", "max_growth": 1 << 62}),
     "snapshot_table_full": (_full_snapshot_table, {"compat": "1.1"}),
     "bitmaps": (_broken_bitmaps, {"compat": "0.10", "drop_bitmaps": True}),
+    "work_limit": (_tables_in_holes, {"compat": "0.10"}),
+    "change_limit": (_scattered_zero_clusters, {"compat": "0.10"}),
     "downgrade_encrypted_zeroes": (
         replace(ZERO_OVER_BACKING, crypt_method=1).write,
         {"compat": "0.10"},

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instar.vmm.contract import Claim, judge
+from instar.vmm.contract import Claim, Original, judge
+from instar.vmm.image_file import WORK_MIN
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
@@ -56,11 +57,12 @@ def ask(
     fail_read: int = 0,
     progress: bool = False,
     seen: bytes | None = None,
+    work_max: int = WORK_MIN,
 ) -> Answer:
     """Plan `request` on `image`; `seen` is what the host saw of it, by default the truth."""
     header = parse_fixed_header((image if seen is None else seen)[:SECTOR])
     assert header is not None
-    packed = pack_config(header, request, len(image), progress=progress, debug=False)
+    packed = pack_config(header, request, len(image), work_max, progress=progress, debug=False)
     config = planner.ffi.new("struct AmendConfig *")
     planner.ffi.memmove(config, packed, len(packed))
     outcome = planner.ffi.new("struct host_outcome *")
@@ -125,7 +127,7 @@ def accepted_by_contract(image: bytes, request: AmendRequest, answer: Answer) ->
     def read(offset: int, size: int) -> bytes:
         return image[offset : offset + size]
 
-    judge(read, len(image), request, staged, answer.claim)
+    judge(Original(read, len(image), WORK_MIN), request, staged, answer.claim)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from instar import abi
-from instar.vmm.contract import Claim, judge
+from instar.vmm.contract import Claim, Original, judge
 from instar.vmm.errors import GuestFault
+from instar.vmm.image_file import WORK_MIN
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
@@ -35,6 +36,7 @@ class Case:
     zeroes: list[tuple[int, int]] = field(default_factory=list)
     """Ranges to be zeroed: first sector, and how many."""
     reads: list[tuple[int, int]] = field(default_factory=list)
+    work_max: int = WORK_MIN
 
     def judge(self) -> tuple[Change, ...]:
         """What the write contract says."""
@@ -43,7 +45,8 @@ class Case:
             self.reads.append((offset, size))
             return self.data[offset : offset + size]
 
-        return judge(read, len(self.data), self.request, self.staged(), self.claim)
+        original = Original(read, len(self.data), self.work_max)
+        return judge(original, self.request, self.staged(), self.claim)
 
     def staged(self) -> StagedWrites:
         """What the guest wrote."""
@@ -106,7 +109,7 @@ def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Ca
     request = AmendRequest(compat, lazy)
     header = parse_fixed_header(data[:SECTOR])
     assert header is not None
-    raw = pack_config(header, request, len(data), progress=False, debug=False)
+    raw = pack_config(header, request, len(data), WORK_MIN, progress=False, debug=False)
     config, outcome = (
         planner.ffi.new("struct AmendConfig *"),
         planner.ffi.new("struct host_outcome *"),

@@ -61,7 +61,7 @@ def test_json_result_is_as_documented(amend: FakeAmend, capsys: pytest.CaptureFi
     assert list(document) == list(documented(0))
     assert document["changes"] == [{"field": "compatible_features", "before": 0, "after": 1}]
     assert document["ranges"] == [{"phase": 3, "offset": 0, "length": 512, "zeroes": False}]
-    plain: dict[str, Any] = {"changes": None, "ranges": None, "warnings": []}
+    plain: dict[str, Any] = {"changes": None, "ranges": None, "more_ranges": 0, "warnings": []}
     assert {**document, **plain} == {**vars(make_result()), **plain}
 
 
@@ -144,6 +144,7 @@ def test_dry_run_says_what_would_change(
             Change("header_length", 104, None),
         ),
         ranges=(ByteRange(0, 4096, 40, zeroes=True), ByteRange(0, 1024, 40), ByteRange(3, 0, 512)),
+        more_ranges=7,
     )
     assert cli.main(["amend", "--dry-run", "-o", "compat=0.10", "d"]) == 0
     out, err = capsys.readouterr()
@@ -155,6 +156,7 @@ def test_dry_run_says_what_would_change(
         "  before the switch: 40 bytes of zeros at 0x1000",
         "  before the switch: 40 bytes at 0x400",
         "  the switch: 512 bytes at 0x0",
+        "  and 7 ranges more",
     ]
     assert err == ""
 

@@ -167,19 +167,20 @@ def test_a_file_that_cannot_grow_is_left_alone(path: Path, monkeypatch: pytest.M
 
 
 def test_ranges_are_those_of_the_phases() -> None:
-    assert planned_ranges(SLACK_AND_SWITCH) == (
-        ByteRange(0, 1024, 1024),
-        ByteRange(0, 3584, 512),
-        ByteRange(SWITCH, 0, 512),
+    assert planned_ranges(SLACK_AND_SWITCH, 9) == (
+        (ByteRange(0, 1024, 1024), ByteRange(0, 3584, 512), ByteRange(SWITCH, 0, 512)),
+        0,
     )
-    assert planned_ranges(StagedWrites()) == ()
-    assert planned_ranges(GROWING) == (
+    assert planned_ranges(StagedWrites(), 9) == ((), 0)
+    ranges = (
         ByteRange(0, 10 * 512, 1024, zeroes=True),
         ByteRange(0, 18 * 512, 3072, zeroes=True),
         *(ByteRange(0, 4 * 512, 512), ByteRange(0, 17 * 512, 512)),
         *(ByteRange(1, 5 * 512, 512), ByteRange(2, 6 * 512, 512), ByteRange(SWITCH, 0, 512)),
         *(ByteRange(4, 4 * 512, 512), ByteRange(5, 6 * 512, 512)),
     )
+    for most in range(10):
+        assert planned_ranges(GROWING, most) == (ranges[:most], max(9 - most, 0))
 
 
 @settings(
@@ -199,6 +200,8 @@ def test_the_file_is_what_was_staged_and_only_planned_ranges_change(
     with image:
         commit(image, staged, flush=False)
         written = [call[1:] for call in image.calls]
-        assert image.bytes_written == sum(part.length for part in planned_ranges(staged))
+        ranges, more = planned_ranges(staged, 1000)
+        assert image.bytes_written == sum(part.length for part in ranges)
     assert path.read_bytes() == expected
-    assert sorted(written) == sorted((r.offset, r.length) for r in planned_ranges(staged))
+    assert more == 0
+    assert sorted(written) == sorted((r.offset, r.length) for r in ranges)

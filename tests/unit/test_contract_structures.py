@@ -7,6 +7,7 @@ import pytest
 from instar.vmm.errors import ImageRejected
 from instar.vmm.request import AmendRequest
 from tests.forge import Image, Snapshot, Zero, ZeroAllocated
+from tests.sandbox.planning import Case
 from tests.sandbox.reference import COPIED, downgrade, upgrade
 from tests.sandbox.tables import (
     BACKED,
@@ -124,3 +125,86 @@ class TestOverlaps:
             case.judge()
         (refusal,) = caught.value.refusals
         assert (refusal.name, refusal.detail["offset"]) == ("overlap", l2_table)
+
+    def test_a_cluster_that_is_taken_belongs_to_a_bitmap(self) -> None:
+        bitmaps = BITMAPS.bitmaps
+        image = Image(**{**vars(BACKED), "bitmaps": bitmaps})
+        data = image.regions()["bitmap[0].data[0]"].start
+        image = Image(**{**vars(image), "refcounts": {data // 512: 0}})
+        assert_overlap(downgrade(image, drop_bitmaps=True).case, data)
+
+    def test_a_cluster_of_zeros_is_set_free_by_a_bitmap(self) -> None:
+        clusters = {2: ZeroAllocated(b"x")}
+        image = Image(**SMALL, clusters=clusters, bitmaps=BITMAPS.bitmaps, backing_file=b"base")
+        data = image.regions()["bitmap[0].data[0]"].start
+        patch = ("l2_table[0]", 16, (data | COPIED | 1).to_bytes(8, "big"))
+        image = Image(**{**vars(image), "patches": [patch]})
+        assert_overlap(downgrade(image, drop_bitmaps=True).case, data)
+
+    def test_refcounts_change_in_an_l1_table(self) -> None:
+        case = downgrade(BACKED).case
+        case.judge()
+        block = BACKED.regions()["refcount_block[0]"].start
+        names = BACKED.regions()["snapshot_table"].start
+        case.data = case.data[:names] + block.to_bytes(8, "big") + case.data[names + 8 :]
+        assert_overlap(case, block)
+
+    def test_refcounts_change_in_data(self) -> None:
+        block = BACKED.regions()["refcount_block[0]"].start
+        patch = ("l2_table[0]", 40 * 8, (block | COPIED).to_bytes(8, "big"))
+        assert_overlap(downgrade(Image(**{**vars(BACKED), "patches": [patch]})).case, block)
+
+    def test_the_refcount_table_names_a_block_twice(self) -> None:
+        case = downgrade(BACKED).case
+        case.judge()
+        table = BACKED.regions()["refcount_table"].start
+        entry = case.data[table : table + 8]
+        case.data = case.data[: table + 80] + entry + case.data[table + 88 :]
+        assert_overlap(case, int.from_bytes(entry, "big"))
+
+    def test_the_l2_table_counts_as_free(self) -> None:
+        image = Image(**SMALL, clusters={1: Zero()})
+        l2_table = image.regions()["l2_table[0]"].start
+        count = image.regions()["refcount_block[0]"].start + l2_table // 512 * 2
+        case = downgrade(image).case
+        case.judge()
+        case.data = case.data[:count] + bytes(2) + case.data[count + 2 :]
+        with pytest.raises(ImageRejected) as caught:
+            case.judge()
+        (refusal,) = caught.value.refusals
+        assert refusal.name == "refcount"
+        assert refusal.detail == {"offset": l2_table, "refcount": 0, "needed": 1}
+
+
+def assert_overlap(case: Case, offset: int) -> None:
+    """The image is rejected because of this cluster."""
+    with pytest.raises(ImageRejected) as caught:
+        case.judge()
+    (refusal,) = caught.value.refusals
+    assert (refusal.name, refusal.detail["offset"]) == ("overlap", offset)
+
+
+class TestWork:
+    """What it takes to judge an image is bounded: more is a refusal, and never a fault."""
+
+    @pytest.mark.parametrize("what", ["zero clusters", "bitmaps", "snapshots"])
+    def test_too_much_is_refused(self, what: str) -> None:
+        models = {
+            "zero clusters": lambda: downgrade(BACKED),
+            "bitmaps": lambda: downgrade(BITMAPS, drop_bitmaps=True),
+            "snapshots": lambda: upgrade(OLD),
+        }
+        case = models[what]().case
+        case.judge()
+        enough = 0
+        for budget in range(0, 2 << 20, 8000):
+            case.work_max = budget
+            try:
+                case.judge()
+            except ImageRejected as error:
+                (refusal,) = error.refusals
+                assert (refusal.name, refusal.detail) == ("work_limit", {"limit": budget})
+                assert not enough
+            else:
+                enough = enough or budget
+        assert enough > 50_000

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from instar.vmm import image_file
 from instar.vmm.errors import HostError, InstarError, UsageError
-from instar.vmm.image_file import ImageFile
+from instar.vmm.image_file import WORK_FACTOR, WORK_MIN, ImageFile
 
 
 @pytest.fixture
@@ -89,6 +90,36 @@ class TestOpening:
         with open_image(path):
             pass
         assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+class TestWork:
+    def test_it_is_allowed_for_what_is_stored_not_for_holes(self, path: Path) -> None:
+        with path.open("r+b") as stream:
+            stream.truncate(15 << 40)
+            stream.seek(1 << 40)
+            stream.write(b"x" * (1 << 20))
+        stored = path.stat().st_blocks * 512
+        assert 1 << 20 <= stored < 2 << 20
+        with open_image(path) as image:
+            assert image.work_max == WORK_MIN + WORK_FACTOR * stored
+
+    def test_a_file_system_that_counts_no_blocks_has_no_holes(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        status = os.fstat
+
+        def fstat(fd: int) -> os.stat_result:
+            counted = status(fd)
+            return os.stat_result([*counted[:10]], {"st_blocks": 0})
+
+        monkeypatch.setattr(os, "fstat", fstat)
+        with open_image(path) as image:
+            assert image.work_max == WORK_MIN + WORK_FACTOR * 10
+
+    def test_it_fits_the_config(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(image_file, "WORK_FACTOR", 1 << 60)
+        with open_image(path) as image:
+            assert image.work_max == (1 << 64) - 1
 
 
 class TestWhatIsNoImageFile:
@@ -210,6 +241,54 @@ class TestWriting:
                 image.barrier()
 
 
+class TestHoles:
+    MIB = 1 << 20
+
+    @pytest.fixture
+    def sparse(self, path: Path) -> Path:
+        """Data in the second MiB, and 100 bytes behind the fourth."""
+        with path.open("wb") as stream:
+            for at, size in ((self.MIB, self.MIB), (4 * self.MIB, 100)):
+                stream.seek(at)
+                stream.write(b"x" * size)
+        return path
+
+    @pytest.mark.parametrize("size", [512, 1 << 15, MIB, 3 * MIB])
+    def test_reading_is_the_same_with_holes(self, sparse: Path, size: int) -> None:
+        whole = sparse.read_bytes()
+        with open_image(sparse) as image:
+            for order in (1, -1):  # also back into a hole that was left
+                for at in range(0, 5 * self.MIB, 1 << 15)[::order]:
+                    assert image.read(at, size) == whole[at : at + size]
+                    buffer = bytearray(b"e" * size)
+                    image.read_into(at, memoryview(buffer))
+                    assert bytes(buffer) == whole[at : at + size].ljust(size, b"\0")
+
+    def test_a_hole_is_not_read(self, sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reads = []
+        whole = os.preadv
+
+        def counted(fd: int, buffers: list[memoryview], offset: int) -> int:
+            reads.append(offset)
+            return whole(fd, buffers, offset)
+
+        with open_image(sparse) as image:
+            monkeypatch.setattr(os, "preadv", counted)
+            for at in range(0, 4 * self.MIB, 1 << 15):
+                image.read(at, 1 << 15)
+            assert reads == list(range(self.MIB, 2 * self.MIB, 1 << 15))
+            assert image.bytes_read == 4 * self.MIB
+
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+    def test_where_holes_cannot_be_told_all_is_read(
+        self, sparse: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        whole = sparse.read_bytes()
+        with open_image(sparse) as image:
+            monkeypatch.setattr(os, "lseek", failing(number))
+            assert image.read(0, 5 * self.MIB) == whole
+
+
 class TestZeroing:
     def test_data_become_zeros_and_holes_stay_holes(self, path: Path) -> None:
         with path.open("wb") as stream:
@@ -217,14 +296,14 @@ class TestZeroing:
             stream.seek(1 << 20)
             stream.write(b"x" * (3 << 20))
         with open_image(path) as image:
-            image.zero(512, (48 << 20) - 512)
+            image.zero([(512, 48 << 20)])
             assert 3 << 20 <= image.bytes_written < 4 << 20
             assert image.read(0, 64 << 20) == bytes(64 << 20)
         assert path.stat().st_blocks * 512 < 5 << 20
 
     def test_only_the_range_is_zeroed(self, path: Path) -> None:
         with open_image(path) as image:
-            image.zero(2, 5)
+            image.zero([(2, 7)])
         assert path.read_bytes() == b"01" + bytes(5) + b"789"
 
     def test_it_is_written_in_pieces(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +317,7 @@ class TestZeroing:
 
         monkeypatch.setattr(os, "pwrite", measured)
         with open_image(path) as image:
-            image.zero(512, 4 << 20)
+            image.zero([(512, (4 << 20) + 512)])
         assert max(sizes) == 1 << 20
         assert path.read_bytes() == b"x" * 512 + bytes(4 << 20) + b"x" * ((1 << 20) - 512)
 
@@ -248,9 +327,30 @@ class TestZeroing:
     ) -> None:
         with open_image(path) as image:
             monkeypatch.setattr(os, "lseek", failing(number))
-            image.zero(2, 5)
+            image.zero([(2, 7)])
             assert image.bytes_written == 5
         assert path.read_bytes() == b"01" + bytes(5) + b"789"
+
+    def test_many_ranges_take_few_looks(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mib = 1 << 20
+        with path.open("wb") as stream:
+            stream.truncate(64 * mib)
+            for at in (8, 32):
+                stream.seek(at * mib)
+                stream.write(b"x" * mib)
+        looks = []
+        whole = os.lseek
+
+        def counted(fd: int, offset: int, how: int) -> int:
+            looks.append(how)
+            return whole(fd, offset, how)
+
+        with open_image(path) as image:
+            monkeypatch.setattr(os, "lseek", counted)
+            image.zero((at, at + 4096) for at in range(0, 64 * mib, 8192))
+            assert image.bytes_written == mib
+            assert len(looks) == 6  # two parts, each with its end, and that there is no other
+            assert image.read(8 * mib, mib) == (bytes(4096) + b"x" * 4096) * 128
 
 
 class TestGrowing:

@@ -259,7 +259,7 @@ class TestConfig:
     def pack(
         self, request: AmendRequest, *, progress: bool = False, debug: bool = False
     ) -> dict[str, Any]:
-        raw = pack_config(self.HEADER, request, 12345, progress=progress, debug=debug)
+        raw = pack_config(self.HEADER, request, 12345, 6789, progress=progress, debug=debug)
         assert len(raw) == abi.AmendConfig_SIZE
         return dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack(raw), strict=True))
 
@@ -279,7 +279,8 @@ class TestConfig:
             "image_size": 12345,
             "current_autoclear_features": 2,
             "max_growth": 0,
-            "reserved": bytes(48),
+            "work_max": 6789,
+            "reserved": bytes(40),
         }
 
     @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.abi import INSTAR_PHASE_COUNT
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
 from instar.vmm import staging
 from instar.vmm.errors import GuestFault
 from instar.vmm.staging import (
     SECTOR_SIZE,
-    STAGED_MAX,
     StagedWrites,
     pieces,
     runs,
@@ -27,6 +26,10 @@ def sector(byte: int) -> bytes:
     return bytes([byte]) * SECTOR_SIZE
 
 
+def zeroed(staged: StagedWrites) -> list[tuple[int, int]]:
+    return list(zip(*staged.zeroed(), strict=True))
+
+
 def seen(staged: StagedWrites, phase: int, first: int = 0, count: int = 16) -> bytes:
     """What a reader sees of these sectors, each full of its number, before a phase."""
     data = bytearray(SIXTEEN[first * SECTOR_SIZE : (first + count) * SECTOR_SIZE])
@@ -38,7 +41,7 @@ def seen(staged: StagedWrites, phase: int, first: int = 0, count: int = 16) -> b
 def test_nothing_is_staged_at_first() -> None:
     staged = StagedWrites()
     assert staged.is_empty()
-    assert (staged.phases, staged.zeroed(), staged.end()) == ([{}] * INSTAR_PHASE_COUNT, [], 0)
+    assert (staged.phases, zeroed(staged), staged.end()) == ([{}] * INSTAR_PHASE_COUNT, [], 0)
 
 
 def test_a_write_is_taken_apart_into_sectors_of_its_phase() -> None:
@@ -73,7 +76,7 @@ class TestBudget:
         small, large = staging_budget(1 << 20, 0), staging_budget(1 << 24, 0)
         assert 2 << 20 <= small < large < 1 << 26
         assert small < staging_budget(1 << 20, 1 << 30) < 16 << 20
-        assert staging_budget(1 << 62, 1 << 62) == STAGED_MAX
+        assert staging_budget(1 << 62, 1 << 62) == INSTAR_STAGED_MAX
 
 
 class TestZeroes:
@@ -81,7 +84,7 @@ class TestZeroes:
         staged = StagedWrites()
         for start, count in ((8, 2), (10, 3), (0, 1), (7, 1), (1, 1), (20, 5)):
             staged.zero(start, count)
-        assert staged.zeroed() == [(0, 2), (7, 13), (20, 25)]
+        assert zeroed(staged) == [(0, 2), (7, 13), (20, 25)]
         assert (staged.is_empty(), staged.end()) == (False, 25)
 
     @pytest.mark.parametrize(("start", "count"), [(3, 4), (5, 1), (9, 2), (2, 20)])
@@ -99,13 +102,13 @@ class TestZeroes:
         staged.zero(5, 5)
         staged.write(4, sector(1), phase)
         staged.write(10, sector(1), phase)
-        assert staged.zeroed() == [(5, 10)]
+        assert zeroed(staged) == [(5, 10)]
         staged.write(number, sector(1), phase)
         with pytest.raises(GuestFault, match=rf"^sector {number} is to be zeroed and written$"):
             staged.zeroed()
 
     def test_there_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(staging, "ZERO_RANGES_MAX", 2)
+        monkeypatch.setattr(staging, "INSTAR_SEGMENTS_MAX", 2)
         staged = StagedWrites()
         for start in (0, 1, 5, 6):
             staged.zero(start, 1)
