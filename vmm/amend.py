@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from instar.vmm.machine import Descriptors, Outcome
+    from instar.vmm.machine import Outcome
     from instar.vmm.order import Order, PathLike
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
@@ -123,12 +123,12 @@ def amend_image(
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     payload: Payload | None = None,
-    before_read: Callable[[Descriptors], None] | None = None,
+    before_read: Callable[[ImageFile, int], None] | None = None,
 ) -> AmendResult:
     """Do what amend() says, in this process; `before_read` may confine it.
 
-    `before_read` is called once, when all is open that is needed and nothing of the image has been
-    read; what it raises ends the amend.
+    `before_read` is called once, with the image and the vCPU's descriptor, when all is open that is
+    needed and nothing of the image has been read; what it raises ends the amend.
     """
     order = make_order(
         compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
@@ -140,7 +140,7 @@ def amend_image(
         warning = lock_image(image.fd, image.name)
         with Machine(payload) as machine:
             if before_read:
-                before_read(machine.prepare(image))
+                before_read(image, machine.prepare_vcpu())
             outcome = plan(machine, image, order, progress, debug)
         return carry_out(image, order, outcome, payload.sha256, warning)
 

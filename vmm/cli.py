@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from typing import Any
 
-    from instar.vmm.machine import Descriptors
+    from instar.vmm.image_file import ImageFile
     from instar.vmm.options import AmendOptions
     from instar.vmm.result import AmendResult
 else:
@@ -242,10 +242,11 @@ def _call_amend(
     # Imported here because neither the help nor a usage error needs any of it.
     from instar.vmm.amend import amend_image
 
-    def confine_process(descriptors: Descriptors) -> None:
-        from instar.vmm.confine import confine
+    def confine_process(image: ImageFile, vcpu: int) -> None:
+        from instar.vmm.confine import Descriptors, confine
 
-        confine(descriptors, required=required)
+        used = Descriptors(image.fd, image.size, vcpu, image.max_growth)
+        confine(used, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json
     progress = Progress() if shows_progress else None

@@ -15,14 +15,13 @@ from struct import pack
 from instar.abi import INSTAR_STAGED_MAX
 from instar.vmm.errors import HostError
 from instar.vmm.kvm.c import addressof, byref, c_char, c_uint64, syscall
+from instar.vmm.record import record
 from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
 from instar.vmm.staging import staging_budget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from instar.vmm.machine import Descriptors
 
 # asm/unistd_64.h
 _SYS_CAPSET, _SYS_PRCTL, _SYS_PRLIMIT64, _SYS_SECCOMP = 126, 157, 302, 317
@@ -50,6 +49,22 @@ OUTPUT = 1 << 20
 _FILE_RIGHTS = ((1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, 1 << 15))
 _NETWORK_RIGHTS = ((4, 3),)
 _SCOPES = ((6, 3),)
+
+
+@record
+class Descriptors:
+    """What a run uses of the process, once it was prepared."""
+
+    image: int
+    """The image's descriptor."""
+    image_size: int | None
+    """In bytes; None for a worker, whose parent limits what it may write."""
+    vcpu: int
+    """The vCPU's descriptor."""
+    max_growth: int = 0
+    """By how many bytes an image may grow."""
+    channel: int | None = None
+    """A worker's socket, by which the images come."""
 
 
 def confine(descriptors: Descriptors, *, required: bool = False) -> None:

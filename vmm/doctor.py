@@ -204,8 +204,7 @@ BARRIERS = {
 }
 """The barriers of vmm/confine.py: what they do, and what they need."""
 _ATTEMPT = """
-from instar.vmm.confine import attempt
-from instar.vmm.machine import Descriptors
+from instar.vmm.confine import Descriptors, attempt
 print(attempt(sys.argv[1], Descriptors(image=0, image_size=0, vcpu=0)) or "")
 """
 

@@ -63,22 +63,6 @@ class Outcome:
     """Bitmap names that it gives with a refusal."""
 
 
-@record
-class Descriptors:
-    """What a run uses of the process, once it was prepared."""
-
-    image: int
-    """The image's descriptor."""
-    image_size: int | None
-    """In bytes; None for a worker, whose parent limits what it may write."""
-    vcpu: int
-    """The vCPU's descriptor."""
-    max_growth: int = 0
-    """By how many bytes an image may grow."""
-    channel: int | None = None
-    """A worker's socket, by which the images come."""
-
-
 class Machine:
     """A virtual machine for one run of a payload, or for one after the other; a context manager.
 
@@ -118,10 +102,6 @@ class Machine:
         self._closers.append(vcpu.close)
         boot.set_registers(vcpu, *self._payload.images)
         return vcpu
-
-    def prepare(self, image: ImageFile) -> Descriptors:
-        """Do what prepare_vcpu() does; say what the run on `image` will use."""
-        return Descriptors(image.fd, image.size, self.prepare_vcpu(), image.max_growth)
 
     def prepare_vcpu(self) -> int:
         """Have KVM do what it does but once per machine; return the vCPU's descriptor.

@@ -14,11 +14,10 @@ import signal
 import socket
 from struct import Struct
 
-from instar.vmm.confine import confine
+from instar.vmm.confine import Descriptors, confine
 from instar.vmm.contract import prepare
 from instar.vmm.errors import InstarError
 from instar.vmm.image_file import ImageFile
-from instar.vmm.machine import Descriptors
 from instar.vmm.report import error_fields, load_dump
 from instar.vmm.sandbox import Sandbox
 

@@ -19,7 +19,7 @@ ALL = ("privileges", "limits", "landlock", "descriptors", "seccomp")
 _CONFINED = """
 import ctypes, errno, mmap, os, socket, struct, sys
 from instar.vmm import confine
-from instar.vmm.machine import Descriptors
+from instar.vmm.confine import Descriptors
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long

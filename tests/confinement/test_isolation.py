@@ -175,8 +175,9 @@ def test_before_read_may_end_the_amend(tmp_path: Path) -> None:
     path = tmp_path / "image"
     SAMPLE.write(path)
 
-    def refuse(descriptors: Any) -> None:
-        assert descriptors.image_size == path.stat().st_size
+    def refuse(image: Any, vcpu: int) -> None:
+        assert (image.size, image.bytes_read) == (path.stat().st_size, 0)
+        assert vcpu > image.fd
         raise instar.HostError("no")
 
     before = path.stat()

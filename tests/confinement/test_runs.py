@@ -103,12 +103,12 @@ raise SystemExit("Seccomp:\\t0" not in open("/proc/self/status").read())
 NOBODY = """
 import os
 from instar.vmm.machine import Machine
-prepare = Machine.prepare
-def prepare_as_nobody(self, image):
+prepare = Machine.prepare_vcpu
+def prepare_as_nobody(self):
     if os.geteuid() == 0:
         os.setresuid(65534, 65534, 65534)
     {prepare}
-Machine.prepare = prepare_as_nobody
+Machine.prepare_vcpu = prepare_as_nobody
 import instar.vmm.confine
 "".encode("unicode_escape")
 """
@@ -116,17 +116,14 @@ import instar.vmm.confine
 
 def test_runs_as_an_ordinary_user(tmp_path: Path) -> None:
     image = write_image(SCENES["amended"], tmp_path)
-    patch = NOBODY.format(prepare="return prepare(self, image)")
+    patch = NOBODY.format(prepare="return prepare(self)")
     done = run("amend", "--require-confinement", *LAZY, image, patch=patch)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_kernels_thread_could_not_be_started_later(tmp_path: Path) -> None:
     image = write_image(SCENES["amended"], tmp_path)
-    patch = NOBODY.format(
-        prepare="from instar.vmm.machine import Descriptors\n"
-        "    return Descriptors(image.fd, image.size, self._vcpu.fd)"
-    )
+    patch = NOBODY.format(prepare="return self._vcpu.fd")
     done = run("amend", "--require-confinement", *LAZY, image, patch=patch)
     assert done.returncode == 1
     assert "KVM: Resource temporarily unavailable" in done.stderr
