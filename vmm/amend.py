@@ -10,7 +10,7 @@ from instar.vmm.errors import ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
 from instar.vmm.machine import Machine
-from instar.vmm.messages import pack_config
+from instar.vmm.messages import Messages, Outcome, pack_config
 from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from instar.vmm.machine import Outcome
     from instar.vmm.order import Order, PathLike
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
@@ -163,7 +162,10 @@ def plan(
         progress=progress is not None,
         debug=debug is not None,
     )
-    return machine.run(image, config, order.timeout, progress, debug)
+    messages = Messages(progress)
+    staged = machine.run(image, config, order.timeout, messages.receive, debug)
+    refusals, claim = messages.complete()
+    return Outcome(claim, refusals, staged, machine.vm_exits, messages.names)
 
 
 def carry_out(

@@ -23,8 +23,6 @@ from instar.vmm.kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
 from instar.vmm.memory import GuestMemory
-from instar.vmm.messages import Messages
-from instar.vmm.record import record
 from instar.vmm.serial import SerialPort
 
 TYPE_CHECKING = False
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from instar.vmm.contract import Claim
     from instar.vmm.image_file import ImageFile
     from instar.vmm.kvm.vcpu import Vcpu
     from instar.vmm.payload import Payload
@@ -47,22 +44,6 @@ WORK_OF_EXITS = 32 << 30
 """Bytes of work, which take no more than half as many requests, and words about the progress."""
 
 
-@record
-class Outcome:
-    """What a guest that ended in the regular way said and staged."""
-
-    claim: Claim
-    """What it says it did; meaningless if there are refusals."""
-    refusals: tuple[tuple[int, ...], ...]
-    """AmendRefusals: (reason, error, three details)."""
-    staged: StagedWrites
-    """What it wrote."""
-    vm_exits: int
-    """How often it stopped for the host."""
-    names: tuple[bytes, ...] = ()
-    """Bitmap names that it gives with a refusal."""
-
-
 class Machine:
     """A virtual machine for one run of a payload, or for one after the other; a context manager.
 
@@ -74,23 +55,18 @@ class Machine:
         self._payload = payload
         self._snapshot: Snapshot | None = None
         self.vm_exits = 0
+        """How often the guest of the last run stopped for the host."""
         try:
             self._memory = GuestMemory(INSTAR_RAM_SIZE)
         except OSError as error:
             raise HostError(f"no memory for the guest: {error.strerror}") from error
         self._closers = [self._memory.close]
         boot.load(self._memory, payload, boot.cached_system_pages(payload))
-        self._reset_devices()
         try:
             self._vcpu = self._create_vcpu()
         except OSError as error:
             self.close()
             raise HostError(_explain(error)) from error
-
-    def _reset_devices(self) -> None:
-        self.vm_exits = 0
-        self._messages = Messages()
-        self._serial = SerialPort(self._memory, self._messages.receive)
 
     def _create_vcpu(self) -> Vcpu:
         with Kvm.open() as kvm:
@@ -122,14 +98,13 @@ class Machine:
         self._snapshot = _kvm(Snapshot, self._memory, self._vcpu, xsave_size)
 
     def reset(self) -> None:
-        """Make memory, registers and devices what they were at keep().
+        """Make memory and registers what they were at keep(); each run has devices of its own.
 
         Only after a run that returned an outcome: a guest that broke a rule is not to be trusted
         with another image. HostError if KVM fails; the machine must be closed then.
         """
         assert self._snapshot is not None  # noqa: S101 - a mistake of this package, not of a guest
         _kvm(self._snapshot.restore)
-        self._reset_devices()
 
     def close(self) -> None:
         """End the virtual machine."""
@@ -141,15 +116,27 @@ class Machine:
         image: ImageFile,
         config: bytes,
         timeout: float,
-        progress: Callable[[int, int], None] | None = None,
+        receive: Callable[[int, bytes], None],
         debug: Callable[[str], None] | None = None,
-    ) -> Outcome:
+    ) -> StagedWrites:
         """Run the payload on `image` to its end; once, or once after each reset().
 
-        `config` is a packed AmendConfig; `timeout` is in seconds. Raises GuestFault if the guest
-        breaks a rule or exceeds a budget, HostError if the file or KVM fails.
+        Returns what the guest wrote.
+
+        Args:
+            image: the image file.
+            config: what the operation is told, as the ABI has it.
+            timeout: in seconds.
+            receive: called with the type and the payload of each frame; what it raises ends the
+                run.
+            debug: called with the guest's debug text.
+
+        Raises:
+            GuestFault: the guest breaks a rule or exceeds a budget.
+            HostError: the file or KVM fails.
         """
-        self._messages.progress = progress
+        self.vm_exits = 0
+        self._serial = SerialPort(self._memory, receive)
         self._memory.write(OPERATION_CONFIG_ADDR, config)
         block = BlockDevice(self._memory, image, image.max_growth)
         try:
@@ -158,8 +145,7 @@ class Machine:
             if debug and self._serial.text:
                 debug(self._serial.text.decode("ascii", "replace"))
         self._serial.check_ended()
-        refusals, claim = self._messages.complete()
-        return Outcome(claim, refusals, block.staged, self.vm_exits, self._messages.names)
+        return block.staged
 
     def _run_guest(self, block: BlockDevice, timeout: float) -> None:
         with Deadline(timeout) as deadline:

@@ -31,6 +31,7 @@ from instar.abi import (
 )
 from instar.vmm.contract import Claim
 from instar.vmm.errors import GuestFault
+from instar.vmm.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +39,28 @@ if TYPE_CHECKING:
 
     from instar.vmm.probe import FixedHeader
     from instar.vmm.request import AmendRequest
+    from instar.vmm.staging import StagedWrites
 
 _CONFIG = Struct(AmendConfig_FORMAT)
 _RESULT = Struct(AmendResult_FORMAT)
 _REFUSAL = Struct(AmendRefusal_FORMAT)
 _PROGRESS = Struct(AmendProgress_FORMAT)
+
+
+@record
+class Outcome:
+    """What a guest that ended in the regular way said and staged."""
+
+    claim: Claim
+    """What it says it did; meaningless if there are refusals."""
+    refusals: tuple[tuple[int, ...], ...]
+    """AmendRefusals: (reason, error, three details)."""
+    staged: StagedWrites
+    """What it wrote."""
+    vm_exits: int
+    """How often it stopped for the host."""
+    names: tuple[bytes, ...] = ()
+    """Bitmap names that it gives with a refusal."""
 
 
 def pack_config(
@@ -74,8 +92,9 @@ def pack_config(
 class Messages:
     """Takes the frames of one run and judges each as it comes."""
 
-    def __init__(self) -> None:
-        self.progress: Callable[[int, int], None] | None = None
+    def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take what is to be called with the progress, as (done, total)."""
+        self._progress = progress
         self.names: tuple[bytes, ...] = ()
         self._refusals: tuple[tuple[int, ...], ...] = ()
         self._result: tuple[int, ...] | None = None
@@ -84,8 +103,8 @@ class Messages:
         """Take one frame. GuestFault if it is malformed or out of order."""
         if kind == FRAME_PROGRESS and len(payload) == _PROGRESS.size:
             done, total = _PROGRESS.unpack(payload)
-            if self.progress and 0 <= done <= total:
-                self.progress(done, total)
+            if self._progress and 0 <= done <= total:
+                self._progress(done, total)
         elif kind == FRAME_NAMES and not self.names and not self._refusals:
             self.names = _read_names(payload)
         elif kind == FRAME_REFUSALS and not self._refusals:

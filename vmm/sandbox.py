@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from instar.vmm.machine import Outcome
+    from instar.vmm.messages import Outcome
     from instar.vmm.order import Order, PathLike
     from instar.vmm.payload import Payload
     from instar.vmm.result import AmendResult

@@ -247,9 +247,8 @@ def _frame(source: Source) -> bytes:
 
 def run_serial(source: Source) -> None:
     """The serial port and the messages: any bytes, in any buffers."""
-    messages = Messages()
     progress: list[tuple[int, int]] = []
-    messages.progress = lambda done, total: progress.append((done, total))
+    messages = Messages(lambda done, total: progress.append((done, total)))
     port = SerialPort(_memory, messages.receive)
     stream = b"".join(_frame(source) for _ in range(source.below(5))) + source.take(source.below(9))
     index = 0

@@ -19,7 +19,7 @@ from instar.vmm.contract import Original, judge
 from instar.vmm.errors import ImageRejected, InstarError
 from instar.vmm.image_file import WORK_MIN, ImageFile
 from instar.vmm.machine import Machine
-from instar.vmm.messages import pack_config
+from instar.vmm.messages import Messages, pack_config
 from instar.vmm.payload import Payload, load_payload
 from instar.vmm.probe import PROBE_SIZE, parse_fixed_header
 from instar.vmm.staging import StagedWrites, ZeroedInUse
@@ -110,19 +110,21 @@ class Differential:
     def _run_guest(self, case: Case, config: bytes) -> Plan:
         self._path.write_bytes(case.image)
         with ImageFile(str(self._path), writable=False) as file, Machine(self._payload) as machine:
-            outcome = machine.run(file, config, TIMEOUT)
-            self.exits += outcome.vm_exits
-            if outcome.refusals:
-                return Plan(outcome.refusals)
+            messages = Messages()
+            staged = machine.run(file, config, TIMEOUT, messages.receive)
+            self.exits += machine.vm_exits
+            refusals, claim = messages.complete()
+            if refusals:
+                return Plan(refusals)
             # An image may be at odds with itself in a way that only the host can notice.
             with suppress(ImageRejected):
                 original = Original(file.read, file.size, file.work_max)
-                judge(original, case.request, outcome.staged, outcome.claim)
-        claim, fields = outcome.claim, outcome.claim.fields
+                judge(original, case.request, staged, claim)
+        fields = claim.fields
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         words = (int(claim.amended), int(claim.atomic), fields["version"])
         result = (*words, *(fields[name] for name in names))
-        return Plan((), result, *_comparable(outcome.staged))
+        return Plan((), result, *_comparable(staged))
 
 
 def _comparable(

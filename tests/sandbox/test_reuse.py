@@ -23,8 +23,9 @@ from instar.vmm.kvm import state
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
-from instar.vmm.machine import Machine, Outcome
+from instar.vmm.machine import Machine
 from instar.vmm.memory import PAGE_SIZE
+from instar.vmm.messages import Outcome
 from instar.vmm.order import make_order
 from instar.vmm.payload import PF_W, Payload
 from tests.forge import Image

@@ -214,9 +214,8 @@ class TestNames:
 
 class TestProgress:
     def shown(self, *steps: tuple[int, int]) -> list[tuple[int, int]]:
-        messages = Messages()
         shown: list[tuple[int, int]] = []
-        messages.progress = lambda done, total: shown.append((done, total))
+        messages = Messages(lambda done, total: shown.append((done, total)))
         for step in steps:
             messages.receive(abi.FRAME_PROGRESS, struct.pack("<QQ", *step))
         return shown
