@@ -17,8 +17,9 @@ from functools import partial
 
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
 from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.escape import escape
 from instar.vmm.record import record
-from instar.vmm.report import Report, escape, write
+from instar.vmm.report import Report, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

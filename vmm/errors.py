@@ -14,7 +14,7 @@ itself, which says so.
 
 from __future__ import annotations
 
-from instar.vmm.record import record
+from instar.vmm.record import fields, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,3 +74,25 @@ class ImageLocked(InstarError):
 
 class GuestFault(InstarError):
     """The guest broke the contract or exceeded a budget; the image is untouched."""
+
+
+def error_fields(error: BaseException) -> dict[str, object]:
+    """What is to be known of a failure, as JSON has it."""
+    message, exit_status = explain(error)
+    refusals = error.refusals if isinstance(error, ImageRejected) else ()
+    return {
+        "kind": type(error).__name__,
+        "message": message,
+        "exit_status": exit_status,
+        "refusals": [{**fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals],
+    }
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The message and the exit status of whatever may be raised."""
+    if isinstance(error, InstarError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; no image is left half-changed", InstarError.exit_status
+    message = f"internal error, please report it: {type(error).__name__}: {error}"
+    return message, InstarError.exit_status

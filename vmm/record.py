@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeVar
 
     from typing_extensions import dataclass_transform
@@ -35,6 +36,18 @@ else:
         cls.__repr__ = _represent
         cls.__match_args__ = fields
         return cls
+
+
+def fields(value: object) -> dict[str, object]:
+    """Return the fields of a record, in their order."""
+    return {field: getattr(value, field) for field in type(value).__annotations__}
+
+
+def load_dump(indent: int | None) -> Callable[[object], str]:
+    """Return a function that makes JSON of records and of what JSON knows itself."""
+    import json
+
+    return json.JSONEncoder(indent=indent, default=fields).encode
 
 
 def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 
-from instar.vmm.errors import GuestFault, ImageRejected, InstarError, UsageError
+from instar.vmm.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
+from instar.vmm.escape import escape
+from instar.vmm.record import load_dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class Report:
 
     def error(self, error: BaseException) -> int:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
-        message, exit_status = _explain(error)
+        message, exit_status = explain(error)
         self.document({"filename": self.filename, "error": error_fields(error)})
         # These two do not name the image themselves; the others say what they are about.
         about = isinstance(error, ImageRejected | GuestFault) and self.filename is not None
@@ -103,18 +105,6 @@ class Progress:
         write("stdout", f"    ({percent:3.2f}/100%)\r")
 
 
-def error_fields(error: BaseException) -> dict[str, object]:
-    """Return what is to be known of a failure, as JSON has it."""
-    message, exit_status = _explain(error)
-    refusals = error.refusals if isinstance(error, ImageRejected) else ()
-    return {
-        "kind": type(error).__name__,
-        "message": message,
-        "exit_status": exit_status,
-        "refusals": [{**fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals],
-    }
-
-
 def show_debug(text: str) -> None:
     """Show debug text of the guest, which is hostile, on stderr."""
     for line in text.splitlines():
@@ -136,16 +126,6 @@ def describe(result: AmendResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def escape(text: str) -> str:
-    r"""Return `text` in one line, with what is not printable as \n, \xff or \u202e.
-
-    A byte of a file name that is not UTF-8 (PEP 383) comes out as that byte.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape_char(char) for char in text)
-
-
 def write(stream_name: str, text: str) -> None:
     """Write `text` to sys.stdout or sys.stderr at once; failing to is no error."""
     stream = getattr(sys, stream_name)
@@ -158,28 +138,6 @@ def write(stream_name: str, text: str) -> None:
     except (OSError, ValueError):
         # Otherwise the interpreter tries again on its way out, and makes the exit status 120.
         setattr(sys, stream_name, None)
-
-
-def load_dump(indent: int | None) -> Callable[[object], str]:
-    """Return a function that makes JSON of records and of what JSON knows itself."""
-    import json
-
-    return json.JSONEncoder(indent=indent, default=fields).encode
-
-
-def fields(value: object) -> dict[str, object]:
-    """Return the fields of a record, in their order."""
-    return {field: getattr(value, field) for field in type(value).__annotations__}
-
-
-def _explain(error: BaseException) -> tuple[str, int]:
-    """Return the message and the exit status of whatever may be raised."""
-    if isinstance(error, InstarError):
-        return str(error), error.exit_status
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; no image is left half-changed", InstarError.exit_status
-    message = f"internal error, please report it: {type(error).__name__}: {error}"
-    return message, InstarError.exit_status
 
 
 def _describe_change(change: Change) -> str:
@@ -197,10 +155,3 @@ def _describe_range(byte_range: ByteRange) -> str:
     phase = _PHASES[byte_range.phase]
     what = " of zeros" if byte_range.zeroes else ""
     return f"{phase}: {byte_range.length} bytes{what} at {byte_range.offset:#x}"
-
-
-def _escape_char(char: str) -> str:
-    raw = char.encode("utf-8", "surrogateescape") if "\udc80" <= char <= "\udcff" else b""
-    if raw:
-        return f"\\x{raw[0]:02x}"
-    return char.encode("unicode_escape").decode("ascii")

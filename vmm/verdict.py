@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import instar.abi as abi
 from instar.vmm.errors import GuestFault, Refusal
+from instar.vmm.escape import escape
 
 # Reason: (name, names of the details, message).
 REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
@@ -381,9 +382,6 @@ def _list_names(names: tuple[bytes, ...]) -> str:
     """Names, hostile bytes, as a part of a line: some of them, in brackets."""
     if not names:
         return ""
-    # Imported here because hardly any run needs it; the command has it loaded.
-    from instar.vmm.report import escape
-
     shown = [escape(name.decode("utf-8", "backslashreplace")) for name in names[:_NAMES_SHOWN]]
     shown = [n if len(n) <= _NAME_LENGTH else f"{n[:_NAME_LENGTH]}..." for n in shown]
     more = ", ..." if len(names) > _NAMES_SHOWN else ""

@@ -16,9 +16,9 @@ from struct import Struct
 
 from instar.vmm.confine import Descriptors, confine
 from instar.vmm.contract import prepare
-from instar.vmm.errors import InstarError
+from instar.vmm.errors import InstarError, error_fields
 from instar.vmm.image_file import ImageFile
-from instar.vmm.report import error_fields, load_dump
+from instar.vmm.record import load_dump
 from instar.vmm.sandbox import Sandbox
 
 TYPE_CHECKING = False
