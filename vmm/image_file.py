@@ -8,7 +8,6 @@ import stat
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
 from instar.vmm.errors import HostError, UsageError
-from instar.vmm.header_view import HEADER_LIMIT
 from instar.vmm.staging import SECTOR_SIZE
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
@@ -18,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+HEADERS_END = 0x10000
+"""Where the part of a file ends that every amend may write, in bytes."""
 WORK_MIN = 1 << 29
 """What any amend may cost, in bytes that are read."""
 WORK_FACTOR = 1024
@@ -110,7 +111,7 @@ class ImageFile:
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
                 self._size_limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
-                self._check_limit(min(status.st_size, HEADER_LIMIT))
+                self._check_limit(min(status.st_size, HEADERS_END))
                 # Some file systems do not count blocks, and none has an image of nothing but holes.
                 return status.st_size, status.st_blocks * 512 or status.st_size
             if kind == stat.S_IFBLK:

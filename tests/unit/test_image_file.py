@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm import image_file
+from instar.vmm import header_view, image_file
 from instar.vmm.errors import HostError, InstarError, UsageError
 from instar.vmm.image_file import WORK_FACTOR, WORK_MIN, ImageFile
 
@@ -382,3 +382,7 @@ def failing(number: int) -> object:
         raise OSError(number, os.strerror(number))
 
     return fail
+
+
+def test_what_every_amend_may_write_ends_where_headers_do() -> None:
+    assert image_file.HEADERS_END == header_view.HEADER_LIMIT
