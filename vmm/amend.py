@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from instar.vmm.commit import commit, planned_ranges
-from instar.vmm.contract import Original, judge, prepare
+from instar.vmm.contract import judge, prepare
+from instar.vmm.contract_terms import Original
 from instar.vmm.errors import ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
@@ -14,7 +15,7 @@ from instar.vmm.messages import Messages, Outcome, pack_config
 from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
-from instar.vmm.result import RANGES_MAX, AmendResult
+from instar.vmm.result import RANGES_MAX, AmendResult, ByteRange
 from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.verdict import not_qcow2, translate
 
@@ -201,7 +202,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "atomic": outcome.claim.atomic,
         "bytes_written": sum(map(len, outcome.staged.phases)) * SECTOR_SIZE,
         "vm_exits": outcome.vm_exits,
-        "ranges": ranges,
+        "ranges": tuple(ByteRange(*part) for part in ranges),
         "more_ranges": more,
     }
 

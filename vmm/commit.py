@@ -5,7 +5,6 @@ from __future__ import annotations
 from instar.abi import INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
 from instar.vmm.errors import HostError
 from instar.vmm.image_file import UNSURE
-from instar.vmm.result import ByteRange
 from instar.vmm.staging import SECTOR_SIZE, pieces, runs
 
 TYPE_CHECKING = False
@@ -15,27 +14,29 @@ if TYPE_CHECKING:
     from instar.vmm.image_file import ImageFile
     from instar.vmm.staging import StagedWrites
 
+    Range = tuple[int, int, int, bool]  # phase, offset, length in bytes, whether of zeros
+
 _AS_BEFORE = "the image reads as before"
 _MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
 _AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
 
 
-def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[ByteRange, ...], int]:
+def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[Range, ...], int]:
     """What commit() would write, in order of the phases and in each of the offsets.
 
     Returns the first ranges, no more than `most`, and how many others there are.
     """
-    first: list[ByteRange] = []
+    first: list[Range] = []
     more = 0
     for part in _plan(staged):
         if len(first) < most:
-            first.append(ByteRange(*part))
+            first.append(part)
         else:
             more += 1
     return tuple(first), more
 
 
-def _plan(staged: StagedWrites) -> Iterator[tuple[int, int, int, bool]]:
+def _plan(staged: StagedWrites) -> Iterator[Range]:
     for offset, end in _zeroes(staged):
         yield INSTAR_PHASE_PREPARE, offset, end - offset, True
     for number, phase in enumerate(staged.phases):

@@ -14,21 +14,17 @@ from instar.abi import (
     INSTAR_PHASE_REFCOUNT_TABLE,
     INSTAR_PHASE_SWITCH,
 )
+from instar.vmm.contract_terms import Change
 from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.header_view import HEADER_LIMIT, MalformedHeader, view_header
-from instar.vmm.record import record
-from instar.vmm.result import Change
 from instar.vmm.staging import SECTOR_SIZE, ZeroedInUse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
+    from instar.vmm.contract_terms import Claim, Original, Reader
     from instar.vmm.header_view import HeaderView
     from instar.vmm.request import AmendRequest
     from instar.vmm.staging import Numbers, StagedWrites
-
-    Reader = Callable[[int, int], bytes]
 
 _V3_LENGTH = 112
 _BITMAPS, _BITMAPS_VALID = 0x23852875, 1  # header extension type, autoclear feature
@@ -36,30 +32,6 @@ _REFCOUNT_TABLE = (48, 60)  # where the header names the refcount table's offset
 _PLACES = ("refcount_table_offset", "refcount_table_clusters", "snapshots_offset")
 # The incompatible features of an image that may be amended, and of one that may become version 2.
 _AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
-
-
-@record
-class Original:
-    """The image file as it is."""
-
-    read: Reader
-    """`read(offset, size)`: bytes of it, less at its end."""
-    size: int
-    """Of the file or block device, in bytes."""
-    work_max: int
-    """What it may cost to judge an amend of it, as contract_disk.Disk counts it."""
-
-
-@record
-class Claim:
-    """What the guest says it did."""
-
-    amended: bool
-    """Whether it says that it changed the image."""
-    atomic: bool
-    """Whether the switch is one sector."""
-    fields: Mapping[str, int]
-    """The version and feature words it says the image now has."""
 
 
 def prepare(request: AmendRequest) -> None:

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.contract import Original
+    from instar.vmm.contract_terms import Original
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""

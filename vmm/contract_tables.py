@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.contract import Original
+    from instar.vmm.contract_terms import Original
     from instar.vmm.errors import Refusal
     from instar.vmm.header_view import HeaderView
     from instar.vmm.staging import Numbers

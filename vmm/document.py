@@ -5,6 +5,7 @@ What it says is believed no further than that it is an outcome of one amend.
 
 from __future__ import annotations
 
+from instar.vmm.contract_terms import Change
 from instar.vmm.errors import (
     GuestFault,
     HostError,
@@ -14,7 +15,7 @@ from instar.vmm.errors import (
     Refusal,
     UsageError,
 )
-from instar.vmm.result import AmendResult, ByteRange, Change
+from instar.vmm.result import AmendResult, ByteRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.amend import amend
+    from instar.vmm.contract_terms import Change
     from instar.vmm.errors import (
         GuestFault,
         HostError,
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from instar.vmm.many import amend_many
-    from instar.vmm.result import AmendOutcome, AmendResult, ByteRange, Change
+    from instar.vmm.result import AmendOutcome, AmendResult, ByteRange
     from instar.vmm.sandbox import Sandbox
 
 __all__ = [
@@ -39,7 +40,7 @@ _MODULES = {  # where they are, but for the errors
     "AmendOutcome": "result",
     "AmendResult": "result",
     "ByteRange": "result",
-    "Change": "result",
+    "Change": "contract_terms",
     "Sandbox": "sandbox",
     "amend": "amend",
     "amend_many": "many",

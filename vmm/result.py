@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from instar.vmm.contract_terms import Change
 from instar.vmm.record import record
 
 TYPE_CHECKING = False
@@ -33,18 +34,6 @@ class ByteRange:
     """In bytes."""
     zeroes: bool = False
     """Whether the bytes become zeros; holes of the file then stay holes."""
-
-
-@record
-class Change:
-    """A field of the header before and after."""
-
-    field: str
-    """The field's name in the qcow2 specification."""
-    before: int | None
-    """Its value, or None where the version has no such field."""
-    after: int | None
-    """Its value, or None where the version has no such field."""
 
 
 @record

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from instar import abi
-from instar.vmm.contract import Claim, Original, judge
+from instar.vmm.contract import judge
+from instar.vmm.contract_terms import Change, Claim, Original
 from instar.vmm.errors import GuestFault
 from instar.vmm.image_file import WORK_MIN
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
-from instar.vmm.result import SWITCH, Change
+from instar.vmm.result import SWITCH
 from instar.vmm.staging import StagedWrites
 from tests.conftest import load_planner
 from tests.forge import Extension, Image

@@ -25,7 +25,15 @@ STANDARD = {
 SHA256 = {"_sha256", "_sha2"}
 OWN = {
     *("abi", "vmm", "vmm.amend", "vmm.arguments", "vmm.block", "vmm.boot", "vmm.cli"),
-    *("vmm.commit", "vmm.confine", "vmm.contract", "vmm.deadline", "vmm.errors", "vmm.escape"),
+    *(
+        "vmm.commit",
+        "vmm.confine",
+        "vmm.contract",
+        "vmm.contract_terms",
+        "vmm.deadline",
+        "vmm.errors",
+        "vmm.escape",
+    ),
     *(
         "vmm.header_view",
         "vmm.image_file",

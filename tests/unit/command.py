@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
+from instar.vmm.contract_terms import Change
 from instar.vmm.errors import Refusal
-from instar.vmm.result import AmendResult, ByteRange, Change
+from instar.vmm.result import AmendResult, ByteRange
 
 LAZY = ["-o", "lazy_refcounts=on"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
+from instar.vmm.contract_terms import Change
 from instar.vmm.errors import (
     GuestFault,
     HostError,
@@ -16,7 +17,7 @@ from instar.vmm.errors import (
     ImageRejected,
     UsageError,
 )
-from instar.vmm.result import ByteRange, Change
+from instar.vmm.result import ByteRange
 from tests.unit.command import (
     LAZY,
     REFUSAL,

@@ -43,7 +43,8 @@ DRIVER = """
 import sys
 loaded = set(sys.modules)
 import os
-from instar.vmm.result import AmendResult, ByteRange, Change
+from instar.vmm.contract_terms import Change
+from instar.vmm.result import AmendResult, ByteRange
 
 def finish(path, dry_run=False, **_options):
     return AmendResult(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instar.vmm.commit import commit, planned_ranges
+from instar.vmm import commit as commit_module
+from instar.vmm.commit import commit
 from instar.vmm.errors import HostError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.result import SWITCH, ByteRange
@@ -29,6 +30,11 @@ def stage(*writes: tuple[int, int], zeroes: tuple[tuple[int, int], ...] = ()) ->
     for start, count in zeroes:
         staged.zero(start, count)
     return staged
+
+
+def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[ByteRange, ...], int]:
+    ranges, more = commit_module.planned_ranges(staged, most)
+    return tuple(ByteRange(*part) for part in ranges), more
 
 
 SLACK_AND_SWITCH = stage((0, 3), (0, 2), (0, 7), (SWITCH, 0))

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.vmm.contract_terms import Change
 from instar.vmm.errors import GuestFault
 from instar.vmm.header_view import HEADER_LIMIT
-from instar.vmm.result import SWITCH, Change
+from instar.vmm.result import SWITCH
 from tests.forge import Extension, Image, parse_header
 from tests.sandbox.planning import Case, plan
 
