@@ -175,7 +175,7 @@ def check_locks() -> str:
 
 def check_sandbox() -> str:
     """Amend an image in a sandbox, and look whether it was amended."""
-    from instar.vmm.amend import amend
+    from instar.vmm.api import amend
 
     with tempfile.NamedTemporaryFile(prefix="instar-doctor-", suffix=".qcow2") as file:
         file.write(make_image())

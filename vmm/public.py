@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.amend import amend
+    from instar.vmm.api import amend
     from instar.vmm.contract_terms import Change
     from instar.vmm.errors import (
         GuestFault,
@@ -42,7 +42,7 @@ _MODULES = {  # where they are, but for the errors
     "ByteRange": "result",
     "Change": "contract_terms",
     "Sandbox": "sandbox",
-    "amend": "amend",
+    "amend": "api",
     "amend_many": "many",
 }
 

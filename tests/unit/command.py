@@ -76,10 +76,11 @@ class FakeAmend:
 
 def fake_amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
     """Put a fake where the command and the doctor look for the amend."""
-    module = ModuleType("instar.vmm.amend")
     fake = FakeAmend()
-    module.amend = module.amend_image = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, function in (("instar.vmm.amend", "amend_image"), ("instar.vmm.api", "amend")):
+        module = ModuleType(name)
+        setattr(module, function, fake)
+        monkeypatch.setitem(sys.modules, name, module)
     return fake
 
 

@@ -283,7 +283,7 @@ def test_doctor_looks_whether_the_sandbox_did_its_work(
             image.write(features.to_bytes(8, "big"))
         return make_result(action=action)
 
-    monkeypatch.setattr(sys.modules["instar.vmm.amend"], "amend", write_features)
+    monkeypatch.setattr(sys.modules["instar.vmm.api"], "amend", write_features)
     assert re.fullmatch(expected, diagnose(capsys, monkeypatch, doctor.check_sandbox))
 
 
