@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+from instar import abi
 from instar.vmm.document import ANSWER_MAX, EITHER, read_error, read_result
 from instar.vmm.errors import HostError, UsageError
 
@@ -37,8 +38,8 @@ def child_command(code: str) -> list[str]:
     """
     if not sys.executable:
         raise HostError("cannot start a child: this process does not know its Python interpreter")
-    # By names, not by "..": an editable install has a symbolic link in the place of vmm/.
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # By way of instar.abi: an editable install has a symbolic link in the place of vmm/.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(abi.__file__)))
     return [sys.executable, "-I", "-S", "-c", _START + code, os.path.dirname(package)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from instar import abi
 from instar.abi import (
     INSTAR_ABI_VERSION,
     INSTAR_CORE_ADDR,
@@ -114,8 +115,8 @@ def _identify(path: str) -> tuple[int, ...]:
 
 
 def _installed_folder() -> str:
-    # By names, not by "..": an editable install has a symbolic link in the place of vmm/.
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    # Beside instar.abi, which is made with it: an editable install has a link in the place of vmm/.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(abi.__file__)))
     return os.path.join(package, "guest")
 
 
