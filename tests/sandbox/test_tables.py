@@ -11,7 +11,7 @@ import instar
 from instar.vmm.image_file import ImageFile
 from instar.vmm.request import AmendRequest
 from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
-from tests.unit.test_contract_tables import DOWNGRADES, MIXED, UPGRADES
+from tests.sandbox.table_images import DOWNGRADES, MIXED, UPGRADES
 
 pytestmark = pytest.mark.kvm
 
