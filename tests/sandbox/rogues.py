@@ -63,9 +63,9 @@ class Rogues:
         (folder / "core.elf").symlink_to(core)
 
     def payload(self, name: str) -> Payload:
-        """The executor and payloads/NAME.c."""
+        """The executor and NAME.c, in whichever folder of payloads/ it is."""
         if name not in self._loaded:
-            source = FOLDER / f"{name}.c"
+            (source,) = FOLDER.rglob(f"{name}.c")
             build_guest.link_image([source], SCRIPT, self.folder / f"{source.stem}.elf")
             self._loaded[name] = load_payload(source.stem, str(self.folder))
         return self._loaded[name]
