@@ -1,11 +1,8 @@
-"""Test side: what all tests share: the rule for tests that need KVM, the oracle, the planner."""
+"""Test side: what all tests share: the rule for tests that need KVM, and fixtures."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +14,7 @@ pytest.register_assert_rewrite(
 )
 
 from tests import qemu as oracle  # noqa: E402
-
-ROOT = Path(__file__).resolve().parent.parent
-PLANNER = ROOT / "build" / "planner"
+from tests.project import load_planner  # noqa: E402
 
 
 def why_no_kvm(device: str = "/dev/kvm") -> str | None:
@@ -38,16 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("kvm"):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def load_planner() -> Any:
-    """The planner as a host library: the module `_planner`, with `ffi` and `lib`."""
-    if str(PLANNER) not in sys.path:
-        sys.path.append(str(PLANNER))
-    try:
-        return importlib.import_module("_planner")
-    except ImportError as error:
-        raise RuntimeError('the planner is not built: run "make planner"') from error
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import pytest
 
 import instar
 from tests import qemu as oracle
-from tests.conftest import ROOT
 from tests.differential import judge
 from tests.differential.campaign import names_of_all, run_and_print, run_seed, smallest
 from tests.differential.found import FOUND
@@ -24,6 +23,7 @@ from tests.divergences import DIVERGENCES
 from tests.forge import Data, Image, Snapshot, ZeroAllocated
 from tests.oracle import verdicts
 from tests.oracle.verdicts import Request
+from tests.project import ROOT
 from tests.qemu import Qemu
 
 SAMPLE = range(168)

@@ -11,10 +11,10 @@ from instar.vmm.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, vi
 from instar.vmm.image_file import WORK_MIN
 from instar.vmm.request import AmendRequest
 from instar.vmm.staging import StagedWrites
-from tests.conftest import load_planner
 from tests.fuzz.seeds import REQUESTS, seed_images
 from tests.fuzz.source import Source
 from tests.planner.support import SECTOR, Answer, ask
+from tests.project import load_planner
 
 READS_MAX = 8
 """How often view_header may read: the start, the rest and the name, with room to spare."""

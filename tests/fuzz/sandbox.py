@@ -24,8 +24,8 @@ from instar.vmm.messages import Messages, pack_config
 from instar.vmm.payload import Payload, load_payload
 from instar.vmm.probe import PROBE_SIZE, parse_fixed_header
 from instar.vmm.staging import StagedWrites, ZeroedInUse
-from tests.conftest import load_planner
 from tests.fuzz.images import Case, random_cases
+from tests.project import load_planner
 
 TIMEOUT = 60.0
 

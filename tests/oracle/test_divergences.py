@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.divergences import DIVERGENCES, Divergence, diverges, table
 from tests.oracle.rows import RECORDED, REFUSALS
+from tests.project import ROOT
 
 DOCUMENT = ROOT / "docs" / "amend.md"
 HEADING = "## Deliberate divergences from qemu-img\n"

@@ -18,8 +18,8 @@ from instar.vmm.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
 from instar.vmm.result import SWITCH
 from instar.vmm.staging import StagedWrites
-from tests.conftest import load_planner
 from tests.forge import Extension, Image
+from tests.project import load_planner
 
 Phases = list[dict[int, bytes]]
 SECTOR = 512

@@ -11,6 +11,7 @@ import pytest
 
 from tests import conftest
 from tests import qemu as oracle
+from tests.project import ROOT
 from tests.qemu import Qemu, QemuError
 
 CLUSTER = 65536
@@ -179,7 +180,7 @@ def test_a_missing_oracle_fails_and_says_what_to_run(tmp_path: Path) -> None:
         " 'tests/unit/test_qemu_harness.py::test_each_version_runs_and_is_the_version_it_says']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=conftest.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "make qemu" in done.stdout
