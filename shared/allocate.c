@@ -20,29 +20,6 @@ struct area {
     uint64_t run;   /* clusters that are taken behind that */
 };
 
-static bool may_extend_to(const struct planner *planner, uint64_t end)
-{
-    uint64_t size = planner->io->size;
-    return end <= size || end - size <= planner->config->max_growth;
-}
-
-/* Count the clusters up to `end`, in bytes, as part of the image. False: it may not grow so far. */
-static bool extend_to(struct planner *planner, uint64_t end)
-{
-    const struct AmendConfig *c = planner->config;
-    uint64_t needed = (planner->refcounts.total + 1) << planner->header.cluster_bits;
-    uint64_t size = planner->io->size;
-    if (may_extend_to(planner, end)) {
-        planner->end = end > planner->end ? end : planner->end;
-        return true;
-    }
-    if (c->flags & AMEND_FLAG_FIXED_SIZE)
-        refuse(planner, REFUSAL_DEVICE_FULL, AMEND_ERROR_WRITE_FAILED, needed, size, 0);
-    else
-        refuse(planner, REFUSAL_GROWTH, AMEND_ERROR_WRITE_FAILED, needed, c->max_growth, 0);
-    return false;
-}
-
 static uint64_t divide_up(uint64_t value, uint64_t by)
 {
     return (value + by - 1) / by;

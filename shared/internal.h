@@ -133,7 +133,7 @@ bool is_in_window(const struct window *window, uint64_t offset, uint32_t length)
 void mark_changed(struct window *window, uint64_t offset);
 bool flush_window(struct planner *planner, struct window *window);
 
-/* Zero one cluster in INSTAR_PHASE_PREPARE. */
+/* Zero one cluster in INSTAR_PHASE_PREPARE, as far as the image reaches. */
 bool zero_cluster(struct planner *planner, uint64_t offset);
 bool flush_zeroes(struct planner *planner);
 
@@ -142,6 +142,11 @@ bool flush_zeroes(struct planner *planner);
 bool inside_image(const struct planner *planner, uint64_t offset, uint64_t length);
 /* The same for a cluster, which must be aligned. */
 bool is_cluster(const struct planner *planner, uint64_t offset);
+
+/* Whether the image may become so large, in bytes. */
+bool may_extend_to(const struct planner *planner, uint64_t end);
+/* Count the bytes up to `end` as part of the image. False: it may not grow so far. */
+bool extend_to(struct planner *planner, uint64_t end);
 
 /* Whether nothing of [offset, offset + length) belongs to the header or to a table that it names;
  * else refused: the refcounts that say otherwise are wrong. */

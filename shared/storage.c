@@ -19,6 +19,27 @@ bool is_cluster(const struct planner *planner, uint64_t offset)
            inside_image(planner, offset, planner->header.cluster_size);
 }
 
+bool may_extend_to(const struct planner *planner, uint64_t end)
+{
+    uint64_t size = round_up(planner->io->size, SECTOR);
+    return end <= size || end - size <= planner->config->max_growth;
+}
+
+bool extend_to(struct planner *planner, uint64_t end)
+{
+    const struct AmendConfig *c = planner->config;
+    uint64_t needed = (planner->refcounts.total + 1) << planner->header.cluster_bits;
+    if (may_extend_to(planner, end)) {
+        planner->end = end > planner->end ? end : planner->end;
+        return true;
+    }
+    if (c->flags & AMEND_FLAG_FIXED_SIZE)
+        refuse(planner, REFUSAL_DEVICE_FULL, AMEND_ERROR_WRITE_FAILED, needed, planner->io->size, 0);
+    else
+        refuse(planner, REFUSAL_GROWTH, AMEND_ERROR_WRITE_FAILED, needed, c->max_growth, 0);
+    return false;
+}
+
 static bool overlap(uint64_t offset, uint64_t size, uint64_t other, uint64_t other_size)
 {
     return offset < other + other_size && other < offset + size;
@@ -119,6 +140,9 @@ bool add_write(struct planner *planner, struct write_list *list, uint64_t offset
                uint32_t length)
 {
     struct io_range *last = list->count ? &list->ranges[list->count - 1] : 0;
+    /* A table may lie in a short last cluster, and what is written of it behind the end. */
+    if (!extend_to(planner, offset + length))
+        return false;
     if (last && last->offset + last->length == offset && last->buffer + last->length == data &&
         last->length + length <= INSTAR_BLOCK_REQUEST_MAX) {
         last->length += length;
@@ -194,7 +218,9 @@ bool flush_zeroes(struct planner *planner)
 bool zero_cluster(struct planner *planner, uint64_t offset)
 {
     struct io_segment *segments = planner->workspace->scratch.segments;
-    uint32_t sectors = planner->header.cluster_size / SECTOR;
+    uint64_t end = offset + planner->header.cluster_size;
+    /* A last cluster may be short, and reads as zeros behind the end. */
+    uint32_t sectors = (uint32_t)((end < planner->end ? end : planner->end) - offset) / SECTOR;
     struct io_segment *last = planner->segment_count ? &segments[planner->segment_count - 1] : 0;
     if (last && last->sector + last->num_sectors == offset / SECTOR &&
         last->num_sectors <= INT32_MAX - sectors) {

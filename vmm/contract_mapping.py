@@ -33,17 +33,19 @@ class Zeroed:
     def __init__(self, disk: Disk, starts: Numbers, ends: Numbers, clusters_max: int) -> None:
         """Take ranges of sectors as StagedWrites has them. GuestFault if they are not clusters.
 
+        The image's last cluster counts as whole where the file ends.
         `clusters_max` bounds how many clusters there may be: no more than entries are staged.
         """
         self._shift = disk.cluster_bits - 9
         self._starts, self._ends = starts, ends
         before = bytearray()  # how many clusters the ranges before each one have
         total, part = 0, (1 << self._shift) - 1
+        file_end = -(-disk.size // SECTOR_SIZE)
         for start, end in zip(starts, ends, strict=True):
-            if (start | end) & part:
+            if start & part or (end & part and end != file_end):
                 raise GuestFault(f"the guest zeroes a part of a cluster, from sector {start} on")
             before += _U64.pack(total)
-            total += (end - start) >> self._shift
+            total += -(-(end - start) >> self._shift)
         if total > clusters_max:
             raise GuestFault("the guest zeroes more clusters than it changes entries")
         self._before = memoryview(before).cast("Q")

@@ -11,6 +11,7 @@ import instar
 from instar.vmm.image_file import ImageFile
 from instar.vmm.request import AmendRequest
 from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
+from tests.planner.test_last_cluster import cut
 from tests.sandbox.table_images import DOWNGRADES, MIXED, UPGRADES
 
 pytestmark = pytest.mark.kvm
@@ -88,6 +89,18 @@ class TestGrowth:
         assert (dry.ranges, dry.changes) == (wet.ranges, wet.changes)
         assert path.stat().st_size == max(part.offset + part.length for part in wet.ranges)
         assert any(part.zeroes for part in wet.ranges)
+
+    @pytest.mark.parametrize("size", [1, 700, 4096])
+    def test_a_zero_cluster_in_a_short_last_cluster_needs_none(
+        self, tmp_path: Path, size: int
+    ) -> None:
+        path = tmp_path / "image"
+        data = cut(size)
+        path.write_bytes(data)
+        assert instar.amend(path, compat="0.10", max_growth=0).action == "amended"
+        assert path.stat().st_size == len(data)
+        assert faults(Reader(path.read_bytes())) == []
+        assert Reader(path.read_bytes()).read(3) == bytes(4096)
 
     @pytest.mark.parametrize("growth", [-1, 1 << 63, 1.5, True, "1G"])
     def test_it_is_a_number_of_bytes(self, tmp_path: Path, growth: Any) -> None:

@@ -1,0 +1,87 @@
+"""Files that end within their last cluster: amended right, and no byte longer. Test side.
+
+qemu leaves a file that short, and a block device need not be a multiple of the cluster size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from instar.vmm.request import AmendRequest
+from tests.forge import Cluster, Data, Image, RawEntry, Zero, layout
+from tests.forge.audit import faults
+from tests.forge.reader import Reader
+from tests.planner.support import SECTOR, accepted_by_contract, ask
+from tests.planner.test_expansion import assert_sound, visible
+
+BITS = 12
+SIZE = 1 << BITS
+DOWN, DEVICE = AmendRequest(2, None), AmendRequest(2, None, fixed_size=True)
+CUTS = [1, 512, 700, 1024, SIZE - 1, SIZE]
+
+
+def cut(size: int, *, backed: bool = False, **clusters: Cluster) -> bytes:
+    """An image whose last host cluster is a zero cluster's, of which the file has `size` bytes."""
+    image = Image(
+        cluster_bits=BITS,
+        size=1 << 16,
+        backing_file=b"base" if backed else None,
+        clusters={0: Data(b"d"), 3: RawEntry(0), 4: clusters.get("other", Data(b"e"))},
+    )
+    host = len(image.build()) >> BITS
+    last = {3: RawEntry(host << BITS | layout.COPIED | 1)}
+    counted = ("refcount_block[0]", 2 * host, b"\0\1")
+    image = replace(image, clusters={**image.clusters, **last}, patches=[counted])
+    return image.build().ljust(host << BITS, b"\0") + b"s" * size
+
+
+@pytest.mark.parametrize("size", CUTS)
+@pytest.mark.parametrize("backed", [False, True], ids=["alone", "backed"])
+@pytest.mark.parametrize("request_", [DOWN, DEVICE], ids=["file", "device"])
+def test_a_zero_cluster_in_a_short_last_cluster_becomes_zeros(
+    planner: Any, size: int, backed: bool, request_: AmendRequest
+) -> None:
+    data = cut(size, backed=backed)
+    assert faults(Reader(data)) == []
+    answer = ask(planner, data, request_)
+    assert answer.planned, answer.refusals
+    amended = assert_sound(data, request_, answer)
+    assert len(amended) == -(-len(data) // SECTOR) * SECTOR
+    assert visible(amended)[0][3] == bytes(SIZE)
+
+
+def test_clusters_are_taken_behind_a_short_last_cluster(planner: Any) -> None:
+    data = cut(700, backed=True, other=Zero())
+    request = AmendRequest(2, None, max_growth=2 << BITS)
+    answer = ask(planner, data, request)
+    assert answer.planned
+    amended = assert_sound(data, request, answer)
+    assert len(amended) == -(-len(data) // SIZE) * SIZE + SIZE
+
+
+@pytest.mark.parametrize(("growth", "refusals"), [(0, ("growth",)), (SIZE, ())])
+def test_a_refcount_behind_the_end_is_written_only_where_the_file_may_grow(
+    planner: Any, growth: int, refusals: tuple[str, ...]
+) -> None:
+    first, last = SECTOR // 2, 300
+    image = Image(
+        cluster_bits=BITS,
+        size=1 << 16,
+        backing_file=b"base",
+        clusters={0: Zero()},
+        patches=[("refcount_block[0]", 0, b"\0\1" * first)],
+    )
+    regions, built = image.regions(), image.build()
+    block = regions["refcount_block[0]"].start
+    # The block is moved to the end of the file, which has its first sector.
+    data = bytearray(built.ljust(last << BITS, b"\0") + built[block : block + SECTOR])
+    table = regions["refcount_table"].start
+    data[table : table + 8] = (last << BITS).to_bytes(8, "big")
+    request = AmendRequest(2, None, max_growth=growth)
+    answer = ask(planner, bytes(data), request)
+    assert answer.refusals == refusals
+    if not refusals:
+        accepted_by_contract(bytes(data), request, answer)
