@@ -194,6 +194,23 @@ struct AmendResult {
 #define REFUSAL_WORK_LIMIT 48 /* the host may find it too */
 #define REFUSAL_CHANGE_LIMIT 49
 
+/* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
+#define AMEND_USE_UNKNOWN 0
+#define AMEND_USE_HEADER 1
+#define AMEND_USE_REFCOUNT_TABLE 2
+#define AMEND_USE_REFCOUNT_BLOCK 3
+#define AMEND_USE_L1_TABLE 4
+#define AMEND_USE_L2_TABLE 5
+#define AMEND_USE_SNAPSHOT_TABLE 6
+#define AMEND_USE_SNAPSHOT_L1_TABLE 7
+#define AMEND_USE_DATA 8
+#define AMEND_USE_COMPRESSED 9
+#define AMEND_USE_ZERO_CLUSTER 10
+#define AMEND_USE_CRYPTO_HEADER 11
+#define AMEND_USE_BITMAP_DIRECTORY 12
+#define AMEND_USE_BITMAP 13 /* a bitmap table, or what it names */
+#define AMEND_USE_NEW 14    /* counted as free, and taken */
+
 struct AmendRefusal {
     uint32_t reason;    /* OUT: REFUSAL_* */
     uint32_t error;     /* OUT: AMEND_ERROR_* */

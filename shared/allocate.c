@@ -114,7 +114,7 @@ static bool append(struct planner *planner, uint64_t run, uint64_t *offset)
         return false;
     uint64_t used = area.blocks + area.table + area.run;
     if (!extend_to(planner, (area.first + used) << bits) ||
-        !is_free_of_tables(planner, area.first << bits, used << bits) || !flush_refcounts(planner))
+        !is_free_of_tables(planner, area.first << bits, used << bits, AMEND_USE_NEW) || !flush_refcounts(planner))
         return false;
     r->prepared.loaded = r->released.loaded = false;
     if (!write_blocks(planner, &area) || (area.table && !move_table(planner, &area)))
@@ -156,7 +156,7 @@ bool allocate_clusters(struct planner *planner, uint64_t count, uint32_t referen
         }
     }
     if (!extend_to(planner, *offset + (count << bits)) ||
-        !is_free_of_tables(planner, *offset, count << bits))
+        !is_free_of_tables(planner, *offset, count << bits, AMEND_USE_NEW))
         return false;
     for (uint64_t i = 0; i < count; i++)
         if (!take_cluster(planner, *offset + (i << bits), references))

@@ -90,11 +90,11 @@ static bool release_table(struct planner *planner, const struct bitmap *bitmap)
                 continue;
             if (!is_cluster(planner, offset))
                 return refuse_bitmaps(planner);
-            if (!release_cluster(planner, offset, 1))
+            if (!release_clusters(planner, offset, 1, AMEND_USE_BITMAP))
                 return false;
         }
     }
-    return release_clusters(planner, bitmap->table_offset, bytes);
+    return release_clusters(planner, bitmap->table_offset, bytes, AMEND_USE_BITMAP);
 }
 
 bool release_bitmaps(struct planner *planner)
@@ -122,5 +122,6 @@ bool release_bitmaps(struct planner *planner)
     }
     if (at != h->bitmap_directory_size)
         return refuse_bitmaps(planner);
-    return release_clusters(planner, h->bitmap_directory_offset, h->bitmap_directory_size);
+    return release_clusters(planner, h->bitmap_directory_offset, h->bitmap_directory_size,
+                            AMEND_USE_BITMAP_DIRECTORY);
 }

@@ -32,7 +32,7 @@ static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry
         return refuse_refcount(planner, cluster, users, table_users);
     if (users == table_users && !is_encrypted(planner))
         return true;
-    if (!release_cluster(planner, cluster, table_users) ||
+    if (!release_cluster(planner, cluster, table_users, AMEND_USE_ZERO_CLUSTER) ||
         !get_final_refcount(planner, cluster, &left))
         return false;
     *flags_needed |= !walk->active && left == 1;

@@ -26,6 +26,8 @@ static bool count_part(struct walk *walk, const struct io_range *part)
          p += QCOW2_TABLE_ENTRY_SIZE) {
         if (p[0] & (QCOW2_L2_COMPRESSED >> 56)) {
             counts->compressed++;
+            if (!is_apart_from_header(walk->planner, p))
+                return false;
         } else if (p[7] & QCOW2_L2_ZERO) {
             counts->zero++;
             counts->allocated += (load_be64(p) & QCOW2_TABLE_OFFSET_MASK) != 0;
@@ -56,7 +58,7 @@ uint64_t scan_for_downgrade(struct planner *planner, uint64_t *allocated)
         .visit = count_part,
         .context = &counts,
     };
-    (void)walk_tables(&walk);
+    planner->header_alone = walk_tables(&walk);
     if (counts.compressed && h->compression_type != QCOW2_COMPRESSION_ZLIB)
         refuse(planner, REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS, AMEND_ERROR_DOWNGRADE_BLOCKED,
                counts.compressed, h->compression_type, 0);
@@ -71,7 +73,7 @@ uint64_t scan_for_downgrade(struct planner *planner, uint64_t *allocated)
 bool add_table_sector(struct planner *planner, struct write_list *list, const struct io_range *part,
                       uint64_t at)
 {
-    return is_free_of_tables(planner, part->offset + at, QCOW2_SECTOR_SIZE) &&
+    return is_free_of_tables(planner, part->offset + at, QCOW2_SECTOR_SIZE, AMEND_USE_L2_TABLE) &&
            add_write(planner, list, part->offset + at, part->buffer + at, QCOW2_SECTOR_SIZE);
 }
 
@@ -109,7 +111,8 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
         if (!is_cluster(planner, cluster))
             return refuse_entry(planner, place, value);
         store_be64(entry, value & ~QCOW2_L2_ZERO);
-        return is_free_of_tables(planner, cluster, planner->header.cluster_size) &&
+        return is_free_of_tables(planner, cluster, planner->header.cluster_size,
+                                 AMEND_USE_ZERO_CLUSTER) &&
                zero_cluster(planner, cluster);
     }
     if (!has_backing_file(planner)) {

@@ -56,13 +56,17 @@ static bool check_bitmaps(struct planner *planner, const struct extension *exten
            h->bitmap_directory_offset % h->cluster_size == 0;
 }
 
-static bool check_crypto(const struct planner *planner, const struct extension *extension)
+static bool check_crypto(struct planner *planner, const struct extension *extension)
 {
+    struct qcow2_header *h = &planner->header;
     const uint8_t *data =
         planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
-    return planner->header.crypt_method == QCOW2_CRYPT_LUKS &&
-           extension->length == QCOW2_CRYPTO_EXTENSION_SIZE &&
-           load_be64(data) % planner->header.cluster_size == 0;
+    if (h->crypt_method != QCOW2_CRYPT_LUKS || extension->length != QCOW2_CRYPTO_EXTENSION_SIZE)
+        return false;
+    h->crypto_offset = load_be64(data);
+    h->crypto_length = load_be64(data + 8);
+    return h->crypto_offset % h->cluster_size == 0 &&
+           inside_image(planner, h->crypto_offset, h->crypto_length);
 }
 
 static bool check_extension(struct planner *planner, const struct extension *extension)

@@ -33,6 +33,8 @@ struct qcow2_header {
     uint32_t nb_bitmaps;       /* these three are set for a consistent one only */
     uint64_t bitmap_directory_offset;
     uint64_t bitmap_directory_size; /* in bytes */
+    uint64_t crypto_offset;         /* of the LUKS header; both are 0 if there is none */
+    uint64_t crypto_length;         /* in bytes */
 };
 
 /* One header extension, at `offset` in the header; `size` counts its header and padding too. */
@@ -86,6 +88,7 @@ struct planner {
     uint32_t target_version;
     bool target_lazy;
     bool drop_bitmaps;         /* the amended header has no bitmaps extension */
+    bool header_alone;         /* all L2 tables say so: nothing else is in the header's cluster */
     uint64_t end;              /* of the image with all clusters taken so far, multiple of 512 */
     uint64_t snapshots_size;   /* of the snapshot table in bytes */
     uint64_t snapshots_needed; /* of one that version 3 takes; 0 if the present one will do */
@@ -148,9 +151,19 @@ bool may_extend_to(const struct planner *planner, uint64_t end);
 /* Count the bytes up to `end` as part of the image. False: it may not grow so far. */
 bool extend_to(struct planner *planner, uint64_t end);
 
-/* Whether nothing of [offset, offset + length) belongs to the header or to a table that it names;
- * else refused: the refcounts that say otherwise are wrong. */
-bool is_free_of_tables(struct planner *planner, uint64_t offset, uint64_t length);
+/* overlap.c: uses of a cluster are AMEND_USE_*. False: refused. */
+
+/* Whether nothing of [offset, offset + length), which is for `use`, belongs to the header or to a
+ * table that it or an extension names, unless that is the same use. */
+bool is_free_of_tables(struct planner *planner, uint64_t offset, uint64_t length, uint32_t use);
+/* The same for a cluster of a table, which by its refcount has no other user either. Only where
+ * refcounts are at hand. */
+bool is_exclusive(struct planner *planner, uint64_t offset, uint32_t use);
+/* Whether the data of this compressed cluster do not begin in the header's cluster. */
+bool is_apart_from_header(struct planner *planner, const uint8_t *entry);
+/* Whether nothing but the header is in its cluster; `empty` says that there are only zeros where it
+ * would be overwritten. */
+bool is_header_alone(struct planner *planner, bool empty);
 
 /* header.c: parse and judge all that a reader of the image depends on. False: what follows the
  * header cannot be looked at. */
@@ -179,6 +192,8 @@ struct snapshot {
 void check_snapshots(struct planner *planner);
 /* Read the entry at byte `at` of the snapshot table. False: refused. */
 bool read_snapshot(struct planner *planner, uint64_t at, struct snapshot *snapshot);
+/* Whether the L1 table of snapshot `number`, from 1, may be followed. False: refused. */
+bool check_l1_table(struct planner *planner, const struct snapshot *snapshot, uint32_t number);
 /* Stage a copy of the snapshot table with all the extra data that version 3 wants. */
 bool rewrite_snapshots(struct planner *planner);
 
@@ -253,9 +268,10 @@ bool has_refcount(const struct planner *planner, uint64_t offset);
 bool get_table_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount);
 /* The refcount of any cluster at the end of the amend, as far as has been planned. */
 bool get_final_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount);
-/* Take `references` off the refcount of the cluster at `offset` in INSTAR_PHASE_RELEASE. */
-bool release_cluster(struct planner *planner, uint64_t offset, uint32_t references);
-bool release_clusters(struct planner *planner, uint64_t offset, uint64_t bytes);
+/* Take `references` of this use off the refcount of the cluster at `offset` in INSTAR_PHASE_RELEASE. */
+bool release_cluster(struct planner *planner, uint64_t offset, uint32_t references, uint32_t use);
+/* Give up the clusters of a table, which must have no other use. */
+bool release_clusters(struct planner *planner, uint64_t offset, uint64_t bytes, uint32_t use);
 /* Stage all that is still in memory, and the refcount table's new place in the old header. */
 bool finish_refcounts(struct planner *planner);
 

@@ -132,6 +132,18 @@ static uint32_t span_size(struct span span)
     return span.end - span.start;
 }
 
+/* Whether all bytes that the old header does not use, and that change, are zeros. */
+static bool is_empty(const struct planner *planner, struct span span)
+{
+    const uint8_t *old = planner->workspace->old_header, *new = planner->workspace->new_header;
+    struct span name = name_span(&planner->header);
+    uint32_t end = (uint32_t)round_up(span.end, SECTOR);
+    for (uint32_t at = larger(span.start, planner->header.extensions_end); at < end; at++)
+        if (old[at] && old[at] != new[at] && (at < name.start || at >= name.end))
+            return false;
+    return true;
+}
+
 static bool write_span(struct planner *planner, uint32_t phase, struct span span)
 {
     uint32_t start = span.start & ~(SECTOR - 1);
@@ -139,12 +151,16 @@ static bool write_span(struct planner *planner, uint32_t phase, struct span span
                        (uint32_t)round_up(span.end, SECTOR) - start);
 }
 
-/* Write `slack`, unless it is empty, before all else; then switch with sector 0. */
-static bool finish(struct planner *planner, struct amend_plan *plan, struct span slack)
+/* Write `slack`, unless it is empty, before all else; then switch with the sectors of `header`. */
+static bool finish(struct planner *planner, struct amend_plan *plan, struct span slack,
+                   struct span header)
 {
-    plan->atomic = true;
-    return (span_size(slack) == 0 || write_span(planner, INSTAR_PHASE_PREPARE, slack)) &&
-           write_span(planner, INSTAR_PHASE_SWITCH, (struct span){0, SECTOR});
+    plan->atomic = header.end <= SECTOR;
+    /* Feature words are the header's own, whoever else is in its cluster. */
+    return (planner->target_version == planner->header.version ||
+            is_header_alone(planner, is_empty(planner, slack) && is_empty(planner, header))) &&
+           (span_size(slack) == 0 || write_span(planner, INSTAR_PHASE_PREPARE, slack)) &&
+           write_span(planner, INSTAR_PHASE_SWITCH, header);
 }
 
 /* All extensions in sector 0; the name where it is, in sector 0 too, or copied into slack. */
@@ -172,7 +188,7 @@ static bool plan_in_sector(struct planner *planner, struct amend_plan *plan, uin
     put_end_marker(planner, put_extensions(planner, fields_end, h->header_length, end));
     if (new_name != name.start)
         put_name(planner, new_name);
-    return finish(planner, plan, slack);
+    return finish(planner, plan, slack, (struct span){0, SECTOR});
 }
 
 /* Downgrade: the extensions stay where they are, behind a filler over the former fields; one that is
@@ -195,7 +211,7 @@ static bool plan_bridge(struct planner *planner, struct amend_plan *plan)
             return false;
     }
     put_filler(planner, QCOW2_V2_HEADER_LENGTH, extensions);
-    return finish(planner, plan, (struct span){0, 0});
+    return finish(planner, plan, (struct span){0, 0}, (struct span){0, SECTOR});
 }
 
 /* What fits of the extensions goes into sector 0, behind it a filler over all that the old
@@ -228,7 +244,7 @@ static bool plan_jump(struct planner *planner, struct amend_plan *plan, uint32_t
     uint32_t end = put_end_marker(planner, put_extensions(planner, slack.start, from, slack.end));
     if (move_name)
         put_name(planner, end);
-    return finish(planner, plan, slack);
+    return finish(planner, plan, slack, (struct span){0, SECTOR});
 }
 
 /* Without room for both layouts: the header cluster is written in one go, as qemu does, and
@@ -251,8 +267,7 @@ static bool plan_rewrite(struct planner *planner, struct amend_plan *plan, uint3
     put_end_marker(planner, put_extensions(planner, fields_end, h->header_length, end));
     if (move_name)
         put_name(planner, end);
-    plan->atomic = used <= SECTOR;
-    return write_span(planner, INSTAR_PHASE_SWITCH, (struct span){0, used});
+    return finish(planner, plan, (struct span){0, 0}, (struct span){0, used});
 }
 
 bool plan_version_change(struct planner *planner, struct amend_plan *plan)
@@ -273,5 +288,5 @@ bool plan_feature_change(struct planner *planner, struct amend_plan *plan)
     memcpy(new, planner->workspace->old_header, SECTOR);
     store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, plan->compatible_features);
     store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, plan->autoclear_features);
-    return finish(planner, plan, (struct span){0, 0});
+    return finish(planner, plan, (struct span){0, 0}, (struct span){0, SECTOR});
 }

@@ -54,6 +54,8 @@ bool set_block(struct planner *planner, uint64_t index, uint64_t offset)
 {
     struct refcounts *r = &planner->refcounts;
     uint64_t at = r->table_offset + index * QCOW2_TABLE_ENTRY_SIZE;
+    if (!r->table_moved && !is_exclusive(planner, table_of(planner, at), AMEND_USE_REFCOUNT_TABLE))
+        return false;
     uint8_t *entry = look(planner, &r->table, at, QCOW2_TABLE_ENTRY_SIZE);
     if (!entry)
         return false;
@@ -136,7 +138,8 @@ static bool set_refcount(struct planner *planner, struct window *window, uint64_
     bool covered;
     uint8_t *entry =
         find_refcount(planner, window, planner->refcounts.blocks, offset, &at, &covered);
-    if (!entry || !is_free_of_tables(planner, table_of(planner, at), planner->header.cluster_size))
+    if (!entry || !is_free_of_tables(planner, table_of(planner, at), planner->header.cluster_size,
+                                     AMEND_USE_REFCOUNT_BLOCK))
         return false;
     entry[0] = (uint8_t)(refcount >> 8);
     entry[1] = (uint8_t)refcount;
@@ -154,7 +157,7 @@ bool take_cluster(struct planner *planner, uint64_t offset, uint32_t refcount)
            (!follow || set_refcount(planner, &r->released, offset, refcount));
 }
 
-bool release_cluster(struct planner *planner, uint64_t offset, uint32_t references)
+bool release_cluster(struct planner *planner, uint64_t offset, uint32_t references, uint32_t use)
 {
     struct refcounts *r = &planner->refcounts;
     uint32_t refcount;
@@ -167,13 +170,17 @@ bool release_cluster(struct planner *planner, uint64_t offset, uint32_t referenc
         return false;
     if (references == 0 || refcount < references)
         return refuse_refcount(planner, offset, refcount, references);
+    if (refcount == references &&
+        !is_free_of_tables(planner, offset, planner->header.cluster_size, use))
+        return false;
     return set_refcount(planner, &r->released, offset, refcount - references);
 }
 
-bool release_clusters(struct planner *planner, uint64_t offset, uint64_t bytes)
+bool release_clusters(struct planner *planner, uint64_t offset, uint64_t bytes, uint32_t use)
 {
     for (uint64_t at = 0; at < bytes; at += planner->header.cluster_size)
-        if (!release_cluster(planner, offset + at, 1))
+        if (!is_exclusive(planner, offset + at, use) ||
+            !release_cluster(planner, offset + at, 1, use))
             return false;
     return true;
 }
@@ -246,7 +253,8 @@ static bool switch_table(struct planner *planner)
     store_be32(header + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, (uint32_t)(bytes >> h->cluster_bits));
     return write_image(planner, INSTAR_PHASE_REFCOUNT_TABLE, 0, header, QCOW2_SECTOR_SIZE) &&
            release_clusters(planner, h->refcount_table_offset,
-                            (uint64_t)h->refcount_table_clusters << h->cluster_bits);
+                            (uint64_t)h->refcount_table_clusters << h->cluster_bits,
+                            AMEND_USE_REFCOUNT_TABLE);
 }
 
 bool finish_refcounts(struct planner *planner)

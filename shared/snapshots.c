@@ -45,12 +45,23 @@ bool read_snapshot(struct planner *planner, uint64_t at, struct snapshot *snapsh
     return inside_image(planner, offset, snapshot->size) || refuse_table(planner, 0);
 }
 
+bool check_l1_table(struct planner *planner, const struct snapshot *snapshot, uint32_t number)
+{
+    uint64_t bytes = (uint64_t)snapshot->l1_size * QCOW2_TABLE_ENTRY_SIZE;
+    if (bytes <= QCOW2_L1_SIZE_MAX &&
+        snapshot->l1_table_offset % planner->header.cluster_size == 0 &&
+        (bytes == 0 || inside_image(planner, snapshot->l1_table_offset, bytes)))
+        return true;
+    refuse(planner, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED, snapshot->l1_table_offset,
+           snapshot->l1_size, number);
+    return false;
+}
+
 /* What version 2 cannot express of snapshot `number`, and what a downgrade has to follow. */
 static void check_for_downgrade(struct planner *planner, const struct snapshot *snapshot,
                                 uint32_t number)
 {
     const struct qcow2_header *h = &planner->header;
-    uint64_t l1_bytes = (uint64_t)snapshot->l1_size * QCOW2_TABLE_ENTRY_SIZE;
     uint64_t disk_size = h->size - h->size % QCOW2_SECTOR_SIZE;
     if (snapshot->disk_size != h->size && snapshot->disk_size != disk_size)
         refuse(planner, REFUSAL_DOWNGRADE_SNAPSHOT_SIZE, AMEND_ERROR_DOWNGRADE_BLOCKED, number,
@@ -58,10 +69,7 @@ static void check_for_downgrade(struct planner *planner, const struct snapshot *
     if (snapshot->vm_state_size > UINT32_MAX)
         refuse(planner, REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE, AMEND_ERROR_DOWNGRADE_BLOCKED, number,
                snapshot->vm_state_size, 0);
-    if (l1_bytes > QCOW2_L1_SIZE_MAX || snapshot->l1_table_offset % h->cluster_size != 0 ||
-        (l1_bytes && !inside_image(planner, snapshot->l1_table_offset, l1_bytes)))
-        refuse(planner, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED,
-               snapshot->l1_table_offset, snapshot->l1_size, number);
+    (void)check_l1_table(planner, snapshot, number);
 }
 
 /* How large the entry is with all that version 3 wants. */
@@ -203,5 +211,6 @@ bool rewrite_snapshots(struct planner *planner)
         if (!put_snapshot(&out, at, &snapshot))
             return false;
     return put_piece(&out, true) &&
-           release_clusters(planner, h->snapshots_offset, planner->snapshots_size);
+           release_clusters(planner, h->snapshots_offset, planner->snapshots_size,
+                            AMEND_USE_SNAPSHOT_TABLE);
 }

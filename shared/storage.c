@@ -40,24 +40,6 @@ bool extend_to(struct planner *planner, uint64_t end)
     return false;
 }
 
-static bool overlap(uint64_t offset, uint64_t size, uint64_t other, uint64_t other_size)
-{
-    return offset < other + other_size && other < offset + size;
-}
-
-bool is_free_of_tables(struct planner *planner, uint64_t offset, uint64_t length)
-{
-    const struct qcow2_header *h = &planner->header;
-    if (!overlap(offset, length, 0, h->cluster_size) &&
-        !overlap(offset, length, h->l1_table_offset, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE) &&
-        !overlap(offset, length, h->snapshots_offset, planner->snapshots_size) &&
-        !overlap(offset, length, h->refcount_table_offset,
-                 (uint64_t)h->refcount_table_clusters << h->cluster_bits))
-        return true;
-    refuse(planner, REFUSAL_OVERLAP, AMEND_ERROR_PARSE_FAILED, offset, 0, 0);
-    return false;
-}
-
 bool spend(struct planner *planner, uint64_t bytes)
 {
     if (bytes <= planner->work_left) {

@@ -221,7 +221,8 @@ static bool walk_snapshots(struct walk *walk)
     uint32_t last_size = h->l1_size;
     struct snapshot snapshot;
     for (uint32_t i = 0; i < h->nb_snapshots; i++, at += snapshot.size) {
-        if (!read_snapshot(walk->planner, at, &snapshot))
+        if (!read_snapshot(walk->planner, at, &snapshot) ||
+            !check_l1_table(walk->planner, &snapshot, i + 1))
             return false;
         bool same = snapshot.l1_table_offset == last_offset && snapshot.l1_size <= last_size;
         if (snapshot.l1_size == 0 || same)

@@ -208,7 +208,8 @@ DIVERGENCES = (
     Divergence(
         "refcounts_not_read",
         "refuses a downgrade if it cannot read the reference counts",
-        "looks at reference counts only if clusters are to be taken or given up",
+        "looks at reference counts only if clusters are to be taken or given up, and at that of "
+        "the header's cluster if the version changes",
         "nothing else touches them",
     ),
     Divergence(
@@ -265,10 +266,10 @@ DIVERGENCES = (
     ),
     Divergence(
         "metadata_kept",
-        "releases, fills or overwrites clusters with the image's own tables in them, where its "
-        "refcounts are wrong",
+        "releases, fills or overwrites clusters with the image's own tables, the LUKS header or "
+        "compressed data in them, where its refcounts are wrong or count both users",
         "refuses (`overlap`, `refcount`, `l2_entry`)",
-        "the image would be destroyed; it can be repaired first",
+        "the image would be destroyed; it can be repaired first, or copied",
     ),
     Divergence(
         "zeroes_inside",

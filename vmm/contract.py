@@ -122,6 +122,7 @@ class _Amended:
         # sectors written so far reach the disk, the image reads as before.
         if not _reads_as(before, _overlay(self._read_header, slack)):
             raise GuestFault("the guest changes the old header before the switch")
+        self._judge_cluster({**slack, **switch})
         after = view_header(_overlay(self._read_header, {**slack, **switch}))
         fields = request.expected_fields(before.fields)
         self._allow_new_places(fields, after)
@@ -148,6 +149,44 @@ class _Amended:
         if atomic != (len(switch) == 1) or (slack and not atomic):
             raise GuestFault("the guest's switch is not the one it reports")
         return slack, switch
+
+    def _judge_cluster(self, sectors: dict[int, bytes]) -> None:
+        """See that a change of version overwrites nothing else in the header's cluster.
+
+        By its refcount there is nothing, and where something changes that the header does not use,
+        there are only zeros; else all tables are looked at.
+        """
+        before, read = self._before, self._read_header
+        if self._request.version in (None, before.fields["version"]):
+            return
+        name = range(before.fields["backing_file_offset"], 0)
+        if before.name is not None:
+            name = range(name.start, name.start + len(before.name))
+        empty = not any(
+            old not in (0, new)
+            for number, data in sectors.items()
+            for at, (old, new) in enumerate(
+                zip(read(number * SECTOR_SIZE, SECTOR_SIZE), data, strict=False),
+                number * SECTOR_SIZE,
+            )
+            if at >= len(before.raw) and at not in name
+        )
+        if empty and self._header_refcount() == 1:
+            return
+        from instar.vmm.contract_tables import judge_header_cluster
+
+        judge_header_cluster(self._original, before)
+
+    def _header_refcount(self) -> int:
+        """What the image's tables say; 0 where they say nothing."""
+        fields, read = self._before.fields, self._original.read
+        if fields.get("refcount_order", 4) != 4:
+            return 0
+        table, size = fields["refcount_table_offset"], self._original.size
+        block = int.from_bytes(read(table, 8), "big") if table < size else 0
+        if block % (1 << fields["cluster_bits"]) or not 0 < block < size:
+            return 0
+        return int.from_bytes(read(block, 2), "big")
 
     def _is_cut(self, sector: int) -> bool:
         return len(self._read_header(sector * SECTOR_SIZE, SECTOR_SIZE)) < SECTOR_SIZE

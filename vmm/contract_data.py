@@ -57,6 +57,17 @@ class Data:
                 raise self._ledger.overlap(cluster)
 
 
+def compressed_in_header(disk: Disk, tables: set[int]) -> bool:
+    """Whether an entry of these L2 tables has its data in the header's cluster."""
+    offset_mask = (1 << (62 - (disk.cluster_bits - 8))) - 1
+    return any(
+        word & COMPRESSED and not (word & offset_mask) >> disk.cluster_bits
+        for table in sorted(tables)
+        for words in disk.distinct_words(table << disk.cluster_bits, disk.cluster_size // 8)
+        for word in words
+    )
+
+
 def _in_use(words: set[int], cluster_bits: int) -> Iterator[int]:
     """The clusters that these entries' data lie in."""
     compressed = {word for word in words if word & COMPRESSED}

@@ -63,9 +63,12 @@ class Ledger:
         at = cluster % _IN_SECTOR * 2
         return int.from_bytes(self._window(cluster >> _SECTOR_SHIFT)[at : at + 2], "big")
 
-    def overlap(self, cluster: int) -> ImageRejected:
-        """The error for a cluster in use that would be used anew, overwritten or set free."""
-        return ImageRejected((overlap(cluster << self._disk.cluster_bits, self.old(cluster)),))
+    def overlap(self, cluster: int, *users: int) -> ImageRejected:
+        """The error for a cluster in use that would be used anew, overwritten or set free.
+
+        `users` says by what, by AMEND_USE_* numbers, as far as is known.
+        """
+        return ImageRejected((overlap(cluster << self._disk.cluster_bits, *users),))
 
     def change(self, cluster: int) -> int:
         """By how much the refcount is to change, as far as is known."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SNAPSHOT = Struct(">QIHHIIQII")
 _BITMAPS = Struct(">IIQQ")
+_CRYPTO = 0x0537BE77  # header extension type
+_POINTER = Struct(">QQ")
 _BITMAP = Struct(">QIIBBHI")
 _U64 = Struct(">Q")
 _SNAPSHOTS_MAX = 1 << 16  # qemu takes no more
@@ -74,6 +76,16 @@ class Snapshots:
             extra = extra[:16] + _U64.pack(_NO_ICOUNT)
         entry = fixed[:-4] + len(extra).to_bytes(4, "big") + extra + strings
         return entry + bytes(-len(entry) % 8)
+
+
+def crypto_header(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> range:
+    """The clusters of the LUKS header, as the last extension that has it says; or none."""
+    pointers = [data for kind, data in extensions if kind == _CRYPTO]
+    if not pointers:
+        return range(0)
+    if len(pointers[-1]) != _POINTER.size:
+        raise GuestFault("the guest accepted a malformed LUKS header extension")
+    return disk.clusters(*_POINTER.unpack(pointers[-1]))
 
 
 def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:

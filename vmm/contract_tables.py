@@ -11,20 +11,23 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from instar.abi import (
+    AMEND_USE_BITMAP,
+    AMEND_USE_COMPRESSED,
+    AMEND_USE_HEADER,
     INSTAR_PHASE_FLAGS,
     INSTAR_PHASE_MAPPING,
     INSTAR_PHASE_PREPARE,
     INSTAR_PHASE_REFCOUNT_TABLE,
     INSTAR_PHASE_RELEASE,
 )
-from instar.vmm.contract_data import Data
+from instar.vmm.contract_data import Data, compressed_in_header
 from instar.vmm.contract_disk import OFFSET_MASK, Disk, OutsideError
 from instar.vmm.contract_mapping import Mapping, Zeroed
 from instar.vmm.contract_refcounts import Ledger
-from instar.vmm.contract_structures import Snapshots, bitmap_clusters
+from instar.vmm.contract_structures import Snapshots, bitmap_clusters, crypto_header
 from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import table_outside, too_few_references
+from instar.vmm.verdict import overlap, table_outside, too_few_references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +66,24 @@ def judge_tables(
             the tables are too large to be judged.
     """
     _Tables(original, before, after, phases, zeroes).judge(bitmaps)
+
+
+def judge_header_cluster(original: Original, before: HeaderView) -> None:
+    """See that no compressed cluster of any layer has its data in the header's cluster.
+
+    Raises ImageRejected if one has, and GuestFault for tables that the guest had to refuse.
+    """
+    fields = before.fields
+    disk, count = Disk(original, fields["cluster_bits"]), fields["nb_snapshots"]
+    snapshots = Snapshots(disk, fields["snapshots_offset"] if count else 0, count, fields["size"])
+    seen: set[int] = set()
+    layers = [(fields["l1_table_offset"], fields["l1_size"]), *snapshots.l1_tables]
+    for offset, entries in _apart(layers):
+        for words in disk.distinct_words(offset, entries):
+            tables = {(word & OFFSET_MASK) >> disk.cluster_bits for word in words} - {0} - seen
+            if compressed_in_header(disk, tables):
+                raise ImageRejected((overlap(0, AMEND_USE_HEADER, AMEND_USE_COMPRESSED),))
+            seen |= tables
 
 
 def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
@@ -107,6 +128,9 @@ class _Tables:
         self._downgrades = self._new["version"] == 2
         mapped = len(phases[INSTAR_PHASE_MAPPING])
         self._zeroed = Zeroed(self._disk, *zeroes, _ENTRIES * mapped)
+        self._crypto_header = crypto_header(self._disk, before.extensions)
+        self._written_table: set[int] = set()
+        """The clusters of the refcount table that are written, where it stays in its place."""
         self._snapshots = self._read_snapshots()
         self._moves_refcounts = self._places("refcount_table_offset", "refcount_table_clusters")
         self._moves_snapshots = self._places("snapshots_offset")
@@ -132,6 +156,11 @@ class _Tables:
         # What is staged for a block that is something else too need not add up.
         blocks = self._ledger.written_blocks()
         self._judge_metadata(tables | active, blocks)
+        if bitmaps is not None:
+            written = tables | active | blocks | self._written_table
+            for cluster in bitmap_clusters(self._disk, bitmaps) if written else ():
+                if cluster in written:
+                    raise self._ledger.overlap(cluster, AMEND_USE_BITMAP)
         self._ledger.judge(self._prepared, self._phases[INSTAR_PHASE_RELEASE])
         for number in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_REFCOUNT_TABLE, INSTAR_PHASE_RELEASE):
             for sector in self._phases[number]:
@@ -180,6 +209,7 @@ class _Tables:
                 at = (sector - first) * SECTOR_SIZE
                 if 0 <= at < len(table):
                     table[at : at + SECTOR_SIZE] = staged.pop(sector)
+                    self._written_table.add(sector >> (disk.cluster_bits - 9))
         self._judge_table_entries(table)
 
     def _judge_table_entries(self, table: bytearray) -> None:
@@ -234,23 +264,26 @@ class _Tables:
         `mapped` are the clusters that are written as L2 tables, `blocks` as refcount blocks.
         """
         ledger, shift = self._ledger, self._disk.cluster_bits
-        written = sorted(mapped | blocks)
+        others = sorted(mapped | blocks)
+        written = sorted(mapped | blocks | self._written_table)
         self._keep_apart(range(1), written)
+        self._keep_apart(self._crypto_header, written)
         for offset, entries in _apart(self._l1_tables()):
             self._keep_apart(
                 range(offset >> shift, (offset + 8 * entries - 1 >> shift) + 1), written
             )
         self._judge_blocks(mapped, blocks)
-        self._keep_apart(ledger.table_clusters, written, released=self._moves_refcounts)
+        self._keep_apart(ledger.table_clusters, others, released=self._moves_refcounts)
         self._keep_apart(self._snapshots.clusters, written, released=self._moves_snapshots)
 
     def _judge_blocks(self, mapped: set[int], blocks: set[int]) -> None:
         """The same for refcount blocks, up to a million; one that is written stands there once."""
         ledger, zeroed, shift = self._ledger, self._zeroed, self._disk.cluster_bits
         met: set[int] = set()
+        others = mapped | self._written_table
         for _, offset in ledger.blocks():
             cluster = offset >> shift
-            if cluster in mapped or cluster in zeroed or (cluster in blocks and cluster in met):
+            if cluster in others or cluster in zeroed or (cluster in blocks and cluster in met):
                 raise ledger.overlap(cluster)
             if ledger.change(cluster) and cluster not in met:
                 self._keep(cluster)
@@ -287,6 +320,7 @@ class _Tables:
         Where no cluster does at all, the walk ends when the tables that were written are met.
         """
         missing = tables | active
+        blocks = blocks | self._written_table
         data = Data(self._disk, self._zeroed, self._ledger, tables | active | blocks)
         moves = self._ledger.has_changes() or self._zeroed.any()
         shift = self._disk.cluster_bits

@@ -298,10 +298,10 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     ),
     abi.REFUSAL_OVERLAP: (
         "overlap",
-        ("offset", "refcount"),
+        ("offset", "user", "other_user"),
         (
-            "the image's refcounts are wrong: the cluster at {offset:#x} has refcount {refcount}, "
-            "yet a table or another entry uses it too; repair it with qemu-img check -r all"
+            "the cluster at {offset:#x} is used twice{users}, and the amend would change it; "
+            "repair the image with qemu-img check -r all, or else copy it with qemu-img convert"
         ),
     ),
     abi.REFUSAL_WORK_LIMIT: (
@@ -323,6 +323,23 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     ),
 }
 
+_USES = {
+    abi.AMEND_USE_HEADER: "the header",
+    abi.AMEND_USE_REFCOUNT_TABLE: "the refcount table",
+    abi.AMEND_USE_REFCOUNT_BLOCK: "a refcount block",
+    abi.AMEND_USE_L1_TABLE: "the L1 table",
+    abi.AMEND_USE_L2_TABLE: "an L2 table",
+    abi.AMEND_USE_SNAPSHOT_TABLE: "the snapshot table",
+    abi.AMEND_USE_SNAPSHOT_L1_TABLE: "a snapshot's L1 table",
+    abi.AMEND_USE_DATA: "data",
+    abi.AMEND_USE_COMPRESSED: "compressed data",
+    abi.AMEND_USE_ZERO_CLUSTER: "a zero cluster",
+    abi.AMEND_USE_CRYPTO_HEADER: "the LUKS header",
+    abi.AMEND_USE_BITMAP_DIRECTORY: "the bitmap directory",
+    abi.AMEND_USE_BITMAP: "a bitmap",
+    abi.AMEND_USE_NEW: "a free cluster",
+}
+
 _NAMES_SHOWN, _NAME_LENGTH = 8, 64
 
 _CODES = {
@@ -342,9 +359,12 @@ def translate(
     return tuple(_translate(names, *refusal) for refusal in refusals)
 
 
-def overlap(offset: int, refcount: int) -> Refusal:
-    """Say that a cluster would be used anew, or set free, that is in use by metadata."""
-    return _translate((), abi.REFUSAL_OVERLAP, abi.AMEND_ERROR_PARSE_FAILED, offset, refcount)
+def overlap(
+    offset: int, user: int = abi.AMEND_USE_UNKNOWN, other_user: int = abi.AMEND_USE_UNKNOWN
+) -> Refusal:
+    """Say that a cluster would be written, used anew or set free that something else uses too."""
+    users = user, other_user
+    return _translate((), abi.REFUSAL_OVERLAP, abi.AMEND_ERROR_PARSE_FAILED, offset, *users)
 
 
 def table_outside(offset: int) -> Refusal:
@@ -374,8 +394,15 @@ def _translate(names: tuple[bytes, ...], reason: int, error: int, *details: int)
         raise GuestFault(f"the guest refuses with reason {reason} and error {error}")
     name, detail_names, message = REASONS[reason]
     detail = dict(zip(detail_names, details, strict=False))
-    text = message.format(names=_list_names(names), **detail)
+    users = _list_users(detail.get("user", 0), detail.get("other_user", 0))
+    text = message.format(names=_list_names(names), users=users, **detail)
     return Refusal(name, reason, _CODES[error], error, text, detail)
+
+
+def _list_users(*users: int) -> str:
+    """What a cluster is used as, as far as is known: AMEND_USE_* numbers from the guest."""
+    known = [f"as {_USES[user]}" for user in users if user in _USES]
+    return f", {' and '.join([*known, 'for something else'][:2])}" if known else ""
 
 
 def _list_names(names: tuple[bytes, ...]) -> str:

@@ -92,25 +92,21 @@ class TestOverlaps:
             downgrade(image).case.judge()
         (refusal,) = caught.value.refusals
         assert refusal.name == "overlap"
-        assert refusal.detail == {"offset": cluster * 512, "refcount": 0}
-        assert "repair it with qemu-img check -r all" in refusal.message
+        assert refusal.detail["offset"] == cluster * 512
+        assert "repair the image with qemu-img check -r all" in refusal.message
 
     def test_a_cluster_of_zeros_is_metadata(self) -> None:
         image = Image(**SMALL, clusters={1: Zero(), 2: ZeroAllocated(b"x")}, backing_file=b"base")
         l1_table = image.regions()["l1_table"].start
         patch = ("l2_table[0]", 16, (l1_table | COPIED | 1).to_bytes(8, "big"))
-        with pytest.raises(
-            ImageRejected, match="has refcount 1, yet a table or another entry uses it too"
-        ):
+        with pytest.raises(ImageRejected, match="is used twice"):
             downgrade(Image(**{**vars(image), "patches": [patch]})).case.judge()
 
     def test_a_released_cluster_is_metadata(self) -> None:
         image = Image(**SMALL, clusters={2: ZeroAllocated(b"x")})
         l1_table = image.regions()["l1_table"].start
         patch = ("l2_table[0]", 16, (l1_table | COPIED | 1).to_bytes(8, "big"))
-        with pytest.raises(
-            ImageRejected, match="has refcount 1, yet a table or another entry uses it too"
-        ):
+        with pytest.raises(ImageRejected, match="is used twice"):
             downgrade(Image(**{**vars(image), "patches": [patch]})).case.judge()
 
     @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
 def test_a_message_uses_details_that_exist(reason: int) -> None:
     _, details, message = REASONS[reason]
     used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
-    assert used <= {*details, "names"}
+    assert used <= {*details, "names", "users"}
+    assert "users" not in used or reason == abi.REFUSAL_OVERLAP
     assert "names" not in used or reason == abi.REFUSAL_DOWNGRADE_BITMAPS
     assert len(details) == len(set(details)) <= 3
 
@@ -129,10 +130,34 @@ def test_any_names_are_one_line(names: list[bytes]) -> None:
     assert len(message) < 2500
 
 
-def test_an_overlap_is_the_hosts_to_find() -> None:
-    refusal = overlap(0x30000, 7)
+@pytest.mark.parametrize(
+    ("users", "said"),
+    [
+        ((), "is used twice, and"),
+        ((0, 1 << 63), "is used twice, and"),
+        ((abi.AMEND_USE_BITMAP,), "is used twice, as a bitmap and for something else, and"),
+        ((0, abi.AMEND_USE_DATA), "is used twice, as data and for something else, and"),
+        (
+            (abi.AMEND_USE_HEADER, abi.AMEND_USE_COMPRESSED),
+            "is used twice, as the header and as compressed data, and",
+        ),
+    ],
+)
+def test_an_overlap_names_both_users_as_far_as_they_are_known(
+    users: tuple[int, ...], said: str
+) -> None:
+    refusal = overlap(0x30000, *users)
     assert (refusal.name, refusal.number) == ("overlap", abi.REFUSAL_OVERLAP)
-    assert refusal.detail == {"offset": 0x30000, "refcount": 7}
+    names = ("offset", "user", "other_user")
+    assert refusal.detail == dict(zip(names, (0x30000, *users, 0, 0), strict=False))
+    assert f"the cluster at 0x30000 {said} the amend would change it" in refusal.message
+
+
+def test_every_use_of_the_abi_has_a_name() -> None:
+    uses = [value for name, value in vars(abi).items() if name.startswith("AMEND_USE_")]
+    assert len(uses) == len(set(uses))
+    for use in set(uses) - {abi.AMEND_USE_UNKNOWN}:
+        assert " and for something else, " in overlap(0, use).message
 
 
 def test_a_file_of_another_kind_is_named() -> None:

@@ -1,0 +1,198 @@
+"""Images that use a cluster twice: amended right, or refused with both users named. Test side.
+
+Refcounts count both users where it says so, and qemu-img check finds nothing wrong with the image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from instar import abi
+from instar.vmm.request import AmendRequest
+from tests.forge import Data, Image, Snapshot, Zero
+from tests.forge.audit import faults
+from tests.forge.reader import Reader
+from tests.planner.support import Answer, apply, ask
+from tests.planner.test_expansion import assert_sound, visible
+
+GROWTH = 1 << 24
+DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)
+UP = AmendRequest(3, None, max_growth=GROWTH)
+KEY_SLOTS = b"LUKS\xba\xbe" + b"k" * 3000
+
+
+def refused(planner: Any, data: bytes, request: AmendRequest) -> tuple[str, dict[str, int]]:
+    """The one reason that the planner refuses for."""
+    answer: Answer = ask(planner, data, request)
+    assert not answer.planned
+    assert not answer.misuse
+    (reason,) = answer.refusals
+    return reason, answer.details
+
+
+def users(offset: int, user: int, other_user: int) -> tuple[str, dict[str, int]]:
+    """A refusal that names them."""
+    return "overlap", {"offset": offset, "user": user, "other_user": other_user}
+
+
+def put(data: bytes, offset: int, value: int, size: int = 8) -> bytes:
+    return data[:offset] + value.to_bytes(size, "big") + data[offset + size :]
+
+
+def count(data: bytes, image: Image, cluster: int, refcount: int) -> bytes:
+    """Say that a cluster has this refcount."""
+    block = image.regions()[f"refcount_block[{cluster // (1 << image.cluster_bits - 1)}]"].start
+    return put(data, block + cluster % (1 << image.cluster_bits - 1) * 2, refcount, 2)
+
+
+class TestRefcountTable:
+    """A new refcount block needs an entry in the table's unused part, which is used."""
+
+    BITS, BLOCKS, PLACE = 9, 64, 100 << 9
+
+    def full(self) -> tuple[Image, bytes, int]:
+        """An image without a free cluster, and its table's last cluster, which has room."""
+        image = Image(
+            cluster_bits=self.BITS,
+            size=1 << 14,
+            backing_file=b"base",
+            clusters={0: Zero(), 1: Data(b"d")},
+            snapshots=[Snapshot(name=b"s")],
+            holes=range(40, self.BLOCKS * 256 - self.BLOCKS - 1),
+        )
+        data = image.build()
+        first, last = (image.regions()[f"refcount_block[{n}]"] for n in (0, self.BLOCKS - 1))
+        words = memoryview(data[first.start : last.stop]).cast("H")
+        counts = b"".join(word.to_bytes(2, "little") if word else b"\0\1" for word in words)
+        data = data[: first.start] + counts + data[last.stop :]
+        # The table moves to where it has a second cluster.
+        table = image.regions()["refcount_table"]
+        moved = data[table.start : table.stop]
+        data = data[: self.PLACE] + moved + data[self.PLACE + len(moved) :]
+        data = put(put(data, 48, self.PLACE), 56, 2, 4)
+        return image, data, self.PLACE + (1 << self.BITS)
+
+    def test_it_is_written_where_nothing_else_is(self, planner: Any) -> None:
+        _, data, last = self.full()
+        answer = ask(planner, data, DOWN)
+        assert answer.planned, answer.refusals
+        assert any(last <= w.offset < last + 512 and w.phase == 1 for w in answer.writes)
+
+    @pytest.mark.parametrize("counted", [False, True], ids=["not counted", "counted"])
+    @pytest.mark.parametrize(
+        ("field", "use"),
+        [(40, abi.AMEND_USE_L1_TABLE), (64, abi.AMEND_USE_SNAPSHOT_TABLE)],
+        ids=["the L1 table", "the snapshot table"],
+    )
+    def test_it_is_a_table_that_the_header_names(
+        self, planner: Any, field: int, use: int, counted: bool
+    ) -> None:
+        image, data, last = self.full()
+        data = put(data, field, last)
+        if counted:
+            data = count(data, image, last >> self.BITS, 2)
+        expected = users(last, abi.AMEND_USE_REFCOUNT_TABLE, use)
+        assert refused(planner, data, DOWN) == expected
+
+    @pytest.mark.parametrize("refcount", [2, 3])
+    def test_it_has_another_user(self, planner: Any, refcount: int) -> None:
+        image, data, last = self.full()
+        data = count(data, image, last >> self.BITS, refcount)
+        expected = users(last, abi.AMEND_USE_REFCOUNT_TABLE, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, DOWN) == expected
+
+    def test_it_counts_as_free(self, planner: Any) -> None:
+        image, data, last = self.full()
+        data = count(data, image, last >> self.BITS, 0)
+        reason, details = refused(planner, data, DOWN)
+        assert reason in ("refcount", "overlap")
+        assert details["offset"] == last
+
+
+class TestHeaderCluster:
+    """Compressed data lie in the header's cluster, behind the header."""
+
+    @staticmethod
+    def image(bits: int, version: int, **more: Any) -> tuple[Image, bytes]:
+        fields: dict[str, Any] = {"backing_file": b"b" * 100, "backing_format": b"raw", **more}
+        image = Image(version=version, cluster_bits=bits, size=8 << bits, **fields)
+        data = replace(image, clusters={0: Data(b"d"), 3: Data(b"e")})
+        return data, data.build()
+
+    def with_compressed(
+        self, bits: int, version: int, at: int, refcount: int
+    ) -> tuple[bytes, bytes]:
+        """An image and what guest cluster 3 reads."""
+        image, data = self.image(bits, version)
+        content = (b"Z" * 40 + bytes(range(10))) * (1 << bits)
+        content = content[: 1 << bits]
+        packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+        packed = packer.compress(content) + packer.flush()
+        sectors = (at % 512 + len(packed) - 1) // 512
+        word = 1 << 62 | sectors << 62 - (bits - 8) | at
+        data = data[:at] + packed + data[at + len(packed) :]
+        data = put(data, image.regions()["l2_table[0]"].start + 24, word)
+        dropped = image.regions()["data[3]"].start >> bits
+        data = count(count(data, image, dropped, 0), image, 0, refcount)
+        if at + len(packed) > 1 << bits:
+            raise AssertionError("it does not fit")
+        return data, content
+
+    @pytest.mark.parametrize("version", [2, 3])
+    @pytest.mark.parametrize(("bits", "at"), [(9, 400), (10, 400), (10, 600), (12, 700), (16, 512)])
+    @pytest.mark.parametrize("refcount", [0, 1, 2, 3])
+    def test_a_change_of_version_refuses(
+        self, planner: Any, version: int, bits: int, at: int, refcount: int
+    ) -> None:
+        data, content = self.with_compressed(bits, version, at, refcount)
+        assert visible(data)[0][3] == content
+        assert (faults(Reader(data)) == []) == (refcount == 2)
+        expected = users(0, abi.AMEND_USE_HEADER, abi.AMEND_USE_COMPRESSED)
+        answer = ask(planner, data, DOWN if version == 3 else UP)
+        if answer.planned:
+            # Counted for the header alone, and what is overwritten was empty.
+            assert (version, refcount) == (2, 1)
+            assert visible(apply(data, answer.writes))[0][3] == content
+            return
+        assert (answer.refusals, answer.details) == (("overlap",), expected[1])
+
+    @pytest.mark.parametrize("at", [400, 512])
+    def test_a_toggle_leaves_them(self, planner: Any, at: int) -> None:
+        data, content = self.with_compressed(16, 3, at, 2)
+        request = AmendRequest(None, True)
+        answer = ask(planner, data, request)
+        assert answer.planned
+        assert visible(assert_sound(data, request, answer))[0][3] == content
+
+    @pytest.mark.parametrize("version", [2, 3])
+    @pytest.mark.parametrize("refcount", [0, 2, 7])
+    def test_a_refcount_that_is_wrong_is_no_reason(
+        self, planner: Any, version: int, refcount: int
+    ) -> None:
+        image, data = self.image(16, version)
+        data = count(data, image, 0, refcount)
+        request = DOWN if version == 3 else UP
+        answer = ask(planner, data, request)
+        assert answer.planned, answer.refusals
+
+    @pytest.mark.parametrize("version", [2, 3])
+    def test_nor_are_bytes_that_nobody_uses(self, planner: Any, version: int) -> None:
+        _, data = self.image(16, version)
+        at = 300
+        data = data[:at] + b"garbage" * 40 + data[at + 280 :]
+        request = DOWN if version == 3 else UP
+        answer = ask(planner, data, request)
+        assert answer.planned, answer.refusals
+        assert_sound(data, request, answer)
+
+    def test_an_l1_table_of_a_snapshot_that_cannot_be_followed_is_refused(
+        self, planner: Any
+    ) -> None:
+        image, data = self.image(12, 2, snapshots=[Snapshot(name=b"s")])
+        snapshot = image.regions()["snapshot_table"].start
+        data = count(put(data, snapshot, 1 << 40), image, 0, 2)
+        assert refused(planner, data, UP)[0] == "snapshot_table"
