@@ -30,7 +30,7 @@ from instar.abi import (
     INSTAR_STACK_SIZE,
     OPERATION_CONFIG_ADDR,
 )
-from instar.vmm.kvm.structs import KvmRegs, KvmSegment
+from instar.vmm.kvm.structs import KvmDtable, KvmRegs, KvmSegment
 from instar.vmm.memory import PAGE_SIZE
 from instar.vmm.payload import PF_R, PF_W, PF_X
 
@@ -133,7 +133,7 @@ def set_registers(vcpu: Vcpu, core: Image, operation: Image) -> None:
         base=_TSS, limit=_IO_MAP_BASE + _IO_MAP_BYTES, selector=0x40, type=_BUSY_TSS, present=1
     )
     sregs.ldt = KvmSegment(unusable=1)
-    sregs.gdt.base = sregs.gdt.limit = sregs.idt.base = sregs.idt.limit = 0
+    sregs.gdt = sregs.idt = KvmDtable()
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = _CR0, _PML4, _CR4, _EFER
     vcpu.set_sregs(sregs)
     # The stack is as after a call: 8 below a multiple of 16 (System V ABI, 3.2.2).

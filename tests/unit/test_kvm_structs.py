@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 from collections.abc import Iterator
 
@@ -41,21 +40,21 @@ MISSING = (
 def expressions() -> Iterator[tuple[str, int]]:
     """C expressions, each with the value that Python has for it."""
     for mirror in WHOLE:
-        yield f"sizeof({MIRRORS[mirror][0]})", ctypes.sizeof(mirror)
-    union = ctypes.sizeof(structs.KvmRunHead)
+        yield f"sizeof({MIRRORS[mirror][0]})", mirror.extent
+    union = structs.KvmRunHead.extent
     for mirror, (c_name, member) in MIRRORS.items():
         base = union if member else 0
         for field in mirror._fields_:
-            offset, size = getattr(mirror, field[0]).offset, getattr(mirror, field[0]).size
+            offset, size = mirror.field(field[0]).offset, mirror.field(field[0]).size
             yield f"offsetof({c_name}, {member}{field[0]})", base + offset
             yield f"sizeof((({c_name} *)0)->{member}{field[0]})", size
     for name in HEAD_FIELDS:
-        descriptor = getattr(structs.KvmRunHead, name)
+        descriptor = structs.KvmRunHead.field(name)
         yield f"offsetof(struct kvm_run, {name})", descriptor.offset
         yield f"sizeof(((struct kvm_run *)0)->{name})", descriptor.size
-    yield "offsetof(struct kvm_signal_mask, len)", structs.KvmSignalMask.len.offset
-    yield "offsetof(struct kvm_signal_mask, sigset)", structs.KvmSignalMask.sigset.offset
-    yield "sizeof(struct kvm_signal_mask)", structs.KvmSignalMask.sigset.offset
+    yield "offsetof(struct kvm_signal_mask, len)", structs.KvmSignalMask.field("len").offset
+    yield "offsetof(struct kvm_signal_mask, sigset)", structs.KvmSignalMask.field("sigset").offset
+    yield "sizeof(struct kvm_signal_mask)", structs.KvmSignalMask.field("sigset").offset
     yield from IOCTLS.items()
     yield from EXITS.items()
     for name, value in NAMED_EXITS.items():
@@ -90,8 +89,8 @@ def test_every_mirror_is_compared() -> None:
         value
         for value in vars(structs).values()
         if isinstance(value, type)
-        and issubclass(value, ctypes.Structure)
-        and value is not ctypes.Structure
+        and issubclass(value, structs.Mirror)
+        and value is not structs.Mirror
     }
     assert defined == {*MIRRORS, structs.KvmRunHead, structs.KvmSignalMask}
     assert tuple(field[0] for field in structs.KvmRunHead._fields_) == HEAD_FIELDS
@@ -113,8 +112,8 @@ def test_python_and_c_agree(c_values: dict[str, int], text: str, value: int) -> 
 
 def test_the_signal_set_is_the_kernels() -> None:
     # asm/signal.h: 64 signals, one bit each; KVM takes no other length.
-    assert structs.KvmSignalMask.sigset.size == 8
-    assert ctypes.sizeof(structs.KvmSignalMask) == 12
+    assert structs.KvmSignalMask.field("sigset").size == 8
+    assert structs.KvmSignalMask.extent == 12
 
 
 @pytest.mark.parametrize("number", [2, 3, 18, 1000])

@@ -1,8 +1,8 @@
 """Host side: C types, and system calls by number, from the builtin module behind ctypes.
 
-The package ctypes makes a type for each of C's, and more, in every process that imports it, which
-takes a tenth of what a whole amend takes. These are the few that are used here, made as ctypes
-makes them.
+The package ctypes takes 4 to 6 ms to import, a fifth of a whole amend
+(docs/decisions/0012-system-calls-by-the-module-behind-ctypes.md). These are the few types that are
+used here, made as ctypes makes them.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_USE_ERRNO,
     CFuncPtr,
-    Structure,
     _SimpleCData,
     addressof,
     byref,
     dlopen,
     dlsym,
     get_errno,
-    sizeof,
 )
 from os import strerror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ctypes import c_char, c_int, c_long, c_uint8, c_uint16, c_uint32, c_uint64
+    from ctypes import c_char, c_int, c_long, c_uint64
 else:
 
     class c_char(_SimpleCData):
@@ -42,21 +40,6 @@ else:
 
         _type_ = "l"
 
-    class c_uint8(_SimpleCData):
-        """8 bits."""
-
-        _type_ = "B"
-
-    class c_uint16(_SimpleCData):
-        """16 bits."""
-
-        _type_ = "H"
-
-    class c_uint32(_SimpleCData):
-        """32 bits."""
-
-        _type_ = "I"
-
     class c_uint64(_SimpleCData):
         """64 bits."""
 
@@ -64,17 +47,12 @@ else:
 
 
 __all__ = [
-    "Structure",
     "addressof",
     "byref",
     "c_char",
     "c_int",
     "c_long",
-    "c_uint8",
-    "c_uint16",
-    "c_uint32",
     "c_uint64",
-    "sizeof",
     "syscall",
 ]
 

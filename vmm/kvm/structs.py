@@ -1,25 +1,105 @@
-"""Host side: ctypes mirrors of the structs of linux/kvm.h, field for field, x86-64 only."""
+"""Host side: mirrors of the structs of linux/kvm.h, field for field, x86-64 only.
 
-from instar.vmm.kvm.c import Structure, c_uint8, c_uint16, c_uint32, c_uint64
+Not ctypes.Structure, which has Python 3.14 import all of the package ctypes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, pack_into, unpack_from
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
-class KvmUserspaceMemoryRegion(Structure):
+class Field:
+    """Where a field is in its struct, and what it is: an integer, bytes or another mirror."""
+
+    __slots__ = ("_code", "_part", "offset", "size")
+
+    def __init__(self, offset: int, kind: str | type[Mirror]) -> None:
+        """Take the offset in bytes; `kind` is a code of the module struct, or a mirror."""
+        self.offset = offset
+        self._part = None if isinstance(kind, str) else kind
+        self._code = "=" + kind if isinstance(kind, str) else f"={kind.extent}s"
+        self.size = Struct(self._code).size
+
+    def __get__(self, mirror: Mirror | None, _owner: type[Mirror]) -> Any:
+        """The value; of a part, a copy."""
+        if mirror is None:
+            return self
+        (value,) = unpack_from(self._code, mirror.buffer, self.offset)
+        return value if self._part is None else self._part.copied_from(value)
+
+    def __set__(self, mirror: Mirror, value: Any) -> None:
+        """Put a value, or a copy of a part, in its place."""
+        raw = value if self._part is None else bytes(value)
+        pack_into(self._code, mirror.buffer, self.offset, raw)
+
+
+class Mirror:
+    """The base of all mirrors: `buffer` holds the struct, as the kernel reads and writes it."""
+
+    __slots__ = ("buffer",)
+
+    _fields_: tuple[tuple[str, str | type[Mirror]], ...] = ()
+    """Names and kinds in their order, with the padding as a field."""
+    extent = 0
+    """In bytes."""
+
+    def __init_subclass__(cls) -> None:
+        """Place the fields, one after the other."""
+        for name, kind in cls._fields_:
+            field = Field(cls.extent, kind)
+            setattr(cls, name, field)
+            cls.extent += field.size
+
+    def __init__(self, **values: Any) -> None:
+        """Fill the struct with zeros but for these fields."""
+        self.buffer = bytearray(self.extent)
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    @classmethod
+    def copied_from(cls, buffer: Any, offset: int = 0) -> Any:
+        """A mirror of what is at `offset` of something like bytes."""
+        mirror = cls()
+        mirror.buffer[:] = buffer[offset : offset + cls.extent]
+        return mirror
+
+    @classmethod
+    def field(cls, name: str) -> Field:
+        """Where a field is."""
+        field: Field = vars(cls)[name]
+        return field
+
+    def __bytes__(self) -> bytes:
+        """The struct."""
+        return bytes(self.buffer)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+class KvmUserspaceMemoryRegion(Mirror):
     """struct kvm_userspace_memory_region, the argument of KVM_SET_USER_MEMORY_REGION."""
 
     _fields_ = (
-        ("slot", c_uint32),
-        ("flags", c_uint32),
-        ("guest_phys_addr", c_uint64),
-        ("memory_size", c_uint64),
-        ("userspace_addr", c_uint64),
+        ("slot", "I"),
+        ("flags", "I"),
+        ("guest_phys_addr", "Q"),
+        ("memory_size", "Q"),
+        ("userspace_addr", "Q"),
     )
 
 
-class KvmRegs(Structure):
+class KvmRegs(Mirror):
     """struct kvm_regs: the general-purpose registers."""
 
     _fields_ = tuple(
-        (name, c_uint64)
+        (name, "Q")
         for name in (
             *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
             *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
@@ -27,85 +107,78 @@ class KvmRegs(Structure):
     )
 
 
-class KvmSegment(Structure):
+class KvmSegment(Mirror):
     """struct kvm_segment: a segment register with its hidden part."""
 
     _fields_ = (
-        ("base", c_uint64),
-        ("limit", c_uint32),
-        ("selector", c_uint16),
-        ("type", c_uint8),
-        ("present", c_uint8),
-        ("dpl", c_uint8),
-        ("db", c_uint8),
-        ("s", c_uint8),
-        ("l", c_uint8),
-        ("g", c_uint8),
-        ("avl", c_uint8),
-        ("unusable", c_uint8),
-        ("padding", c_uint8),
+        ("base", "Q"),
+        ("limit", "I"),
+        ("selector", "H"),
+        ("type", "B"),
+        ("present", "B"),
+        ("dpl", "B"),
+        ("db", "B"),
+        ("s", "B"),
+        ("l", "B"),
+        ("g", "B"),
+        ("avl", "B"),
+        ("unusable", "B"),
+        ("padding", "B"),
     )
 
 
-class KvmDtable(Structure):
+class KvmDtable(Mirror):
     """struct kvm_dtable: GDTR or IDTR."""
 
-    _fields_ = (("base", c_uint64), ("limit", c_uint16), ("padding", c_uint16 * 3))
+    _fields_ = (("base", "Q"), ("limit", "H"), ("padding", "6s"))
 
 
-class KvmSregs(Structure):
+class KvmSregs(Mirror):
     """struct kvm_sregs: segment, control and descriptor-table registers."""
 
     _fields_ = (
         *((name, KvmSegment) for name in ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")),
         *((name, KvmDtable) for name in ("gdt", "idt")),
-        *((name, c_uint64) for name in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")),
-        ("interrupt_bitmap", c_uint64 * 4),
+        *((name, "Q") for name in ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")),
+        ("interrupt_bitmap", "32s"),
     )
 
 
-class KvmSignalMask(Structure):
+class KvmSignalMask(Mirror):
     """struct kvm_signal_mask with the kernel's signal set of 64 signals."""
 
-    _pack_ = 1
-    _layout_ = "ms"
-    _fields_ = (("len", c_uint32), ("sigset", c_uint64))
+    _fields_ = (("len", "I"), ("sigset", "Q"))
 
 
-class KvmRunHead(Structure):
+class KvmRunHead(Mirror):
     """The head of struct kvm_run, up to its union of exits."""
 
     _fields_ = (
-        ("request_interrupt_window", c_uint8),
-        ("immediate_exit", c_uint8),
-        ("padding1", c_uint8 * 6),
-        ("exit_reason", c_uint32),
-        ("ready_for_interrupt_injection", c_uint8),
-        ("if_flag", c_uint8),
-        ("flags", c_uint16),
-        ("cr8", c_uint64),
-        ("apic_base", c_uint64),
+        ("request_interrupt_window", "B"),
+        ("immediate_exit", "B"),
+        ("padding1", "6s"),
+        ("exit_reason", "I"),
+        ("ready_for_interrupt_injection", "B"),
+        ("if_flag", "B"),
+        ("flags", "H"),
+        ("cr8", "Q"),
+        ("apic_base", "Q"),
     )
 
 
-class KvmRunIo(Structure):
+class KvmRunIo(Mirror):
     """struct kvm_run's io: where the exit was KVM_EXIT_IO; lies behind KvmRunHead."""
 
     _fields_ = (
-        ("direction", c_uint8),
-        ("size", c_uint8),
-        ("port", c_uint16),
-        ("count", c_uint32),
-        ("data_offset", c_uint64),
+        ("direction", "B"),
+        ("size", "B"),
+        ("port", "H"),
+        ("count", "I"),
+        ("data_offset", "Q"),
     )
 
 
-class KvmRunMmio(Structure):
+class KvmRunMmio(Mirror):
     """struct kvm_run's mmio: where the exit was KVM_EXIT_MMIO; lies behind KvmRunHead."""
 
-    _fields_ = (
-        ("phys_addr", c_uint64),
-        ("data", c_uint8 * 8),
-        ("len", c_uint32),
-        ("is_write", c_uint8),
-    )
+    _fields_ = (("phys_addr", "Q"), ("data", "8s"), ("len", "I"), ("is_write", "B"))

@@ -7,7 +7,7 @@ import os
 from fcntl import ioctl
 
 from instar.vmm.kvm import ioctls
-from instar.vmm.kvm.c import sizeof
+from instar.vmm.kvm.c import syscall
 from instar.vmm.kvm.exits import (
     KVM_EXIT_IO,
     KVM_EXIT_IO_OUT,
@@ -33,7 +33,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.kvm.exits import VcpuExit
 
-_UNION = sizeof(KvmRunHead)
+_SYS_IOCTL = 16  # asm/unistd_64.h
+_IMMEDIATE_EXIT = KvmRunHead.field("immediate_exit").offset
+_UNION = KvmRunHead.extent
 
 
 class Vcpu:
@@ -56,26 +58,26 @@ class Vcpu:
     def get_regs(self) -> KvmRegs:
         """KVM_GET_REGS."""
         regs = KvmRegs()
-        ioctl(self.fd, ioctls.KVM_GET_REGS, regs)
+        ioctl(self.fd, ioctls.KVM_GET_REGS, regs.buffer)
         return regs
 
     def set_regs(self, regs: KvmRegs) -> None:
         """KVM_SET_REGS."""
-        ioctl(self.fd, ioctls.KVM_SET_REGS, regs)
+        ioctl(self.fd, ioctls.KVM_SET_REGS, regs.buffer)
 
     def get_sregs(self) -> KvmSregs:
         """KVM_GET_SREGS."""
         sregs = KvmSregs()
-        ioctl(self.fd, ioctls.KVM_GET_SREGS, sregs)
+        ioctl(self.fd, ioctls.KVM_GET_SREGS, sregs.buffer)
         return sregs
 
     def set_sregs(self, sregs: KvmSregs) -> None:
         """KVM_SET_SREGS."""
-        ioctl(self.fd, ioctls.KVM_SET_SREGS, sregs)
+        ioctl(self.fd, ioctls.KVM_SET_SREGS, sregs.buffer)
 
     def set_signal_mask(self, blocked: int) -> None:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""
-        ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(8, blocked))
+        ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(len=8, sigset=blocked).buffer)
 
     def run_immediate_exit(self) -> None:
         """KVM_RUN with kvm_run.immediate_exit set: all of it but the guest (kvm/api.rst, 5).
@@ -83,30 +85,38 @@ class Vcpu:
         The first KVM_RUN of a virtual machine starts a kernel thread (kvm-nx-lpage-recovery) in the
         name of the process, which may not be allowed to later.
         """
-        self._run[KvmRunHead.immediate_exit.offset] = 1
+        self._run[_IMMEDIATE_EXIT] = 1
         try:
-            ioctl(self.fd, ioctls.KVM_RUN, 0)
-        except InterruptedError:
-            pass
+            self._enter()
         finally:
-            self._run[KvmRunHead.immediate_exit.offset] = 0
+            self._run[_IMMEDIATE_EXIT] = 0
+
+    def _enter(self) -> bool:
+        """KVM_RUN; whether it came to an exit, and was not interrupted by a signal.
+
+        By number: since Python 3.14 fcntl.ioctl() repeats a call that a signal ended (PEP 475), and
+        ending KVM_RUN is what the signal is for.
+        """
+        try:
+            syscall(_SYS_IOCTL, self.fd, ioctls.KVM_RUN, 0)
+        except InterruptedError:
+            return False
+        return True
 
     def run(self) -> VcpuExit:
         """KVM_RUN until the next exit. Data of a pending IN are left as they are."""
-        try:
-            ioctl(self.fd, ioctls.KVM_RUN, 0)
-        except InterruptedError:
+        if not self._enter():
             return Interrupted()
         # The kernel wrote all that is read here, and the guest has no access to it.
-        reason = KvmRunHead.from_buffer_copy(self._run).exit_reason
+        reason = KvmRunHead.copied_from(self._run).exit_reason
         if reason == KVM_EXIT_IO:
-            io = KvmRunIo.from_buffer_copy(self._run, _UNION)
+            io = KvmRunIo.copied_from(self._run, _UNION)
             if io.direction != KVM_EXIT_IO_OUT:
                 return IoIn(io.port)
             data = self._run[io.data_offset : io.data_offset + io.size * io.count]
             return IoOut(io.port, io.size, data)
         if reason == KVM_EXIT_MMIO:
-            mmio = KvmRunMmio.from_buffer_copy(self._run, _UNION)
+            mmio = KvmRunMmio.copied_from(self._run, _UNION)
             return Mmio(mmio.phys_addr, bool(mmio.is_write))
         if reason == KVM_EXIT_SHUTDOWN:
             return Shutdown()

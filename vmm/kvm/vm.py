@@ -37,8 +37,13 @@ class Vm:
         SAFETY: the guest can write [userspace_addr, userspace_addr + memory_size) of this process.
         The caller guarantees that it is one mapping of its own which outlives the VM.
         """
-        region = KvmUserspaceMemoryRegion(slot, 0, guest_phys_addr, memory_size, userspace_addr)
-        ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region)
+        region = KvmUserspaceMemoryRegion(
+            slot=slot,
+            guest_phys_addr=guest_phys_addr,
+            memory_size=memory_size,
+            userspace_addr=userspace_addr,
+        )
+        ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region.buffer)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU, and the mapping of its struct kvm_run."""
