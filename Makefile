@@ -46,7 +46,7 @@ guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the edi
 
 planner: $(PLANNER) ## compile the planner as a library for tests
 
-$(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h shared/*.[ch] shared/host/*.[ch])
+$(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h) $(shell find shared -name '*.[ch]')
 	@$(PY) scripts/build_planner.py
 
 qemu: ## unpack the versions of qemu-img that instar is compared with

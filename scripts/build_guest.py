@@ -26,10 +26,12 @@ ZIGLANG = "ziglang==0.17.1"
 ZIG_GUEST = "-target x86_64-freestanding-none -mcpu=x86_64-mmx-sse-sse2-x87+soft_float".split()
 ZIG_HOST = "-target x86_64-linux-gnu".split()
 
+# The folders of shared/ that every operation on a qcow2 image is compiled with.
+READERS = ("shared", "shared/image", "shared/qcow2")
 # Image: the folders it is compiled from. Its linker script is guest/IMAGE/IMAGE.ld.
 IMAGES = {
     "core": ("guest/core", "guest/common"),
-    "amend": ("guest/amend", "shared", "guest/common"),
+    "amend": ("guest/amend", *READERS, "shared/amend", "guest/common"),
 }
 INCLUDES = ("abi", "shared", "guest/common")
 

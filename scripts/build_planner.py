@@ -1,9 +1,9 @@
 """Build time: builds the planner as a host library that tests call as `_planner`.
 
-The library is shared/*.c, as linked into the guest, and shared/host/*.c, which only tests need. It
-knows nothing of the sandbox, so a test or a fuzzer can call it ten thousand times a second. Tests
-reach it with `from _planner import ffi, lib`: ffi knows the structs and constants of
-abi/instar_abi.h and what planner_host.h, in either folder, declares between these two lines:
+The library is shared/, as linked into the guest, and shared/host/, which only tests need. It knows
+nothing of the sandbox, so a test or a fuzzer can call it ten thousand times a second. Tests reach
+it with `from _planner import ffi, lib`: ffi knows the structs and constants of abi/instar_abi.h
+and what shared/host/planner_host.h declares between these two lines:
 
     /* cffi: begin */
     /* cffi: end */
@@ -24,8 +24,8 @@ from cffi import FFI
 
 OUTPUT = ROOT / "build" / "planner"
 LIBRARY = "libplanner.so"
-FOLDERS = ("shared", "shared/host")
-DECLARATIONS = "planner_host.h"
+SHARED = ROOT / "shared"
+DECLARATIONS = SHARED / "host" / "planner_host.h"
 BEGIN = "/* cffi: begin */"
 END = "/* cffi: end */"
 
@@ -48,13 +48,13 @@ def host_declarations() -> str:
     Raises:
         DeclarationsError: if there is no such file, or not one pair of marks in it.
     """
-    headers = [ROOT / folder / DECLARATIONS for folder in FOLDERS]
-    header = next(filter(Path.is_file, headers), None)
-    if header is None:
-        raise DeclarationsError(f"no {headers[0]}: it declares what the planner offers to tests")
-    text = header.read_text(encoding="ascii")
+    if not DECLARATIONS.is_file():
+        raise DeclarationsError(f"no {DECLARATIONS}: it declares what the planner offers to tests")
+    text = DECLARATIONS.read_text(encoding="ascii")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise DeclarationsError(f"{header} needs one line {BEGIN} and, below it, one line {END}")
+        raise DeclarationsError(
+            f"{DECLARATIONS} needs one line {BEGIN} and, below it, one line {END}"
+        )
     return text.partition(BEGIN)[2].partition(END)[0]
 
 
@@ -83,8 +83,8 @@ def build_planner(directory: Path = OUTPUT, *, sanitize: bool = False) -> Path:
 
 
 def _compile(library: Path, sanitize: list[str]) -> None:
-    sources = [str(path) for name in FOLDERS for path in sorted((ROOT / name).glob("*.c"))]
-    includes = [f"-I{ROOT / folder}" for folder in ("abi", *FOLDERS)]
+    sources = [str(path) for path in sorted(SHARED.rglob("*.c"))]
+    includes = [f"-I{ROOT / 'abi'}", f"-I{SHARED}"]
     host = compiler(ZIG_HOST)
     run_compiler([*host, *CFLAGS, *WARNINGS, *sanitize, *includes, *sources], library)
 

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "call_table.h"
-#include "planner.h"
+#include "amend/planner.h"
 
 static const struct call_table *const calls = (const struct call_table *)INSTAR_CALL_TABLE_ADDR;
 static const struct AmendConfig *const config = (const struct AmendConfig *)OPERATION_CONFIG_ADDR;

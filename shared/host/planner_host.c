@@ -1,10 +1,10 @@
 /* Test side: see planner_host.h. */
-#include "planner_host.h"
+#include "host/planner_host.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "planner.h"
+#include "amend/planner.h"
 
 #define SECTOR 512u
 

@@ -14,6 +14,7 @@ from build_guest import ROOT, ZIG_HOST, BuildError, compiler, run_compiler
 
 FUZZ = ROOT / "tests" / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
+WORKSPACE = Path("amend", "planner.h")
 TARGET = ("planner_fuzzer.c", "sparse.c", "walker.c")
 
 CFLAGS = "-std=c11 -g -Wall -Wextra -Werror -Wno-unknown-pragmas".split()
@@ -48,24 +49,26 @@ def find_clang() -> str:
 
 def copy_planner(directory: Path) -> list[Path]:
     """Copy shared/ with redzones in the workspace to `directory`; returns the sources."""
-    directory.mkdir(parents=True, exist_ok=True)
-    sources = sorted((ROOT / "shared").glob("*.[ch]"))
-    for stale in {path.name for path in directory.iterdir()} - {path.name for path in sources}:
+    shared = ROOT / "shared"
+    names = {path.relative_to(shared) for path in shared.rglob("*.[ch]")}
+    names = {name for name in names if name.parts[0] != "host"}
+    for stale in {path.relative_to(directory) for path in directory.rglob("*.[ch]")} - names:
         (directory / stale).unlink()
-    for source in sources:
-        text = source.read_text(encoding="ascii")
-        if source.name == "planner.h":
+    for name in names:
+        text = (shared / name).read_text(encoding="ascii")
+        if name == WORKSPACE:
             text = _add_redzones(text)
-        copy = directory / source.name
+        copy = directory / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.read_text(encoding="ascii") != text:
             copy.write_text(text, encoding="ascii")
-    return sorted(directory.glob("*.c"))
+    return sorted(directory.rglob("*.c"))
 
 
 def _add_redzones(text: str) -> str:
     found = re.search(r"struct planner_workspace \{\n(.*?)\};", text, re.DOTALL)
     if found is None:
-        raise BuildError("shared/planner.h has no struct planner_workspace")
+        raise BuildError(f"shared/{WORKSPACE} has no struct planner_workspace")
     parts = [line for line in found[1].splitlines() if line.strip()]
     zones = "".join(f"{line} uint8_t redzone{n}[64];\n" for n, line in enumerate(parts))
     return text[: found.start(1)] + zones + text[found.end(1) :]

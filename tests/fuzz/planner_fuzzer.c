@@ -5,8 +5,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "qcow2.h"
+#include "qcow2/bytes.h"
+#include "qcow2/qcow2.h"
 #include "redzones.h"
 #include "walker.h"
 

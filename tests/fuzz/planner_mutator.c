@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "bytes.h"
+#include "qcow2/bytes.h"
 #include "sparse.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);

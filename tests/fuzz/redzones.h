@@ -2,7 +2,7 @@
 #ifndef INSTAR_FUZZ_REDZONES_H
 #define INSTAR_FUZZ_REDZONES_H
 
-#include "planner.h"
+#include "amend/planner.h"
 
 #ifndef __has_feature
 #define __has_feature(feature) 0

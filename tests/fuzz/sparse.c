@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bytes.h"
+#include "qcow2/bytes.h"
 
 #define SECTOR 512u
 

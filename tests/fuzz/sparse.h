@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include "planner.h"
+#include "amend/planner.h"
 
 #define CHUNKS_MAX 32u
 #define LATE_CALLS_MAX 4u /* reads after one has failed: the planner gives up soon */

@@ -1,6 +1,6 @@
 /* Pure, either side: walks the header extensions of the untrusted image ("Header extensions"). */
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 bool load_header(struct planner *planner, uint64_t end)
 {

@@ -5,8 +5,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define PART_ENTRIES (PLANNER_TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE)
 #define ENTRY_WORK 128u /* to look at an L1 entry takes as long as to read so many bytes */

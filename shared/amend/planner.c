@@ -1,10 +1,10 @@
 /* Pure, either side: from a request and an image to a plan or a verdict. */
-#include "planner.h"
+#include "amend/planner.h"
 
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 /* Of a reason that holds for each of many snapshots the first few are enough. */
 #define SAME_REASON_MAX 8

@@ -1,8 +1,8 @@
 /* Pure, either side: reads, staged writes and windows on the untrusted image; bounds are kept here. */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define SECTOR QCOW2_SECTOR_SIZE
 

@@ -2,8 +2,8 @@
 #ifndef INSTAR_INTERNAL_H
 #define INSTAR_INTERNAL_H
 
-#include "planner.h"
-#include "qcow2.h"
+#include "amend/planner.h"
+#include "qcow2/qcow2.h"
 
 /* The header's fields, with those that version 2 lacks at the values the specification gives them. */
 struct qcow2_header {

@@ -1,6 +1,6 @@
 /* Pure, either side: parses the header's fields and judges each; the untrusted image starts here. */
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define FIRST_READ 4096u
 

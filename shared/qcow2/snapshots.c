@@ -1,8 +1,8 @@
 /* Pure, either side: judges the snapshot table of the untrusted image, and completes it for version 3. */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 static void parse_snapshot(const struct qcow2_header *h, const uint8_t *raw,
                            struct snapshot *snapshot)

@@ -6,8 +6,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 /* So many blocks at a time, if there is use for them: each append costs a few requests. */
 #define BLOCKS_AT_ONCE 16u

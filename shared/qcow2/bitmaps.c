@@ -6,8 +6,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 /* An entry of the bitmap directory. */
 struct bitmap {

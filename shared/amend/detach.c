@@ -3,8 +3,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 /* So many more entries for one that was read: then the next search looks at all that follow. */
 #define WORTH_A_SEARCH 16u

@@ -4,8 +4,8 @@
  * docs/qcow2.md says what becomes of each kind of zero cluster, and why in this order. All walks may
  * visit a table twice: what has been changed, they see changed.
  */
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 struct counts {
     uint64_t zero;

@@ -4,8 +4,8 @@
  * the header and its extensions name is compared by its place too; of all that L1 and L2 tables name,
  * the host sees to that (vmm/contract_tables.py).
  */
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define SECTOR QCOW2_SECTOR_SIZE
 

@@ -4,8 +4,8 @@
  * Clusters are taken in INSTAR_PHASE_PREPARE and given up in INSTAR_PHASE_RELEASE, so one sector of
  * refcounts may be written in both: as soon as anything is given up, both windows follow each change.
  */
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define REFCOUNT_SIZE 2u
 /* As many bytes take as long to read as it takes to look up a refcount here, or to give up a cluster here

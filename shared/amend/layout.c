@@ -5,8 +5,8 @@
  */
 #include <string.h>
 
-#include "bytes.h"
-#include "internal.h"
+#include "qcow2/bytes.h"
+#include "amend/internal.h"
 
 #define SECTOR QCOW2_SECTOR_SIZE
 
