@@ -31,7 +31,7 @@ READERS = ("shared", "shared/image", "shared/qcow2")
 # Image: the folders it is compiled from. Its linker script is guest/IMAGE/IMAGE.ld.
 IMAGES = {
     "core": ("guest/core", "guest/common"),
-    "amend": ("guest/amend", *READERS, "shared/amend", "guest/common"),
+    "amend": ("guest/amend", *READERS, "shared/amend", "shared/amend/options", "guest/common"),
 }
 INCLUDES = ("abi", "shared", "guest/common")
 

@@ -11,7 +11,7 @@ static const struct AmendConfig *const config = (const struct AmendConfig *)OPER
 static struct verdict verdict;
 static struct amend_plan plan;
 
-_Static_assert(PLANNER_RANGES_MAX <= CALL_TABLE_RANGES_MAX, "the executor takes all ranges at once");
+_Static_assert(IO_RANGES_MAX <= CALL_TABLE_RANGES_MAX, "the executor takes all ranges at once");
 _Static_assert(sizeof(struct io_segment) == sizeof(struct block_segment), "one is the other");
 
 static void to_blocks(struct block_range *blocks, const struct io_range *ranges, uint32_t count)
@@ -20,19 +20,19 @@ static void to_blocks(struct block_range *blocks, const struct io_range *ranges,
         blocks[i] = (struct block_range){ranges[i].offset, ranges[i].length, ranges[i].buffer};
 }
 
-static bool read_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+static bool read_blocks(void *context, uint32_t phase, const struct io_range *ranges,
                         uint32_t count)
 {
-    struct block_range blocks[PLANNER_RANGES_MAX];
+    struct block_range blocks[IO_RANGES_MAX];
     (void)context;
     to_blocks(blocks, ranges, count);
     return calls->read_blocks(phase, blocks, count);
 }
 
-static bool write_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+static bool write_blocks(void *context, uint32_t phase, const struct io_range *ranges,
                          uint32_t count)
 {
-    struct block_range blocks[PLANNER_RANGES_MAX];
+    struct block_range blocks[IO_RANGES_MAX];
     (void)context;
     to_blocks(blocks, ranges, count);
     return calls->write_blocks(phase, blocks, count);
@@ -70,10 +70,10 @@ void operation_start(void)
     struct planner_workspace *workspace = (struct planner_workspace *)calls->workspace;
     const struct image_io io = {
         .size = config->image_size,
-        .read = read_ranges,
-        .write = write_ranges,
+        .read = read_blocks,
+        .write = write_blocks,
         .zero = zero_segments,
-        .progress = send_progress,
+        .progress = config->flags & AMEND_FLAG_PROGRESS ? send_progress : 0,
     };
     if (calls->magic != CALL_TABLE_MAGIC || calls->version != INSTAR_ABI_VERSION ||
         calls->workspace_size < sizeof(*workspace) || config->magic != AMEND_CONFIG_MAGIC)

@@ -1,265 +1,161 @@
-/* Pure, either side: reads and changes the untrusted image's refcounts ("Refcount table", "Refcount
- * block"), which are 16 bits wide here.
+/* Pure, either side: raises and lowers the untrusted image's refcounts.
  *
  * Clusters are taken in INSTAR_PHASE_PREPARE and given up in INSTAR_PHASE_RELEASE, so one sector of
  * refcounts may be written in both: as soon as anything is given up, both windows follow each change.
  */
-#include "qcow2/bytes.h"
-#include "amend/internal.h"
+#include "amend/books.h"
 
-#define REFCOUNT_SIZE 2u
-/* As many bytes take as long to read as it takes to look up a refcount here, or to give up a cluster here
- * and in the host's books. */
-#define LOOKUP_WORK 128u
+#include <string.h>
+
+#include "image/writes.h"
+#include "qcow2/bytes.h"
+#include "qcow2/overlap.h"
+#include "qcow2/qcow2.h"
+
+/* To give up a cluster here and in the host's books takes as long as to read so many bytes. */
 #define RELEASE_WORK 1024u
 
 #define SEES_TABLE (INSTAR_PHASE_REFCOUNT_TABLE + 1)
 
-uint32_t entries_per_block(const struct planner *planner)
+void open_books(struct books *books, struct books_memory *memory, struct qcow2_image *image)
 {
-    return planner->header.cluster_size / REFCOUNT_SIZE;
+    *books = (struct books){
+        .image = image,
+        .memory = memory,
+        .prepared = {memory->prepared, WINDOW_SIZE, INSTAR_PHASE_PREPARE + 1, INSTAR_PHASE_PREPARE,
+                     .any_order = true},
+        .released = {memory->released, WINDOW_SIZE, INSTAR_PHASE_COUNT, INSTAR_PHASE_RELEASE,
+                     .any_order = true},
+        .next = 1, /* never the header's cluster */
+    };
 }
 
-static bool refuse_table(struct planner *planner)
+bool expect_clusters(struct books *books, uint64_t count)
 {
-    const struct qcow2_header *h = &planner->header;
-    refuse(planner, REFUSAL_REFCOUNT_TABLE, AMEND_ERROR_PARSE_FAILED, h->refcount_table_offset,
-           h->refcount_table_clusters, planner->io->size);
-    return false;
+    books->total += count;
+    books->expected += count;
+    books->image->file.growth_needed = (books->total + 1) << books->image->header.cluster_bits;
+    return books->counts.table_entries || start_refcounts(&books->counts, books->image, SEES_TABLE);
 }
 
-bool refuse_refcount(struct planner *planner, uint64_t offset, uint32_t found, uint32_t needed)
+bool get_final_refcount(struct books *books, uint64_t offset, uint64_t *refcount)
 {
-    refuse(planner, REFUSAL_REFCOUNT, AMEND_ERROR_PARSE_FAILED, offset, found, needed);
-    return false;
+    bool covered;
+    return read_refcount(&books->counts, &books->released, books->counts.blocks, offset, refcount,
+                         &covered);
 }
 
-bool get_block(struct planner *planner, uint64_t index, uint64_t *offset)
+bool get_prepared_refcount(struct books *books, uint64_t offset, uint64_t *refcount, bool *covered)
 {
-    struct refcounts *r = &planner->refcounts;
-    *offset = 0;
-    if (index >= r->blocks)
-        return true;
-    const uint8_t *entry = look(planner, &r->table, r->table_offset + index * QCOW2_TABLE_ENTRY_SIZE,
-                                QCOW2_TABLE_ENTRY_SIZE);
-    if (!entry)
+    return read_refcount(&books->counts, &books->prepared, books->counts.blocks, offset, refcount,
+                         covered);
+}
+
+static bool set_refcount(struct books *books, struct window *window, uint64_t offset,
+                         uint64_t refcount)
+{
+    struct qcow2_image *image = books->image;
+    struct refcount_place place;
+    bool covered;
+    if (!find_refcount(&books->counts, window, books->counts.blocks, offset, &place, &covered) ||
+        !covered ||
+        !is_free_of_tables(image, cluster_of(image, place.at), image->header.cluster_size,
+                           AMEND_USE_REFCOUNT_BLOCK))
         return false;
-    *offset = load_be64(entry);
-    if (*offset && index < r->disk_blocks && !is_cluster(planner, *offset))
-        return refuse_table(planner);
+    store_refcount(place.bytes, place.index, image->header.refcount_order, refcount);
+    mark_changed(window, place.at);
     return true;
 }
 
-bool set_block(struct planner *planner, uint64_t index, uint64_t offset)
+bool take_cluster(struct books *books, uint64_t offset, uint64_t references)
 {
-    struct refcounts *r = &planner->refcounts;
-    uint64_t at = r->table_offset + index * QCOW2_TABLE_ENTRY_SIZE;
-    if (!r->table_moved && !is_exclusive(planner, table_of(planner, at), AMEND_USE_REFCOUNT_TABLE))
+    uint64_t cluster = offset >> books->image->header.cluster_bits;
+    uint64_t index = cluster / entries_per_block(books->image);
+    uint64_t largest = largest_refcount(books->image->header.refcount_order);
+    /* Nothing is ever given up of what a new block counts. */
+    bool follow = books->any_released && index < books->counts.disk_blocks;
+    if (references > largest)
+        return refuse_refcount(books->image, offset, largest, references);
+    return set_refcount(books, &books->prepared, offset, references) &&
+           (!follow || set_refcount(books, &books->released, offset, references));
+}
+
+bool set_block(struct books *books, uint64_t index, uint64_t offset)
+{
+    struct refcounts *c = &books->counts;
+    uint64_t at = c->table_offset + index * QCOW2_TABLE_ENTRY_SIZE;
+    if (!books->table_moved &&
+        !is_exclusive(c, cluster_of(books->image, at), AMEND_USE_REFCOUNT_TABLE))
         return false;
-    uint8_t *entry = look(planner, &r->table, at, QCOW2_TABLE_ENTRY_SIZE);
+    uint8_t *entry = look(&books->image->file, &c->table, at, QCOW2_TABLE_ENTRY_SIZE);
     if (!entry)
         return false;
     store_be64(entry, offset);
-    mark_changed(&r->table, at);
+    mark_changed(&c->table, at);
     return true;
 }
 
-/* The entry for the cluster at `offset`, or null: refused, or (*covered is false) there is none. */
-static uint8_t *find_refcount(struct planner *planner, struct window *window, uint64_t blocks,
-                              uint64_t offset, uint64_t *at, bool *covered)
+bool release_cluster(struct books *books, uint64_t offset, uint64_t references, uint32_t use)
 {
-    uint64_t cluster = offset >> planner->header.cluster_bits, block;
-    uint64_t index = cluster / entries_per_block(planner);
-    *covered = true;
-    if (!spend(planner, LOOKUP_WORK) || !get_block(planner, index, &block))
-        return 0;
-    *covered = block && index < blocks;
-    if (!*covered)
-        return 0;
-    *at = block + cluster % entries_per_block(planner) * REFCOUNT_SIZE;
-    return look(planner, window, *at, REFCOUNT_SIZE);
-}
-
-/* The refcount that a window shows; `uncovered` where no block below `blocks` holds it. */
-static bool read_refcount(struct planner *planner, struct window *window, uint64_t blocks,
-                          uint64_t offset, uint32_t uncovered, uint32_t *refcount)
-{
-    uint64_t at;
-    bool covered;
-    const uint8_t *entry = find_refcount(planner, window, blocks, offset, &at, &covered);
-    *refcount = entry ? load_be16(entry) : uncovered;
-    return entry || !covered;
-}
-
-bool get_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    return read_refcount(planner, &r->disk, r->disk_blocks, offset, 0, refcount);
-}
-
-bool get_final_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    return read_refcount(planner, &r->released, r->blocks, offset, 0, refcount);
-}
-
-bool get_prepared_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    return read_refcount(planner, &r->prepared, r->blocks, offset, UINT32_MAX, refcount);
-}
-
-bool has_refcount(const struct planner *planner, uint64_t offset)
-{
-    const struct refcounts *r = &planner->refcounts;
-    uint64_t cluster = offset >> planner->header.cluster_bits;
-    uint64_t at = r->table_offset + cluster / entries_per_block(planner) * QCOW2_TABLE_ENTRY_SIZE;
-    if (!is_in_window(&r->table, at, QCOW2_TABLE_ENTRY_SIZE))
+    uint64_t refcount;
+    if (!spend(&books->image->file.budget, RELEASE_WORK))
         return false;
-    uint64_t block = load_be64(r->table.data + (at - r->table.offset));
-    return is_in_window(&r->disk, block + cluster % entries_per_block(planner) * REFCOUNT_SIZE,
-                        REFCOUNT_SIZE);
-}
-
-bool get_table_refcount(struct planner *planner, uint64_t offset, uint32_t *refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    if (r->last_table != offset && !get_refcount(planner, offset, &r->last_table_users))
+    if (!books->any_released && !flush_window(&books->image->file, &books->prepared))
         return false;
-    r->last_table = offset;
-    *refcount = r->last_table_users;
-    return true;
-}
-
-static bool set_refcount(struct planner *planner, struct window *window, uint64_t offset,
-                         uint32_t refcount)
-{
-    uint64_t at;
-    bool covered;
-    uint8_t *entry =
-        find_refcount(planner, window, planner->refcounts.blocks, offset, &at, &covered);
-    if (!entry || !is_free_of_tables(planner, table_of(planner, at), planner->header.cluster_size,
-                                     AMEND_USE_REFCOUNT_BLOCK))
-        return false;
-    entry[0] = (uint8_t)(refcount >> 8);
-    entry[1] = (uint8_t)refcount;
-    mark_changed(window, at);
-    return true;
-}
-
-bool take_cluster(struct planner *planner, uint64_t offset, uint32_t refcount)
-{
-    struct refcounts *r = &planner->refcounts;
-    uint64_t cluster = offset >> planner->header.cluster_bits;
-    /* Nothing is ever given up of what a new block counts. */
-    bool follow = r->any_released && cluster / entries_per_block(planner) < r->disk_blocks;
-    return set_refcount(planner, &r->prepared, offset, refcount) &&
-           (!follow || set_refcount(planner, &r->released, offset, refcount));
-}
-
-bool release_cluster(struct planner *planner, uint64_t offset, uint32_t references, uint32_t use)
-{
-    struct refcounts *r = &planner->refcounts;
-    uint32_t refcount;
-    if (!spend(planner, RELEASE_WORK))
-        return false;
-    if (!r->any_released && !flush_window(planner, &r->prepared))
-        return false;
-    r->any_released = true;
-    if (!get_final_refcount(planner, offset, &refcount))
+    books->any_released = true;
+    if (!get_final_refcount(books, offset, &refcount))
         return false;
     if (references == 0 || refcount < references)
-        return refuse_refcount(planner, offset, refcount, references);
+        return refuse_refcount(books->image, offset, refcount, references);
     if (refcount == references &&
-        !is_free_of_tables(planner, offset, planner->header.cluster_size, use))
+        !is_free_of_tables(books->image, offset, books->image->header.cluster_size, use))
         return false;
-    return set_refcount(planner, &r->released, offset, refcount - references);
+    return set_refcount(books, &books->released, offset, refcount - references);
 }
 
-bool release_clusters(struct planner *planner, uint64_t offset, uint64_t bytes, uint32_t use)
+bool release_clusters(struct books *books, uint64_t offset, uint64_t bytes, uint32_t use)
 {
-    for (uint64_t at = 0; at < bytes; at += planner->header.cluster_size)
-        if (!is_exclusive(planner, offset + at, use) ||
-            !release_cluster(planner, offset + at, 1, use))
+    for (uint64_t at = 0; at < bytes; at += books->image->header.cluster_size)
+        if (!is_exclusive(&books->counts, offset + at, use) ||
+            !release_cluster(books, offset + at, 1, use))
             return false;
     return true;
 }
 
-bool flush_refcounts(struct planner *planner)
+static bool flush_windows(struct books *books)
 {
-    struct refcounts *r = &planner->refcounts;
-    return flush_window(planner, &r->table) && flush_window(planner, &r->prepared) &&
-           flush_window(planner, &r->released);
+    struct image *file = &books->image->file;
+    return flush_window(file, &books->counts.table) && flush_window(file, &books->prepared) &&
+           flush_window(file, &books->released);
 }
 
-/* Find where the refcount table's entries end. */
-static bool count_blocks(struct planner *planner)
+bool empty_windows(struct books *books, uint8_t **scratch)
 {
-    struct refcounts *r = &planner->refcounts;
-    uint8_t *buffer = planner->workspace->prepared;
-    uint64_t bytes = r->table_entries * QCOW2_TABLE_ENTRY_SIZE;
-    for (uint64_t at = 0; at < bytes; at += PLANNER_WINDOW_SIZE) {
-        uint32_t length = (uint32_t)(bytes - at < PLANNER_WINDOW_SIZE ? bytes - at : PLANNER_WINDOW_SIZE);
-        if (!read_image(planner, INSTAR_PHASE_PREPARE, r->table_offset + at, buffer, length))
-            return false;
-        for (uint32_t i = 0; i < length; i += QCOW2_TABLE_ENTRY_SIZE)
-            if (load_be64(buffer + i))
-                r->disk_blocks = (at + i) / QCOW2_TABLE_ENTRY_SIZE + 1;
-    }
-    r->blocks = r->disk_blocks;
+    if (!flush_windows(books))
+        return false;
+    books->prepared.loaded = books->released.loaded = false;
+    *scratch = books->memory->prepared;
     return true;
-}
-
-bool start_refcounts(struct planner *planner, uint64_t expected)
-{
-    const struct qcow2_header *h = &planner->header;
-    struct planner_workspace *w = planner->workspace;
-    struct refcounts *r = &planner->refcounts;
-    /* Of small blocks, which may lie anywhere, not much more than one is worth a read. */
-    uint32_t disk_window = h->cluster_size > PLANNER_WINDOW_SIZE        ? PLANNER_WINDOW_SIZE
-                           : h->cluster_size < PLANNER_SMALL_WINDOW_SIZE ? PLANNER_SMALL_WINDOW_SIZE
-                                                                         : h->cluster_size;
-    if (r->table_entries) {
-        r->total += expected;
-        r->expected += expected;
-        return true;
-    }
-    *r = (struct refcounts){
-        .table = {w->refcount_table, PLANNER_SMALL_WINDOW_SIZE, SEES_TABLE,
-                  INSTAR_PHASE_REFCOUNT_TABLE, .any_order = true},
-        .disk = {w->refcounts, disk_window, INSTAR_PHASE_PREPARE, 0, .any_order = true},
-        .prepared = {w->prepared, PLANNER_WINDOW_SIZE, INSTAR_PHASE_PREPARE + 1,
-                     INSTAR_PHASE_PREPARE, .any_order = true},
-        .released = {w->released, PLANNER_WINDOW_SIZE, INSTAR_PHASE_COUNT, INSTAR_PHASE_RELEASE,
-                     .any_order = true},
-        .table_offset = h->refcount_table_offset,
-        .table_entries = ((uint64_t)h->refcount_table_clusters << h->cluster_bits) /
-                         QCOW2_TABLE_ENTRY_SIZE,
-        .next = 1, /* never the header's cluster */
-        .total = expected,
-        .expected = expected,
-    };
-    return count_blocks(planner);
 }
 
 /* Have the image use the new refcount table before anything depends on it. */
-static bool switch_table(struct planner *planner)
+static bool switch_table(struct books *books, uint8_t *sector)
 {
-    const struct qcow2_header *h = &planner->header;
-    const struct refcounts *r = &planner->refcounts;
-    uint8_t *header = planner->workspace->old_header;
-    uint64_t bytes = r->table_entries * QCOW2_TABLE_ENTRY_SIZE;
-    store_be64(header + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, r->table_offset);
-    store_be32(header + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, (uint32_t)(bytes >> h->cluster_bits));
-    return write_image(planner, INSTAR_PHASE_REFCOUNT_TABLE, 0, header, QCOW2_SECTOR_SIZE) &&
-           release_clusters(planner, h->refcount_table_offset,
+    struct qcow2_image *image = books->image;
+    const struct qcow2_header *h = &image->header;
+    uint64_t bytes = books->counts.table_entries * QCOW2_TABLE_ENTRY_SIZE;
+    memcpy(sector, image->memory->header, QCOW2_SECTOR_SIZE);
+    store_be64(sector + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, books->counts.table_offset);
+    store_be32(sector + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, (uint32_t)(bytes >> h->cluster_bits));
+    return write_image(&image->file, INSTAR_PHASE_REFCOUNT_TABLE, 0, sector, QCOW2_SECTOR_SIZE) &&
+           release_clusters(books, h->refcount_table_offset,
                             (uint64_t)h->refcount_table_clusters << h->cluster_bits,
                             AMEND_USE_REFCOUNT_TABLE);
 }
 
-bool finish_refcounts(struct planner *planner)
+bool finish_books(struct books *books, uint8_t *sector)
 {
-    if (planner->refcounts.table_moved && !switch_table(planner))
+    if (books->table_moved && !switch_table(books, sector))
         return false;
-    return planner->refcounts.table_entries == 0 || flush_refcounts(planner);
+    return books->counts.table_entries == 0 || flush_windows(books);
 }

@@ -1,85 +1,86 @@
 /* Pure, either side: zero clusters of the untrusted image give up host clusters that they share, so
  * that each other user's data stay; and who is left alone with one gets OFLAG_COPIED.
  */
+#include "amend/detach.h"
+
 #include <string.h>
 
+#include "amend/change.h"
+#include "bits.h"
 #include "qcow2/bytes.h"
-#include "amend/internal.h"
+#include "qcow2/l2.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/walk.h"
 
 /* So many more entries for one that was read: then the next search looks at all that follow. */
 #define WORTH_A_SEARCH 16u
 /* To look at one takes as long as to read so many bytes. */
 #define SEARCH_WORK 16u
 
-/* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
-struct agenda {
-    uint64_t *pending;  /* a bit for each entry */
-    uint16_t *refcounts; /* of the tables that the part has pieces of, as far as they are needed */
-    uint64_t changed[PLANNER_BATCH_SIZE / QCOW2_SECTOR_SIZE / 64];
+/* What a visit works with; the agenda is about the part of an L2 table that is being visited. */
+struct detachment {
+    struct books *books;
+    struct agenda_memory *agenda;
+    bool flags_needed;
 };
 
 /* A zero cluster that shares its host cluster with another table gives it up: that table's data must
  * stay. The same where zeros would have to be encrypted. */
-static bool detach_entry(struct walk *walk, uint32_t table_users, uint8_t *entry)
+static bool detach_entry(struct walk *walk, uint64_t table_users, uint8_t *entry)
 {
-    struct planner *planner = walk->planner;
-    bool *flags_needed = walk->context;
-    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK;
-    uint32_t users, left;
-    if (!get_refcount(planner, cluster, &users))
+    struct detachment *detachment = walk->context;
+    struct books *books = detachment->books;
+    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK, users, left;
+    if (!get_refcount(&books->counts, cluster, &users))
         return false;
     if (table_users == 0 || users < table_users)
-        return refuse_refcount(planner, cluster, users, table_users);
-    if (users == table_users && !is_encrypted(planner))
+        return refuse_refcount(walk->image, cluster, users, table_users);
+    if (users == table_users && !is_encrypted(walk->image))
         return true;
-    if (!release_cluster(planner, cluster, table_users, AMEND_USE_ZERO_CLUSTER) ||
-        !get_final_refcount(planner, cluster, &left))
+    if (!release_cluster(books, cluster, table_users, AMEND_USE_ZERO_CLUSTER) ||
+        !get_final_refcount(books, cluster, &left))
         return false;
-    *flags_needed |= !walk->active && left == 1;
+    detachment->flags_needed |= !walk->active && left == 1;
     store_be64(entry, QCOW2_L2_ZERO);
     return true;
-}
-
-bool refuse_entry(struct planner *planner, uint64_t place, uint64_t entry)
-{
-    uint64_t table = table_of(planner, place);
-    refuse(planner, REFUSAL_L2_ENTRY, AMEND_ERROR_PARSE_FAILED, table,
-           (place - table) / QCOW2_TABLE_ENTRY_SIZE, entry);
-    return false;
 }
 
 /* Which of the tables that the part has pieces of the entry at this place of the image is in. */
 static uint64_t table_number(const struct walk *walk, const struct io_range *part, uint64_t place)
 {
-    uint32_t bits = walk->planner->header.cluster_bits;
+    uint32_t bits = walk->image->header.cluster_bits;
     return (place >> bits) - (part->offset >> bits);
 }
 
 /* Note the entries, and look up their tables' refcounts in the order in which the tables lie. */
-static bool note_pending(struct walk *walk, const struct io_range *part, struct agenda *agenda)
+static bool note_pending(struct walk *walk, const struct io_range *part)
 {
+    struct detachment *detachment = walk->context;
+    struct agenda_memory *agenda = detachment->agenda;
     uint64_t count = part->length / QCOW2_TABLE_ENTRY_SIZE;
     memset(agenda->pending, 0, (count + 63) / 64 * sizeof(*agenda->pending));
+    memset(agenda->changed, 0, sizeof(agenda->changed));
     for (uint64_t n = 0; n < count; n++) {
         const uint8_t *entry = part->buffer + n * QCOW2_TABLE_ENTRY_SIZE;
         uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
         uint64_t place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
-        uint32_t users;
+        uint64_t users;
         if (!is_zero_cluster(entry) || cluster == 0)
             continue;
-        if (!is_cluster(walk->planner, cluster))
-            return refuse_entry(walk->planner, place, value);
-        if (!get_table_refcount(walk->planner, table_of(walk->planner, place), &users))
+        if (!is_cluster(walk->image, cluster))
+            return refuse_entry(walk->image, place, value);
+        if (!get_table_refcount(&detachment->books->counts, cluster_of(walk->image, place), &users))
             return false;
-        agenda->refcounts[table_number(walk, part, place)] = (uint16_t)users;
+        agenda->refcounts[table_number(walk, part, place)] = users;
         set_bit(agenda->pending, n);
     }
     return true;
 }
 
-static bool detach_noted(struct walk *walk, const struct io_range *part, struct agenda *agenda,
-                         uint64_t n)
+static bool detach_noted(struct walk *walk, const struct io_range *part, uint64_t n)
 {
+    struct detachment *detachment = walk->context;
+    struct agenda_memory *agenda = detachment->agenda;
     uint8_t *entry = part->buffer + n * QCOW2_TABLE_ENTRY_SIZE;
     uint64_t before = load_be64(entry), place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
     if (!detach_entry(walk, agenda->refcounts[table_number(walk, part, place)], entry))
@@ -91,26 +92,28 @@ static bool detach_noted(struct walk *walk, const struct io_range *part, struct 
 
 /* With each entry those that follow and whose refcounts are at hand by then: host clusters may lie in
  * any order, and refcounts are read many at a time. Where few are found, the search gets shorter. */
-static bool detach_pending(struct walk *walk, const struct io_range *part, struct agenda *agenda)
+static bool detach_pending(struct walk *walk, const struct io_range *part)
 {
+    struct detachment *detachment = walk->context;
+    struct agenda_memory *agenda = detachment->agenda;
     uint64_t count = part->length / QCOW2_TABLE_ENTRY_SIZE, reach = count;
     for (uint64_t n = 0; n < count; n++) {
         uint64_t found = 0;
         if (!take_bit(agenda->pending, n))
             continue;
-        if (!detach_noted(walk, part, agenda, n))
+        if (!detach_noted(walk, part, n))
             return false;
         uint64_t end = count - n < reach ? count : n + reach;
-        if (!spend(walk->planner, (end - n) * SEARCH_WORK))
+        if (!spend(&walk->image->file.budget, (end - n) * SEARCH_WORK))
             return false;
         for (uint64_t i = n + 1; i < end; i++) {
             uint64_t value = load_be64(part->buffer + i * QCOW2_TABLE_ENTRY_SIZE);
-            if (!(agenda->pending[i / 64] >> i % 64 & 1) ||
-                !has_refcount(walk->planner, value & QCOW2_TABLE_OFFSET_MASK))
+            if (!has_bit(agenda->pending, i) ||
+                !has_refcount(&detachment->books->counts, value & QCOW2_TABLE_OFFSET_MASK))
                 continue;
             (void)take_bit(agenda->pending, i);
             found++;
-            if (!detach_noted(walk, part, agenda, i))
+            if (!detach_noted(walk, part, i))
                 return false;
         }
         reach = found >= WORTH_A_SEARCH ? count : reach / 2 + WORTH_A_SEARCH;
@@ -120,29 +123,30 @@ static bool detach_pending(struct walk *walk, const struct io_range *part, struc
 
 static bool detach_part(struct walk *walk, const struct io_range *part)
 {
+    struct detachment *detachment = walk->context;
     struct write_list list = {.phase = INSTAR_PHASE_MAPPING};
-    /* Segments are not collected yet. */
-    union planner_scratch *scratch = &walk->planner->workspace->scratch;
-    struct agenda agenda = {scratch->agenda.pending, scratch->agenda.refcounts, {0}};
-    if (!note_pending(walk, part, &agenda) || !detach_pending(walk, part, &agenda))
+    if (!note_pending(walk, part) || !detach_pending(walk, part))
         return false;
     for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE)
-        if (take_bit(agenda.changed, at / QCOW2_SECTOR_SIZE) &&
-            !add_table_sector(walk->planner, &list, part, at))
+        if (take_bit(detachment->agenda->changed, at / QCOW2_SECTOR_SIZE) &&
+            !add_table_sector(walk->image, &list, part, at))
             return false;
-    return flush_writes(walk->planner, &list);
+    return flush_writes(&walk->image->file, &list);
 }
 
-bool detach_zero_clusters(struct planner *planner, bool *flags_needed)
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda, bool *flags_needed)
 {
+    struct detachment detachment = {.books = books, .agenda = agenda};
     struct walk walk = {
-        .planner = planner,
+        .image = books->image,
         .phase = INSTAR_PHASE_MAPPING + 1,
         .snapshots = true,
         .visit = detach_part,
-        .context = flags_needed,
+        .context = &detachment,
     };
-    return walk_tables(&walk);
+    bool done = walk_tables(&walk);
+    *flags_needed = detachment.flags_needed;
+    return done;
 }
 
 static bool lacks_flag(const uint8_t *entry)
@@ -155,14 +159,13 @@ static bool lacks_flag(const uint8_t *entry)
 /* "OFLAG_COPIED": set in the active L2 tables if and only if the refcount is 1. */
 static bool flag_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 {
-    struct planner *planner = walk->planner;
-    uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
-    uint32_t before, after;
+    struct books *books = walk->context;
+    uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK, before, after;
     (void)place;
-    if (!is_cluster(planner, cluster))
+    if (!is_cluster(walk->image, cluster))
         return true; /* newly taken, or not sound before */
-    if (!get_final_refcount(planner, cluster, &after) ||
-        !get_refcount(planner, cluster, &before))
+    if (!get_final_refcount(books, cluster, &after) ||
+        !get_refcount(&books->counts, cluster, &before))
         return false;
     if (after == 1 && before > 1)
         store_be64(entry, value | QCOW2_L2_COPIED);
@@ -174,12 +177,13 @@ static bool flag_part(struct walk *walk, const struct io_range *part)
     return change_part(walk, part, INSTAR_PHASE_FLAGS, lacks_flag, flag_entry);
 }
 
-bool set_copied_flags(struct planner *planner)
+bool set_copied_flags(struct books *books)
 {
     struct walk walk = {
-        .planner = planner,
+        .image = books->image,
         .phase = INSTAR_PHASE_FLAGS + 1,
         .visit = flag_part,
+        .context = books,
     };
     return walk_tables(&walk);
 }

@@ -4,31 +4,34 @@
  * docs/qcow2.md says what becomes of each kind of zero cluster, and why in this order. All walks may
  * visit a table twice: what has been changed, they see changed.
  */
+#include "amend/expand.h"
+
+#include "amend/allocate.h"
+#include "amend/change.h"
+#include "amend/detach.h"
+#include "image/writes.h"
 #include "qcow2/bytes.h"
-#include "amend/internal.h"
+#include "qcow2/l2.h"
+#include "qcow2/overlap.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/walk.h"
 
-struct counts {
-    uint64_t zero;
-    uint64_t allocated; /* of these, with a cluster of their own */
-    uint64_t compressed;
+/* What a visit works with. */
+struct expansion {
+    struct books *books;
+    struct zero_list zeroes;
 };
-
-bool is_zero_cluster(const uint8_t *entry)
-{
-    /* The two flags lie in the entry's last and first byte. */
-    return (entry[7] & QCOW2_L2_ZERO) && !(entry[0] & (QCOW2_L2_COMPRESSED >> 56));
-}
 
 static bool count_part(struct walk *walk, const struct io_range *part)
 {
-    struct counts *counts = walk->context;
+    struct downgrade_counts *counts = walk->context;
     for (const uint8_t *p = part->buffer; p < part->buffer + part->length;
          p += QCOW2_TABLE_ENTRY_SIZE) {
-        if (p[0] & (QCOW2_L2_COMPRESSED >> 56)) {
+        if (is_compressed_cluster(p)) {
             counts->compressed++;
-            if (!is_apart_from_header(walk->planner, p))
+            if (!is_apart_from_header(walk->image, p))
                 return false;
-        } else if (p[7] & QCOW2_L2_ZERO) {
+        } else if (is_zero_cluster(p)) {
             counts->zero++;
             counts->allocated += (load_be64(p) & QCOW2_TABLE_OFFSET_MASK) != 0;
         }
@@ -36,94 +39,54 @@ static bool count_part(struct walk *walk, const struct io_range *part)
     return true;
 }
 
-static bool has_backing_file(const struct planner *planner)
+void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *counts)
 {
-    return planner->header.backing_file_size != 0;
-}
-
-bool is_encrypted(const struct planner *planner)
-{
-    return planner->header.crypt_method != 0;
-}
-
-uint64_t scan_for_downgrade(struct planner *planner, uint64_t *allocated)
-{
-    const struct qcow2_header *h = &planner->header;
-    struct counts counts = {0, 0, 0};
+    uint32_t compression = image->header.compression_type;
     struct walk walk = {
-        .planner = planner,
+        .image = image,
         .phase = INSTAR_PHASE_PREPARE,
         .snapshots = true,
-        .progress_total = 2 * planner->l1_entries,
+        .progress_total = 2 * image->l1_entries,
         .visit = count_part,
-        .context = &counts,
+        .context = counts,
     };
-    planner->header_alone = walk_tables(&walk);
-    if (counts.compressed && h->compression_type != QCOW2_COMPRESSION_ZLIB)
-        refuse(planner, REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS, AMEND_ERROR_DOWNGRADE_BLOCKED,
-               counts.compressed, h->compression_type, 0);
+    *counts = (struct downgrade_counts){0};
+    image->header_alone = walk_tables(&walk);
+    if (counts->compressed && compression != QCOW2_COMPRESSION_ZLIB)
+        refuse(image->file.verdict, REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS,
+               AMEND_ERROR_DOWNGRADE_BLOCKED, counts->compressed, compression, 0);
     /* Zeros would have to be encrypted, and there is no key here. */
-    if (counts.zero && is_encrypted(planner) && has_backing_file(planner))
-        refuse(planner, REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES, AMEND_ERROR_DOWNGRADE_BLOCKED,
-               counts.zero, 0, 0);
-    *allocated = counts.allocated;
-    return counts.zero;
-}
-
-bool add_table_sector(struct planner *planner, struct write_list *list, const struct io_range *part,
-                      uint64_t at)
-{
-    return is_free_of_tables(planner, part->offset + at, QCOW2_SECTOR_SIZE, AMEND_USE_L2_TABLE) &&
-           add_write(planner, list, part->offset + at, part->buffer + at, QCOW2_SECTOR_SIZE);
-}
-
-bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
-                 bool (*concerns)(const uint8_t *entry),
-                 bool (*change)(struct walk *walk, uint64_t place, uint8_t *entry))
-{
-    struct write_list list = {.phase = phase};
-    for (uint64_t sector = 0; sector < part->length; sector += QCOW2_SECTOR_SIZE) {
-        bool changed = false;
-        for (uint64_t at = sector; at < sector + QCOW2_SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE) {
-            uint8_t *entry = part->buffer + at;
-            if (!concerns(entry))
-                continue;
-            uint64_t before = load_be64(entry);
-            if (!change(walk, part->offset + at, entry))
-                return false;
-            changed |= load_be64(entry) != before;
-        }
-        if (changed && !add_table_sector(walk->planner, &list, part, sector))
-            return false;
-    }
-    return flush_writes(walk->planner, &list);
+    if (counts->zero && is_encrypted(image) && has_backing_file(image))
+        refuse(image->file.verdict, REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES,
+               AMEND_ERROR_DOWNGRADE_BLOCKED, counts->zero, 0, 0);
 }
 
 /* Turn a zero cluster into an unallocated one where that reads as zeros, else into zeroed data. */
 static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 {
-    struct planner *planner = walk->planner;
+    struct expansion *expansion = walk->context;
+    struct qcow2_image *image = walk->image;
     uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
-    uint64_t table = table_of(planner, place);
-    uint32_t table_users;
+    uint64_t table = cluster_of(image, place), table_users;
+    uint32_t size = image->header.cluster_size;
     if (cluster) {
         /* It was, unless something has been written over the table since. */
-        if (!is_cluster(planner, cluster))
-            return refuse_entry(planner, place, value);
+        if (!is_cluster(image, cluster))
+            return refuse_entry(image, place, value);
         store_be64(entry, value & ~QCOW2_L2_ZERO);
-        return is_free_of_tables(planner, cluster, planner->header.cluster_size,
-                                 AMEND_USE_ZERO_CLUSTER) &&
-               zero_cluster(planner, cluster);
+        return is_free_of_tables(image, cluster, size, AMEND_USE_ZERO_CLUSTER) &&
+               add_zeroes(&image->file, &expansion->zeroes, cluster, size);
     }
-    if (!has_backing_file(planner)) {
+    if (!has_backing_file(image)) {
         store_be64(entry, 0);
         return true;
     }
-    if (!get_table_refcount(planner, table, &table_users))
+    if (!get_table_refcount(&expansion->books->counts, table, &table_users))
         return false;
     if (table_users == 0)
-        return refuse_refcount(planner, table, 0, 1);
-    if (!allocate_clusters(planner, 1, table_users, &cluster) || !zero_cluster(planner, cluster))
+        return refuse_refcount(image, table, 0, 1);
+    if (!allocate_clusters(expansion->books, 1, table_users, &cluster) ||
+        !add_zeroes(&image->file, &expansion->zeroes, cluster, size))
         return false;
     store_be64(entry, table_users == 1 ? cluster | QCOW2_L2_COPIED : cluster);
     return true;
@@ -134,27 +97,30 @@ static bool expand_part(struct walk *walk, const struct io_range *part)
     return change_part(walk, part, INSTAR_PHASE_MAPPING, is_zero_cluster, expand_entry);
 }
 
-static bool expand_all(struct planner *planner)
+static bool expand_all(struct books *books, struct io_segment *segments)
 {
+    struct qcow2_image *image = books->image;
+    struct expansion expansion = {.books = books, .zeroes = {.segments = segments}};
     struct walk walk = {
-        .planner = planner,
+        .image = image,
         .phase = INSTAR_PHASE_MAPPING + 1,
         .snapshots = true,
-        .progress_from = planner->l1_entries,
-        .progress_total = 2 * planner->l1_entries,
+        .progress_from = image->l1_entries,
+        .progress_total = 2 * image->l1_entries,
         .visit = expand_part,
+        .context = &expansion,
     };
-    return walk_tables(&walk) && flush_zeroes(planner);
+    return walk_tables(&walk) && flush_zeroes(&image->file, &expansion.zeroes);
 }
 
-bool expand_zero_clusters(struct planner *planner, uint64_t zero_clusters, uint64_t allocated)
+bool expand_zero_clusters(struct books *books, union expansion_memory *memory,
+                          const struct downgrade_counts *counts)
 {
-    bool flags_needed = false, refcounts_needed = allocated || has_backing_file(planner);
-    if (zero_clusters == 0)
+    bool flags_needed = false, backed = has_backing_file(books->image);
+    if (counts->zero == 0)
         return true;
-    if (refcounts_needed &&
-        !start_refcounts(planner, has_backing_file(planner) ? zero_clusters : 0))
+    if ((counts->allocated || backed) && !expect_clusters(books, backed ? counts->zero : 0))
         return false;
-    return (!allocated || detach_zero_clusters(planner, &flags_needed)) && expand_all(planner) &&
-           (!flags_needed || set_copied_flags(planner));
+    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda, &flags_needed)) &&
+           expand_all(books, memory->segments) && (!flags_needed || set_copied_flags(books));
 }

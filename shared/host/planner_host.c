@@ -75,12 +75,12 @@ static void overlay(const struct io_range *range, uint32_t phase)
         }
 }
 
-static bool read_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+static bool read_memory(void *context, uint32_t phase, const struct io_range *ranges,
                         uint32_t count)
 {
     struct memory_image *image = context;
     image->outcome->read_calls++;
-    if (!begin(image, count && count <= PLANNER_RANGES_MAX && phase <= INSTAR_PHASE_COUNT))
+    if (!begin(image, count && count <= IO_RANGES_MAX && phase <= INSTAR_PHASE_COUNT))
         return false;
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *range = &ranges[i];
@@ -98,11 +98,11 @@ static bool read_ranges(void *context, uint32_t phase, const struct io_range *ra
     return true;
 }
 
-static bool write_ranges(void *context, uint32_t phase, const struct io_range *ranges,
+static bool write_memory(void *context, uint32_t phase, const struct io_range *ranges,
                          uint32_t count)
 {
     struct memory_image *image = context;
-    if (!begin(image, count && count <= PLANNER_RANGES_MAX && phase < INSTAR_PHASE_COUNT))
+    if (!begin(image, count && count <= IO_RANGES_MAX && phase < INSTAR_PHASE_COUNT))
         return false;
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *range = &ranges[i];
@@ -118,7 +118,7 @@ static bool write_ranges(void *context, uint32_t phase, const struct io_range *r
     return true;
 }
 
-static bool zero_segments(void *context, const struct io_segment *segments, uint32_t count)
+static bool zero_memory(void *context, const struct io_segment *segments, uint32_t count)
 {
     struct memory_image *image = context;
     if (!begin(image, count && count <= INSTAR_ZEROES_SEGMENTS_MAX))
@@ -153,8 +153,9 @@ void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t 
         .fail_call = fail_call,
         .outcome = outcome,
     };
-    const struct image_io io = {&memory, size, read_ranges, write_ranges, zero_segments,
-                                count_progress};
+    const struct image_io io = {
+        &memory,      size,        read_memory,
+        write_memory, zero_memory, config->flags & AMEND_FLAG_PROGRESS ? count_progress : 0};
     struct amend_plan plan;
     struct verdict verdict;
     memset(outcome, 0, sizeof(*outcome));

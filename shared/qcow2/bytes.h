@@ -1,8 +1,7 @@
-/* Pure, either side: big-endian loads and stores, as qcow2 stores all its numbers; bits of arrays. */
+/* Pure, either side: big-endian loads and stores, as qcow2 stores all its numbers. */
 #ifndef INSTAR_BYTES_H
 #define INSTAR_BYTES_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 static inline uint32_t load_be16(const uint8_t *p)
@@ -30,25 +29,6 @@ static inline void store_be64(uint8_t *p, uint64_t value)
 {
     store_be32(p, (uint32_t)(value >> 32));
     store_be32(p + 4, (uint32_t)value);
-}
-
-static inline void set_bit(uint64_t *bits, uint64_t n)
-{
-    bits[n / 64] |= UINT64_C(1) << n % 64;
-}
-
-/* Clear bit `n`; returns whether it was set. */
-static inline bool take_bit(uint64_t *bits, uint64_t n)
-{
-    uint64_t bit = UINT64_C(1) << n % 64, was = bits[n / 64] & bit;
-    bits[n / 64] &= ~bit;
-    return was;
-}
-
-/* The smallest multiple of `unit`, a power of two, that is at least `value`; value + unit must not wrap. */
-static inline uint64_t round_up(uint64_t value, uint64_t unit)
-{
-    return (value + unit - 1) & ~(unit - 1);
 }
 
 #endif

@@ -1,48 +1,35 @@
 /* Pure, either side: walks the header extensions of the untrusted image ("Header extensions"). */
+#include "qcow2/extensions.h"
+
+#include "bits.h"
 #include "qcow2/bytes.h"
-#include "amend/internal.h"
+#include "qcow2/header.h"
+#include "qcow2/qcow2.h"
 
-bool load_header(struct planner *planner, uint64_t end)
+static void read_extension(const struct qcow2_image *image, uint32_t at,
+                           struct extension *extension)
 {
-    if (end <= planner->header_loaded)
-        return true;
-    if (end > PLANNER_HEADER_SIZE) {
-        refuse(planner, REFUSAL_HEADER_TOO_LARGE, AMEND_ERROR_SCRATCH_TOO_SMALL, end,
-               PLANNER_HEADER_SIZE, 0);
-        return false;
-    }
-    uint8_t *rest = planner->workspace->old_header + planner->header_loaded;
-    if (!read_image(planner, INSTAR_PHASE_PREPARE, planner->header_loaded, rest,
-                    PLANNER_HEADER_SIZE - planner->header_loaded))
-        return false;
-    planner->header_loaded = PLANNER_HEADER_SIZE;
-    return true;
-}
-
-static void read_extension(const struct planner *planner, uint32_t at, struct extension *extension)
-{
-    const uint8_t *raw = planner->workspace->old_header + at;
+    const uint8_t *raw = image->memory->header + at;
     extension->offset = at;
     extension->type = load_be32(raw);
     extension->length = load_be32(raw + 4);
-    extension->size = (uint32_t)round_up((uint64_t)QCOW2_EXTENSION_HEADER_SIZE + extension->length,
-                                         8);
+    extension->size =
+        (uint32_t)round_up((uint64_t)QCOW2_EXTENSION_HEADER_SIZE + extension->length, 8);
 }
 
-bool next_extension(const struct planner *planner, uint32_t *at, struct extension *extension)
+bool next_extension(const struct qcow2_image *image, uint32_t *at, struct extension *extension)
 {
-    if (*at >= planner->header.extensions_limit)
+    if (*at >= image->header.extensions_limit)
         return false;
-    read_extension(planner, *at, extension);
+    read_extension(image, *at, extension);
     *at += extension->size;
     return extension->type != QCOW2_EXTENSION_END;
 }
 
-static bool check_bitmaps(struct planner *planner, const struct extension *extension)
+static bool check_bitmaps(struct qcow2_image *image, const struct extension *extension)
 {
-    struct qcow2_header *h = &planner->header;
-    const uint8_t *data =
-        planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
+    struct qcow2_header *h = &image->header;
+    const uint8_t *data = image->memory->header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
     if (extension->length != QCOW2_BITMAPS_EXTENSION_SIZE)
         return false;
     /* Without its autoclear bit the extension is stale, and "must not be used". */
@@ -56,22 +43,21 @@ static bool check_bitmaps(struct planner *planner, const struct extension *exten
            h->bitmap_directory_offset % h->cluster_size == 0;
 }
 
-static bool check_crypto(struct planner *planner, const struct extension *extension)
+static bool check_crypto(struct qcow2_image *image, const struct extension *extension)
 {
-    struct qcow2_header *h = &planner->header;
-    const uint8_t *data =
-        planner->workspace->old_header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
+    struct qcow2_header *h = &image->header;
+    const uint8_t *data = image->memory->header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
     if (h->crypt_method != QCOW2_CRYPT_LUKS || extension->length != QCOW2_CRYPTO_EXTENSION_SIZE)
         return false;
     h->crypto_offset = load_be64(data);
     h->crypto_length = load_be64(data + 8);
     return h->crypto_offset % h->cluster_size == 0 &&
-           inside_image(planner, h->crypto_offset, h->crypto_length);
+           inside_image(image, h->crypto_offset, h->crypto_length);
 }
 
-static bool check_extension(struct planner *planner, const struct extension *extension)
+static bool check_extension(struct qcow2_image *image, const struct extension *extension)
 {
-    struct qcow2_header *h = &planner->header;
+    struct qcow2_header *h = &image->header;
     bool good = true;
     uint32_t reason = REFUSAL_EXTENSIONS;
     if (extension->type == QCOW2_EXTENSION_BACKING_FORMAT) {
@@ -79,45 +65,45 @@ static bool check_extension(struct planner *planner, const struct extension *ext
     } else if (extension->type == QCOW2_EXTENSION_BITMAPS) {
         h->has_bitmaps = true;
         reason = REFUSAL_BITMAPS_EXTENSION;
-        good = check_bitmaps(planner, extension);
+        good = check_bitmaps(image, extension);
     } else if (extension->type == QCOW2_EXTENSION_CRYPTO) {
         reason = REFUSAL_CRYPTO_EXTENSION;
-        good = check_crypto(planner, extension);
+        good = check_crypto(image, extension);
     }
     if (!good)
-        refuse(planner, reason, AMEND_ERROR_PARSE_FAILED, extension->offset, extension->type,
-               extension->length);
+        refuse(image->file.verdict, reason, AMEND_ERROR_PARSE_FAILED, extension->offset,
+               extension->type, extension->length);
     return good;
 }
 
 /* Check one step of the walk; the end marker has a length, and must keep it, like any other. */
-static bool parse_extension(struct planner *planner, uint32_t at, struct extension *extension)
+static bool parse_extension(struct qcow2_image *image, uint32_t at, struct extension *extension)
 {
-    uint32_t limit = planner->header.extensions_limit;
-    if (!load_header(planner, (uint64_t)at + QCOW2_EXTENSION_HEADER_SIZE))
+    uint32_t limit = image->header.extensions_limit;
+    if (!load_header(image, (uint64_t)at + QCOW2_EXTENSION_HEADER_SIZE))
         return false;
-    read_extension(planner, at, extension);
+    read_extension(image, at, extension);
     if (limit - at < QCOW2_EXTENSION_HEADER_SIZE ||
         extension->length > limit - at - QCOW2_EXTENSION_HEADER_SIZE) {
-        refuse(planner, REFUSAL_EXTENSIONS, AMEND_ERROR_PARSE_FAILED, at, extension->type,
-               extension->length);
+        refuse(image->file.verdict, REFUSAL_EXTENSIONS, AMEND_ERROR_PARSE_FAILED, at,
+               extension->type, extension->length);
         return false;
     }
     return extension->type == QCOW2_EXTENSION_END ||
-           (load_header(planner, (uint64_t)at + extension->size) &&
-            check_extension(planner, extension));
+           (load_header(image, (uint64_t)at + extension->size) &&
+            check_extension(image, extension));
 }
 
-bool parse_extensions(struct planner *planner)
+bool parse_extensions(struct qcow2_image *image)
 {
-    struct qcow2_header *h = &planner->header;
+    struct qcow2_header *h = &image->header;
     struct extension extension;
     bool crypto = false, end = false;
     uint32_t at = h->header_length;
     h->extensions_limit =
         h->backing_file_offset ? (uint32_t)h->backing_file_offset : h->cluster_size;
     while (!end && at < h->extensions_limit) {
-        if (!parse_extension(planner, at, &extension))
+        if (!parse_extension(image, at, &extension))
             return false;
         end = extension.type == QCOW2_EXTENSION_END;
         crypto |= extension.type == QCOW2_EXTENSION_CRYPTO;
@@ -126,7 +112,7 @@ bool parse_extensions(struct planner *planner)
     /* The padding of the last extension may reach into the name behind it. */
     h->extensions_end = at < h->extensions_limit ? at : h->extensions_limit;
     if (h->crypt_method == QCOW2_CRYPT_LUKS && !crypto)
-        refuse(planner, REFUSAL_CRYPTO_EXTENSION, AMEND_ERROR_PARSE_FAILED, 0,
+        refuse(image->file.verdict, REFUSAL_CRYPTO_EXTENSION, AMEND_ERROR_PARSE_FAILED, 0,
                QCOW2_EXTENSION_CRYPTO, 0);
     return true;
 }

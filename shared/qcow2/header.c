@@ -1,6 +1,9 @@
 /* Pure, either side: parses the header's fields and judges each; the untrusted image starts here. */
+#include "qcow2/header.h"
+
+#include "bits.h"
 #include "qcow2/bytes.h"
-#include "amend/internal.h"
+#include "qcow2/qcow2.h"
 
 #define FIRST_READ 4096u
 
@@ -36,62 +39,66 @@ static void parse_fields(struct qcow2_header *h, const uint8_t *raw)
 }
 
 /* The geometry that every later check depends on. */
-static bool check_geometry(struct planner *planner)
+static bool check_geometry(struct qcow2_image *image)
 {
-    struct qcow2_header *h = &planner->header;
+    struct qcow2_header *h = &image->header;
     bool good = true;
     if (h->cluster_bits < QCOW2_CLUSTER_BITS_MIN || h->cluster_bits > QCOW2_CLUSTER_BITS_MAX) {
-        refuse(planner, REFUSAL_CLUSTER_BITS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits, 0, 0);
+        refuse(image->file.verdict, REFUSAL_CLUSTER_BITS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits,
+               0, 0);
         return false;
     }
     h->cluster_size = UINT32_C(1) << h->cluster_bits;
     if (h->version == 3 &&
         (h->header_length < QCOW2_V3_HEADER_LENGTH_MIN || h->header_length % 8 != 0 ||
-         h->header_length > h->cluster_size || h->header_length > PLANNER_HEADER_SIZE)) {
-        refuse(planner, REFUSAL_HEADER_LENGTH, AMEND_ERROR_PARSE_FAILED, h->header_length, 0, 0);
+         h->header_length > h->cluster_size || h->header_length > HEADER_SIZE)) {
+        refuse(image->file.verdict, REFUSAL_HEADER_LENGTH, AMEND_ERROR_PARSE_FAILED,
+               h->header_length, 0, 0);
         good = false;
     }
     if (h->backing_file_offset &&
         (h->backing_file_offset < h->header_length || h->backing_file_offset > h->cluster_size ||
          h->backing_file_size > QCOW2_BACKING_FILE_SIZE_MAX ||
          h->backing_file_size > h->cluster_size - h->backing_file_offset)) {
-        refuse(planner, REFUSAL_BACKING_FILE, AMEND_ERROR_PARSE_FAILED, h->backing_file_offset,
-               h->backing_file_size, 0);
+        refuse(image->file.verdict, REFUSAL_BACKING_FILE, AMEND_ERROR_PARSE_FAILED,
+               h->backing_file_offset, h->backing_file_size, 0);
         good = false;
     }
     if (h->size > INT64_MAX) {
-        refuse(planner, REFUSAL_VIRTUAL_SIZE, AMEND_ERROR_PARSE_FAILED, h->size, 0, 0);
+        refuse(image->file.verdict, REFUSAL_VIRTUAL_SIZE, AMEND_ERROR_PARSE_FAILED, h->size, 0, 0);
         good = false;
     }
     return good;
 }
 
-static void check_features(struct planner *planner)
+static void check_features(struct qcow2_image *image)
 {
-    const struct qcow2_header *h = &planner->header;
+    const struct qcow2_header *h = &image->header;
     uint64_t bits = h->incompatible_features;
     if (bits & ~QCOW2_INCOMPATIBLE_KNOWN)
-        refuse(planner, REFUSAL_UNKNOWN_INCOMPATIBLE, AMEND_ERROR_UNSUPPORTED_FEATURE,
+        refuse(image->file.verdict, REFUSAL_UNKNOWN_INCOMPATIBLE, AMEND_ERROR_UNSUPPORTED_FEATURE,
                bits & ~QCOW2_INCOMPATIBLE_KNOWN, 0, 0);
     if (bits & QCOW2_INCOMPATIBLE_DIRTY)
-        refuse(planner, REFUSAL_DIRTY, AMEND_ERROR_DIRTY, 0, 0, 0);
+        refuse(image->file.verdict, REFUSAL_DIRTY, AMEND_ERROR_DIRTY, 0, 0, 0);
     if (bits & QCOW2_INCOMPATIBLE_CORRUPT)
-        refuse(planner, REFUSAL_CORRUPT, AMEND_ERROR_DIRTY, 0, 0, 0);
+        refuse(image->file.verdict, REFUSAL_CORRUPT, AMEND_ERROR_DIRTY, 0, 0, 0);
     /* "Header", compression_type: zlib if and only if the incompatible bit is clear. */
     bool other = h->compression_type != QCOW2_COMPRESSION_ZLIB;
     if (h->compression_type > QCOW2_COMPRESSION_ZSTD ||
         other != !!(bits & QCOW2_INCOMPATIBLE_COMPRESSION))
-        refuse(planner, REFUSAL_COMPRESSION_TYPE, AMEND_ERROR_PARSE_FAILED, h->compression_type,
-               !!(bits & QCOW2_INCOMPATIBLE_COMPRESSION), 0);
+        refuse(image->file.verdict, REFUSAL_COMPRESSION_TYPE, AMEND_ERROR_PARSE_FAILED,
+               h->compression_type, !!(bits & QCOW2_INCOMPATIBLE_COMPRESSION), 0);
     if ((bits & QCOW2_INCOMPATIBLE_EXTENDED_L2) &&
         h->cluster_bits < QCOW2_EXTENDED_L2_CLUSTER_BITS_MIN)
-        refuse(planner, REFUSAL_SUBCLUSTERS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits, 0, 0);
+        refuse(image->file.verdict, REFUSAL_SUBCLUSTERS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits,
+               0, 0);
     if ((h->autoclear_features & QCOW2_AUTOCLEAR_DATA_FILE_RAW) &&
         !(bits & QCOW2_INCOMPATIBLE_DATA_FILE))
-        refuse(planner, REFUSAL_RAW_WITHOUT_DATA_FILE, AMEND_ERROR_PARSE_FAILED, 0, 0, 0);
-    if (h->crypt_method > QCOW2_CRYPT_LUKS)
-        refuse(planner, REFUSAL_CRYPT_METHOD, AMEND_ERROR_UNSUPPORTED_FEATURE, h->crypt_method, 0,
+        refuse(image->file.verdict, REFUSAL_RAW_WITHOUT_DATA_FILE, AMEND_ERROR_PARSE_FAILED, 0, 0,
                0);
+    if (h->crypt_method > QCOW2_CRYPT_LUKS)
+        refuse(image->file.verdict, REFUSAL_CRYPT_METHOD, AMEND_ERROR_UNSUPPORTED_FEATURE,
+               h->crypt_method, 0, 0);
 }
 
 /* How many L1 entries the virtual size needs ("Cluster mapping"); size is at most INT64_MAX. */
@@ -103,82 +110,82 @@ static uint64_t l1_entries_needed(const struct qcow2_header *h)
            (h->cluster_bits + l2_bits);
 }
 
-static void check_tables(struct planner *planner)
+static void check_tables(struct qcow2_image *image)
 {
-    const struct qcow2_header *h = &planner->header;
+    const struct qcow2_header *h = &image->header;
     uint64_t l1_bytes = (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE;
     uint64_t refcount_bytes = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
     if (refcount_bytes == 0 || refcount_bytes > QCOW2_REFCOUNT_TABLE_SIZE_MAX ||
         h->refcount_table_offset % h->cluster_size != 0 ||
-        !inside_image(planner, h->refcount_table_offset, refcount_bytes))
-        refuse(planner, REFUSAL_REFCOUNT_TABLE, AMEND_ERROR_PARSE_FAILED, h->refcount_table_offset,
-               h->refcount_table_clusters, planner->io->size);
+        !inside_image(image, h->refcount_table_offset, refcount_bytes))
+        refuse(image->file.verdict, REFUSAL_REFCOUNT_TABLE, AMEND_ERROR_PARSE_FAILED,
+               h->refcount_table_offset, h->refcount_table_clusters, image->file.io->size);
     if (h->refcount_order > QCOW2_REFCOUNT_ORDER_MAX)
-        refuse(planner, REFUSAL_REFCOUNT_ORDER, AMEND_ERROR_REFCOUNT_WIDTH, h->refcount_order, 0,
-               0);
+        refuse(image->file.verdict, REFUSAL_REFCOUNT_ORDER, AMEND_ERROR_REFCOUNT_WIDTH,
+               h->refcount_order, 0, 0);
     if (l1_bytes > QCOW2_L1_SIZE_MAX || h->l1_table_offset % h->cluster_size != 0 ||
         h->l1_table_offset > INT64_MAX ||
-        (l1_bytes && !inside_image(planner, h->l1_table_offset, l1_bytes)))
-        refuse(planner, REFUSAL_L1_TABLE, AMEND_ERROR_PARSE_FAILED, h->l1_table_offset, h->l1_size,
-               planner->io->size);
+        (l1_bytes && !inside_image(image, h->l1_table_offset, l1_bytes)))
+        refuse(image->file.verdict, REFUSAL_L1_TABLE, AMEND_ERROR_PARSE_FAILED, h->l1_table_offset,
+               h->l1_size, image->file.io->size);
     if (h->l1_size < l1_entries_needed(h))
-        refuse(planner, REFUSAL_L1_TOO_SMALL, AMEND_ERROR_PARSE_FAILED, h->l1_size,
+        refuse(image->file.verdict, REFUSAL_L1_TOO_SMALL, AMEND_ERROR_PARSE_FAILED, h->l1_size,
                l1_entries_needed(h), 0);
     if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX || h->snapshots_offset % h->cluster_size != 0 ||
         h->snapshots_offset > INT64_MAX ||
-        (h->nb_snapshots &&
-         !inside_image(planner, h->snapshots_offset,
-                       (uint64_t)h->nb_snapshots * QCOW2_SNAPSHOT_HEADER_SIZE)))
-        refuse(planner, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED, h->snapshots_offset,
-               h->nb_snapshots, 0);
+        (h->nb_snapshots && !inside_image(image, h->snapshots_offset,
+                                          (uint64_t)h->nb_snapshots * QCOW2_SNAPSHOT_HEADER_SIZE)))
+        refuse(image->file.verdict, REFUSAL_SNAPSHOT_TABLE, AMEND_ERROR_PARSE_FAILED,
+               h->snapshots_offset, h->nb_snapshots, 0);
 }
 
-/* What the host read at the same offsets must be what is there now, or one of the two is wrong. */
-static bool check_host_agrees(struct planner *planner)
+bool load_header(struct qcow2_image *image, uint64_t end)
 {
-    const struct qcow2_header *h = &planner->header;
-    const struct AmendConfig *c = planner->config;
-    bool bits_known = h->refcount_order <= QCOW2_REFCOUNT_ORDER_MAX;
-    if (c->current_version == h->version && c->cluster_size == h->cluster_size &&
-        c->current_refcount_bits == (bits_known ? UINT32_C(1) << h->refcount_order : 0) &&
-        c->current_incompatible_features == h->incompatible_features &&
-        c->current_compatible_features == h->compatible_features &&
-        c->current_autoclear_features == h->autoclear_features && c->virtual_size == h->size &&
-        c->image_size == planner->io->size)
+    if (end <= image->header_loaded)
         return true;
-    refuse(planner, REFUSAL_HEADER_MISMATCH, AMEND_ERROR_HEADER_MISMATCH, 0, 0, 0);
-    return false;
+    if (end > HEADER_SIZE) {
+        refuse(image->file.verdict, REFUSAL_HEADER_TOO_LARGE, AMEND_ERROR_SCRATCH_TOO_SMALL, end,
+               HEADER_SIZE, 0);
+        return false;
+    }
+    uint8_t *rest = image->memory->header + image->header_loaded;
+    if (!read_image(&image->file, INSTAR_PHASE_PREPARE, image->header_loaded, rest,
+                    HEADER_SIZE - image->header_loaded))
+        return false;
+    image->header_loaded = HEADER_SIZE;
+    return true;
 }
 
-bool parse_header(struct planner *planner)
+bool parse_header(struct qcow2_image *image)
 {
-    struct qcow2_header *h = &planner->header;
-    uint8_t *raw = planner->workspace->old_header;
-    if (!read_image(planner, INSTAR_PHASE_PREPARE, 0, raw, FIRST_READ))
+    struct qcow2_header *h = &image->header;
+    uint8_t *raw = image->memory->header;
+    if (!read_image(&image->file, INSTAR_PHASE_PREPARE, 0, raw, FIRST_READ))
         return false;
-    planner->header_loaded = FIRST_READ;
+    image->header_loaded = FIRST_READ;
     if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC) {
-        refuse(planner, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0, 0);
+        refuse(image->file.verdict, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0, 0);
         return false;
     }
     h->version = load_be32(raw + QCOW2_OFFSET_VERSION);
     if (h->version != 2 && h->version != 3) {
-        refuse(planner, REFUSAL_BAD_VERSION, AMEND_ERROR_UNSUPPORTED_FORMAT, h->version, 0, 0);
+        refuse(image->file.verdict, REFUSAL_BAD_VERSION, AMEND_ERROR_UNSUPPORTED_FORMAT, h->version,
+               0, 0);
         return false;
     }
     uint32_t shortest = h->version == 3 ? QCOW2_V3_HEADER_LENGTH_MIN : QCOW2_V2_HEADER_LENGTH;
-    if (planner->io->size < shortest) {
-        refuse(planner, REFUSAL_TRUNCATED_HEADER, AMEND_ERROR_PARSE_FAILED, planner->io->size,
-               shortest, 0);
+    if (image->file.io->size < shortest) {
+        refuse(image->file.verdict, REFUSAL_TRUNCATED_HEADER, AMEND_ERROR_PARSE_FAILED,
+               image->file.io->size, shortest, 0);
         return false;
     }
     parse_fields(h, raw);
-    bool good = check_geometry(planner);
+    bool good = check_geometry(image);
     if (h->cluster_size == 0)
         return false;
-    check_features(planner);
+    check_features(image);
     if (!good)
         return false;
-    check_tables(planner);
-    return check_host_agrees(planner) && parse_extensions(planner);
+    check_tables(image);
+    return true;
 }

@@ -14,7 +14,12 @@ from build_guest import ROOT, ZIG_HOST, BuildError, compiler, run_compiler
 
 FUZZ = ROOT / "tests" / "fuzz"
 BUILD = ROOT / "build" / "fuzz"
-WORKSPACE = Path("amend", "planner.h")
+# Structs of shared/ whose parts must not run into each other, and where they are declared.
+MEMORIES = {
+    "qcow2_memory": Path("qcow2", "image.h"),
+    "books_memory": Path("amend", "books.h"),
+    "planner_workspace": Path("amend", "workspace.h"),
+}
 TARGET = ("planner_fuzzer.c", "sparse.c", "walker.c")
 
 CFLAGS = "-std=c11 -g -Wall -Wextra -Werror -Wno-unknown-pragmas".split()
@@ -56,8 +61,8 @@ def copy_planner(directory: Path) -> list[Path]:
         (directory / stale).unlink()
     for name in names:
         text = (shared / name).read_text(encoding="ascii")
-        if name == WORKSPACE:
-            text = _add_redzones(text)
+        for struct in (struct for struct, header in MEMORIES.items() if header == name):
+            text = _add_redzones(text, struct)
         copy = directory / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.read_text(encoding="ascii") != text:
@@ -65,10 +70,10 @@ def copy_planner(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*.c"))
 
 
-def _add_redzones(text: str) -> str:
-    found = re.search(r"struct planner_workspace \{\n(.*?)\};", text, re.DOTALL)
+def _add_redzones(text: str, struct: str) -> str:
+    found = re.search(rf"struct {struct} \{{\n(.*?)\}};", text, re.DOTALL)
     if found is None:
-        raise BuildError(f"shared/{WORKSPACE} has no struct planner_workspace")
+        raise BuildError(f"shared/{MEMORIES[struct]} has no struct {struct}")
     parts = [line for line in found[1].splitlines() if line.strip()]
     zones = "".join(f"{line} uint8_t redzone{n}[64];\n" for n, line in enumerate(parts))
     return text[: found.start(1)] + zones + text[found.end(1) :]

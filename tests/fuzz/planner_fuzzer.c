@@ -70,7 +70,7 @@ static void ask(struct run *run, const struct AmendConfig *config, const struct 
         .may_progress = config->flags & AMEND_FLAG_PROGRESS,
     };
     const struct image_io io = {&run->reading, image->size, reading_read, reading_write, reading_zero,
-                                reading_progress};
+                                run->reading.may_progress ? reading_progress : 0};
     forget_workspace(workspace);
     run->planned = plan_amend(config, &io, workspace, &run->plan, &run->verdict);
     check_work(run, config);
@@ -120,9 +120,9 @@ static void check_reads(const struct run *run, const struct sparse *image)
     uint64_t tables = 1 + (uint64_t)load_be32(raw + 60);
     uint64_t l1_bytes = image->size < (UINT64_C(32) << 20) ? image->size : UINT64_C(32) << 20;
     uint64_t each = 2 * (l1_bytes + cluster) + l1_bytes / QCOW2_TABLE_ENTRY_SIZE * cluster +
-                    2 * cluster + 3 * PLANNER_TABLE_SIZE;
+                    2 * cluster + 3 * TABLE_SIZE;
     if (image->size < UINT64_C(1) << 40 && run->planned && run->reading.staged->count <= 2)
-        PROMISE(run->reading.bytes <= 2 * PLANNER_HEADER_SIZE + tables * each);
+        PROMISE(run->reading.bytes <= 2 * HEADER_SIZE + tables * each);
 }
 
 /* One write: its place is one of those that its phase may have. */

@@ -2,7 +2,7 @@
 #ifndef INSTAR_FUZZ_REDZONES_H
 #define INSTAR_FUZZ_REDZONES_H
 
-#include "amend/planner.h"
+#include "amend/workspace.h"
 
 #ifndef __has_feature
 #define __has_feature(feature) 0
@@ -20,21 +20,27 @@
 #define __msan_poison(address, size) ((void)(address), (void)(size))
 #endif
 
+#define POISON(zone) ASAN_POISON_MEMORY_REGION(zone, sizeof(zone))
+
 /* No part of the workspace runs into the next one. */
 static inline void poison_redzones(struct planner_workspace *workspace)
 {
-    ASAN_POISON_MEMORY_REGION(workspace->redzone0, sizeof(workspace->redzone0));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone1, sizeof(workspace->redzone1));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone2, sizeof(workspace->redzone2));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone3, sizeof(workspace->redzone3));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone4, sizeof(workspace->redzone4));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone5, sizeof(workspace->redzone5));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone6, sizeof(workspace->redzone6));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone7, sizeof(workspace->redzone7));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone8, sizeof(workspace->redzone8));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone9, sizeof(workspace->redzone9));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone10, sizeof(workspace->redzone10));
-    ASAN_POISON_MEMORY_REGION(workspace->redzone11, sizeof(workspace->redzone11));
+    struct qcow2_memory *image = &workspace->image;
+    struct books_memory *books = &workspace->books;
+    POISON(image->redzone0);
+    POISON(image->redzone1);
+    POISON(image->redzone2);
+    POISON(image->redzone3);
+    POISON(image->redzone4);
+    POISON(image->redzone5);
+    POISON(image->redzone6);
+    POISON(image->redzone7);
+    POISON(books->redzone0);
+    POISON(books->redzone1);
+    POISON(workspace->redzone0);
+    POISON(workspace->redzone1);
+    POISON(workspace->redzone2);
+    POISON(workspace->redzone3);
 }
 
 /* What earlier runs left behind is no better than what was never written. */

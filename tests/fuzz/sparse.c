@@ -102,7 +102,7 @@ static void check_ranges(const struct reading *reading, const struct io_range *r
                          uint32_t count)
 {
     const uint8_t *start = (const uint8_t *)reading->workspace;
-    PROMISE(count > 0 && count <= PLANNER_RANGES_MAX);
+    PROMISE(count > 0 && count <= IO_RANGES_MAX);
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *r = &ranges[i];
         check_place(reading, r->offset, r->length);
@@ -134,7 +134,8 @@ bool reading_read(void *context, uint32_t phase, const struct io_range *ranges, 
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *r = &ranges[i];
         reading->bytes += r->length;
-        bool table = r->buffer >= reading->workspace->table && r->buffer < reading->workspace->batch;
+        const struct qcow2_memory *memory = &reading->workspace->image;
+        bool table = r->buffer >= memory->table && r->buffer < memory->batch;
         reading->cost += r->length * (table ? 8 : 1);
     }
     if (reading->failed)

@@ -1,0 +1,26 @@
+/* Pure, either side: what the options of an amend share while it is planned. */
+#ifndef INSTAR_AMENDMENT_H
+#define INSTAR_AMENDMENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "amend/books.h"
+#include "amend/expand.h"
+#include "amend/target.h"
+#include "amend/workspace.h"
+#include "qcow2/image.h"
+
+struct amendment {
+    struct planner_workspace *workspace;
+    struct qcow2_image image;
+    struct books books;
+    struct target target;
+    bool may_drop_bitmaps;          /* a downgrade may remove persistent bitmaps */
+    struct downgrade_counts counts; /* set by options/compat.c for a downgrade */
+    uint64_t
+        snapshots_needed; /* bytes of a snapshot table that will do; 0 if the present one will */
+    bool walked;          /* all L2 tables, which is what is told of the progress */
+};
+
+#endif

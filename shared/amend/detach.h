@@ -1,0 +1,25 @@
+/* Pure, either side: zero clusters of an image that share their host clusters. */
+#ifndef INSTAR_DETACH_H
+#define INSTAR_DETACH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "amend/books.h"
+
+/* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
+struct agenda_memory {
+    uint64_t pending[BATCH_SIZE / 8 / 64];              /* a bit for each entry */
+    uint64_t changed[BATCH_SIZE / IO_SECTOR_SIZE / 64]; /* a bit for each sector */
+    uint64_t refcounts[BATCH_SIZE / IO_SECTOR_SIZE];    /* of each table of a batch, as needed */
+};
+
+/* Of both, false means refused. */
+
+/* Turn zero clusters that share their host cluster into plain ones. Sets *flags_needed if a table that
+ * is not active gave up a cluster that has one user left. */
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda, bool *flags_needed);
+/* Set OFLAG_COPIED where the active L2 tables are the one user that is left. */
+bool set_copied_flags(struct books *books);
+
+#endif

@@ -1,0 +1,21 @@
+/* Pure, either side: the amended header's bytes, and the switch to it. */
+#ifndef INSTAR_LAYOUT_H
+#define INSTAR_LAYOUT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "amend/target.h"
+
+struct layout {
+    struct qcow2_image *image;
+    const struct target *target;
+    uint8_t *new_header; /* HEADER_SIZE bytes of memory */
+    bool atomic;         /* the switch is the write of one sector */
+    uint32_t fields_end; /* layout.c's own: where the extensions may start */
+};
+
+/* Lay out the header for the target, and stage it. False: refused, no room. */
+bool lay_out_header(struct layout *layout);
+
+#endif

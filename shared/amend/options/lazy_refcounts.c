@@ -1,0 +1,20 @@
+/* Pure, either side: the option lazy_refcounts: a compatible feature bit of version 3. */
+#include "amend/options/lazy_refcounts.h"
+
+#include "qcow2/qcow2.h"
+
+static void resolve(struct amendment *amendment, const struct AmendConfig *config)
+{
+    struct target *target = &amendment->target;
+    uint64_t bit = QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
+    if (config->flags & AMEND_FLAG_SET_LAZY)
+        target->compatible_features =
+            (target->compatible_features & ~bit) | (config->flags & AMEND_FLAG_LAZY_ON ? bit : 0);
+    if (target->version == 2 && target->compatible_features) {
+        refuse(amendment->image.file.verdict, REFUSAL_LAZY_NEEDS_V3, AMEND_ERROR_LAZY_NEEDS_V3, 0,
+               0, 0);
+        target->compatible_features = 0;
+    }
+}
+
+const struct option lazy_refcounts_option = {.resolve = resolve};

@@ -1,0 +1,20 @@
+/* Pure, either side: the memory of the planner. */
+#ifndef INSTAR_WORKSPACE_H
+#define INSTAR_WORKSPACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "amend/books.h"
+#include "amend/expand.h"
+#include "qcow2/image.h"
+
+/* Need not be initialised. */
+struct planner_workspace {
+    struct qcow2_memory image;
+    struct books_memory books;
+    uint8_t new_header[HEADER_SIZE];
+    union expansion_memory expansion;
+};
+
+#endif

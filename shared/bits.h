@@ -1,0 +1,32 @@
+/* Pure, either side: bits of arrays, and rounding. */
+#ifndef INSTAR_BITS_H
+#define INSTAR_BITS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+static inline void set_bit(uint64_t *bits, uint64_t n)
+{
+    bits[n / 64] |= UINT64_C(1) << n % 64;
+}
+
+static inline bool has_bit(const uint64_t *bits, uint64_t n)
+{
+    return bits[n / 64] >> n % 64 & 1;
+}
+
+/* Clear bit `n`; returns whether it was set. */
+static inline bool take_bit(uint64_t *bits, uint64_t n)
+{
+    bool was = has_bit(bits, n);
+    bits[n / 64] &= ~(UINT64_C(1) << n % 64);
+    return was;
+}
+
+/* The smallest multiple of `unit`, a power of two, that is at least `value`; value + unit must not wrap. */
+static inline uint64_t round_up(uint64_t value, uint64_t unit)
+{
+    return (value + unit - 1) & ~(unit - 1);
+}
+
+#endif

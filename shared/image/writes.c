@@ -1,0 +1,89 @@
+/* Pure, either side: stages writes and zeros, and no more of them than the host keeps. */
+#include "image/writes.h"
+
+/* The host keeps all that is staged in memory until the end. */
+static bool refuse_change(struct image *image)
+{
+    return refuse(image->verdict, REFUSAL_CHANGE_LIMIT, AMEND_ERROR_WORK_LIMIT, INSTAR_STAGED_MAX,
+                  INSTAR_SEGMENTS_MAX, 0);
+}
+
+static bool refuse_write(struct image *image, uint64_t offset)
+{
+    return refuse(image->verdict, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, offset, 0, 0);
+}
+
+bool flush_writes(struct image *image, struct write_list *list)
+{
+    uint32_t count = list->count;
+    list->count = 0;
+    if (image->verdict->count)
+        return false; /* what follows a refusal is void */
+    if (count == 0)
+        return true;
+    uint64_t bytes = sum_of_ranges(list->ranges, count);
+    if (bytes > INSTAR_STAGED_MAX - image->staged)
+        return refuse_change(image);
+    image->staged += bytes;
+    if (!spend_on_requests(&image->budget, count, bytes / IO_SECTOR_SIZE * AMEND_SECTOR_WORK))
+        return false;
+    return image->io->write(image->io->context, list->phase, list->ranges, count) ||
+           refuse_write(image, list->ranges[0].offset);
+}
+
+bool add_write(struct image *image, struct write_list *list, uint64_t offset, uint8_t *data,
+               uint32_t length)
+{
+    struct io_range *last = list->count ? &list->ranges[list->count - 1] : 0;
+    /* A table may lie in a short last cluster, and what is written of it after the end. */
+    if (!extend_to(image, offset + length))
+        return false;
+    if (last && last->offset + last->length == offset && last->buffer + last->length == data &&
+        last->length + length <= INSTAR_BLOCK_REQUEST_MAX) {
+        last->length += length;
+        return true;
+    }
+    if (list->count == IO_RANGES_MAX && !flush_writes(image, list))
+        return false;
+    list->ranges[list->count++] = (struct io_range){offset, length, data};
+    return true;
+}
+
+bool write_image(struct image *image, uint32_t phase, uint64_t offset, uint8_t *data,
+                 uint32_t length)
+{
+    struct write_list list = {.phase = phase};
+    return add_write(image, &list, offset, data, length) && flush_writes(image, &list);
+}
+
+bool flush_zeroes(struct image *image, struct zero_list *list)
+{
+    uint32_t count = list->count;
+    list->count = 0;
+    if (count == 0)
+        return true;
+    if (count > INSTAR_SEGMENTS_MAX - list->sent)
+        return refuse_change(image);
+    list->sent += count;
+    if (!spend_on_requests(&image->budget, 1, count * sizeof(*list->segments)))
+        return false;
+    return image->io->zero(image->io->context, list->segments, count) ||
+           refuse_write(image, list->segments[0].sector * IO_SECTOR_SIZE);
+}
+
+bool add_zeroes(struct image *image, struct zero_list *list, uint64_t offset, uint32_t length)
+{
+    uint64_t sector = offset / IO_SECTOR_SIZE, end = offset + length;
+    /* A last cluster may be short, and reads as zeros after the end. */
+    uint32_t sectors = (uint32_t)((end < image->end ? end : image->end) - offset) / IO_SECTOR_SIZE;
+    struct io_segment *last = list->count ? &list->segments[list->count - 1] : 0;
+    if (last && last->sector + last->num_sectors == sector &&
+        last->num_sectors <= INT32_MAX - sectors) {
+        last->num_sectors += sectors;
+        return true;
+    }
+    if (list->count == INSTAR_ZEROES_SEGMENTS_MAX && !flush_zeroes(image, list))
+        return false;
+    list->segments[list->count++] = (struct io_segment){sector, sectors, 0};
+    return true;
+}

@@ -1,0 +1,32 @@
+/* Pure, either side: the persistent bitmaps of an image. */
+#ifndef INSTAR_BITMAPS_H
+#define INSTAR_BITMAPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "qcow2/image.h"
+
+/* Only for images whose autoclear bit says that the bitmaps extension is consistent. Without it the
+ * clusters may have been taken for something else, and stay what they are. */
+
+/* An entry of the bitmap directory. */
+struct bitmap {
+    uint64_t table_offset;
+    uint64_t table_entries;
+    uint32_t name_offset; /* from the entry's start */
+    uint32_t name_size;
+    uint64_t size; /* of the entry, padding included */
+};
+
+bool has_sound_directory(const struct qcow2_image *image);
+/* Refuse, as the bitmaps are not valid; returns false. */
+bool refuse_bitmaps(struct qcow2_image *image);
+/* Judge the bitmaps and where their tables are; `visit` is called for each. False: refused, or `visit`
+ * has said so. */
+bool walk_bitmaps(struct qcow2_image *image,
+                  bool (*visit)(void *context, const struct bitmap *bitmap), void *context);
+/* Note the names of all bitmaps in the verdict, as many as fit, for the message. */
+void name_bitmaps(struct qcow2_image *image);
+
+#endif

@@ -1,0 +1,25 @@
+/* Pure, either side: the entries of L2 tables, those that are not extended. */
+#ifndef INSTAR_L2_H
+#define INSTAR_L2_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "qcow2/image.h"
+#include "qcow2/qcow2.h"
+
+/* The two flags lie in an entry's first and last byte. */
+static inline bool is_compressed_cluster(const uint8_t *entry)
+{
+    return entry[0] & (QCOW2_L2_COMPRESSED >> 56);
+}
+
+static inline bool is_zero_cluster(const uint8_t *entry)
+{
+    return (entry[7] & QCOW2_L2_ZERO) && !is_compressed_cluster(entry);
+}
+
+/* Refuse, as the L2 entry at this place of the image is not valid; returns false. */
+bool refuse_entry(struct qcow2_image *image, uint64_t place, uint64_t entry);
+
+#endif
