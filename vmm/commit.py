@@ -71,11 +71,11 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
             _write(image, phase)
             if flush:
                 image.barrier()
-        except HostError as error:
+        except (HostError, MemoryError) as error:
             if number == INSTAR_PHASE_PREPARE and grows:
                 _cut_back(image)
             state = _state(number, leaks=_changes_refcounts(staged))
-            raise HostError(f"{error}; {state}") from error
+            raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
 
 
 def _write(image: ImageFile, phase: dict[int, bytes]) -> None:

@@ -16,7 +16,7 @@ from instar.abi import INSTAR_STAGED_MAX
 from instar.vmm.errors import HostError
 from instar.vmm.kvm.c import addressof, byref, c_char, c_uint64, syscall
 from instar.vmm.record import record
-from instar.vmm.seccomp import RULES, WORKER_RULES, assemble
+from instar.vmm.seccomp import CLIENT_RULES, RULES, WORKER_RULES, assemble
 from instar.vmm.staging import staging_budget
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 444, 446
 # linux/prctl.h, linux/capability.h, linux/seccomp.h
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
-_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 # asm-generic/resource.h
 _RLIMIT_FSIZE, _RLIMIT_CORE, _RLIMIT_NPROC, _RLIMIT_NOFILE, _RLIMIT_AS = 1, 4, 6, 7, 9
 # linux/landlock.h
@@ -178,20 +178,22 @@ def _close_descriptors(descriptors: Descriptors) -> None:
 
 
 def _filter_calls(descriptors: Descriptors) -> None:
-    """Allow the system calls of vmm/seccomp.py (seccomp(2)).
+    """Allow the system calls of vmm/seccomp.py, also to a thread that a library has (seccomp(2)).
 
     SAFETY: the kernel copies the program that `header` points to during the call, and `buffer`
     lives until after it.
     """
     numbers = {"image": descriptors.image, "vcpu": descriptors.vcpu}
     if descriptors.channel is None:
-        program = assemble(RULES, numbers)
+        program = assemble(RULES + CLIENT_RULES, numbers)
     else:
         program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})
     buffer = bytearray(program)
     address = addressof(c_char.from_buffer(buffer))
     header = pack("=H6xQ", len(buffer) // 8, address)  # struct sock_fprog
-    syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, header)
+    unlike = syscall(_SYS_SECCOMP, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, header)
+    if unlike:
+        raise OSError(0, f"thread {unlike} has a filter of its own")
 
 
 BARRIERS: tuple[tuple[str, Callable[[Descriptors], None]], ...] = (

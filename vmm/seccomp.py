@@ -1,7 +1,10 @@
 """Host side: the system calls that a confined amend may make, and their filter program.
 
-Everything that is not in RULES ends the process (SECCOMP_RET_KILL_PROCESS). Each rule says what the
-run needs the call for; tests/confinement compares the table with the calls of real runs.
+Everything that is not in a table is not carried out: a call that is not listed at all fails as on a
+kernel that lacks it (ENOSYS), one with other arguments is forbidden (EPERM). None ends the process,
+which may be in the middle of a commit (docs/decisions/0013-the-filter-refuses-and-kills-nobody.md).
+Each rule says what the run needs the call for; tests/confinement compares the tables with the calls
+of real runs.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TypeAlias
 
-    # An argument, by position, "is" one of the numbers or the named descriptor, or "lacks" bits.
+    # An argument, by position, "is" one of the numbers or the named descriptor, "lacks" bits, or is
+    # the second number "but for" bits of the first one.
     Condition: TypeAlias = tuple[int, str, "tuple[int, ...] | str"]
     Rule: TypeAlias = tuple[str, int, tuple[Condition, ...], str]
 
@@ -23,6 +27,13 @@ VCPU_REQUESTS = (0xAE80, 0x8090AE81, 0x8138AE83, 0x4004AE8B)
 
 _PROT_EXEC = 4
 _MAP_PRIVATE_ANONYMOUS = 0x22
+# MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MAP_STACK, MAP_HUGETLB with its size, and
+# MAP_FIXED_NOREPLACE: where memory lies and how it is backed, but not what it is.
+_MAP_HOW = 0x10 | 0x4000 | 0x8000 | 0x20000 | 0x40000 | 0x3F << 26 | 0x100000
+_F_GETFD = 1
+# MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
+# MADV_DONTDUMP, MADV_DODUMP, MADV_COLLAPSE: all are about this process's own memory.
+_ADVICE = (0, 3, 4, 8, 14, 15, 16, 17, 25)
 
 # Numbers from asm/unistd_64.h. Conditions see the low half of an argument, which is all that the
 # kernel looks at in a descriptor, an ioctl request, mmap's protection and its flags.
@@ -52,13 +63,51 @@ RULES: tuple[Rule, ...] = (
     ("close", 3, (), "closes the image, which ends its locks, and the virtual machine"),
     ("munmap", 11, (), "unmaps the guest's memory; frees memory"),
     (
-        *("mmap", 9, ((2, "lacks", (_PROT_EXEC,)), (3, "is", (_MAP_PRIVATE_ANONYMOUS,)))),
-        "allocates memory",
+        "mmap",
+        9,
+        ((2, "lacks", (_PROT_EXEC,)), (3, "but for", (_MAP_HOW, _MAP_PRIVATE_ANONYMOUS))),
+        "allocates memory; jemalloc and mimalloc with MAP_NORESERVE, glibc with MAP_HUGETLB where "
+        "its tunables say so, jemalloc with MAP_FIXED where memory is not overcommitted",
     ),
     ("brk", 12, (), "allocates and frees memory"),
     ("mremap", 25, (), "lets a large allocation grow"),
     ("exit_group", 231, (), "ends the process"),
 )
+
+CLIENT_RULES: tuple[Rule, ...] = (
+    (
+        *("madvise", 28, ((2, "is", _ADVICE),)),
+        "gives memory back: jemalloc, mimalloc (PYTHONMALLOC=mimalloc), tcmalloc; asks for huge "
+        "pages: glibc with hugetlb=1; a worker gives back what a scan of the guest used, zeroed",
+    ),
+    (
+        *("mprotect", 10, ((2, "lacks", (_PROT_EXEC,)),)),
+        "takes reserved memory into use: glibc's arenas, jemalloc and mimalloc",
+    ),
+    (
+        *("fcntl", 72, ((0, "is", "image"), (1, "is", (_F_GETFD,)))),
+        "asks whether a descriptor is open: libeatmydata before each flush",
+    ),
+    (
+        *("futex", 202, ()),
+        "waits for a lock, or wakes who waits for it: allocators with a thread of their own, such "
+        "as jemalloc's background_thread; glibc aborts where it fails",
+    ),
+    ("sched_yield", 24, (), "waits for a lock: jemalloc and tcmalloc, which spin"),
+    ("getcpu", 309, (), "chooses an arena: jemalloc's percpu_arena, which trusts the answer"),
+    (
+        "getpid",
+        39,
+        (),
+        "tells whether a process was forked: a worker, and libraries that cannot fail",
+    ),
+    (
+        *("writev", 20, ((0, "is", (2,)),)),
+        "says why it aborts: glibc, where it finds its heap damaged",
+    ),
+    ("exit", 60, (), "ends a thread of an allocator's; glibc tries for ever where it fails"),
+)
+"""What libraries in the process may call at any time: allocators, and what LD_PRELOAD brings."""
 
 # What gives a kept machine its first state back: KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_XSAVE,
 # KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_MSRS.
@@ -67,8 +116,7 @@ RESET_REQUESTS = (
     *(0x4080AEA2, 0x4040AEA0, 0x4004AE99, 0x4008AE89),
 )
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
-_MADV_DONTNEED = 4
-_NOT_A_WORKERS = ("ioctl", "write", "lseek", "rt_sigaction", "rt_sigreturn")
+_NOT_A_WORKERS = ("ioctl", "write", "writev", "lseek", "fcntl", "rt_sigaction", "rt_sigreturn")
 
 # The rules of a worker, which amends image after image as its parent sends them. Each of them is
 # the one descriptor that it may get, and so has the same number.
@@ -81,24 +129,20 @@ WORKER_RULES: tuple[Rule, ...] = (
     ("write", 1, ((0, "is", "channel"),), "tells the parent the outcome"),
     ("lseek", 8, ((0, "is", "image"),), "tells the image's size; finds its holes"),
     (
-        *("fcntl", 72, ((0, "is", "image"), (1, "is", (_F_OFD_GETLK, _F_OFD_SETLK)))),
-        "takes qemu's locks of the image",
+        *("fcntl", 72, ((0, "is", "image"), (1, "is", (_F_GETFD, _F_OFD_GETLK, _F_OFD_SETLK)))),
+        "takes qemu's locks of the image; asks whether it is open, as in CLIENT_RULES",
     ),
-    (
-        *("madvise", 28, ((2, "is", (_MADV_DONTNEED,)),)),
-        "gives memory that a scan used back, zeroed",
-    ),
-    ("getpid", 39, (), "tells whether the machine is this process's own"),
-    *(rule for rule in RULES if rule[0] not in _NOT_A_WORKERS),
+    *(rule for rule in (*RULES, *CLIENT_RULES) if rule[0] not in _NOT_A_WORKERS),
 )
 
 # linux/bpf_common.h, linux/filter.h: struct sock_filter and the operations in use.
 _INSTRUCTION = Struct("<HBBI")
-_LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _AND, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
 # linux/seccomp.h: what a filter returns, and where struct seccomp_data has its fields.
-_KILL_PROCESS, _ALLOW = 0x80000000, 0x7FFF0000
+_ERRNO, _ALLOW = 0x50000, 0x7FFF0000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 _AUDIT_ARCH_X86_64 = 0xC000003E  # linux/audit.h
+_EPERM, _ENOSYS = 1, 38  # asm-generic/errno-base.h, asm-generic/errno.h
 
 
 def assemble(rules: tuple[Rule, ...], descriptors: Mapping[str, int]) -> bytes:
@@ -108,25 +152,33 @@ def assemble(rules: tuple[Rule, ...], descriptors: Mapping[str, int]) -> bytes:
     numbers of their own (bit 30 is set), which no rule names.
     """
     pack = _INSTRUCTION.pack
-    kill = pack(_RETURN, 0, 0, _KILL_PROCESS)
+    lacking = pack(_RETURN, 0, 0, _ERRNO | _ENOSYS)
     allow = pack(_RETURN, 0, 0, _ALLOW)
     program = [
         pack(_LOAD, 0, 0, _ARCH),
         pack(_JUMP_EQUAL, 1, 0, _AUDIT_ARCH_X86_64),
-        kill,
+        lacking,
         pack(_LOAD, 0, 0, _NUMBER),
     ]
     for _, number, conditions, _ in rules:
-        body = []
-        for argument, comparison, wanted in conditions:
-            values = (descriptors[wanted],) if isinstance(wanted, str) else wanted
-            body.append(pack(_LOAD, 0, 0, _ARGUMENTS + 8 * argument))
-            if comparison == "lacks":
-                body += [pack(_JUMP_SET, 0, 1, values[0]), kill]
-            else:
-                count = len(values)
-                body += [pack(_JUMP_EQUAL, count - i, 0, value) for i, value in enumerate(values)]
-                body.append(kill)
+        body = [step for each in conditions for step in _check(each, descriptors)]
         program += [pack(_JUMP_EQUAL, 0, len(body) + 1, number), *body, allow]
-    program.append(kill)
+    program.append(lacking)
     return b"".join(program)
+
+
+def _check(condition: Condition, descriptors: Mapping[str, int]) -> list[bytes]:
+    """The instructions that go on if an argument is as it should be, and else forbid the call."""
+    pack = _INSTRUCTION.pack
+    argument, comparison, wanted = condition
+    values = (descriptors[wanted],) if isinstance(wanted, str) else wanted
+    steps = [pack(_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
+    if comparison == "lacks":
+        steps.append(pack(_JUMP_SET, 0, 1, values[0]))
+    else:
+        if comparison == "but for":
+            steps.append(pack(_AND, 0, 0, ~values[0] & 0xFFFFFFFF))
+            values = values[1:]
+        count = len(values)
+        steps += [pack(_JUMP_EQUAL, count - i, 0, value) for i, value in enumerate(values)]
+    return [*steps, pack(_RETURN, 0, 0, _ERRNO | _EPERM)]

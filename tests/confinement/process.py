@@ -29,6 +29,12 @@ def call(number, *arguments):
     result = libc.syscall(ctypes.c_long(number), *words)
     say("done" if result >= 0 else errno.errorcode[ctypes.get_errno()])
 
+def attempt(function):
+    try:
+        say("done", function())
+    except OSError as error:
+        say(errno.errorcode[error.errno])
+
 def say(*words):
     os.write(1, " ".join(map(str, words)).encode())
 
@@ -38,7 +44,7 @@ VCPU, OTHER = (os.open("/dev/null", os.O_RDWR) for _ in range(2))
 {before}
 confine.BARRIERS = tuple(barrier for barrier in confine.BARRIERS if barrier[0] in {barriers})
 confine.confine(Descriptors(IMAGE, 4096, VCPU), required=True)
-{attempt}
+{code}
 os._exit(0)
 """
 
@@ -48,7 +54,7 @@ def attempt(
 ) -> tuple[int, str]:
     """Run `code` in a process that raised these barriers; return its status and what it said."""
     image.write_bytes(bytes(4096))
-    program = _CONFINED.format(before=before, barriers=barriers, attempt=code)
+    program = _CONFINED.format(before=before, barriers=barriers, code=code)
     done = subprocess.run(
         [sys.executable, "-c", program, str(image)],
         capture_output=True,
@@ -61,27 +67,28 @@ def attempt(
     return done.returncode, done.stdout
 
 
-# The command in its own process; what it imports or opens once confined is named on stderr.
+# The command in its own process; what it, or a worker of its own, imports or opens once confined is
+# named on stderr when the command ends: workers have no stderr, but memory that they share with it.
 _COMMAND = """
-import os, sys
+import mmap, os, sys
 sys.path.insert(0, sys.argv.pop(1))
 patch = sys.argv.pop(1)
 import instar.vmm.amend
 from instar.vmm import confine
 
-seen = []
+command, seen = os.getpid(), mmap.mmap(-1, 1 << 16)
 
 def watch(event, arguments):
     if event in ("import", "open"):
-        seen.append((event, arguments[0]))
+        seen.write(repr((event, arguments[0])).encode())
 
 def confine_and_watch(descriptors, original=confine.confine, **options):
     original(descriptors, **options)
     sys.addaudithook(watch)
 
 def leave(status, original=os._exit):
-    if seen:
-        os.write(2, f"once confined: {seen}".encode())
+    if os.getpid() == command and seen[0]:
+        os.write(2, b"once confined: " + seen[:].strip(b"\\0"))
     original(status)
 
 confine.confine = confine_and_watch

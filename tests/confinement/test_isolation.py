@@ -152,7 +152,7 @@ def test_the_child_is_confined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     SAMPLE.write(path)
     patch = "import os; os.preadv = lambda *_: open('/dev/null'); "
     monkeypatch.setattr(isolation, "_START", isolation._START + patch)
-    with pytest.raises(instar.HostError, match=r"was killed \(Bad system call\)"):
+    with pytest.raises(instar.HostError, match=r"could not read .*: Function not implemented"):
         instar.amend(path, lazy_refcounts=True, isolation="process")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -43,10 +42,11 @@ def test_the_image_is_the_same_as_without_confinement(tmp_path: Path, compat: st
 def test_confinement_comes_before_the_first_read(tmp_path: Path) -> None:
     image = write_image(SCENES["amended"], tmp_path)
     patch = "import os; os.preadv = lambda *_: open('/dev/null')"
-    assert run("amend", *LAZY, image, patch=patch).returncode == -signal.SIGSYS
+    done = run("amend", *LAZY, image, patch=patch)
+    assert (done.returncode, "Function not implemented" in done.stderr) == (1, True)
     without = f"{patch}; confine.BARRIERS = ()"
     done = run("amend", *LAZY, image, patch=without)
-    assert (done.returncode, "once confined: [('open', '/dev/null')]" in done.stderr) == (1, True)
+    assert (done.returncode, "once confined: ('open', '/dev/null')" in done.stderr) == (1, True)
 
 
 def test_output_may_go_to_a_file_that_is_larger_than_the_image(tmp_path: Path) -> None:

@@ -211,3 +211,12 @@ def test_the_file_is_what_was_staged_and_only_planned_ranges_change(
     assert path.read_bytes() == expected
     assert more == 0
     assert sorted(written) == sorted((r.offset, r.length) for r in ranges)
+
+
+def test_want_of_memory_says_what_the_image_is_now(path: Path) -> None:
+    class Hungry(RecordingImage):
+        def write(self, offset: int, data: bytes) -> None:
+            raise MemoryError
+
+    with Hungry(path) as image, pytest.raises(HostError, match="^out of memory; the image reads"):
+        commit(image, SLACK_AND_SWITCH, flush=True)
