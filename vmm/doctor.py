@@ -1,7 +1,8 @@
 """Host side: `instar doctor`: can this machine run the sandbox, and if not, what is there to do?
 
-Every check runs, whatever the others found; the last one runs a real sandbox on an image of its
-own. Nothing of this is on the run path of an amend, so it imports what it likes.
+Every check runs, whatever the others found, up to one that hangs; the last ones amend an image of
+their own, by the command and in this process. Nothing of this is on the run path of an amend, so it
+imports what it likes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
 from instar.vmm.errors import HostError, InstarError, UsageError
 from instar.vmm.escape import escape
+from instar.vmm.machine import is_free_threaded
 from instar.vmm.record import record
 from instar.vmm.report import Report, write
 
@@ -72,6 +74,10 @@ class _CheckError(Exception):
         self.advice = advice
 
 
+class _HangError(_CheckError):
+    """What did not come to an end, and would not do so in the checks that follow."""
+
+
 class _Shortcoming(_CheckError):
     """What is not as it should be, though the sandbox can do with it."""
 
@@ -87,7 +93,7 @@ def run(arguments: list[str], report: Report) -> int:
             write("stdout", HELP + format_flags(FLAGS))
             return 0
         report.use(value)
-    findings = [_examine(name, check) for name, check in CHECKS]
+    findings = _examine_all()
     ok = all(finding.ok for finding in findings)
     version, python = installed_version(), platform.python_version()
     report.document({"version": version, "python": python, "ok": ok, "checks": findings})
@@ -113,6 +119,15 @@ def check_system() -> str:
     if (system, machine) != ("Linux", "x86_64"):
         raise _CheckError(f"{system} on {machine}", "use a machine with Linux on x86-64")
     return f"Linux {platform.release()} on x86-64"
+
+
+def check_interpreter() -> str:
+    """Check that this is a build of Python that an amend runs on."""
+    found = f"{platform.python_implementation()} {platform.python_version()}"
+    if is_free_threaded():
+        advice = "use the ordinary build of Python"
+        raise _CheckError(f"{found}, free-threaded, which is not supported", advice)
+    return found
 
 
 def check_device() -> str:
@@ -173,6 +188,37 @@ def check_locks() -> str:
     return "open file description locks work"
 
 
+_CLIENTS = "unset LD_PRELOAD, PYTHONMALLOC and GLIBC_TUNABLES where they are set, and report it"
+
+
+def check_memory() -> str:
+    """Check that allocations and a flush work in a confined process with what is loaded here."""
+    from instar.vmm.trials import TrialError, use_memory
+
+    try:
+        use_memory()
+    except TrialError as error:
+        raise _CheckError(f"memory and a flush under confinement: {error}", _CLIENTS) from None
+    return "a confined process can allocate memory and flush a file"
+
+
+def check_command() -> str:
+    """Amend an image by the command, as it runs on this machine, within a time limit."""
+    from instar.vmm.trials import TrialError, TrialHangs, amend_by_command
+
+    start = time.perf_counter()
+    try:
+        image = amend_by_command(make_image())
+    except TrialHangs as error:
+        raise _HangError(f"the confined command: {error}", _REPORT) from None
+    except TrialError as error:
+        raise _CheckError(f"the confined command: {error}", "see the lines above") from None
+    if int.from_bytes(image[_COMPATIBLE_FEATURES], "big") != _LAZY_REFCOUNTS:
+        raise _CheckError("the confined command did not amend a test image", _REPORT)
+    milliseconds = (time.perf_counter() - start) * 1000
+    return f"the confined command amended a test image in {milliseconds:.0f} ms"
+
+
 def check_sandbox() -> str:
     """Amend an image in a sandbox, and look whether it was amended."""
     from instar.vmm.api import amend
@@ -228,11 +274,14 @@ def check_barrier(name: str) -> str:
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("system", check_system),
+    ("interpreter", check_interpreter),
     ("device", check_device),
     ("api", check_api),
     ("payload", check_payload),
     ("locks", check_locks),
     *((name, partial(check_barrier, name)) for name in BARRIERS),
+    ("memory", check_memory),
+    ("command", check_command),
     ("sandbox", check_sandbox),
 )
 
@@ -258,9 +307,23 @@ def make_image() -> bytes:
     return b"".join(cluster.ljust(1 << cluster_bits, b"\0") for cluster in clusters)
 
 
+def _examine_all() -> list[Finding]:
+    findings = []
+    for name, check in CHECKS:
+        try:
+            findings.append(_examine(name, check))
+        except _HangError as failure:
+            message, advice = str(failure), failure.advice
+            findings.append(Finding(name, ok=False, message=message, advice=advice))
+            break
+    return findings
+
+
 def _examine(name: str, check: Callable[[], str]) -> Finding:
     try:
         return Finding(name, ok=True, message=check(), advice="")
+    except _HangError:
+        raise
     except _CheckError as failure:
         return Finding(name, ok=failure.ok, message=str(failure), advice=failure.advice)
     except InstarError as error:

@@ -28,19 +28,22 @@ MARGIN = 30.0
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.
 _START = "import sys; sys.path.append(sys.argv.pop(1)); "
-_AMEND = "from instar.vmm.cli import main; sys.exit(main())"
+AMEND = "from instar.vmm.cli import main; sys.exit(main())"
+"""The code of a process that is the command."""
 
 
-def child_command(code: str) -> list[str]:
+def child_command(code: str, *, isolated: bool = True) -> list[str]:
     """The command line of a Python process that runs `code`; `sys` and this package are at hand.
 
+    Unless `isolated` it heeds PYTHON* variables, and the current folder may hold modules for it.
     HostError if this process does not know its interpreter.
     """
     if not sys.executable:
         raise HostError("cannot start a child: this process does not know its Python interpreter")
     # By way of instar.abi: an editable install has a symbolic link in the place of vmm/.
     package = os.path.dirname(os.path.dirname(os.path.abspath(abi.__file__)))
-    return [sys.executable, "-I", "-S", "-c", _START + code, os.path.dirname(package)]
+    flags = ["-I", "-S"] if isolated else ["-S"]
+    return [sys.executable, *flags, "-c", _START + code, os.path.dirname(package)]
 
 
 def amend_in_child(
@@ -76,7 +79,7 @@ def amend_in_child(
         # qemu's rules want a list, and ignore an id in it.
         *("-o", ",".join(options) or "id=none", "--"),
     ]
-    answer, status = _run([*child_command(_AMEND), *arguments, raw], timeout + MARGIN)
+    answer, status = _run([*child_command(AMEND), *arguments, raw], timeout + MARGIN)
     if status < 0:
         name = signal.strsignal(-status)
         raise HostError(f"the confined process was killed ({name}); {EITHER}")

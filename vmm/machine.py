@@ -6,6 +6,8 @@ to be judged; a GuestFault; or a HostError. Nothing here writes to the image.
 
 from __future__ import annotations
 
+from sys import abiflags
+
 from instar.abi import (
     INSTAR_BLOCK_QUEUE,
     INSTAR_PORT_EXIT,
@@ -51,7 +53,11 @@ class Machine:
     """
 
     def __init__(self, payload: Payload) -> None:
-        """Set up memory, tables and registers. HostError if this machine cannot."""
+        """Set up memory, tables and registers. HostError if this machine or Python cannot."""
+        if is_free_threaded():
+            raise HostError(
+                "free-threaded builds of Python are not supported; use the ordinary build"
+            )
         self._payload = payload
         self._snapshot: Snapshot | None = None
         self.vm_exits = 0
@@ -203,6 +209,11 @@ class Machine:
     def __exit__(self, *_exc: object) -> None:
         """Close."""
         self.close()
+
+
+def is_free_threaded() -> bool:
+    """Whether this build of Python has no GIL (PEP 703), on which this package is not tested."""
+    return "t" in abiflags
 
 
 def _kvm(call: Callable[..., T], *arguments: object) -> T:

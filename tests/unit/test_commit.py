@@ -218,5 +218,5 @@ def test_want_of_memory_says_what_the_image_is_now(path: Path) -> None:
         def write(self, offset: int, data: bytes) -> None:
             raise MemoryError
 
-    with Hungry(path) as image, pytest.raises(HostError, match="^out of memory; the image reads"):
+    with Hungry(path) as image, pytest.raises(HostError, match=r"^out of memory; the image reads"):
         commit(image, SLACK_AND_SWITCH, flush=True)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from instar.abi import INSTAR_ABI_VERSION
-from instar.vmm import cli, doctor
+from instar.vmm import cli, doctor, machine, trials
 from instar.vmm.confine import BARRIERS
 from instar.vmm.errors import GuestFault, HostError
+from instar.vmm.payload import load_payload
 from instar.vmm.result import AmendResult
 from tests.forge.audit import faults
 from tests.forge.reader import Reader
@@ -294,6 +295,57 @@ def test_doctor_repeats_what_the_sandbox_says(
     line = diagnose(capsys, monkeypatch, doctor.check_sandbox)
     assert line == "FAIL it: triple fault: see the lines above"
     assert amend.calls[0][1] == {"lazy_refcounts": True}
+
+
+@pytest.mark.kvm
+def test_doctor_amends_by_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = diagnose(capsys, monkeypatch, doctor.check_command)
+    assert re.fullmatch(r"ok   the confined command amended a test image in \d+ ms", line)
+    monkeypatch.setattr(trials, "AMEND", "sys.exit('no luck')")
+    line = diagnose(capsys, monkeypatch, doctor.check_command)
+    assert line == (
+        "FAIL the confined command: it ended with status 1: no luck: see the lines above"
+    )
+
+
+@pytest.mark.parametrize("seconds", ["0.5"])
+def test_doctor_says_that_the_command_hangs_and_does_not_hang_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    monkeypatch.setattr(trials, "SECONDS", float(seconds))
+    monkeypatch.setattr(trials, "AMEND", "exec('while True: pass')")
+    checks = (("command", doctor.check_command), ("broken", break_check))
+    monkeypatch.setattr(doctor, "CHECKS", checks)
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"FAIL the confined command: it did not end within {seconds} s: please report it"
+    ]
+
+
+def test_doctor_uses_memory_under_confinement(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = diagnose(capsys, monkeypatch, doctor.check_memory)
+    assert line == "ok   a confined process can allocate memory and flush a file"
+    forbidden = trials._MEMORY.replace("os.fdatasync(image)", "os.fsync(image)")
+    monkeypatch.setattr(trials, "_MEMORY", forbidden)
+    line = diagnose(capsys, monkeypatch, doctor.check_memory)
+    assert "it ended with status 1: OSError: [Errno 38] Function not implemented: unset" in line
+
+
+def test_doctor_and_an_amend_refuse_a_free_threaded_build(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert diagnose(capsys, monkeypatch, doctor.check_interpreter).startswith("ok   CPython 3.")
+    monkeypatch.setattr(machine, "abiflags", "t")
+    line = diagnose(capsys, monkeypatch, doctor.check_interpreter)
+    assert line.endswith(
+        ", free-threaded, which is not supported: use the ordinary build of Python"
+    )
+    with pytest.raises(HostError, match="free-threaded builds of Python are not supported"):
+        machine.Machine(load_payload())
 
 
 def test_doctors_image_is_valid() -> None:
