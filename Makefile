@@ -14,9 +14,15 @@ BUILD_SCRIPTS := $(wildcard scripts/build_*.py)
 # Where there is no gcc, the C compiler that the build asks for is needed here too.
 ZIGLANG := $(if $(shell command -v gcc),,$(shell sed -n 's/^ZIGLANG = "\(.*\)"/\1/p' scripts/build_guest.py))
 
+# Debian has the newest Python. The oldest one has to be on PATH or under pyenv, or is left out.
+NEWEST := 3.14
+PYTHONS := 3.10 $(NEWEST)
+# What else there is tests the planner and compares results, which no interpreter changes.
+INTERPRETER_TESTS := $(addprefix tests/,unit confinement sandbox locking places contract)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test dev guest planner qemu format check fuzz bench dist clean
+.PHONY: help demo test pythons dev guest planner qemu format check fuzz bench dist clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +32,17 @@ demo: dev guest ## install into .venv and amend a sample image
 
 test: dev guest planner qemu ## run all tests
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal -rfEs $(ARGS)
+
+pythons: ## run the tests that depend on the interpreter on the oldest and the newest Python
+	@for version in $(PYTHONS); do \
+		if python=$$(scripts/fetch_python $$version | tail -n 1) && [ -n "$$python" ]; then \
+			echo "tests on Python $$version"; \
+			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=build/venv-$$version \
+				ARGS='$(INTERPRETER_TESTS)' || exit 1; \
+		elif [ $$version = $(NEWEST) ]; then \
+			exit 1; \
+		fi; \
+	done
 
 dev: $(INSTALLED) ## make .venv, with an editable install and the tools
 

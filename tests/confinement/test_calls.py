@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,14 @@ VERSION = "import sys; print(sys.version_info[:2])"
 
 
 def pythons() -> dict[str, str]:
-    """This interpreter, and those of other versions at hand, in the path or under pyenv."""
+    """This interpreter, and those of other versions at hand: in the path, under pyenv, fetched."""
     pyenv = Path.home() / ".pyenv" / "versions"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instar" / "python"
+    fetched = Path(os.environ.get("INSTAR_PYTHON") or cache)
     found = {str(sys.version_info[:2]): sys.executable}
     for minor in range(10, 20):
         candidates = [str(path) for path in pyenv.glob(f"3.{minor}.*/bin/python3")]
+        candidates += map(str, fetched.glob(f"3.{minor}/usr/bin/python3.{minor}"))
         here = shutil.which(f"python3.{minor}")
         for candidate in candidates if here is None else [here, *candidates]:
             asked = subprocess.run([candidate, "-c", VERSION], capture_output=True, check=False)
