@@ -8,6 +8,7 @@ other, and the parent forks another one.
 
 from __future__ import annotations
 
+import array  # noqa: F401 - recv_fds() imports it, which would be too late in a confined process
 import gc
 import os
 import signal
