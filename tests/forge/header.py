@@ -10,7 +10,7 @@ from tests.forge.extensions import END, Extension, feature_name_table
 from tests.forge.space import Space
 
 if TYPE_CHECKING:
-    from tests.forge.image import Image
+    from tests.forge.description import Description
 
 V2_FIELDS = frozenset(field.name for field in layout.HeaderV2.subcons)
 V3_FIELDS = frozenset(
@@ -18,7 +18,7 @@ V3_FIELDS = frozenset(
 )
 
 
-def feature_words(image: Image) -> dict[str, int]:
+def feature_words(image: Description) -> dict[str, int]:
     """The three feature words: what the image needs, and the bits that were asked for besides."""
     return {
         "incompatible_features": image.incompatible_features
@@ -36,7 +36,7 @@ def feature_words(image: Image) -> dict[str, int]:
 
 
 def all_extensions(
-    image: Image, crypto_header: bytes | None, bitmaps: bytes | None
+    image: Description, crypto_header: bytes | None, bitmaps: bytes | None
 ) -> list[Extension]:
     """The extension area in order, given the data of the extensions that point into the file."""
     implied = {
@@ -55,7 +55,7 @@ def all_extensions(
 
 
 def write_header(
-    image: Image, space: Space, places: Mapping[str, int], extensions: list[Extension]
+    image: Description, space: Space, places: Mapping[str, int], extensions: list[Extension]
 ) -> None:
     """Write the header cluster. `places` are the fields that say where the tables are."""
     length = layout.HEADER_V2_LENGTH if image.version == 2 else image.header_length
@@ -87,7 +87,7 @@ def write_header(
         space.file.write(backing_file_offset, image.backing_file)
 
 
-def _backing_file_offset(image: Image, end: int) -> int:
+def _backing_file_offset(image: Description, end: int) -> int:
     """Where the name goes, by default to the `end` of the extensions; 0 if there is none."""
     offset = 0
     if image.backing_file is not None:
@@ -98,7 +98,7 @@ def _backing_file_offset(image: Image, end: int) -> int:
     return offset
 
 
-def _pack(image: Image, fields: Mapping[str, object], length: int) -> bytes:
+def _pack(image: Description, fields: Mapping[str, object], length: int) -> bytes:
     """The fields in their places, as many as `length` bytes hold."""
     known = V2_FIELDS if image.version == 2 else V2_FIELDS | V3_FIELDS
     if unknown := image.header.keys() - known:

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.forge import Image, layout
-from tests.forge.image import Patch
+from tests.forge.description import Patch
 from tests.hostile.case import fields
 
 

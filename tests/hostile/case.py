@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.forge import Data, Image, Snapshot
-from tests.forge.image import Patch
+from tests.forge.description import Patch
 from tests.hostile.sparse import set_length
 
 Regions = Mapping[str, range]

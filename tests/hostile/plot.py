@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.forge import Extension, Image, layout
-from tests.forge.image import Patch
+from tests.forge.description import Patch
 from tests.hostile.bulk import regions_end
 from tests.hostile.case import BACKING_FILE, Case, Regions, fields, u32, u64
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.forge import Cluster, Compressed, Data, Image, RawEntry, Zero, ZeroAllocated, layout
-from tests.forge.image import Patch
+from tests.forge.description import Patch
 from tests.hostile.case import CLUSTER, SNAPPED, TINY, V2, V3, Case, field, number, u64
 
 COPIED = layout.COPIED
