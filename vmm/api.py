@@ -74,7 +74,9 @@ def amend(
             debug=debug,
             payload=payload,
         )
-    make_order(compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth)
+    order = make_order(
+        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+    )
     if isolation != "process":
         raise UsageError(f"isolation is None or 'process', not {isolation!r}")
     if progress or debug or payload:
@@ -83,6 +85,7 @@ def amend(
 
     return amend_in_child(
         path,
+        order,
         compat=compat,
         lazy_refcounts=lazy_refcounts,
         dry_run=dry_run,

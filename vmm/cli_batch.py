@@ -16,7 +16,7 @@ from instar.vmm.report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from typing import Any, BinaryIO
 
     from instar.vmm.options import AmendOptions
@@ -93,15 +93,24 @@ def _split(file: BinaryIO, end: bytes) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _report(outcomes: Iterator[AmendOutcome], report: Report, bar: Any, *, quiet: bool) -> int:
+def _report(
+    outcomes: Generator[AmendOutcome, None, None], report: Report, bar: Any, *, quiet: bool
+) -> int:
     counts = dict.fromkeys(_KINDS, 0)
-    try:
+
+    def take(outcomes: Iterable[AmendOutcome]) -> None:
         for outcome in outcomes:
             if bar is not None:
                 bar.clear()
             counts[_tell(outcome, report, quiet=quiet)] += 1
             if bar is not None:
                 bar.update()
+
+    try:
+        take(outcomes)
+    except KeyboardInterrupt as interrupt:
+        take(_rest(outcomes, interrupt))
+        raise
     finally:
         report.filename = None
         if bar is not None:
@@ -110,6 +119,17 @@ def _report(outcomes: Iterator[AmendOutcome], report: Report, bar: Any, *, quiet
         summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         write("stderr", f"instar: {sum(counts.values())} images: {summary}\n")
     return 1 if counts["failed"] else 0
+
+
+def _rest(
+    outcomes: Generator[AmendOutcome, None, None], interrupt: KeyboardInterrupt
+) -> Iterator[AmendOutcome]:
+    """What becomes of the images that were begun, wherever the interrupt met this process."""
+    try:
+        yield outcomes.throw(interrupt)
+        yield from outcomes
+    except KeyboardInterrupt:
+        return
 
 
 def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:

@@ -1,10 +1,20 @@
 """Host side: results and errors that another process of ours sent as JSON, which may be taken over.
 
-What it says is believed no further than that it is an outcome of one amend.
+What this process knows itself it does not take from there, and every other value must be one that
+an amend can have. So a lie is confined to what the image would have looked like to an honest one.
 """
 
 from __future__ import annotations
 
+import json
+
+from instar.abi import (
+    INSTAR_PHASE_COUNT,
+    INSTAR_PHASE_PREPARE,
+    INSTAR_SEGMENTS_MAX,
+    INSTAR_STAGED_MAX,
+    REFUSAL_MAX,
+)
 from instar.vmm.contract_terms import Change
 from instar.vmm.errors import (
     GuestFault,
@@ -13,41 +23,178 @@ from instar.vmm.errors import (
     ImageRejected,
     InstarError,
     Refusal,
-    UsageError,
 )
-from instar.vmm.result import AmendResult, ByteRange
+from instar.vmm.escape import escape
+from instar.vmm.options import COMPAT_LEVELS
+from instar.vmm.probe import HEADER_FIELDS, V3_FIELDS
+from instar.vmm.record import record
+from instar.vmm.result import RANGES_MAX, SWITCH, AmendResult, ByteRange
+from instar.vmm.staging import SECTOR_SIZE
+from instar.vmm.verdict import is_known
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, NoReturn, TypeVar
+
+    from instar.vmm.order import Order
 
     T = TypeVar("T")
 
-ANSWER_MAX = 1 << 22
-"""Bytes of a document; RANGES_MAX ranges take a tenth of it."""
+ANSWER_MAX = 1 << 20
+"""Bytes of a document. RANGES_MAX ranges take half of it; read, hostile ones take 25 MiB."""
 EITHER = "the image is the old one or the amended one, see with qemu-img info"
 """What there is to say of an image where no document came."""
 
+_WORD = 1 << 64
+_COUNT = 1 << 63
+_DIGITS = 20
+_TEXT_MAX = 1 << 16
+_WARNINGS_MAX = 8
+_MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
+_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS)  # the magic does not change
+_KINDS = (HostError, ImageLocked, GuestFault)  # usage was checked before anybody was asked
 
-def read_result(document: Any, name: str) -> AmendResult:
-    """The result in the child's document; TypeError or KeyError if it is none."""
+
+@record
+class Expected:
+    """What is known of an amend without asking the process that carried it out."""
+
+    name: str
+    """The image's path, as text."""
+    order: Order
+    """What that process was told to do."""
+    payload_sha256: str
+    """The digest of the payload that it has."""
+    end: int = _COUNT
+    """How far the file may reach in the end, in bytes."""
+
+
+def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | InstarError:
+    """Read a document, a result or an error. ValueError if no honest process says such a thing.
+
+    A result is the document itself, as the command writes it, or its "result", as a worker does.
+    """
+    try:
+        document = json.loads(text, parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
+        if "error" in document:
+            return _read_error(document["error"], expected.name)
+        return _read_result(document.get("result", document), expected)
+    except (LookupError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError("not the document of an amend") from fault
+
+
+def _int(digits: str) -> int:
+    """Read a number that no amend exceeds; to read a longer one would take long."""
+    return int(digits) if len(digits) <= _DIGITS else _refuse(digits)
+
+
+def _refuse(_text: str) -> NoReturn:
+    raise ValueError("a number that no amend has")
+
+
+def _read_result(document: Any, expected: Expected) -> AmendResult:
     lists = {
         "changes": tuple(_build(Change, change) for change in document["changes"]),
         "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
-        "warnings": tuple(str(warning) for warning in document["warnings"]),
+        "warnings": tuple(_clean(warning, expected.name) for warning in document["warnings"]),
     }
-    return _build(AmendResult, {**document, **lists, "filename": name})
+    result = _build(AmendResult, {**document, **lists})
+    _demand(_is_as_told(result, expected))
+    _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
+    _demand(len(result.warnings) <= _WARNINGS_MAX)
+    if result.action == "noop":
+        _demand(not (result.changes or result.ranges or result.more_ranges or result.bytes_written))
+    else:
+        _demand(result.action == "amended")
+        _demand(_are_changes(result))
+        _demand(_are_ranges(result, expected.end))
+    return result
 
 
-def read_error(error: Any) -> InstarError:
-    """The error in the child's document; TypeError or KeyError if it is none."""
-    kind, message = error["kind"], str(error["message"])
-    for known in (UsageError, HostError, ImageLocked, GuestFault):
+def _is_as_told(result: AmendResult, expected: Expected) -> bool:
+    """Whether what this process knows is what the result says."""
+    order, request = expected.order, expected.order.request
+    versions = {"0.10": 2, "1.1": 3}
+    return (
+        result.filename == expected.name
+        and result.format == "qcow2"
+        and result.payload_sha256 == expected.payload_sha256
+        and result.dry_run == order.dry_run
+        and request.version in (None, versions[result.compat])
+        and request.lazy_refcounts in (None, result.lazy_refcounts)
+        and not (result.lazy_refcounts and versions[result.compat] == 2)
+    )
+
+
+def _are_changes(result: AmendResult) -> bool:
+    """Whether these are fields of the header, in its order, each with another value than before."""
+    places = [_FIELDS.index(change.field) for change in result.changes]
+    values = {change.field: change.after for change in result.changes}
+    return (
+        places == sorted({*places})
+        and not {"version", "compatible_features"}.isdisjoint(values)
+        and values.get("version", COMPAT_LEVELS[result.compat]) == COMPAT_LEVELS[result.compat]
+        and all(change.before != change.after for change in result.changes)
+        and all(
+            value is None or 0 <= value < _WORD
+            for change in result.changes
+            for value in (change.before, change.after)
+        )
+    )
+
+
+def _are_ranges(result: AmendResult, end: int) -> bool:
+    """Whether ranges are whole sectors of the file, in order and apart, as many as there can be."""
+    last, told, switched = (0, False, 0), 0, 0
+    for part in result.ranges:
+        start = part.phase, not part.zeroes, part.offset
+        sound = (
+            0 <= part.phase < INSTAR_PHASE_COUNT
+            and last <= start
+            and 0 < part.length <= part.offset + part.length <= -(-end // SECTOR_SIZE) * SECTOR_SIZE
+            and not (part.offset % SECTOR_SIZE or part.length % SECTOR_SIZE)
+            and not (part.zeroes and part.phase != INSTAR_PHASE_PREPARE)
+        )
+        if not sound:
+            return False
+        last = *start[:2], part.offset + part.length
+        told += 0 if part.zeroes else part.length
+        switched += part.length if part.phase == SWITCH else 0
+    if result.bytes_written % SECTOR_SIZE or not told <= result.bytes_written <= INSTAR_STAGED_MAX:
+        return False
+    if result.more_ranges:
+        return len(result.ranges) == RANGES_MAX and 0 < result.more_ranges <= _MORE_MAX
+    return told == result.bytes_written and result.atomic == (switched == SECTOR_SIZE)
+
+
+def _read_error(error: Any, name: str) -> InstarError:
+    kind, message = error["kind"], _clean(error["message"], name)
+    for known in _KINDS:
         if kind == known.__name__:
             return known(message)
-    if kind == ImageRejected.__name__ and error["refusals"]:
-        return ImageRejected(tuple(_build(Refusal, refusal) for refusal in error["refusals"]))
-    return HostError(f"the confined process failed: {message}")
+    if kind == ImageRejected.__name__:
+        refusals = tuple(_read_refusal(refusal, name) for refusal in error["refusals"])
+        _demand(0 < len(refusals) <= REFUSAL_MAX)
+        return ImageRejected(refusals)
+    _demand(type(kind) is str)
+    return HostError(f"the confined process failed at '{name}': {message}")
+
+
+def _read_refusal(fields: Any, name: str) -> Refusal:
+    refusal = _build(Refusal, {**fields, "message": _clean(fields["message"], name)})
+    _demand(is_known(refusal))
+    return refusal
+
+
+def _clean(text: Any, name: str) -> str:
+    """Words for people, with whatever is not printable escaped, but for the image's name."""
+    _demand(type(text) is str and len(text) <= _TEXT_MAX)
+    return name.join(map(escape, text.split(name))) if name else escape(text)
+
+
+def _demand(condition: bool) -> None:
+    if not condition:
+        raise ValueError("not what an amend can come to")
 
 
 def _build(kind: type[T], fields: dict[str, Any]) -> T:

@@ -1,12 +1,11 @@
 """Host side: amend() with isolation="process": the command does the work, in a child.
 
 The child confines itself before it reads the image, and this process keeps its rights. What the
-child says is believed no further than that it is an outcome of one amend.
+child says is judged before it becomes an outcome.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -15,12 +14,14 @@ import sys
 import time
 
 from instar import abi
-from instar.vmm.document import ANSWER_MAX, EITHER, read_error, read_result
-from instar.vmm.errors import HostError, UsageError
+from instar.vmm.document import ANSWER_MAX, EITHER, Expected, read_outcome
+from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.payload import load_payload
+from instar.vmm.result import AmendResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.result import AmendResult
+    from instar.vmm.order import Order
 
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
@@ -48,6 +49,7 @@ def child_command(code: str, *, isolated: bool = True) -> list[str]:
 
 def amend_in_child(
     path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    order: Order,
     *,
     compat: str | None,
     lazy_refcounts: bool | None,
@@ -57,7 +59,7 @@ def amend_in_child(
     drop_bitmaps: bool,
     max_growth: int | None,
 ) -> AmendResult:
-    """Amend an image as amend() does; the arguments are checked, but for the path.
+    """Amend an image as amend() does; the arguments are checked, as `order`, but for the path.
 
     Raises what amend() raises, and HostError if the child cannot be started, dies, or says nothing
     that makes sense.
@@ -66,6 +68,8 @@ def amend_in_child(
         raw = os.fsencode(path)
     except ValueError:
         raise UsageError("the file name has characters that no file name can have") from None
+    if not raw:
+        raise UsageError("the file name is empty; name an image file")
     if b"\0" in raw:
         raise UsageError("the file name holds a NUL byte; name an image file")
     options = [] if compat is None else [f"compat={compat}"]
@@ -83,16 +87,16 @@ def amend_in_child(
     if status < 0:
         name = signal.strsignal(-status)
         raise HostError(f"the confined process was killed ({name}); {EITHER}")
+    expected = Expected(os.fsdecode(raw), order, load_payload().sha256)
     try:
-        document = json.loads(answer)
-        if status == 0:
-            return read_result(document, os.fsdecode(raw))
-        error = read_error(document["error"])
-    except (ValueError, KeyError, TypeError, RecursionError) as fault:
-        raise HostError(
-            f"the confined process ended with status {status} and no outcome; {EITHER}"
-        ) from fault
-    raise error
+        outcome = read_outcome(answer, expected)
+    except ValueError:
+        outcome = None
+    if isinstance(outcome, AmendResult) and status == 0:
+        return outcome
+    if isinstance(outcome, InstarError) and status != 0:
+        raise outcome
+    raise HostError(f"the confined process ended with status {status} and no outcome; {EITHER}")
 
 
 def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:

@@ -359,6 +359,22 @@ def translate(
     return tuple(_translate(names, *refusal) for refusal in refusals)
 
 
+def is_known(refusal: Refusal) -> bool:
+    """Whether a refusal from another process is one that this program makes, as far as one can see.
+
+    What is shown of the image, its bitmaps' names or what else the file is, can be any text.
+    """
+    reason, code, detail = refusal.number, refusal.code_number, refusal.detail
+    if reason not in REASONS or code not in _CODES or detail.keys() != set(REASONS[reason][1]):
+        return False
+    if any(type(value) is not int or not 0 <= value < 1 << 64 for value in detail.values()):
+        return False
+    known = _translate((), reason, code, *(detail[name] for name in REASONS[reason][1]))
+    shows_text = reason == abi.REFUSAL_BAD_MAGIC or "{names}" in REASONS[reason][2]
+    message = refusal.message if shows_text else known.message
+    return (refusal.name, refusal.code, refusal.message) == (known.name, known.code, message)
+
+
 def overlap(
     offset: int, user: int = abi.AMEND_USE_UNKNOWN, other_user: int = abi.AMEND_USE_UNKNOWN
 ) -> Refusal:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from instar.vmm.order import Order
+    from instar.vmm.payload import Payload
 
 NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
@@ -36,16 +37,18 @@ REGULAR, DEVICE = b"f", b"b"
 IMAGE = Struct("=cQ")
 """What a message begins with: an image's kind, and its work_max as ImageFile has it."""
 READY = b"ready"
-"""What a worker says first, unless it says what is wrong."""
+"""What a worker says first, unless it says in JSON what is wrong."""
 MORE, LAST = b"+", b"."
-"""How a piece of an answer begins: whether another one follows."""
+"""How a piece of an answer begins: whether another one follows, without which it is not whole."""
 PIECE = 32 << 10
-"""Bytes of an answer that go into one message; the kernel takes no message of any size."""
+"""Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
 
 _CHANNEL = 3  # behind the standard streams
 
 
-def work(channel: socket.socket, order: Order, stop: mmap.mmap, *, required: bool) -> NoReturn:
+def work(
+    channel: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, *, required: bool
+) -> NoReturn:
     """Be a worker, in a process that was just forked; ends the process.
 
     Each message of the parent is an image: IMAGE, its name, and its descriptor; each
@@ -54,17 +57,19 @@ def work(channel: socket.socket, order: Order, stop: mmap.mmap, *, required: boo
     """
     status = 1
     try:
-        _work(channel, order, stop, required)
+        _work(channel, order, payload, stop, required)
         status = 0
     finally:
         os._exit(status)
 
 
-def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) -> None:
+def _work(
+    parent: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, required: bool
+) -> None:
     # Left to the end of its life, a socket would be asked for its name, for a warning.
     with _shed(parent) as channel:
         dump = load_dump(indent=None)
-        sandbox = Sandbox()
+        sandbox = Sandbox(payload=payload)
         try:
             vcpu = sandbox.prepare()
             prepare(order.request)
@@ -74,7 +79,7 @@ def _work(parent: socket.socket, order: Order, stop: mmap.mmap, required: bool) 
             growth = order.request.max_growth
             confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
         except InstarError as error:
-            os.write(_CHANNEL, dump(error_fields(error)).encode())
+            os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
             return
         gc.freeze()  # what is there by now stays: the collector need not look at it again
         os.write(_CHANNEL, READY)

@@ -138,6 +138,7 @@ def load_payload(load=instar.vmm.amend.load_payload):
     segments = tuple(map(put, core.segments))
     image = Image(core.name, core.elf, core.entry, segments, core.abi_version)
     return Payload((image, operation), payload.sha256)
-import instar.vmm.sandbox
-instar.vmm.amend.load_payload = instar.vmm.sandbox.load_payload = load_payload
+import instar.vmm.batch, instar.vmm.sandbox
+for module in (instar.vmm.amend, instar.vmm.batch, instar.vmm.sandbox):
+    module.load_payload = load_payload
 """

@@ -12,21 +12,10 @@ import pytest
 
 import instar
 from instar.vmm import isolation
+from tests.unit import test_document
 
-RESULT = {
-    **dict.fromkeys(("filename", "format", "action", "compat", "payload_sha256"), "x"),
-    **dict.fromkeys(("lazy_refcounts", "atomic", "dry_run"), True),
-    **dict.fromkeys(("bytes_read", "bytes_written", "vm_exits"), 1),
-    "changes": [],
-    "ranges": [],
-    "more_ranges": 0,
-    "warnings": ["w"],
-}
-REFUSAL = {
-    **dict.fromkeys(("name", "code", "message"), "x"),
-    **dict.fromkeys(("number", "code_number"), 1),
-    "detail": {},
-}
+RESULT = {**test_document.NOOP, "filename": "x", "warnings": ["w"]}
+REFUSAL = test_document.REFUSAL
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -51,7 +40,8 @@ def without(key: str) -> dict[str, Any]:
     "document",
     [
         *("", "{", "null", "[]", "1", '"x"', "{}", "[" * 100000, "NaN"),
-        *(json.dumps(without(key)) for key in RESULT if key != "filename"),
+        *(json.dumps(without(key)) for key in RESULT),
+        *(json.dumps({**RESULT, key: "y"}) for key in RESULT if key != "warnings"),
         json.dumps({**RESULT, "unknown": 1}),
         json.dumps({**RESULT, "bytes_read": "1"}),
         json.dumps({**RESULT, "bytes_read": True}),
@@ -76,7 +66,7 @@ def test_a_result_that_is_none_is_a_host_error(
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        ({"kind": "UsageError", "message": "m"}, instar.UsageError),
+        ({"kind": "UsageError", "message": "m"}, instar.HostError),
         ({"kind": "HostError", "message": "m"}, instar.HostError),
         ({"kind": "ImageLocked", "message": "m"}, instar.ImageLocked),
         ({"kind": "GuestFault", "message": "m"}, instar.GuestFault),
@@ -97,6 +87,16 @@ def test_an_error_is_raised_as_what_it_is(
     with pytest.raises(instar.InstarError) as caught:
         ask()
     assert type(caught.value) is expected
+
+
+def test_a_status_that_says_something_else_is_a_host_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = json.dumps({"error": {"kind": "GuestFault", "message": "m"}})
+    for text, status in ((error, 0), (json.dumps(RESULT), 1)):
+        answer(monkeypatch, f"print({text!r}); raise SystemExit({status})")
+        with pytest.raises(instar.HostError, match=f"status {status} and no outcome"):
+            ask()
 
 
 SPELL = "import os, signal, sys, time; "

@@ -98,8 +98,8 @@ TAKEN_OVER = {
     ),
     "let a file grow": (
         "os.pwrite(fd, b'x', os.lseek(fd, 0, 2))",
-        "HostError: the confined process failed: internal error, please report it: OSError: "
-        "[Errno 27] File too large",
+        "HostError: the confined process failed at '{bad}': internal error, please report it: "
+        "OSError: [Errno 27] File too large",
     ),
     "take two images": (
         "print(socket.recv_fds(socket.socket(fileno=3), 100, 1))",
@@ -146,7 +146,8 @@ def test_a_worker_that_is_taken_over_costs_its_image_and_no_other(
     told = outcomes(done.stdout)
     assert done.returncode == 1
     kind, message = told.pop("bad")
-    assert f"{kind}: {message}".startswith(expected)
+    assert f"{kind}: {message}".startswith(expected.replace("{bad}", str(bad)))
+    assert str(bad) in message
     assert told == {image.name: "amended" for image in images}
     assert bad.read_bytes()[: len(contents)] == contents
     assert "3 images: 2 amended, 0 as asked, 1 failed" in done.stderr

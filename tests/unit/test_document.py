@@ -1,0 +1,291 @@
+"""Test side: of what a confined process says, nothing is believed that this process can judge."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from instar.vmm.document import ANSWER_MAX, Expected, read_outcome
+from instar.vmm.errors import Refusal, error_fields
+from instar.vmm.order import make_order
+from instar.vmm.payload import load_payload
+from instar.vmm.record import load_dump
+from instar.vmm.result import RANGES_MAX
+from instar.vmm.verdict import not_qcow2, overlap, translate
+from tests.forge import Data, Image, Snapshot, Zero, ZeroAllocated
+
+NAME = "/images/a\n.qcow2"
+ORDER = make_order("1.1", True, None, False, "writeback", 30)
+SHA256 = load_payload().sha256
+EXPECTED = Expected(NAME, ORDER, SHA256, 1 << 20)
+
+RESULT: dict[str, Any] = {
+    "filename": NAME,
+    "format": "qcow2",
+    "action": "amended",
+    "compat": "1.1",
+    "lazy_refcounts": True,
+    "atomic": True,
+    "dry_run": False,
+    "bytes_read": 8192,
+    "bytes_written": 1024,
+    "vm_exits": 3,
+    "payload_sha256": SHA256,
+    "changes": [
+        {"field": "version", "before": 2, "after": 3},
+        {"field": "compatible_features", "before": None, "after": 1},
+    ],
+    "ranges": [
+        {"phase": 0, "offset": 4096, "length": 4096, "zeroes": True},
+        {"phase": 0, "offset": 512, "length": 512, "zeroes": False},
+        {"phase": 3, "offset": 0, "length": 512, "zeroes": False},
+    ],
+    "more_ranges": 0,
+    "warnings": [],
+}
+NOTHING: dict[str, Any] = {"changes": [], "ranges": [], "bytes_written": 0}
+NOOP = {**RESULT, **NOTHING, "action": "noop"}
+
+
+def read(document: Any, expected: Expected = EXPECTED) -> Any:
+    return read_outcome(json.dumps(document).encode(), expected)
+
+
+def changed(where: str, /, **values: Any) -> dict[str, Any]:
+    """RESULT with one of its ranges or changes, at the place given, changed."""
+    name, _, place = where.partition(" ")
+    parts = [dict(part) for part in RESULT[name]]
+    parts[int(place)].update(values)
+    return {**RESULT, name: parts}
+
+
+@pytest.mark.parametrize("document", [RESULT, NOOP, {"result": RESULT}, {"result": NOOP}])
+def test_an_honest_result_is_read(document: Any) -> None:
+    assert isinstance(read(document), instar.AmendResult)
+
+
+LIES: dict[str, list[Any]] = {
+    "filename": ["/images/b.qcow2", "", None, 1],
+    "format": ["raw", "\x1b[31mqcow2", None],
+    "action": ["noop", "", "\n", None, ["amended"]],
+    "compat": ["0.10", "1.2", "v3", None, 3],
+    "lazy_refcounts": [False, 1, None],
+    "atomic": [False, 1, None],
+    "dry_run": [True, 0, None],
+    "bytes_read": [-1, 1 << 63, True, "1", None],
+    "bytes_written": [0, -512, 512, 1023, 2048, 10**18, True, None],
+    "vm_exits": [-1, 1 << 64, False],
+    "payload_sha256": ["0" * 64, SHA256.upper(), "\x1b]0;x\x07", None],
+    "changes": [[], {}, None, 5, "ab", RESULT["changes"][::-1], RESULT["changes"] * 2],
+    "ranges": [[], {}, None, 5, "ab", RESULT["ranges"][::-1], RESULT["ranges"] * 2],
+    "more_ranges": [-1, 1, 1 << 40, True, None],
+    "warnings": [None, 5, [1], [None], ["w"] * 9, ["w" * 100_000]],
+}
+
+
+def test_every_field_of_a_result_has_its_lies() -> None:
+    assert LIES.keys() == RESULT.keys() == instar.AmendResult.__annotations__.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in LIES.items() for value in values],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_lie_about_a_field_is_no_outcome(field: str, value: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - its subclasses are none of ours
+        read({**RESULT, field: value})
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *({name: RESULT[name] for name in RESULT if name != gone} for gone in RESULT),
+        {**RESULT, "unknown": 1},
+        *(changed("ranges 0", phase=phase) for phase in (-1, 1, 4, 6, 77, True, "0", None)),
+        *(changed("ranges 2", phase=phase) for phase in (2, 4, 6, 77)),
+        *(changed("ranges 0", offset=offset) for offset in (-512, 100, 1 << 20, 1 << 63)),
+        *(changed("ranges 0", length=length) for length in (0, -512, 100, 1 << 20, 1 << 63)),
+        *(changed("ranges 2", zeroes=zeroes) for zeroes in (True, 0, None)),
+        changed("ranges 1", zeroes=True),
+        changed("ranges 1", length=1024),
+        changed("changes 0", field="magic"),
+        changed("changes 0", field="\n\x1b[1m"),
+        changed("changes 0", field=None),
+        changed("changes 0", after=2),
+        changed("changes 0", before=3),
+        changed("changes 1", after=-1),
+        changed("changes 1", after=1 << 64),
+        changed("changes 1", after="1"),
+        {**RESULT, "changes": [{"field": "size", "before": 1, "after": 2}]},
+        {**NOOP, "changes": RESULT["changes"]},
+        {**NOOP, "ranges": RESULT["ranges"]},
+        {**NOOP, "bytes_written": 512},
+        {**NOOP, "more_ranges": 1},
+    ],
+    ids=lambda document: json.dumps(document)[-60:],
+)
+def test_a_result_at_odds_with_itself_is_no_outcome(document: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - see above
+        read(document)
+
+
+def test_a_range_may_reach_to_the_end_of_a_short_last_sector() -> None:
+    end = Expected(NAME, ORDER, SHA256, 8192 - 100)
+    assert read(RESULT, end).ranges[0].offset + 4096 == 8192
+    with pytest.raises(ValueError, match="not what an amend"):
+        read(RESULT, Expected(NAME, ORDER, SHA256, 8192 - 512))
+
+
+def test_a_list_of_ranges_is_cut_off_only_where_it_is_full() -> None:
+    last = {"phase": 3, "offset": 0, "length": 512, "zeroes": False}
+    several = [
+        {"phase": 0, "offset": 1024 * n, "length": 512, "zeroes": False}
+        for n in range(1, RANGES_MAX)
+    ]
+    full = {**RESULT, "ranges": [*several, last], "more_ranges": 7, "bytes_written": 1 << 22}
+    expected = Expected(NAME, ORDER, SHA256, 1 << 30)
+    assert read(full, expected).more_ranges == 7
+    with pytest.raises(ValueError, match="not what an amend"):
+        read({**full, "ranges": several}, expected)
+    assert len(json.dumps(full, indent=2)) < ANSWER_MAX
+
+
+HONEST_ERRORS = [
+    instar.HostError(f"could not read '{NAME}': Input/output error"),
+    instar.ImageLocked(f"Could not open '{NAME}': Is another process using the image [{NAME}]?"),
+    instar.GuestFault("the guest faulted"),
+    instar.ImageRejected((overlap(4096, 1), not_qcow2("a vmdk image"))),
+    instar.ImageRejected(translate(((28, 3, 2, 0, 0),), (b"one", b"two\n"))),
+    instar.ImageRejected(translate(((7, 8, 0, 0, 0),))),
+]
+
+
+@pytest.mark.parametrize("error", HONEST_ERRORS, ids=str)
+def test_an_honest_error_comes_through_as_it_is(error: instar.InstarError) -> None:
+    text = load_dump(None)({"error": error_fields(error)})
+    outcome = read_outcome(text.encode(), EXPECTED)
+    assert type(outcome) is type(error)
+    assert outcome.args == error.args
+    assert getattr(outcome, "refusals", ()) == getattr(error, "refusals", ())
+
+
+REFUSAL: dict[str, Any] = error_fields(HONEST_ERRORS[3])["refusals"][0]  # type: ignore[index]
+ERROR = {"kind": "ImageRejected", "message": "x", "refusals": [REFUSAL]}
+NO_DETAILS: tuple[Any, ...] = (None, [], {}, {"a": {"b": ["c"]}})
+NO_KINDS: tuple[Any, ...] = (None, 1, [], {})
+BAD_REFUSALS: list[Any] = [
+    *({**REFUSAL, "name": name} for name in ("\x1b[2J", "dirty", "", None, 1)),
+    *({**REFUSAL, "number": number} for number in (-5, 0, 7, 1 << 40, True, None)),
+    *({**REFUSAL, "code": code} for code in ("x", "DIRTY", None)),
+    *({**REFUSAL, "code_number": number} for number in (-1, 8, 99, None)),
+    *({**REFUSAL, "message": text} for text in ("boo\x1b[31m\n", "", None, ["x"])),
+    *({**REFUSAL, "detail": {**REFUSAL["detail"], "offset": n}} for n in (-1, 1 << 64, 5, "4096")),
+    *({**REFUSAL, "detail": detail} for detail in NO_DETAILS),
+    {**REFUSAL, "unknown": 1},
+    *(1, None, "x", []),
+]
+
+
+@pytest.mark.parametrize("refusal", BAD_REFUSALS, ids=lambda value: repr(value)[-60:])
+def test_a_refusal_that_is_none_of_ours_is_no_outcome(refusal: Any) -> None:
+    assert isinstance(read({"error": ERROR}), instar.ImageRejected)
+    with pytest.raises(ValueError):  # noqa: PT011 - see above
+        read({"error": {**ERROR, "refusals": [refusal]}})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(1, None, "x", [1], {}, {"kind": "HostError"}, {"message": "x"}),
+        *({"kind": kind, "message": "x"} for kind in NO_KINDS),
+        *({"kind": "HostError", "message": text} for text in (None, 1, ["x"], "x" * 100_000)),
+        *({**ERROR, "refusals": several} for several in ([], 5, "ab", None, [REFUSAL] * 65)),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_an_error_that_is_none_is_no_outcome(error: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - see above
+        read({"error": error})
+
+
+def test_words_cannot_reach_a_terminal_as_anything_but_words() -> None:
+    words = f"\x1b[31m\n\udc00\ud800 {NAME} \u202e"
+    error = read({"error": {"kind": "HostError", "message": words}})
+    assert str(error) == rf"\x1b[31m\n\udc00\ud800 {NAME} \u202e"
+    assert read({**RESULT, "warnings": [words]}).warnings == (str(error),)
+    for kind in ("\x1b", "ZeroDivisionError", "UsageError"):  # there is none for it to find
+        error = read({"error": {"kind": kind, "message": "m"}})
+        assert type(error) is instar.HostError
+        assert str(error) == f"the confined process failed at '{NAME}': m"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "null", "[]", "1", '"x"', "{}", "NaN", '{"result": NaN}', '{"error": 1.5}'),
+        "[" * 200_000,
+        '{"result":' + "[" * 200_000 + "]" * 200_000 + "}",
+        '{"result": {"changes": [], "ranges": [], "warnings": [], "x":' + "9" * 10_000 + "}}",
+        '{"error": {"kind": "HostError", "message": "x", "more":' + "9" * 1_000_000 + "}}",
+        "\udc00",
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_is_no_document_is_no_outcome(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - see above
+        read_outcome(text.encode("utf-8", "surrogatepass"), EXPECTED)
+
+
+@pytest.mark.parametrize("part", ["[],", "{},", '"\\udc00",', "1,", "[[[]]],", '{"a":1},'])
+def test_the_most_hostile_document_takes_little_memory(part: str) -> None:
+    text = f"[{part * (ANSWER_MAX // len(part) - 2)}[]]".encode()
+    assert len(text) <= ANSWER_MAX
+    tracemalloc.start()
+    with pytest.raises(ValueError):  # noqa: PT011 - see above
+        read_outcome(text, EXPECTED)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+IMAGES = {
+    "plain": (Image(version=2), ORDER),
+    "as asked": (Image(lazy_refcounts=True), ORDER),
+    "downgraded": (
+        Image(
+            size=1 << 20,
+            backing_file=b"base",
+            clusters={0: Zero(), 1: ZeroAllocated(b"x"), 2: Data(b"a")},
+            snapshots=[Snapshot(name=b"a", clusters={0: Data(b"b")})],
+        ),
+        make_order("0.10", None, None, False, "writeback", 30),
+    ),
+    "dry": (Image(), make_order(None, True, None, True, "writeback", 30)),
+}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(("image", "order"), IMAGES.values(), ids=IMAGES)
+def test_what_an_amend_really_comes_to_is_believed(
+    tmp_path: Path, image: Image, order: Any
+) -> None:
+    path = tmp_path / "image"
+    image.write(path)
+    end = path.stat().st_size + order.request.max_growth
+    with instar.Sandbox() as sandbox:
+        result = sandbox.carry_out(path, order)
+    text = load_dump(None)(result).encode()
+    assert read_outcome(text, Expected(str(path), order, SHA256, end)) == result
+
+
+def test_is_known_tells_refusals_apart() -> None:
+    from instar.vmm.verdict import is_known
+
+    assert is_known(overlap(4096, 1))
+    assert not is_known(Refusal("overlap", 47, "DIRTY", 8, "x", {}))
