@@ -1,7 +1,7 @@
 """Host side: `instar amend` with many images: where their names come from, and what is reported.
 
-A line for each image that failed, or with --output json for each image; a progress bar on a
-terminal; a summary. Nothing here looks into an image.
+A line for each image that failed, or with --output json for each image; how far it is on a
+terminal or with --progress; a summary. Nothing here looks into an image.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def amend_files(
     from instar.vmm.batch import amend_batch
 
     outcomes = amend_batch(paths, order, jobs=jobs, required=required)
-    return _report(outcomes, report, _make_bar(total, flags), quiet="quiet" in flags)
+    return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
 
 
 def _read_jobs(text: str) -> int:
@@ -143,13 +143,20 @@ def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:
     return "amended" if outcome.result.action == "amended" else "as asked"
 
 
-def _make_bar(total: int | None, flags: dict[str, str]) -> Any:
-    """A progress bar if there is a terminal to see it; None without one, or without tqdm."""
-    if "quiet" in flags or sys.stderr is None or not sys.stderr.isatty():
+def _make_bar(total: int | None, flags: dict[str, str], report: Report) -> Any:
+    """What shows how far the batch is, on a terminal or for --progress; None for nobody."""
+    if "quiet" in flags:
+        return None
+    # Imported here, as most batches have nobody who looks on.
+    from instar.vmm.counter import Counter
+
+    if "progress" in flags and not report.is_json:
+        return Counter(total, "stdout", stays=True)
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
     try:
         from tqdm import tqdm
     except ImportError:
-        return None
+        return Counter(total, "stderr", stays=False)
     tqdm.monitor_interval = 0  # its thread would be there when a worker is forked
     return tqdm(total=total, unit=" images", file=sys.stderr, leave=False)

@@ -101,7 +101,7 @@ def test_no_names_are_no_failure(tmp_path: Path) -> None:
     )
 
 
-def on_a_terminal(*arguments: str | Path, patch: str = "") -> str:
+def on_a_terminal(*arguments: str | Path, patch: str = "", status: int = 0) -> str:
     """What the command shows on a terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
@@ -116,16 +116,51 @@ def on_a_terminal(*arguments: str | Path, patch: str = "") -> str:
         except OSError:
             break
     os.close(master)
-    assert process.wait() == 0
+    assert process.wait() == status
     return shown.decode()
 
 
 def test_a_terminal_shows_a_bar_where_tqdm_is_installed(tmp_path: Path) -> None:
     images = write_some(tmp_path)
     assert "/6 [" in on_a_terminal("amend", *LAZY, "-j2", *images)
-    without = on_a_terminal("amend", *LAZY, *images, patch="sys.modules['tqdm'] = None")
-    assert without == "instar: 6 images: 0 amended, 6 as asked, 0 failed\r\n"
     assert on_a_terminal("amend", "-q", *LAZY, *images) == ""
+
+
+WITHOUT_TQDM = "import instar.vmm.counter as c; c.PAUSE = 0; sys.modules['tqdm'] = None"
+
+
+def test_a_terminal_shows_a_plain_counter_where_it_is_not(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    shown = on_a_terminal("amend", *LAZY, *images, patch=WITHOUT_TQDM)
+    *states, last = shown.split("\r", shown.count("(") * 2)
+    assert [state for state in states if state.strip()] == [
+        f"    ({done}/6 images)" for done in range(7)
+    ]
+    assert last == "instar: 6 images: 6 amended, 0 as asked, 0 failed\r\n"
+    assert "\r" + " " * 16 + "\r" + last in shown  # nothing of it is left
+    dirty = write(tmp_path / "dirty", dirty=True)
+    shown = on_a_terminal("amend", *LAZY, dirty, patch=WITHOUT_TQDM, status=1)
+    assert "(" not in shown
+    shown = on_a_terminal("amend", *LAZY, dirty, *images, patch=WITHOUT_TQDM, status=1)
+    assert "\r" + " " * 16 + f"\rinstar: '{dirty}': " in shown
+    listed = ("--files-from", tmp_path / "list")
+    listed[1].write_text(f"{dirty}\n")
+    shown = on_a_terminal("amend", "-q", *LAZY, *listed, patch=WITHOUT_TQDM, status=1)
+    assert "(" not in shown
+    shown = on_a_terminal("amend", *LAZY, *listed, patch=WITHOUT_TQDM, status=1)
+    assert shown.startswith("    (0 images)\r")
+
+
+def test_progress_shows_a_counter_on_stdout_for_whoever_reads_it(tmp_path: Path) -> None:
+    images = write_some(tmp_path)
+    patch = "import instar.vmm.counter as c; c.PAUSE = 0"
+    shown = run("amend", "-p", *LAZY, *images, patch=patch).stdout
+    states = [f"    ({done}/6 images)\n" for done in (*range(7), 6)]
+    assert shown == "".join(states)  # "\r" and "\r\n", as they are read
+    done = run("amend", "-p", "--output=json", *LAZY, *images)
+    assert len(outcomes(done.stdout)) == 6
+    assert run("amend", "-p", "-q", *LAZY, *images).stdout == ""
+    assert run("amend", "-p", *LAZY, *images).stdout.count("(") < 5  # not each of many
 
 
 def test_nothing_of_a_bar_is_imported_without_a_terminal(tmp_path: Path) -> None:
