@@ -12,7 +12,7 @@ from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
 from instar.vmm.machine import Machine
 from instar.vmm.messages import Messages, Outcome, pack_config
-from instar.vmm.order import TIMEOUT, make_order
+from instar.vmm.order import TIMEOUT, announce, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
 from instar.vmm.result import RANGES_MAX, AmendResult, ByteRange
@@ -55,6 +55,7 @@ def amend_image(
     order = make_order(
         compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
     )
+    announce(path, order)
     prepare(order.request)
     payload = payload or load_payload()
     growth = order.request.max_growth

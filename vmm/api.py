@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 from instar.vmm.amend import amend_image
 from instar.vmm.errors import UsageError
-from instar.vmm.order import TIMEOUT, make_order
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from instar.vmm.order import PathLike
-    from instar.vmm.payload import Payload
-    from instar.vmm.result import AmendResult
+from instar.vmm.order import TIMEOUT, Cache, Compat, Isolation, PathLike, make_order
+from instar.vmm.payload import Payload, load_payload
+from instar.vmm.result import AmendResult
 
 
 def amend(
     path: PathLike,
     *,
-    compat: str | None = None,
+    compat: Compat | None = None,
     lazy_refcounts: bool | None = None,
     format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
     dry_run: bool = False,
-    cache: str = "writeback",
+    cache: Cache = "writeback",
     timeout: float = TIMEOUT,
     drop_bitmaps: bool = False,
     max_growth: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
-    isolation: str | None = None,
+    isolation: Isolation | None = None,
     payload: Payload | None = None,
 ) -> AmendResult:
     """Change options of a qcow2 image in place; what is already as asked is left untouched.
@@ -59,38 +56,46 @@ def amend(
         ImageRejected: the image cannot be amended so; holds all reasons. Nothing was written.
         GuestFault: the guest broke its contract or exceeded a budget. Nothing was written.
     """
-    if isolation is None:
-        return amend_image(
+    order = make_order(
+        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+    )
+    if isolation not in (None, "process"):
+        raise UsageError(f"isolation is None or 'process', not {isolation!r}")
+    if isolation and (progress or debug or payload):
+        raise UsageError("isolation='process' goes with neither progress, debug nor payload")
+
+    def act() -> AmendResult:
+        if isolation is None:
+            return amend_image(
+                path,
+                compat=compat,
+                lazy_refcounts=lazy_refcounts,
+                format=format,
+                dry_run=dry_run,
+                cache=cache,
+                timeout=timeout,
+                drop_bitmaps=drop_bitmaps,
+                max_growth=max_growth,
+                progress=progress,
+                debug=debug,
+                payload=payload,
+            )
+        from instar.vmm.isolation import amend_in_child
+
+        return amend_in_child(
             path,
+            order,
             compat=compat,
             lazy_refcounts=lazy_refcounts,
-            format=format,
             dry_run=dry_run,
             cache=cache,
             timeout=timeout,
             drop_bitmaps=drop_bitmaps,
             max_growth=max_growth,
-            progress=progress,
-            debug=debug,
-            payload=payload,
         )
-    order = make_order(
-        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
-    )
-    if isolation != "process":
-        raise UsageError(f"isolation is None or 'process', not {isolation!r}")
-    if progress or debug or payload:
-        raise UsageError("isolation='process' goes with neither progress, debug nor payload")
-    from instar.vmm.isolation import amend_in_child
 
-    return amend_in_child(
-        path,
-        order,
-        compat=compat,
-        lazy_refcounts=lazy_refcounts,
-        dry_run=dry_run,
-        cache=cache,
-        timeout=timeout,
-        drop_bitmaps=drop_bitmaps,
-        max_growth=max_growth,
-    )
+    if "logging" not in sys.modules:
+        return act()
+    from instar.vmm.audit import logged
+
+    return logged(path, order, (payload or load_payload()).sha256, act)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from instar.vmm.document import EITHER, Expected, read_outcome
 from instar.vmm.errors import HostError, InstarError
 from instar.vmm.image_file import ImageFile
+from instar.vmm.order import announce
 from instar.vmm.payload import load_payload
 from instar.vmm.result import AmendOutcome
 from instar.vmm.supply import Supply
@@ -130,6 +131,7 @@ class _Batch:
                 yield self._end(path, error)
 
     def _open(self, path: PathLike) -> ImageFile:
+        announce(path, self._order)
         growth = self._order.request.max_growth
         return ImageFile(os.fspath(path), writable=not self._order.dry_run, max_growth=growth)
 

@@ -52,6 +52,7 @@ AMEND_FLAGS = (
     Flag("format", "the format of the image (only qcow2)", short="f", metavar="FMT"),
     Flag("cache", "cache mode; unsafe leaves out the flushes", short="t", metavar="CACHE"),
     Flag("quiet", "print nothing but errors", short="q"),
+    Flag("verbose", "say on stderr what was done to each image", short="v"),
     Flag("progress", "show the progress", short="p"),
     Flag("dry-run", "say what would change, and change nothing"),
     Flag("output", "human or json", metavar="FORMAT"),
@@ -224,6 +225,7 @@ def _read_arguments(
         if name == "help":
             break
     report.filename = files[0] if len(files) == 1 else None
+    report.verbose = "verbose" in flags
     return flags, lists, files
 
 

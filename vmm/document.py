@@ -52,6 +52,12 @@ _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
 _FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS)  # the magic does not change
+# What annotations call types; which strings Literals allow is judged by value.
+_PLAIN = {
+    "Mapping": "dict",
+    "None": "NoneType",
+    **dict.fromkeys(("Format", "Action", "Level"), "str"),
+}
 _KINDS = (HostError, ImageLocked, GuestFault)  # usage was checked before anybody was asked
 
 
@@ -117,7 +123,7 @@ def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     versions = {"0.10": 2, "1.1": 3}
     return (
         result.filename == expected.name
-        and result.format == "qcow2"
+        and str(result.format) == "qcow2"
         and result.payload_sha256 == expected.payload_sha256
         and result.dry_run == order.dry_run
         and request.version in (None, versions[result.compat])
@@ -218,5 +224,5 @@ def _types(kind: type) -> tuple[tuple[str, list[str]], ...]:
 
 
 def _translate(annotation: str) -> list[str]:
-    plain = annotation.partition("[")[0].replace("Mapping", "dict").replace("None", "NoneType")
-    return plain.split(" | ")
+    plain = annotation.partition("[")[0].split(" | ")
+    return [_PLAIN.get(name, name) for name in plain]

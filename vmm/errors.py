@@ -14,17 +14,23 @@ itself, which says so.
 
 from __future__ import annotations
 
-from instar.vmm.record import fields, record
+from _collections_abc import Mapping  # collections.abc would cost the command collections
+
+from instar.vmm.record import record, to_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from typing import Any
 
 
 class InstarError(Exception):
     """The base of all errors of this package; never raised itself."""
 
     exit_status = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the command's JSON document has under "error"."""
+        return error_fields(self)
 
 
 class UsageError(InstarError):
@@ -76,7 +82,7 @@ class GuestFault(InstarError):
     """The guest broke the contract or exceeded a budget; the image is untouched."""
 
 
-def error_fields(error: BaseException) -> dict[str, object]:
+def error_fields(error: BaseException) -> dict[str, Any]:
     """What is to be known of a failure, as JSON has it."""
     message, exit_status = explain(error)
     refusals = error.refusals if isinstance(error, ImageRejected) else ()
@@ -84,7 +90,7 @@ def error_fields(error: BaseException) -> dict[str, object]:
         "kind": type(error).__name__,
         "message": message,
         "exit_status": exit_status,
-        "refusals": [{**fields(refusal), "detail": dict(refusal.detail)} for refusal in refusals],
+        "refusals": to_dict(refusals),
     }
 
 

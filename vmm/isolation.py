@@ -16,6 +16,7 @@ import time
 from instar import abi
 from instar.vmm.document import ANSWER_MAX, EITHER, Expected, read_outcome
 from instar.vmm.errors import HostError, InstarError, UsageError
+from instar.vmm.order import announce
 from instar.vmm.payload import load_payload
 from instar.vmm.result import AmendResult
 
@@ -72,6 +73,7 @@ def amend_in_child(
         raise UsageError("the file name is empty; name an image file")
     if b"\0" in raw:
         raise UsageError("the file name holds a NUL byte; name an image file")
+    announce(path, order)
     options = [] if compat is None else [f"compat={compat}"]
     if lazy_refcounts is not None:
         options.append(f"lazy_refcounts={'on' if lazy_refcounts else 'off'}")

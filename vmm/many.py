@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from instar.vmm.errors import HostError, InstarError, UsageError
-from instar.vmm.order import TIMEOUT, make_order
+from instar.vmm.order import TIMEOUT, Cache, Compat, Order, PathLike, make_order
 from instar.vmm.result import AmendOutcome
 from instar.vmm.sandbox import Sandbox
 from instar.vmm.supply import Supply
@@ -14,8 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor, Future
-
-    from instar.vmm.order import Order, PathLike
 
 CHUNK_SIZE = 16
 """Images that go to an executor's worker in one piece, by default."""
@@ -26,11 +24,11 @@ CHUNKS = 256
 def amend_many(
     paths: Iterable[PathLike],
     *,
-    compat: str | None = None,
+    compat: Compat | None = None,
     lazy_refcounts: bool | None = None,
     format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
     dry_run: bool = False,
-    cache: str = "writeback",
+    cache: Cache = "writeback",
     timeout: float = TIMEOUT,
     drop_bitmaps: bool = False,
     max_growth: int | None = None,

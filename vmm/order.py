@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from instar.vmm.errors import UsageError
 from instar.vmm.options import CACHE_MODES, COMPAT_LEVELS, check_format
 from instar.vmm.record import record
@@ -9,10 +12,15 @@ from instar.vmm.request import AmendRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-    from typing import TypeAlias
+    from typing import Literal, TypeAlias
 
-    PathLike: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+    Compat: TypeAlias = Literal["0.10", "v2", "1.1", "v3"]
+    Cache: TypeAlias = Literal["none", "off", "writeback", "writethrough", "directsync", "unsafe"]
+    Isolation: TypeAlias = Literal["process"]
+else:  # typing would cost the command more than its amend
+    Compat = Cache = Isolation = str
+
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 TIMEOUT = 30.0
 """How long a guest may run by default, in seconds."""
@@ -32,6 +40,16 @@ class Order:
     """Whether the commit is on the disk when the amend returns."""
     timeout: float
     """How long the guest may run, in seconds."""
+
+
+def announce(path: PathLike, order: Order) -> None:
+    """Raise the audit event of an amend (PEP 578), before the image is opened; a hook may object.
+
+    "instar.amend" with the path, the header version and lazy refcounts asked for (None leaves
+    them), and whether the commit is left out.
+    """
+    request = order.request
+    sys.audit("instar.amend", path, request.version, request.lazy_refcounts, order.dry_run)
 
 
 def make_order(

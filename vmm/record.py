@@ -1,7 +1,8 @@
 """Host side: frozen records, for a command that cannot afford to import dataclasses.
 
 `@record` gives a class what `@dataclass(frozen=True)` would. The standard module imports inspect
-and re, which costs the command more than its whole amend does (docs/decisions/).
+and re, which costs the command more than its whole amend does. What dataclasses and inspect look
+for in a class is made when they do (docs/decisions/).
 """
 
 from __future__ import annotations
@@ -34,20 +35,28 @@ else:
         cls.__eq__ = _equal
         cls.__hash__ = _hash
         cls.__repr__ = _represent
+        cls.__replace__ = _replace
         cls.__match_args__ = fields
+        cls.__dataclass_fields__ = _Lazy("__dataclass_fields__", _make_dataclass_fields)
+        cls.__signature__ = _Lazy("__signature__", _make_signature)
         return cls
 
 
-def fields(value: object) -> dict[str, object]:
-    """Return the fields of a record, in their order."""
-    return {field: getattr(value, field) for field in type(value).__annotations__}
+def to_dict(value: Any) -> Any:
+    """Return a record as JSON has it: dicts, lists and plain values, fields in their order."""
+    if isinstance(value, tuple | list):
+        return [to_dict(part) for part in value]
+    if isinstance(value, dict):
+        return {key: to_dict(part) for key, part in value.items()}
+    names = getattr(type(value), "__match_args__", None)
+    return value if names is None else {name: to_dict(getattr(value, name)) for name in names}
 
 
 def load_dump(indent: int | None) -> Callable[[object], str]:
     """Return a function that makes JSON of records and of what JSON knows itself."""
     import json
 
-    return json.JSONEncoder(indent=indent, default=fields).encode
+    return json.JSONEncoder(indent=indent, default=to_dict).encode
 
 
 def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:
@@ -71,6 +80,49 @@ def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> 
     return __init__
 
 
+class _Lazy:
+    """An attribute of a class that is made when it is asked for, and then stays."""
+
+    def __init__(self, name: str, make: Callable[[Any], object]) -> None:
+        self._name, self._make = name, make
+
+    def __get__(self, _instance: object, owner: type) -> object:
+        value = self._make(owner)
+        setattr(owner, self._name, value)
+        return value
+
+
+def _make_dataclass_fields(cls: Any) -> object:
+    """What dataclasses.fields(), asdict() and replace() go by: that of a dataclass of its kind."""
+    from dataclasses import field, make_dataclass
+
+    fields = cls.__match_args__
+    types = ((name, cls.__annotations__[name]) for name in fields if not hasattr(cls, name))
+    more = (
+        (name, cls.__annotations__[name], field(default=getattr(cls, name)))
+        for name in fields
+        if hasattr(cls, name)
+    )
+    twin: Any = make_dataclass(cls.__name__, [*types, *more], frozen=True)
+    return {name: twin.__dataclass_fields__[name] for name in fields}
+
+
+def _make_signature(cls: Any) -> object:
+    """What inspect.signature() and help() show: the fields, by position or by name."""
+    from inspect import Parameter, Signature
+
+    parameters = (
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD,
+            default=getattr(cls, name, Parameter.empty),
+            annotation=cls.__annotations__[name],
+        )
+        for name in cls.__match_args__
+    )
+    return Signature([*parameters], return_annotation=None)
+
+
 def _values(self: Any) -> tuple[Any, ...]:
     return tuple(getattr(self, field) for field in self.__match_args__)
 
@@ -85,6 +137,11 @@ def _equal(self: Any, other: Any) -> Any:
 
 def _hash(self: Any) -> int:
     return hash(_values(self))
+
+
+def _replace(self: Any, /, **changes: Any) -> Any:
+    """What copy.replace() calls."""
+    return type(self)(**{**self.__dict__, **changes})
 
 
 def _represent(self: Any) -> str:

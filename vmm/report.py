@@ -36,6 +36,7 @@ class Report:
     def __init__(self) -> None:
         """Start with nothing said and no file named."""
         self.filename: str | None = None
+        self.verbose = False
         self._dump: Callable[[object], str] | None = None
 
     @property
@@ -61,7 +62,9 @@ class Report:
 
     def result(self, result: AmendResult, *, quiet: bool) -> None:
         """Report a success, of which people hear only what is worth it, and if quiet nothing."""
-        self.document(result)
+        self.document(result.to_dict())
+        if self.verbose and not quiet:
+            write("stderr", f"instar: {_describe_done(result)}\n")
         if result.dry_run and not self.is_json and not quiet:
             write("stdout", describe(result))
         if not quiet:
@@ -125,6 +128,17 @@ def describe(result: AmendResult) -> str:
     if result.more_ranges:
         lines.append(f"  and {result.more_ranges} ranges more")
     return "\n".join(lines) + "\n"
+
+
+def _describe_done(result: AmendResult) -> str:
+    """What is to be kept of an amend, in one line."""
+    what = f"dry run, {result.action}" if result.dry_run else result.action
+    written = 0 if result.dry_run else result.bytes_written
+    state = f"compat={result.compat},lazy_refcounts={'on' if result.lazy_refcounts else 'off'}"
+    return (
+        f"'{escape(result.filename)}': {what} ({state}), {written} bytes written, "
+        f"payload {result.payload_sha256}"
+    )
 
 
 def write(stream_name: str, text: str) -> None:

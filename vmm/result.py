@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 from instar.vmm.contract_terms import Change
-from instar.vmm.record import record
+from instar.vmm.errors import InstarError
+from instar.vmm.order import PathLike
+from instar.vmm.record import record, to_dict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.errors import InstarError
-    from instar.vmm.order import PathLike
+    from typing import Any, Literal, TypeAlias
+
+    Format: TypeAlias = Literal["qcow2"]
+    Action: TypeAlias = Literal["amended", "noop"]
+    Level: TypeAlias = Literal["0.10", "1.1"]
+else:  # typing would cost the command more than its amend
+    Format = Action = Level = str
 
 SWITCH = 3
 """The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
@@ -42,11 +51,11 @@ class AmendResult:
 
     filename: str
     """The path as it was given."""
-    format: str
+    format: Format
     """Always "qcow2"."""
-    action: str
+    action: Action
     """"amended", or "noop" where the image was already as asked."""
-    compat: str
+    compat: Level
     """The compatibility level now: "0.10" or "1.1"."""
     lazy_refcounts: bool
     """Whether lazy refcounts are on now."""
@@ -71,6 +80,11 @@ class AmendResult:
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document: dicts, lists and plain values."""
+        document: dict[str, Any] = to_dict(self)
+        return document
+
 
 @record
 class AmendOutcome:
@@ -82,3 +96,15 @@ class AmendOutcome:
     """What was done, or None if that failed."""
     error: InstarError | None
     """What instar.amend() would have raised, or None."""
+
+    def unwrap(self) -> AmendResult:
+        """Return the result, or raise the error: what instar.amend() would have done."""
+        if self.result is None:
+            raise self.error or AssertionError("an outcome without result and error")
+        return self.result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document, a result's or an error's."""
+        if self.error is None:
+            return self.unwrap().to_dict()
+        return {"filename": os.fsdecode(self.path), "error": self.error.to_dict()}

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from _thread import allocate_lock  # threading would cost 4 ms
+from collections.abc import Callable
 
 from instar.vmm.amend import carry_out, plan
 from instar.vmm.errors import GuestFault, ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.locks import lock_image
 from instar.vmm.machine import Machine
-from instar.vmm.order import TIMEOUT, make_order
-from instar.vmm.payload import load_payload
+from instar.vmm.order import TIMEOUT, Cache, Compat, Order, PathLike, announce, make_order
+from instar.vmm.payload import Payload, load_payload
+from instar.vmm.result import AmendResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from instar.vmm.messages import Outcome
-    from instar.vmm.order import Order, PathLike
-    from instar.vmm.payload import Payload
-    from instar.vmm.result import AmendResult
 
 
 class Sandbox:
@@ -50,11 +48,11 @@ class Sandbox:
         self,
         path: PathLike,
         *,
-        compat: str | None = None,
+        compat: Compat | None = None,
         lazy_refcounts: bool | None = None,
         format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
         dry_run: bool = False,
-        cache: str = "writeback",
+        cache: Cache = "writeback",
         timeout: float = TIMEOUT,
         drop_bitmaps: bool = False,
         max_growth: int | None = None,
@@ -78,13 +76,23 @@ class Sandbox:
         debug: Callable[[str], None] | None = None,
     ) -> AmendResult:
         """Do what amend() does, for arguments that are checked."""
-        self._begin()
-        try:
-            growth = order.request.max_growth
-            with ImageFile(os.fspath(path), writable=not order.dry_run, max_growth=growth) as image:
-                return self._amend(image, order, progress, debug)
-        finally:
-            self._busy.release()
+
+        def act() -> AmendResult:
+            self._begin()
+            try:
+                announce(path, order)
+                growth = order.request.max_growth
+                name, writable = os.fspath(path), not order.dry_run
+                with ImageFile(name, writable=writable, max_growth=growth) as image:
+                    return self._amend(image, order, progress, debug)
+            finally:
+                self._busy.release()
+
+        if "logging" not in sys.modules:
+            return act()
+        from instar.vmm.audit import logged
+
+        return logged(path, order, self._payload.sha256, act)
 
     def amend_open(self, image: ImageFile, order: Order) -> AmendResult:
         """Do what amend() does with an image that is open; it is locked, but not closed, here."""

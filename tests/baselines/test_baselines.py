@@ -51,12 +51,10 @@ class Both:
         """What instar says: an action, the names of its reasons, or of an error."""
         try:
             options = parse_options([self.case.options])
-            self.request = Request(options.compat, options.lazy_refcounts)
-            return (
-                instar.amend(
-                    self.ours, compat=options.compat, lazy_refcounts=options.lazy_refcounts
-                ).action,
-            )
+            compat: Any = options.compat
+            self.request = Request(compat, options.lazy_refcounts)
+            lazy = options.lazy_refcounts
+            return (instar.amend(self.ours, compat=compat, lazy_refcounts=lazy).action,)
         except instar.ImageRejected as error:
             return tuple(dict.fromkeys(refusal.name for refusal in error.refusals))
         except instar.UsageError as error:

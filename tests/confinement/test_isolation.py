@@ -13,6 +13,7 @@ import pytest
 import instar
 from instar.vmm import isolation
 from instar.vmm.amend import amend_image
+from instar.vmm.order import Isolation
 from instar.vmm.payload import load_payload
 from tests.forge import Data, Image, Snapshot
 
@@ -28,7 +29,8 @@ def both(path: Path, **options: Any) -> list[Any]:
     copy = path.with_name("copy")
     shutil.copy(path, copy)
     outcomes: list[Any] = []
-    for image, how in ((path, None), (copy, "process")):
+    runs: tuple[tuple[Path, Isolation | None], ...] = ((path, None), (copy, "process"))
+    for image, how in runs:
         try:
             result = instar.amend(image, isolation=how, **options)
             outcomes.append({**vars(result), "filename": ""})
@@ -138,7 +140,7 @@ def rights() -> tuple[object, ...]:
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("how", [None, "process"])
-def test_the_caller_keeps_its_rights(tmp_path: Path, how: str | None) -> None:
+def test_the_caller_keeps_its_rights(tmp_path: Path, how: Isolation | None) -> None:
     path = tmp_path / "image"
     SAMPLE.write(path)
     before = rights()

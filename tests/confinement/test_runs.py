@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import instar
+from instar.vmm.order import Compat
 from tests.confinement.process import ALL, run
 from tests.confinement.scenes import LAZY, SCENES, Scene, write_image
 
@@ -29,7 +30,7 @@ def test_every_run_ends_as_it_should(tmp_path: Path, scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("compat", ["0.10", "1.1"])
-def test_the_image_is_the_same_as_without_confinement(tmp_path: Path, compat: str) -> None:
+def test_the_image_is_the_same_as_without_confinement(tmp_path: Path, compat: Compat) -> None:
     scene = SCENES["downgraded" if compat == "0.10" else "upgraded"]
     image = write_image(scene, tmp_path)
     other = tmp_path / "other.qcow2"

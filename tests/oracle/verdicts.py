@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import instar
+from instar.vmm.order import Compat
 from tests.qemu import Qemu, Run
 
 PAGE = 4096
@@ -25,7 +27,7 @@ MIRROR = {"changed": "amended", "unchanged": "noop", "refused": "refused"}
 class Request:
     """One amend, as both understand it."""
 
-    compat: str | None = None
+    compat: Compat | None = None
     lazy_refcounts: bool | None = None
     format: str | None = None
     drop_bitmaps: bool = False
@@ -37,7 +39,7 @@ class Request:
         *flags, options = words.split()
         drops = flags[:1] == ["--drop-bitmaps"]
         flags = flags[drops:]
-        pairs = dict(pair.split("=", 1) for pair in options.split(","))
+        pairs: dict[str, Any] = dict(pair.split("=", 1) for pair in options.split(","))
         lazy = pairs.pop("lazy_refcounts", None)
         assert not pairs.keys() - {"compat"}, words
         assert not flags or flags[0] == "-f", words
@@ -75,7 +77,7 @@ def ask_instar(path: Path, request: Request) -> str:
     """
     before = fingerprint(path)
     try:
-        verdict = amend(path, request).action
+        verdict: str = amend(path, request).action
     except instar.ImageRejected as error:
         verdict = " ".join(dict.fromkeys(refusal.name for refusal in error.refusals))
     if verdict != "amended":

@@ -151,7 +151,7 @@ def test_neither_a_refusal_nor_a_file_that_is_no_image_costs_the_machine(
         with pytest.raises(instar.HostError):
             sandbox.amend(path / "nothing", **LAZY)
         with pytest.raises(instar.UsageError):
-            sandbox.amend(path, compat="2")
+            sandbox.amend(path, compat="2")  # type: ignore[arg-type]
         write(path)
         assert sandbox.amend(path, **LAZY).action == "amended"
     assert len(made) == 1

@@ -9,6 +9,7 @@ import pytest
 
 import instar
 from instar.vmm.image_file import ImageFile
+from instar.vmm.order import Isolation
 from instar.vmm.request import AmendRequest
 from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
 from tests.planner.test_last_cluster import cut
@@ -43,7 +44,9 @@ def test_a_downgrade_fills_zero_clusters(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("isolation", [None, "process"])
-def test_a_downgrade_removes_bitmaps_if_asked_to(tmp_path: Path, isolation: str | None) -> None:
+def test_a_downgrade_removes_bitmaps_if_asked_to(
+    tmp_path: Path, isolation: Isolation | None
+) -> None:
     path = tmp_path / "image"
     image = Image(clusters=MIXED, bitmaps=BITMAPS)
     image.write(path)
@@ -72,7 +75,7 @@ class TestGrowth:
 
     @pytest.mark.parametrize("isolation", [None, "process"])
     def test_a_file_does_not_grow_by_more_than_it_may(
-        self, tmp_path: Path, isolation: str | None
+        self, tmp_path: Path, isolation: Isolation | None
     ) -> None:
         path = tmp_path / "image"
         self.IMAGE.write(path)

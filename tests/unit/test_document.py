@@ -175,7 +175,7 @@ def test_an_honest_error_comes_through_as_it_is(error: instar.InstarError) -> No
     assert getattr(outcome, "refusals", ()) == getattr(error, "refusals", ())
 
 
-REFUSAL: dict[str, Any] = error_fields(HONEST_ERRORS[3])["refusals"][0]  # type: ignore[index]
+REFUSAL: dict[str, Any] = error_fields(HONEST_ERRORS[3])["refusals"][0]
 ERROR = {"kind": "ImageRejected", "message": "x", "refusals": [REFUSAL]}
 NO_DETAILS: tuple[Any, ...] = (None, [], {}, {"a": {"b": ["c"]}})
 NO_KINDS: tuple[Any, ...] = (None, 1, [], {})

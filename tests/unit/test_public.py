@@ -40,7 +40,11 @@ def test_all_errors_are_public() -> None:
 def test_all_that_a_result_holds_is_public() -> None:
     from instar.vmm import result
 
-    defined = {name for name, value in vars(result).items() if isinstance(value, type)}
+    defined = {
+        name
+        for name, value in vars(result).items()
+        if isinstance(value, type) and value.__module__.startswith("instar")
+    }
     assert defined <= set(instar.__all__)
 
 

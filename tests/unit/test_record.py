@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 import subprocess
 import sys
+import typing
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.vmm.record import record
+import instar
+from instar.vmm.record import record, to_dict
 
 
 @record
@@ -156,3 +159,55 @@ def test_it_costs_none_of_the_modules_that_it_is_there_to_avoid() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={}
     )
     assert not {"dataclasses", "inspect", "typing"} & set(done.stdout.split())
+
+
+RECORDS: list[Any] = [
+    *(instar.AmendResult, instar.AmendOutcome, instar.ByteRange, instar.Change, instar.Refusal),
+    *(Point, Empty),
+]
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_dataclasses_and_inspect_take_a_record_for_a_dataclass(kind: Any) -> None:
+    names, make = list(kind.__annotations__), kind
+    assert dataclasses.is_dataclass(kind)
+    assert [field.name for field in dataclasses.fields(kind)] == names
+    parameters = inspect.signature(make).parameters
+    assert list(parameters) == names
+    values = {name: f"{name}'s" for name in names}
+    value: Any = make(**values)
+    assert dataclasses.asdict(value) == to_dict(value) == values
+    assert dataclasses.replace(value) == value
+    if names:
+        assert getattr(dataclasses.replace(value, **{names[0]: 5}), names[0]) == 5
+    assert inspect.signature(make).bind(**values).arguments == values
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_hints_can_be_evaluated(kind: Any) -> None:
+    assert typing.get_type_hints(kind).keys() == kind.__annotations__.keys()
+
+
+@pytest.mark.parametrize("function", [instar.amend, instar.Sandbox.amend])
+def test_hints_of_functions_can_be_evaluated(function: Any) -> None:
+    assert typing.get_type_hints(function)["return"] is instar.AmendResult
+
+
+def test_fields_have_the_defaults_and_types_of_a_dataclass() -> None:
+    for mine, model in zip(dataclasses.fields(Point), dataclasses.fields(Model), strict=True):
+        assert (mine.name, mine.type, mine.default) == (model.name, model.type, model.default)
+    ours, theirs = inspect.signature(Point), inspect.signature(Model)
+    assert str(ours) == str(theirs)
+    assert ours == theirs
+
+
+def test_nested_records_become_nested_dicts() -> None:
+    value: Any = Point((Point(1, 2), {"a": [Point(3, 4)]}), None)  # type: ignore[arg-type]
+    inner = [{"x": n, "y": n + 1, "label": "none"} for n in (1, 3)]
+    assert to_dict(value) == {"x": [inner[0], {"a": [inner[1]]}], "y": None, "label": "none"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace is new in Python 3.13")
+def test_copy_replace_works() -> None:
+    replace: Any = vars(copy)["replace"]
+    assert replace(Point(1, 2), x=5) == Point(5, 2)
