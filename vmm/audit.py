@@ -7,9 +7,9 @@ of sys.audit() is raised without this.
 from __future__ import annotations
 
 import logging
-import os
 
 from instar.vmm.errors import ImageRejected, InstarError
+from instar.vmm.order import path_as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _record(
 ) -> None:
     verdict = f"dry run, {verdict}" if order.dry_run else verdict
     facts: dict[str, object] = {
-        "image": path if isinstance(path, str) else os.fsdecode(path),
+        "image": path_as_text(path),
         "request": describe_request(order.request),
         "verdict": verdict,
         "bytes_written": written,

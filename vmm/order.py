@@ -42,6 +42,11 @@ class Order:
     """How long the guest may run, in seconds."""
 
 
+def path_as_text(path: PathLike) -> str:
+    """Return a path as documents have it; bytes that are not UTF-8 are surrogate escapes."""
+    return os.fsdecode(path)
+
+
 def announce(path: PathLike, order: Order) -> None:
     """Raise the audit event of an amend (PEP 578), before the image is opened; a hook may object.
 

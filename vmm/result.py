@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from instar.vmm.contract_terms import Change
 from instar.vmm.errors import InstarError
-from instar.vmm.order import PathLike
+from instar.vmm.order import PathLike, path_as_text
 from instar.vmm.record import record, to_dict
 
 TYPE_CHECKING = False
@@ -107,4 +105,4 @@ class AmendOutcome:
         """Return the command's JSON document, a result's or an error's."""
         if self.error is None:
             return self.unwrap().to_dict()
-        return {"filename": os.fsdecode(self.path), "error": self.error.to_dict()}
+        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
