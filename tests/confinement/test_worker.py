@@ -81,7 +81,7 @@ def test_the_requests_of_a_reset_are_those_of_the_binding() -> None:
     )
 
 
-REFUSED = "HostError: the confined process failed: internal error, please report it: "
+REFUSED = "HostError: the confined process failed at '{bad}': internal error, please report it: "
 
 # Code in the place of the amend, which has the image's descriptor `fd`, and what becomes of it.
 TAKEN_OVER = {
