@@ -42,9 +42,11 @@ struct call_table {
     void (*send_frame)(uint32_t type, const void *payload, uint32_t length, bool push);
     /* Early text, a byte and an exit at a time. */
     void (*debug)(const char *text);
-    /* The part of the DMA window that is the operation's. */
+    /* The part of the DMA window that is the operation's; its entry is given the size. */
     uint8_t *workspace;
-    uint64_t workspace_size;
 };
+
+/* An operation's entry; when it returns, the run ends. */
+typedef void operation_entry(uint64_t workspace_size);
 
 #endif

@@ -12,23 +12,25 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 3
+#define INSTAR_ABI_VERSION 4
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
-/* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. */
+/* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may
+ * have more RAM than the least, in steps of it: all that is more belongs to the DMA window. */
 #define INSTAR_RAM_SIZE 0x200000
+#define INSTAR_RAM_MAX 0x4000000
+#define INSTAR_STACK_ADDR 0x6000       /* unmapped guard pages lie below and above */
+#define INSTAR_STACK_SIZE 0x4000
+#define INSTAR_QUEUE_ADDR 0xb000       /* the block queue, then the transmit queue */
+#define INSTAR_QUEUE_PAGES_SIZE 0x2000
+#define OPERATION_CONFIG_ADDR 0xe000   /* the AmendConfig; read-only to the guest */
+#define OPERATION_CONFIG_SIZE 0x1000
 #define INSTAR_CORE_ADDR 0x10000       /* the executor image */
 #define INSTAR_CORE_LIMIT 0x8000       /* its largest memory extent, .bss included */
 #define INSTAR_CALL_TABLE_ADDR 0x10000 /* read-only, the first bytes of the executor image */
 #define INSTAR_OPERATION_ADDR 0x18000  /* the operation image */
-#define INSTAR_OPERATION_LIMIT 0x8000  /* its largest memory extent, .bss included */
-#define INSTAR_STACK_ADDR 0x22000      /* unmapped guard pages lie below and above */
-#define INSTAR_STACK_SIZE 0x4000
-#define INSTAR_QUEUE_ADDR 0x28000      /* the block queue, then the transmit queue */
-#define INSTAR_QUEUE_PAGES_SIZE 0x2000
-#define OPERATION_CONFIG_ADDR 0x2b000  /* the AmendConfig; read-only to the guest */
-#define INSTAR_DMA_ADDR 0x30000        /* the DMA window: no buffer may lie outside it */
-#define INSTAR_DMA_SIZE 0x1b0000
+#define INSTAR_OPERATION_LIMIT 0x40000 /* its largest memory extent, .bss included */
+#define INSTAR_DMA_ADDR 0x59000        /* the DMA window, to the end of RAM: no buffer may lie outside */
 
 /* The I/O ports that the guest may write; every other access is a fault. */
 #define INSTAR_PORT_EXIT 0xf4     /* u8: ends a run that has no result; why */
@@ -38,14 +40,14 @@
 /* Virtqueues: virtio 1.2, 2.7 "Split Virtqueues"; no negotiation, all addresses agreed here. */
 #define INSTAR_BLOCK_QUEUE 0
 #define INSTAR_BLOCK_QUEUE_SIZE 128
-#define INSTAR_BLOCK_DESC_ADDR 0x28000
-#define INSTAR_BLOCK_AVAIL_ADDR 0x28800
-#define INSTAR_BLOCK_USED_ADDR 0x28c00
+#define INSTAR_BLOCK_DESC_ADDR 0xb000
+#define INSTAR_BLOCK_AVAIL_ADDR 0xb800
+#define INSTAR_BLOCK_USED_ADDR 0xbc00
 #define INSTAR_TRANSMIT_QUEUE 1
 #define INSTAR_TRANSMIT_QUEUE_SIZE 4
-#define INSTAR_TRANSMIT_DESC_ADDR 0x29400
-#define INSTAR_TRANSMIT_AVAIL_ADDR 0x29480
-#define INSTAR_TRANSMIT_USED_ADDR 0x294c0
+#define INSTAR_TRANSMIT_DESC_ADDR 0xc400
+#define INSTAR_TRANSMIT_AVAIL_ADDR 0xc480
+#define INSTAR_TRANSMIT_USED_ADDR 0xc4c0
 #define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
 #define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */
 

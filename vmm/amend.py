@@ -61,7 +61,7 @@ def amend_image(
     growth = order.request.max_growth
     with ImageFile(os.fspath(path), writable=not order.dry_run, max_growth=growth) as image:
         warning = lock_image(image.fd, image.name)
-        with Machine(payload) as machine:
+        with Machine(payload, order.ram_size) as machine:
             if before_read:
                 before_read(image, machine.prepare_vcpu())
             outcome = plan(machine, image, order, progress, debug)

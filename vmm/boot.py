@@ -3,14 +3,14 @@
 Guest memory, guest-virtual = guest-physical (addresses from abi/instar_abi.h):
 
     0x000000  not mapped
+    0x001000  one page with the TSS, supervisor only; page tables, not mapped
+    0x006000  stack RW, unmapped pages below and above
+    0x00b000  virtqueues RW
+    0x00e000  AmendConfig R
     0x010000  executor: call table and constants R, text RX, data RW
     0x018000  operation: constants R, text RX, data RW
-    0x022000  stack RW, unmapped pages below and above
-    0x028000  virtqueues RW
-    0x02b000  AmendConfig R
-    0x030000  DMA window RW
-    0x1e0000  not mapped
-    0x1f0000  page tables, not mapped; one page with the TSS, supervisor only
+    0x058000  not mapped
+    0x059000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from struct import pack_into
 
 from instar.abi import (
     INSTAR_DMA_ADDR,
-    INSTAR_DMA_SIZE,
     INSTAR_PORT_EXIT,
     INSTAR_PORT_NOTIFY,
     INSTAR_PORT_SERIAL,
@@ -29,6 +28,7 @@ from instar.abi import (
     INSTAR_STACK_ADDR,
     INSTAR_STACK_SIZE,
     OPERATION_CONFIG_ADDR,
+    OPERATION_CONFIG_SIZE,
 )
 from instar.vmm.kvm.structs import KvmDtable, KvmRegs, KvmSegment
 from instar.vmm.memory import PAGE_SIZE
@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from instar.vmm.memory import GuestMemory
     from instar.vmm.payload import Image, Payload
 
-_PML4, _PDPT, _PD, _PT, _TSS = (INSTAR_RAM_SIZE - 0x10000 + i * PAGE_SIZE for i in range(5))
+_TSS, _PML4, _PDPT, _PD, _PT = (PAGE_SIZE + i * PAGE_SIZE for i in range(5))
+LARGE_PAGE_SIZE = INSTAR_RAM_SIZE
+"""What one page table covers, and the processor's next larger page."""
 
 # Intel SDM vol. 3A, 4.5.4: page table entries. Accessed and dirty are set beforehand, which spares
 # the processor, or a software-paged KVM, a write to the tables.
 _PRESENT, _WRITE, _USER, _ACCESSED, _DIRTY, _NO_EXECUTE = 1, 2, 4, 0x20, 0x40, 1 << 63
+_LARGE = 0x80
 _TABLE = _PRESENT | _WRITE | _USER | _ACCESSED
 
 # Intel SDM vol. 3A, 2.5 and 2.2.1: 64-bit mode with SSE state enabled, write protection, NX.
@@ -60,58 +63,77 @@ _BUSY_TSS = 11
 
 
 def mappings(payload: Payload) -> list[tuple[int, int, int]]:
-    """All pages that the guest can touch: (address, size, PF_R or with PF_W or PF_X)."""
+    """All pages of the first 2 MiB that the guest can touch.
+
+    Each is (address, size, PF_R or that with one of PF_W and PF_X).
+    """
     segments = [s for image in payload.images for s in image.segments]
     return [
         *((s.address, s.size, s.flags) for s in segments),
         (INSTAR_STACK_ADDR, INSTAR_STACK_SIZE, PF_R | PF_W),
         (INSTAR_QUEUE_ADDR, INSTAR_QUEUE_PAGES_SIZE, PF_R | PF_W),
-        (OPERATION_CONFIG_ADDR, PAGE_SIZE, PF_R),
-        (INSTAR_DMA_ADDR, INSTAR_DMA_SIZE, PF_R | PF_W),
+        (OPERATION_CONFIG_ADDR, OPERATION_CONFIG_SIZE, PF_R),
+        (INSTAR_DMA_ADDR, INSTAR_RAM_SIZE - INSTAR_DMA_ADDR, PF_R | PF_W),
     ]
 
 
-def system_pages(payload: Payload) -> bytearray:
-    """The page tables and the TSS, for the memory from system_address() on."""
+def code_end(payload: Payload) -> int:
+    """The address after the last page of both images; below it lies all but the DMA window."""
+    end = max(s.address + s.size for image in payload.images for s in image.segments)
+    return -(-end // PAGE_SIZE) * PAGE_SIZE
+
+
+def system_pages(payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> bytearray:
+    """The page tables and the TSS, for the memory from system_address() on.
+
+    `ram_size` is a multiple of LARGE_PAGE_SIZE, in bytes.
+    """
     pages = bytearray(5 * PAGE_SIZE)
     for table, target in ((_PML4, _PDPT), (_PDPT, _PD), (_PD, _PT)):
-        pack_into("<Q", pages, table - _PML4, target | _TABLE)
+        pack_into("<Q", pages, table - _TSS, target | _TABLE)
     for address, size, flags in mappings(payload):
-        bits = _PRESENT | _USER | _ACCESSED
-        bits |= _WRITE | _DIRTY if flags & PF_W else 0
-        bits |= 0 if flags & PF_X else _NO_EXECUTE
+        bits = _rights(flags)
         for page in range(address, address + size, PAGE_SIZE):
-            pack_into("<Q", pages, _PT - _PML4 + page // PAGE_SIZE * 8, page | bits)
+            pack_into("<Q", pages, _PT - _TSS + page // PAGE_SIZE * 8, page | bits)
+    for page in range(LARGE_PAGE_SIZE, ram_size, LARGE_PAGE_SIZE):
+        entry = page | _LARGE | _rights(PF_R | PF_W)
+        pack_into("<Q", pages, _PD - _TSS + page // LARGE_PAGE_SIZE * 8, entry)
     tss_entry = _TSS | _PRESENT | _ACCESSED | _NO_EXECUTE
-    pack_into("<Q", pages, _PT - _PML4 + _TSS // PAGE_SIZE * 8, tss_entry)
-    _put_tss(pages, _TSS - _PML4)
+    pack_into("<Q", pages, _PT - _TSS + _TSS // PAGE_SIZE * 8, tss_entry)
+    _put_tss(pages)
     return pages
+
+
+def _rights(flags: int) -> int:
+    bits = _PRESENT | _USER | _ACCESSED
+    bits |= _WRITE | _DIRTY if flags & PF_W else 0
+    return bits | (0 if flags & PF_X else _NO_EXECUTE)
 
 
 def system_address() -> int:
     """Where system_pages() belong."""
-    return _PML4
+    return _TSS
 
 
-def _put_tss(pages: bytearray, at: int) -> None:
-    pack_into("<H", pages, at + 102, _IO_MAP_BASE)
-    bitmap = at + _IO_MAP_BASE
+def _put_tss(pages: bytearray) -> None:
+    pack_into("<H", pages, 102, _IO_MAP_BASE)
+    bitmap = _IO_MAP_BASE
     # One more byte of ones ends the bitmap: the processor reads two bytes for every access.
     pages[bitmap : bitmap + _IO_MAP_BYTES + 1] = b"\xff" * (_IO_MAP_BYTES + 1)
     for port in _OPEN_PORTS:
         pages[bitmap + port // 8] &= ~(1 << port % 8)
 
 
-_latest: list[tuple[Payload, bytes]] = []
+_latest: list[tuple[Payload, int, bytes]] = []
 
 
-def cached_system_pages(payload: Payload) -> bytes:
+def cached_system_pages(payload: Payload, ram_size: int) -> bytes:
     """What system_pages() returns; that of the latest payload is kept, for it takes 60 us."""
-    for known, pages in _latest:
-        if known is payload:
+    for known, size, pages in _latest:
+        if known is payload and size == ram_size:
             return pages
-    pages = bytes(system_pages(payload))
-    _latest[:] = [(payload, pages)]  # in one step, for all threads
+    pages = bytes(system_pages(payload, ram_size))
+    _latest[:] = [(payload, ram_size, pages)]  # in one step, for all threads
     return pages
 
 
@@ -123,7 +145,7 @@ def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> No
     memory.write(system_address(), tables)
 
 
-def set_registers(vcpu: Vcpu, core: Image, operation: Image) -> None:
+def set_registers(vcpu: Vcpu, ram_size: int, core: Image, operation: Image) -> None:
     """Put the vCPU into 64-bit ring 3 at the executor's entry. OSError from KVM."""
     sregs = vcpu.get_sregs()
     sregs.cs = KvmSegment(limit=0xFFFFFFFF, selector=0x33, type=11, present=1, dpl=3, s=1, l=1, g=1)
@@ -138,4 +160,6 @@ def set_registers(vcpu: Vcpu, core: Image, operation: Image) -> None:
     vcpu.set_sregs(sregs)
     # The stack is as after a call: 8 below a multiple of 16 (System V ABI, 3.2.2).
     stack = INSTAR_STACK_ADDR + INSTAR_STACK_SIZE - 8
-    vcpu.set_regs(KvmRegs(rip=core.entry, rdi=operation.entry, rsp=stack, rflags=_RFLAGS))
+    vcpu.set_regs(
+        KvmRegs(rip=core.entry, rdi=operation.entry, rsi=ram_size, rsp=stack, rflags=_RFLAGS)
+    )

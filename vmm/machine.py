@@ -52,22 +52,27 @@ class Machine:
     It is made before any byte of an image is read, so that the process can confine itself between.
     """
 
-    def __init__(self, payload: Payload) -> None:
-        """Set up memory, tables and registers. HostError if this machine or Python cannot."""
+    def __init__(self, payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> None:
+        """Set up memory, tables and registers. HostError if this machine or Python cannot.
+
+        `ram_size` is what the guest has, in bytes: a multiple of INSTAR_RAM_SIZE up to
+        INSTAR_RAM_MAX.
+        """
         if is_free_threaded():
             raise HostError(
                 "free-threaded builds of Python are not supported; use the ordinary build"
             )
         self._payload = payload
+        self.ram_size = ram_size
         self._snapshot: Snapshot | None = None
         self.vm_exits = 0
         """How often the guest of the last run stopped for the host."""
         try:
-            self._memory = GuestMemory(INSTAR_RAM_SIZE)
+            self._memory = GuestMemory(ram_size)
         except OSError as error:
             raise HostError(f"no memory for the guest: {error.strerror}") from error
         self._closers = [self._memory.close]
-        boot.load(self._memory, payload, boot.cached_system_pages(payload))
+        boot.load(self._memory, payload, boot.cached_system_pages(payload, ram_size))
         try:
             self._vcpu = self._create_vcpu()
         except OSError as error:
@@ -82,7 +87,7 @@ class Machine:
         vm.set_user_memory_region(0, 0, self._memory.host_address, self._memory.size)
         vcpu = vm.create_vcpu(0)
         self._closers.append(vcpu.close)
-        boot.set_registers(vcpu, *self._payload.images)
+        boot.set_registers(vcpu, self.ram_size, *self._payload.images)
         return vcpu
 
     def prepare_vcpu(self) -> int:
@@ -101,7 +106,8 @@ class Machine:
         from instar.vmm.snapshot import Snapshot
 
         xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
-        self._snapshot = _kvm(Snapshot, self._memory, self._vcpu, xsave_size)
+        code_end = boot.code_end(self._payload)
+        self._snapshot = _kvm(Snapshot, self._memory, code_end, self._vcpu, xsave_size)
 
     def reset(self) -> None:
         """Make memory and registers what they were at keep(); each run has devices of its own.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from instar.abi import INSTAR_RAM_SIZE
 from instar.vmm.errors import UsageError
 from instar.vmm.options import CACHE_MODES, COMPAT_LEVELS, check_format
 from instar.vmm.record import record
@@ -40,6 +41,8 @@ class Order:
     """Whether the commit is on the disk when the amend returns."""
     timeout: float
     """How long the guest may run, in seconds."""
+    ram_size: int = INSTAR_RAM_SIZE
+    """What the guest needs, in bytes: a multiple of INSTAR_RAM_SIZE up to INSTAR_RAM_MAX."""
 
 
 def path_as_text(path: PathLike) -> str:

@@ -7,6 +7,7 @@ import sys
 from _thread import allocate_lock  # threading would cost 4 ms
 from collections.abc import Callable
 
+from instar.abi import INSTAR_RAM_SIZE
 from instar.vmm.amend import carry_out, plan
 from instar.vmm.errors import GuestFault, ImageRejected, UsageError
 from instar.vmm.image_file import ImageFile
@@ -110,14 +111,13 @@ class Sandbox:
             self._busy.release()
             raise UsageError("the Sandbox is closed")
 
-    def prepare(self) -> int:
+    def prepare(self, ram_size: int = INSTAR_RAM_SIZE) -> int:
         """Make the virtual machine now, not for the first image; return its vCPU's descriptor.
 
         From here on nothing is opened but images, and no thread is started. HostError if this
         machine cannot.
         """
-        machine = self._machine or self._make()
-        return machine.prepare_vcpu()
+        return self._machine_for(ram_size).prepare_vcpu()
 
     @property
     def ready(self) -> bool:
@@ -148,7 +148,7 @@ class Sandbox:
     ) -> Outcome:
         """Run the machine, and make it ready again or close it, before anything is written."""
         try:
-            machine = self._machine or self._make()
+            machine = self._machine_for(order.ram_size)
             outcome = plan(machine, image, order, progress, debug)
             machine.reset()
         except ImageRejected:  # by the host: the guest was not run
@@ -158,8 +158,14 @@ class Sandbox:
             raise
         return outcome
 
-    def _make(self) -> Machine:
-        self._machine = Machine(self._payload)
+    def _machine_for(self, ram_size: int) -> Machine:
+        """The machine at hand, or a new one if that has less RAM than is needed."""
+        if self._machine is not None and self._machine.ram_size < ram_size:
+            self._discard()
+        return self._machine or self._make(ram_size)
+
+    def _make(self, ram_size: int) -> Machine:
+        self._machine = Machine(self._payload, ram_size)
         self._machine.keep()
         return self._machine
 

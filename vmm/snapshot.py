@@ -8,7 +8,6 @@ changed it: one image must leave nothing behind that the next one's guest can re
 from __future__ import annotations
 
 from instar.abi import INSTAR_DMA_ADDR
-from instar.vmm.boot import system_address
 from instar.vmm.kvm.state import read_state, write_state
 
 TYPE_CHECKING = False
@@ -16,21 +15,24 @@ if TYPE_CHECKING:
     from instar.vmm.kvm.vcpu import Vcpu
     from instar.vmm.memory import GuestMemory
 
-# Every run uses memory up to here, so it is written anew. What lies between it and the page tables
-# only a scan uses: the kernel takes its pages back, and gives zeroed ones when they are touched
-# next. Both take a few microseconds, where writing all of the memory takes fifty.
-_OFTEN_USED = INSTAR_DMA_ADDR + 0x30000
+# Every run uses the start of the DMA window, and all that lies below the end of the operation's
+# image: that is written anew. The pages of the rest go back to the kernel, which gives zeroed ones
+# when they are touched next. Both take a few microseconds; writing all of the memory takes fifty.
+_OFTEN_USED = 0x30000
 
 
 class Snapshot:
     """The state of one machine, to go back to; to be taken before its guest ever runs."""
 
-    def __init__(self, memory: GuestMemory, vcpu: Vcpu, xsave_size: int) -> None:
-        """Copy memory and registers; `xsave_size` as read_state() wants it. OSError from KVM."""
+    def __init__(self, memory: GuestMemory, code_end: int, vcpu: Vcpu, xsave_size: int) -> None:
+        """Copy memory and registers; `xsave_size` as read_state() wants it. OSError from KVM.
+
+        From `code_end` on, the end of the operation's image, memory is zero.
+        """
         self._memory = memory
         self._vcpu = vcpu
-        self._low = memory.read(0, _OFTEN_USED)
-        self._tables = memory.read(system_address(), memory.size - system_address())
+        self._low = memory.read(0, code_end)
+        self._zeros = bytes(_OFTEN_USED)
         self._registers = read_state(vcpu.fd, xsave_size)
 
     def restore(self) -> None:
@@ -38,6 +40,8 @@ class Snapshot:
         # Without this, KVM would finish the last OUT at the next entry, on the new registers.
         self._vcpu.run_immediate_exit()
         write_state(self._vcpu.fd, self._registers)
-        self._memory.write(0, self._low)
-        self._memory.discard(_OFTEN_USED, system_address() - _OFTEN_USED)
-        self._memory.write(system_address(), self._tables)
+        memory, start, end = self._memory, len(self._low), INSTAR_DMA_ADDR + _OFTEN_USED
+        memory.write(0, self._low)
+        memory.discard(start, INSTAR_DMA_ADDR - start)
+        memory.write(INSTAR_DMA_ADDR, self._zeros)
+        memory.discard(end, memory.size - end)

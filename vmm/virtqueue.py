@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from instar.abi import INSTAR_DMA_ADDR, INSTAR_DMA_SIZE
+from instar.abi import INSTAR_DMA_ADDR
 from instar.vmm.errors import GuestFault
 from instar.vmm.record import record
 
@@ -78,13 +78,11 @@ class Virtqueue:
             address, size, flags, index = _DESCRIPTOR.unpack(raw)
             if flags & ~(_F_NEXT | _F_WRITE):
                 raise GuestFault(f"descriptor flags {flags:#x}")
-            _check_window(address, size)
+            self._check_window(address, size)
             buffers.append(Buffer(address, size, bool(flags & _F_WRITE)))
             if not flags & _F_NEXT:
                 return buffers
 
-
-def _check_window(address: int, size: int) -> None:
-    start, end = INSTAR_DMA_ADDR, INSTAR_DMA_ADDR + INSTAR_DMA_SIZE
-    if size == 0 or address < start or address > end - size:
-        raise GuestFault(f"buffer of {size} bytes at {address:#x} is not in the DMA window")
+    def _check_window(self, address: int, size: int) -> None:
+        if size == 0 or address < INSTAR_DMA_ADDR or address > self._memory.size - size:
+            raise GuestFault(f"buffer of {size} bytes at {address:#x} is not in the DMA window")

@@ -71,7 +71,7 @@ def _work(
         dump = load_dump(indent=None)
         sandbox = Sandbox(payload=payload)
         try:
-            vcpu = sandbox.prepare()
+            vcpu = sandbox.prepare(order.ram_size)
             prepare(order.request)
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)

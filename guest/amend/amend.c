@@ -63,9 +63,9 @@ static void report(void)
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
 }
 
-void operation_start(void);
+operation_entry operation_start;
 
-void operation_start(void)
+void operation_start(uint64_t workspace_size)
 {
     struct planner_workspace *workspace = (struct planner_workspace *)calls->workspace;
     const struct image_io io = {
@@ -76,7 +76,7 @@ void operation_start(void)
         .progress = config->flags & AMEND_FLAG_PROGRESS ? send_progress : 0,
     };
     if (calls->magic != CALL_TABLE_MAGIC || calls->version != INSTAR_ABI_VERSION ||
-        calls->workspace_size < sizeof(*workspace) || config->magic != AMEND_CONFIG_MAGIC)
+        workspace_size < sizeof(*workspace) || config->magic != AMEND_CONFIG_MAGIC)
         return; /* without a result, which the host takes for a fault */
     if (!(config->flags & AMEND_FLAG_QUIET))
         calls->debug("amend: planning\n");

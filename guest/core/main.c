@@ -22,14 +22,14 @@ __attribute__((used, section(".call_table"))) static const struct call_table cal
     .send_frame = transmit_frame,
     .debug = print,
     .workspace = (uint8_t *)CORE_WORKSPACE_ADDR,
-    .workspace_size = INSTAR_DMA_ADDR + INSTAR_DMA_SIZE - CORE_WORKSPACE_ADDR,
 };
 
-/* The host starts here, with the operation's entry in RDI and a stack as after a call. */
-_Noreturn void core_start(void (*operation)(void));
+/* The host starts here, with the operation's entry in RDI, the size of RAM in RSI, and a stack as after
+ * a call. */
+_Noreturn void core_start(operation_entry *operation, uint64_t ram_size);
 
-_Noreturn void core_start(void (*operation)(void))
+_Noreturn void core_start(operation_entry *operation, uint64_t ram_size)
 {
-    operation();
+    operation(ram_size - CORE_WORKSPACE_ADDR);
     exit_vm(EXIT_NO_RESULT);
 }

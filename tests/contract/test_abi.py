@@ -27,8 +27,8 @@ REGIONS = (
     ("operation", abi.INSTAR_OPERATION_ADDR, abi.INSTAR_OPERATION_LIMIT),
     ("stack", abi.INSTAR_STACK_ADDR, abi.INSTAR_STACK_SIZE),
     ("queues", abi.INSTAR_QUEUE_ADDR, abi.INSTAR_QUEUE_PAGES_SIZE),
-    ("configuration", abi.OPERATION_CONFIG_ADDR, PAGE),
-    ("DMA window", abi.INSTAR_DMA_ADDR, abi.INSTAR_DMA_SIZE),
+    ("configuration", abi.OPERATION_CONFIG_ADDR, abi.OPERATION_CONFIG_SIZE),
+    ("DMA window", abi.INSTAR_DMA_ADDR, abi.INSTAR_RAM_SIZE - abi.INSTAR_DMA_ADDR),
 )
 
 # Virtio 1.2, 2.7: the parts of a split virtqueue: name, fixed bytes, bytes an entry, alignment.
@@ -190,12 +190,11 @@ def test_the_call_table_is_append_only(tmp_path: Path) -> None:
         "send_frame",
         "debug",
         "workspace",
-        "workspace_size",
     )
     expressions = [f"offsetof(struct call_table, {member})" for member in members]
     expressions.append("CALL_TABLE_MAGIC")
     values = c_values(expressions, tmp_path, "call_table.h")
-    assert values == [0, 4, 8, 16, 24, 32, 40, 48, 56, 0x494D4147]
+    assert values == [0, 4, 8, 16, 24, 32, 40, 48, 0x494D4147]
 
 
 def test_memory_regions_are_pages_of_ram_that_do_not_overlap() -> None:
@@ -255,7 +254,8 @@ def test_queues_and_ports_are_told_apart() -> None:
 
 
 def test_the_largest_request_fits_in_the_dma_window() -> None:
-    assert abi.INSTAR_BLOCK_REQUEST_MAX + abi.INSTAR_TRANSMIT_MAX <= abi.INSTAR_DMA_SIZE
+    window = abi.INSTAR_RAM_SIZE - abi.INSTAR_DMA_ADDR
+    assert window >= abi.INSTAR_BLOCK_REQUEST_MAX + abi.INSTAR_TRANSMIT_MAX
     assert abi.INSTAR_BLOCK_REQUEST_MAX % 512 == 0
 
 

@@ -27,7 +27,7 @@ from instar.vmm.virtqueue import Buffer, Virtqueue
 from tests.fuzz.judges import run_header, run_judge
 from tests.fuzz.source import Source
 
-DMA, DMA_END = abi.INSTAR_DMA_ADDR, abi.INSTAR_DMA_ADDR + abi.INSTAR_DMA_SIZE
+DMA, DMA_END = abi.INSTAR_DMA_ADDR, abi.INSTAR_RAM_SIZE
 POOL = 0x4000
 """Bytes at the window's start and at its end where most buffers lie."""
 CONTENTS = bytes(range(256)) * 18 + b"tail" * 10

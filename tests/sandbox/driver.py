@@ -18,7 +18,7 @@ IN, OUT, WRITE_ZEROES = 0, 1, 13
 """Virtio 1.2, 5.2.6: types of block requests."""
 
 DMA = abi.INSTAR_DMA_ADDR
-DMA_END = abi.INSTAR_DMA_ADDR + abi.INSTAR_DMA_SIZE
+DMA_END = abi.INSTAR_RAM_SIZE
 HEADER, DATA, STATUS = DMA, DMA + 0x1000, DMA + 0x800
 """Where block() puts the three parts of a request."""
 

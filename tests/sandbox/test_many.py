@@ -190,9 +190,9 @@ def test_machines_are_shared_unless_each_image_is_to_have_its_own(
     made = []
     original = Sandbox._make
 
-    def make(sandbox: Any) -> Any:
+    def make(sandbox: Any, ram_size: int) -> Any:
         made.append(sandbox)
-        return original(sandbox)
+        return original(sandbox, ram_size)
 
     monkeypatch.setattr(Sandbox, "_make", make)
     images = [write(tmp_path / f"{n}") for n in range(3)]

@@ -12,6 +12,7 @@ import pytest
 import instar
 from instar.abi import (
     INSTAR_DMA_ADDR,
+    INSTAR_RAM_SIZE,
     INSTAR_STACK_ADDR,
     INSTAR_TRANSMIT_DESC_ADDR,
     INSTAR_TRANSMIT_USED_ADDR,
@@ -35,6 +36,8 @@ pytestmark = pytest.mark.kvm
 
 ORDER = make_order(None, True, None, False, "writeback", 10)
 TRACE = 0x5A
+RAM_SIZE = 2 * INSTAR_RAM_SIZE
+"""What these guests have: some in pages of either size."""
 
 # MSRs that are or hold a time, which goes on: TSC, its deadline and offset, and KVM's clocks.
 CLOCKS = {0x10, 0x3B, 0x6E0, 0x11, 0x12, 0x4B564D00, 0x4B564D01}
@@ -91,6 +94,7 @@ def writable(payload: Payload) -> list[tuple[int, int]]:
         whole = next(area for area in areas if area[0] <= start < area[1])
         at = areas.index(whole)
         areas[at : at + 1] = [(whole[0], start), (end, whole[1])]
+    areas.insert(-1, (INSTAR_RAM_SIZE, RAM_SIZE))
     return [(start, end - start) for start, end in areas]
 
 
@@ -115,7 +119,7 @@ def payload(request: pytest.FixtureRequest, rogues: Rogues) -> Payload:
 
 @pytest.fixture
 def machine(payload: Payload) -> Iterator[Inspected]:
-    machine = Inspected(payload)
+    machine = Inspected(payload, RAM_SIZE)
     with machine:
         machine.keep()
         yield machine
@@ -173,6 +177,8 @@ def test_the_next_guest_finds_no_trace_but_would_if_anything_were_forgotten(
 
 class _Forgetful:
     """A memory that keeps what it should lose."""
+
+    size = RAM_SIZE
 
     def write(self, _address: int, _data: bytes) -> None: ...
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import instar
+from instar import abi
 from instar.vmm import machine as machine_module
 from instar.vmm import sandbox as sandbox_module
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.machine import Machine
+from instar.vmm.order import Order, make_order
 from tests.forge import Data, Image, parse_header
 from tests.sandbox.rogues import Rogues, open_descriptors
 
@@ -258,3 +260,30 @@ def test_a_forked_child_is_not_stopped_by_a_thread_that_it_does_not_have(
 
         sandbox.amend(write(path), debug=fork, **LAZY)
     assert status == [0]
+
+
+def with_ram(ram_size: int) -> Order:
+    order = make_order(None, True, None, False, "writeback", 10)
+    return Order(order.request, order.dry_run, order.flush, order.timeout, ram_size)
+
+
+def test_a_kept_machine_that_needs_more_ram_than_it_has_is_made_anew(
+    path: Path, made: list[Machine]
+) -> None:
+    sizes = [abi.INSTAR_RAM_SIZE, abi.INSTAR_RAM_MAX, 2 * abi.INSTAR_RAM_SIZE]
+    before = open_descriptors()
+    with instar.Sandbox() as sandbox:
+        for size in sizes:
+            assert sandbox.carry_out(write(path), with_ram(size)).action == "amended"
+    assert [machine.ram_size for machine in made] == sizes[:2]
+    assert open_descriptors() == before
+
+
+def test_a_guest_has_the_ram_that_was_asked_for_and_no_more(path: Path, rogues: Rogues) -> None:
+    with instar.Sandbox(payload=rogues.payload("honest/high_buffer")) as sandbox:
+        write(path)
+        with pytest.raises(instar.GuestFault, match="0x3ffe00 is not in the DMA window"):
+            sandbox.carry_out(path, with_ram(abi.INSTAR_RAM_SIZE))
+        order = with_ram(2 * abi.INSTAR_RAM_SIZE)
+        assert sandbox.carry_out(path, order).action == "amended"
+    assert parse_header(path.read_bytes()).compatible_features == 1

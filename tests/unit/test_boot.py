@@ -12,7 +12,7 @@ from instar.vmm.kvm.structs import KvmRegs, KvmSregs
 from instar.vmm.memory import PAGE_SIZE, GuestMemory
 from instar.vmm.payload import PF_R, PF_W, PF_X, Payload, load_payload
 
-PRESENT, WRITE, USER, NO_EXECUTE = 1, 2, 4, 1 << 63
+PRESENT, WRITE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 0x80, 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000
 OPEN_PORTS = {abi.INSTAR_PORT_EXIT, abi.INSTAR_PORT_NOTIFY, abi.INSTAR_PORT_SERIAL}
 
@@ -37,14 +37,14 @@ class FakeVcpu:
 class Machine:
     """What the processor sees: memory and registers."""
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, ram_size: int = abi.INSTAR_RAM_SIZE) -> None:
         self.payload = payload
-        memory = GuestMemory(abi.INSTAR_RAM_SIZE)
-        boot.load(memory, payload, boot.system_pages(payload))
+        memory = GuestMemory(ram_size)
+        boot.load(memory, payload, boot.system_pages(payload, ram_size))
         self.memory = memory.read(0, memory.size)
         memory.close()
         vcpu = FakeVcpu()
-        boot.set_registers(vcpu, *payload.images)  # type: ignore[arg-type]
+        boot.set_registers(vcpu, ram_size, *payload.images)  # type: ignore[arg-type]
         self.regs, self.sregs = vcpu.regs, vcpu.sregs
         self.pages = dict(self._walk(self.sregs.cr3, 3, 0, USER | WRITE))
 
@@ -60,8 +60,10 @@ class Machine:
                 continue
             address = start + (index << (12 + 9 * level))
             effective = (entry & rights & (USER | WRITE)) | ((entry | rights) & NO_EXECUTE)
-            if level:
-                assert not entry & 0x80, "a large page"
+            if level == 1 and entry & LARGE:
+                found += [(address + at, effective) for at in range(0, 2 << 20, PAGE_SIZE)]
+            elif level:
+                assert not entry & LARGE, "a page of 1 GiB"
                 found += self._walk(entry & ADDRESS, level - 1, address, effective)
             else:
                 assert entry & ADDRESS == address, "guest-virtual is guest-physical"
@@ -113,10 +115,19 @@ def test_ring_3_sees_what_the_abi_lists_and_nothing_else(machine: Machine) -> No
         *pages(abi.INSTAR_STACK_ADDR, abi.INSTAR_STACK_SIZE),
         *pages(abi.INSTAR_QUEUE_ADDR, abi.INSTAR_QUEUE_PAGES_SIZE),
         abi.OPERATION_CONFIG_ADDR,
-        *pages(abi.INSTAR_DMA_ADDR, abi.INSTAR_DMA_SIZE),
+        *pages(abi.INSTAR_DMA_ADDR, abi.INSTAR_RAM_SIZE - abi.INSTAR_DMA_ADDR),
     }
     assert {address for address in machine.pages if machine.can(address)} == expected
     assert len(images) == len(set(images))
+
+
+@pytest.mark.parametrize("ram_size", [2 * abi.INSTAR_RAM_SIZE, abi.INSTAR_RAM_MAX])
+def test_all_ram_beyond_the_least_is_dma_window(ram_size: int) -> None:
+    least, more = Machine(load_payload()), Machine(load_payload(), ram_size)
+    extra = pages(abi.INSTAR_RAM_SIZE, ram_size - abi.INSTAR_RAM_SIZE)
+    assert more.pages.keys() == least.pages.keys() | extra
+    assert {more.can(page) for page in extra} == {"rw"}
+    assert more.regs.rsi == ram_size
 
 
 def test_every_segment_has_its_rights(machine: Machine) -> None:
@@ -157,8 +168,6 @@ def test_text_is_executable_and_entries_are_text(machine: Machine) -> None:
         abi.OPERATION_CONFIG_ADDR - 1,
         abi.OPERATION_CONFIG_ADDR + PAGE_SIZE,
         abi.INSTAR_DMA_ADDR - 1,
-        abi.INSTAR_DMA_ADDR + abi.INSTAR_DMA_SIZE,
-        abi.INSTAR_RAM_SIZE - 1,
         abi.INSTAR_RAM_SIZE,
         1 << 30,
         1 << 47,
@@ -171,7 +180,7 @@ def test_nothing_is_mapped_around_the_regions(machine: Machine, address: int) ->
 
 
 def test_the_page_tables_are_not_mapped(machine: Machine) -> None:
-    tables = pages(boot.system_address(), 4 * PAGE_SIZE)
+    tables = pages(boot.system_address() + PAGE_SIZE, 4 * PAGE_SIZE)
     assert machine.sregs.cr3 in tables
     assert tables.isdisjoint(machine.pages)
 
@@ -236,7 +245,7 @@ class TestRegisters:
         assert machine.sregs.ldt.unusable
 
     def test_other_registers_tell_the_guest_nothing(self, machine: Machine) -> None:
-        used = ("rip", "rdi", "rsp", "rflags")
+        used = ("rip", "rdi", "rsi", "rsp", "rflags")
         names = [field[0] for field in KvmRegs._fields_ if field[0] not in used]
         assert not any(getattr(machine.regs, name) for name in names)
 
@@ -244,4 +253,4 @@ class TestRegisters:
 def test_system_pages_do_not_depend_on_what_came_before() -> None:
     payload = load_payload()
     assert boot.system_pages(payload) == boot.system_pages(payload)
-    assert boot.system_address() + len(boot.system_pages(payload)) <= abi.INSTAR_RAM_SIZE
+    assert boot.system_address() + len(boot.system_pages(payload)) <= abi.INSTAR_STACK_ADDR

@@ -2,6 +2,6 @@
 #include "rogue.h"
 
 ROGUE("movw $0x3f8, %dx\n"
-      "movl $0x34000, %edi\n"
+      "movl $0x5d000, %edi\n"
       "movl $4, %ecx\n"
       "rep insb")

@@ -3,5 +3,5 @@
 
 void operation_start(void)
 {
-    request(0, 0, 0x1f0000, 512, 2);
+    request(0, 0, 0x2000, 512, 2);
 }

@@ -3,5 +3,5 @@
 
 void operation_start(void)
 {
-    request(1, 0, 0x1f0000, 512, 0);
+    request(1, 0, 0x2000, 512, 0);
 }

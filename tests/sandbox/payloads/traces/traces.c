@@ -30,7 +30,7 @@ static uint32_t control_word(void)
 
 static bool finds_a_trace(void)
 {
-    const uint8_t *window_end = (const uint8_t *)INSTAR_DMA_ADDR + INSTAR_DMA_SIZE - 1;
+    const uint8_t *window_end = (const uint8_t *)INSTAR_RAM_SIZE - 1;
     const uint8_t *queues_end = (const uint8_t *)INSTAR_QUEUE_ADDR + INSTAR_QUEUE_PAGES_SIZE - 1;
     return *(const volatile uint8_t *)INSTAR_STACK_ADDR || *(const volatile uint8_t *)window_end ||
            *(const volatile uint8_t *)queues_end || own_data[0] ||
