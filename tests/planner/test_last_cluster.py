@@ -5,37 +5,22 @@ qemu leaves a file that short, and a block device need not be a multiple of the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Cluster, Data, Image, RawEntry, Zero, layout
+from tests.forge import Image, Zero
 from tests.forge.audit import faults
 from tests.forge.reader import Reader
 from tests.planner.support import SECTOR, accepted_by_contract, ask
 from tests.planner.test_expansion import assert_sound, visible
+from tests.sandbox.table_images import cut
 
 BITS = 12
 SIZE = 1 << BITS
 DOWN, DEVICE = AmendRequest(2, None), AmendRequest(2, None, fixed_size=True)
 CUTS = [1, 512, 700, 1024, SIZE - 1, SIZE]
-
-
-def cut(size: int, *, backed: bool = False, **clusters: Cluster) -> bytes:
-    """An image whose last host cluster is a zero cluster's, of which the file has `size` bytes."""
-    image = Image(
-        cluster_bits=BITS,
-        size=1 << 16,
-        backing_file=b"base" if backed else None,
-        clusters={0: Data(b"d"), 3: RawEntry(0), 4: clusters.get("other", Data(b"e"))},
-    )
-    host = len(image.build()) >> BITS
-    last = {3: RawEntry(host << BITS | layout.COPIED | 1)}
-    counted = ("refcount_block[0]", 2 * host, b"\0\1")
-    image = replace(image, clusters={**image.clusters, **last}, patches=[counted])
-    return image.build().ljust(host << BITS, b"\0") + b"s" * size
 
 
 @pytest.mark.parametrize("size", CUTS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from tests.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.forge import Compressed, Data, Image, RawEntry, Snapshot, Zero, ZeroAllocated, layout
 from tests.forge.clusters import Cluster
 
 SMALL: dict[str, Any] = {"cluster_bits": 9, "size": 1 << 20}
@@ -65,3 +66,20 @@ UPGRADES: dict[str, list[Snapshot]] = {
     ],
     "many": [Snapshot(name=b"snapshot %d" % n, extra_data_size=0) for n in range(40)],
 }
+
+_CUT_BITS = 12
+
+
+def cut(size: int, *, backed: bool = False, **clusters: Cluster) -> bytes:
+    """An image whose last host cluster is a zero cluster's, of which the file has `size` bytes."""
+    image = Image(
+        cluster_bits=_CUT_BITS,
+        size=1 << 16,
+        backing_file=b"base" if backed else None,
+        clusters={0: Data(b"d"), 3: RawEntry(0), 4: clusters.get("other", Data(b"e"))},
+    )
+    host = len(image.build()) >> _CUT_BITS
+    last = {3: RawEntry(host << _CUT_BITS | layout.COPIED | 1)}
+    counted = ("refcount_block[0]", 2 * host, b"\0\1")
+    image = replace(image, clusters={**image.clusters, **last}, patches=[counted])
+    return image.build().ljust(host << _CUT_BITS, b"\0") + b"s" * size

@@ -12,8 +12,7 @@ from instar.vmm.image_file import ImageFile
 from instar.vmm.order import Isolation
 from instar.vmm.request import AmendRequest
 from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
-from tests.planner.test_last_cluster import cut
-from tests.sandbox.table_images import DOWNGRADES, MIXED, UPGRADES
+from tests.sandbox.table_images import DOWNGRADES, MIXED, UPGRADES, cut
 
 pytestmark = pytest.mark.kvm
 
