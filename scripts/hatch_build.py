@@ -1,17 +1,20 @@
 """Build time: hatchling's hook, which makes the parts of the package that are not in vmm/.
 
     instar/__init__.py     vmm/public.py, the public names
+    instar/__main__.py     vmm/__main__.py, for `python -m instar`
     instar/py.typed        says that all of the package is typed
     instar/abi/            generated from abi/instar_abi.h
     instar/guest/*.elf     compiled from guest/ and shared/
 
-For a wheel they are made below build/. For an editable install they are made in .editable/instar/,
-where vmm/ and vmm/public.py are links, so that an edit takes effect at once.
+For a wheel they are made below build/, and the man page and the completions of shells with them.
+For an editable install they are made in .editable/instar/, where what comes from vmm/ are links, so
+that an edit takes effect at once.
 """
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # hatchling loads this file by i
 
 from build_abi import HeaderError, write_module
 from build_guest import ZIGLANG, BuildError, build_guest, needs_ziglang
+
+# Modules of the package's top, and the files that they are in the tree.
+TOP_MODULES = {"__init__.py": "vmm/public.py", "__main__.py": "vmm/__main__.py"}
 
 
 class PackageHook(BuildHookInterface[Any]):
@@ -41,19 +47,36 @@ class PackageHook(BuildHookInterface[Any]):
             if version == "editable":
                 make_editable(root)
             else:
-                build_data["force_include"].update(make_wheel_parts(root))
+                parts, shared = make_wheel_parts(root)
+                build_data["force_include"].update(parts)
+                build_data["shared_data"].update(shared)
         except (BuildError, HeaderError) as error:
             self.app.abort(f"instar cannot be built: {error}")
 
 
-def make_wheel_parts(root: Path) -> dict[str, str]:
-    """Make the parts below build/, and return where each file belongs in the wheel."""
-    top = root / "build" / "wheel"
-    shutil.rmtree(top, ignore_errors=True)
+def make_wheel_parts(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Make the parts below build/.
+
+    Returns:
+        Where each file belongs in the wheel, and where each of the others belongs below the prefix
+        of an installation.
+    """
+    top, prefix = root / "build" / "wheel", root / "build" / "prefix"
+    for folder in (top, prefix):
+        shutil.rmtree(folder, ignore_errors=True)
     package = top / "instar"
     _make_parts(package)
-    shutil.copyfile(root / "vmm" / "public.py", package / "__init__.py")
-    files = sorted(path for path in package.rglob("*") if path.is_file())
+    script = Path(__file__).with_name("build_manual.py")
+    command = [sys.executable, "-B", str(script), str(package), str(prefix)]
+    if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+        raise BuildError("the man page and the completions could not be made")
+    for name, source in TOP_MODULES.items():
+        shutil.copyfile(root / source, package / name)
+    return _locate_files(top), _locate_files(prefix)
+
+
+def _locate_files(top: Path) -> dict[str, str]:
+    files = sorted(path for path in top.rglob("*") if path.is_file())
     return {str(path): path.relative_to(top).as_posix() for path in files}
 
 
@@ -62,7 +85,8 @@ def make_editable(root: Path) -> None:
     package = root / ".editable" / "instar"
     _make_parts(package)
     _link(package / "vmm", Path("..", "..", "vmm"))
-    _link(package / "__init__.py", Path("..", "..", "vmm", "public.py"))
+    for name, source in TOP_MODULES.items():
+        _link(package / name, Path("..", "..", source))
 
 
 def _make_parts(package: Path) -> None:

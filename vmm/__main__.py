@@ -1,4 +1,4 @@
-"""Host side: `python -m instar.vmm` is the command `instar`."""
+"""Host side: `python -m instar` is the command `instar`."""
 
 import sys
 

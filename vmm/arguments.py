@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 OPERAND = ""
 """The name under which scan() yields what is not a flag."""
 
+FILES = "FILES"
+"""Stands for the names of files among the values of a flag."""
+
 
 @record
 class Flag:
@@ -29,6 +32,8 @@ class Flag:
     """The letter of the short form, or "" where there is none."""
     metavar: str = ""
     """What the help text calls its value, or "" if it takes none."""
+    values: tuple[str, ...] = ()
+    """The values that a shell may offer; FILES stands for the names of files."""
 
 
 def scan(

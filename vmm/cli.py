@@ -12,7 +12,9 @@ import gc
 import os
 import sys
 
-from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
+from instar import __version__
+from instar.vmm.arguments import OPERAND, scan
+from instar.vmm.commands import AMEND, COMMANDS, INSTAR, format_help
 from instar.vmm.errors import HostError, UsageError
 from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
 from instar.vmm.report import Progress, Report, show_debug, write
@@ -28,55 +30,6 @@ if TYPE_CHECKING:
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal
-
-GLOBAL_FLAGS = (
-    Flag("help", "print this help", short="h"),
-    Flag("version", "print the version"),
-)
-
-GLOBAL_HELP = """\
-Usage: instar amend -o OPTIONS [FLAG...] FILENAME...
-       instar doctor [--output FORMAT]
-
-Commands:
-  amend
-      change options of qcow2 images in place, in a sandbox
-  doctor
-      say whether this machine can run the sandbox, and what to do if not
-
-Flags:
-"""
-
-AMEND_FLAGS = (
-    Flag("options", "what to change; '-o help' lists the keys", short="o", metavar="KEY=VALUE,..."),
-    Flag("format", "the format of the image (only qcow2)", short="f", metavar="FMT"),
-    Flag("cache", "cache mode; unsafe leaves out the flushes", short="t", metavar="CACHE"),
-    Flag("quiet", "print nothing but errors", short="q"),
-    Flag("verbose", "say on stderr what was done to each image", short="v"),
-    Flag("progress", "show the progress", short="p"),
-    Flag("dry-run", "say what would change, and change nothing"),
-    Flag("output", "human or json", metavar="FORMAT"),
-    Flag("jobs", "amend many images in so many processes, by default 1", short="j", metavar="N"),
-    Flag("files-from", "take the names of images from FILE, or from stdin if '-'", metavar="FILE"),
-    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
-    Flag("debug", "show the debug text of the sandbox on stderr"),
-    Flag("drop-bitmaps", "let a downgrade remove persistent bitmaps"),
-    Flag("max-growth", "how far the file may grow, by default 1G", metavar="SIZE"),
-    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
-    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
-    Flag("force", "accepted for the sake of qemu-img; has no effect"),
-    Flag("object", "not yet supported", metavar="OBJDEF"),
-    Flag("image-opts", "not yet supported"),
-    Flag("help", "print this help", short="h"),
-)
-
-AMEND_HELP = """\
-Usage: instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...
-
-Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.
-
-Flags:
-"""
 
 # Flags that make it a batch even if there is but one file.
 _OF_BATCHES = ("jobs", "files-from", "null")
@@ -165,26 +118,32 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
         from instar.vmm.doctor import run
 
         return run(rest, report)
-    for name, _value in scan(arguments[:1], GLOBAL_FLAGS, "instar"):
+    if command == "help":
+        return _help(rest)
+    for name, _value in scan(arguments[:1], INSTAR.flags, "instar"):
         if name == OPERAND:
             raise UsageError(f"unknown command '{command}'; see 'instar --help'")
-        text = _version() if name == "version" else GLOBAL_HELP + format_flags(GLOBAL_FLAGS)
-        write("stdout", text)
+        write("stdout", f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
         return 0
     raise UsageError("expecting a command, amend or doctor; see 'instar --help'")
 
 
-def _version() -> str:
-    from instar.vmm.doctor import installed_version
-
-    return f"instar {installed_version()}\n"
+def _help(names: list[str]) -> int:
+    """Carry out `instar help`."""
+    if len(names) > 1:
+        raise UsageError("help takes one command; see 'instar --help'")
+    found = [entry for entry in COMMANDS if [entry.name] == (names or [INSTAR.name])]
+    if not found:
+        raise UsageError(f"unknown command '{names[0]}'; see 'instar --help'")
+    write("stdout", format_help(found[0]))
+    return 0
 
 
 def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out `instar amend`."""
     flags, lists, files = _read_arguments(arguments, report)
     if "help" in flags:
-        write("stdout", AMEND_HELP + format_flags(AMEND_FLAGS))
+        write("stdout", format_help(AMEND))
         return 0
     if not lists:
         raise UsageError("Must specify options (-o); '-o help' lists them")
@@ -211,7 +170,7 @@ def _read_arguments(
     flags: dict[str, str] = {}
     lists: list[str] = []
     files: list[str] = []
-    for name, value in scan(arguments, AMEND_FLAGS, "instar amend"):
+    for name, value in scan(arguments, AMEND.flags, "instar amend"):
         if name in ("object", "image-opts"):
             raise UsageError(f"--{name} is not yet supported")
         if name == "options":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from instar.vmm.result import AmendOutcome, AmendResult, ByteRange
     from instar.vmm.sandbox import Sandbox
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AmendOutcome",
     "AmendResult",

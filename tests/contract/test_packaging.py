@@ -17,14 +17,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import build_guest
+import build_manual
+import hatch_build
 import pytest
 
 from instar import abi
 
 ROOT = build_guest.ROOT
 PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}
-SHIPPED = ("vmm", "abi", "shared", "guest", "tests", "scripts", "docs")
-COPIED = (*SHIPPED, ".gitignore", "LICENSE", "Makefile", "README.md", "pyproject.toml")
+SHIPPED = ("vmm", "abi", "shared", "guest", "bin", "tests", "scripts", "docs")
+COPIED = (
+    *(*SHIPPED, ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
+    *("SECURITY.md", "pyproject.toml"),
+)
+# Below the prefix of an installation.
+SHARED = {build_manual.MANUAL, *build_manual.COMPLETIONS.values()}
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -98,9 +105,16 @@ class TestDistributions:
         modules = {
             f"instar/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "vmm").rglob("*.py")
         }
-        generated = {"instar/__init__.py", "instar/py.typed", "instar/abi/__init__.py"}
+        generated = {"instar/py.typed", "instar/abi/__init__.py"}
+        moved = {source: f"instar/{name}" for name, source in hatch_build.TOP_MODULES.items()}
         names = {name for name in contents(wheel) if ".dist-info/" not in name}
-        assert names == (modules - {"instar/vmm/public.py"}) | generated | PAYLOAD
+        data = {name for name in names if ".data/" in name}
+        modules -= {f"instar/{source}" for source in moved}
+        assert names - data == modules | {*moved.values()} | generated | PAYLOAD
+        assert {name.partition(".data/")[2] for name in data} == {
+            "scripts/instar",
+            *(f"data/{name}" for name in SHARED),
+        }
 
     def test_the_public_names_are_those_of_public_py(self, wheel: Path) -> None:
         shipped = contents(wheel)["instar/__init__.py"]
@@ -143,7 +157,9 @@ class TestDistributions:
         pip = (sys.executable, "-m", "pip", "--python", python)
         run(*pip, "install", "-q", "--no-index", wheel, cwd=tmp_path)
         version = wheel.name.split("-")[1]
-        assert version in run(home / "bin" / "instar", "--version", cwd=tmp_path)
+        for command in ([home / "bin" / "instar"], [python, "-m", "instar"]):
+            assert run(*command, "--version", cwd=tmp_path) == f"instar {version}\n"
+        assert all((home / name).is_file() for name in SHARED)
         code = "import instar; print([getattr(instar, name) for name in instar.__all__])"
         run(python, "-W", "error", "-c", code, cwd=tmp_path)
 
@@ -226,7 +242,7 @@ class TestArrows:
             assert (
                 name == "instar"
                 or not is_in(name, "instar")
-                or is_in(name, "instar.vmm", "instar.abi")
+                or is_in(name, "instar.vmm", "instar.abi", "instar.__version__")
             ), name
 
     @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.qemu import Qemu
 
-INSTAR = (sys.executable, "-m", "instar.vmm")
+INSTAR = (sys.executable, "-m", "instar")
 """The command."""
 
 _FLOCK = struct.Struct("hh4xqqi4x")

@@ -153,7 +153,7 @@ def test_the_command_refuses_in_one_line_with_status_1(
 ) -> None:
     image = make(qemu, tmp_path, recipe)
     before = fingerprint(image)
-    command = [sys.executable, "-m", "instar.vmm", "amend", "--output", "json"]
+    command = [sys.executable, "-m", "instar", "amend", "--output", "json"]
     run = subprocess.run(
         [*command, *request_.arguments, str(image)], check=False, capture_output=True, text=True
     )

@@ -25,6 +25,7 @@ STANDARD = {
 SHA256 = {"_sha256", "_sha2"}
 OWN = {
     *("abi", "vmm", "vmm.amend", "vmm.arguments", "vmm.block", "vmm.boot", "vmm.cli"),
+    "vmm.commands",
     *(
         "vmm.commit",
         "vmm.confine",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
-from instar.vmm.cli import AMEND_FLAGS
+from instar.vmm.commands import AMEND
 from instar.vmm.errors import UsageError
 
 FLAGS = (
@@ -108,9 +108,9 @@ def test_our_own_flags_leave_qemu_img_its_abbreviations(
 ) -> None:
     if name is None:
         with pytest.raises(UsageError):
-            list(scan([abbreviation], AMEND_FLAGS, "instar amend"))
+            list(scan([abbreviation], AMEND.flags, "instar amend"))
     else:
-        assert [found for found, _value in scan([abbreviation], AMEND_FLAGS, "")] == [name]
+        assert [found for found, _value in scan([abbreviation], AMEND.flags, "")] == [name]
 
 
 def test_help_spells_every_flag() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
 
-from instar.vmm import cli, doctor
+import instar
+from instar.vmm import cli, commands
+from instar.vmm.arguments import scan
 from instar.vmm.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend
 
@@ -149,6 +152,8 @@ USAGE_ERRORS = {
     "help-f-bad": (["amend", "-f", "nosuchfmt", "-o", "help"], "Unknown driver 'nosuchfmt'"),
     "bad-verb": (["amendx", "d"], "unknown command 'amendx'; see 'instar --help'"),
     "no verb": ([], "expecting a command, amend or doctor"),
+    "bad verb for help": (["help", "x"], "unknown command 'x'; see 'instar --help'"),
+    "two verbs for help": (["help", "amend", "x"], "help takes one command; see 'instar --help'"),
     "bad global flag": (["-T", "foo", "amend"], "invalid option -- 'T'; see 'instar --help'"),
     "doctor with an operand": (["doctor", "d"], "unexpected argument 'd'"),
     "doctor with a bad flag": (["doctor", "-x"], "invalid option -- 'x'; see 'instar doctor"),
@@ -201,12 +206,16 @@ def test_option_help_for_another_format_is_refused(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "first_line", "flags"),
     [
-        (["amend", "-h"], "Usage: instar amend -o OPTIONS", cli.AMEND_FLAGS),
-        (["amend", "--help", "--foo"], "Usage: instar amend -o OPTIONS", cli.AMEND_FLAGS),
-        (["amend", "d", "-qh"], "Usage: instar amend -o OPTIONS", cli.AMEND_FLAGS),
-        (["doctor", "-h"], "Usage: instar doctor", doctor.FLAGS),
-        (["--help"], "Usage: instar amend", cli.GLOBAL_FLAGS),
-        (["-h", "amend"], "Usage: instar amend", cli.GLOBAL_FLAGS),
+        (["amend", "-h"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["amend", "--help", "--foo"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["amend", "d", "-qh"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["doctor", "-h"], "Usage: instar doctor", commands.DOCTOR.flags),
+        (["help", "amend"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["help", "doctor"], "Usage: instar doctor", commands.DOCTOR.flags),
+        (["help"], "Usage: instar amend", commands.INSTAR.flags),
+        (["help", "help"], "Usage: instar help", ()),
+        (["--help"], "Usage: instar amend", commands.INSTAR.flags),
+        (["-h", "amend"], "Usage: instar amend", commands.INSTAR.flags),
     ],
 )
 def test_help_names_every_flag(
@@ -216,13 +225,24 @@ def test_help_names_every_flag(
     out, err = capsys.readouterr()
     assert out.startswith(first_line)
     assert all(f"--{flag.name}" in out for flag in flags)
+    assert f"Documentation: {commands.DOCS}" in out
     assert err == ""
 
 
-@pytest.mark.parametrize("argument", ["--version", "--vers"])
+@pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)
+def test_the_examples_in_the_help_are_command_lines_that_exist(command: commands.Command) -> None:
+    for line, _what in command.examples:
+        arguments = shlex.split(line.rpartition("|")[2])
+        assert arguments.pop(0) == "instar"
+        (entry,) = (entry for entry in commands.COMMANDS if entry.name == arguments[0])
+        assert list(scan(arguments[1:], entry.flags, "instar")) or len(arguments) == 1
+    assert command.examples or command is commands.HELP
+
+
+@pytest.mark.parametrize("argument", ["--version", "--vers", "-V"])
 def test_version(capsys: pytest.CaptureFixture[str], argument: str) -> None:
     assert cli.main([argument]) == 0
-    assert capsys.readouterr() == (f"instar {doctor.installed_version()}\n", "")
+    assert capsys.readouterr() == (f"instar {instar.__version__}\n", "")
 
 
 @pytest.mark.parametrize(

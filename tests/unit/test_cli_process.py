@@ -206,7 +206,7 @@ def test_works_in_a_thread(amend: FakeAmend) -> None:
 
 def test_python_m_is_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "instar.vmm", "amend"],
+        [sys.executable, "-m", "instar", "amend"],
         capture_output=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

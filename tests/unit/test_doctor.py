@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import instar
 from instar.abi import INSTAR_ABI_VERSION
 from instar.vmm import cli, doctor, machine, trials
 from instar.vmm.confine import BARRIERS
@@ -43,7 +44,7 @@ def test_doctor_is_content(
     assert cli.main(["doctor"]) == 0
     out, err = capsys.readouterr()
     headline, *lines = out.splitlines()
-    assert headline.startswith(f"instar {doctor.installed_version()}, Python 3.")
+    assert headline.startswith(f"instar {instar.__version__}, Python 3.")
     assert lines == ["ok   first is fine", "ok   second is fine"]
     assert err == ""
 
@@ -100,17 +101,10 @@ def diagnose(
     return str(line)
 
 
-@pytest.mark.parametrize(
-    ("machine", "expected"), [("x86_64", "ok   Linux "), ("aarch64", "FAIL Linux on aarch64: use ")]
-)
-def test_doctor_looks_at_the_system(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    machine: str,
-    expected: str,
+def test_doctor_names_the_system(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    assert diagnose(capsys, monkeypatch, doctor.check_system).startswith(expected)
+    assert diagnose(capsys, monkeypatch, doctor.check_system).startswith("ok   Linux ")
 
 
 def test_doctor_looks_for_the_device(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -74,3 +75,14 @@ def test_a_name_is_the_same_object_each_time() -> None:
     from instar.vmm.errors import InstarError
 
     assert instar.InstarError is instar.InstarError is InstarError
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert instar.__version__ == importlib.metadata.version("instar")
+
+
+def test_python_m_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "instar", "-V"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"instar {instar.__version__}\n"

@@ -1,0 +1,162 @@
+"""Build time: makes the man page and the completions of shells of the table in vmm/commands.py.
+
+    build_manual.py PACKAGE DIRECTORY
+
+PACKAGE is a folder with the generated parts of the package, DIRECTORY what to fill: what is below
+it belongs below an installation's prefix, share/man/man1/instar.1 and so on. The completions are
+shtab's, for an argparse parser that says the same as the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import shtab
+
+if TYPE_CHECKING:
+    from instar.vmm.arguments import Flag
+    from instar.vmm.commands import Command
+
+ROOT = Path(__file__).resolve().parent.parent
+
+COMPLETIONS = {
+    "bash": "share/bash-completion/completions/instar",
+    "zsh": "share/zsh/site-functions/_instar",
+    "fish": "share/fish/vendor_completions.d/instar.fish",
+}
+MANUAL = "share/man/man1/instar.1"
+
+STATUS = (
+    ("0", "The image was amended, or was already as asked; or the help was printed."),
+    ("1", "Refused or failed; the line on stderr says why."),
+    ("2", "The command line asks for something that does not exist."),
+)
+FILES = (
+    ("/dev/kvm", "The sandbox is a virtual machine: the user must be able to read and write it."),
+)
+
+
+def load_table(package: Path) -> Any:
+    """Import the table of commands from the tree, before there is an installed package.
+
+    Args:
+        package: where instar.abi is.
+
+    Returns:
+        The module instar.vmm.commands. All of `instar` in this process is from the tree then.
+    """
+    tree = ModuleType("instar")
+    tree.__path__ = [str(package), str(ROOT)]
+    sys.modules["instar"] = tree
+    import instar.vmm.commands
+
+    return instar.vmm.commands
+
+
+def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags and operands of `commands`, of which the first is instar."""
+    top, *rest = commands
+    parser = argparse.ArgumentParser(prog=top.name, description=top.summary, add_help=False)
+    _add_flags(parser, top.flags, files)
+    below = parser.add_subparsers()
+    names = [command.name for command in rest]
+    for command in rest:
+        child = below.add_parser(command.name, help=command.summary, add_help=False)
+        _add_flags(child, command.flags, files)
+        if command.usage[0].endswith("FILENAME..."):
+            _complete_files(child.add_argument("filename", nargs="*"))
+        elif command.usage[0].endswith("[COMMAND]"):
+            child.add_argument("command", nargs="?", choices=names)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, flags: tuple[Flag, ...], files: str) -> None:
+    for flag in flags:
+        names = [*([f"-{flag.short}"] if flag.short else []), f"--{flag.name}"]
+        if not flag.metavar:
+            parser.add_argument(*names, action="store_true", help=flag.summary)
+            continue
+        choices = None if flag.values in ((), (files,)) else flag.values
+        added = parser.add_argument(
+            *names, metavar=flag.metavar, choices=choices, help=flag.summary
+        )
+        if flag.values == (files,):
+            _complete_files(added)
+
+
+def _complete_files(action: argparse.Action) -> None:
+    action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def write_manual(commands: tuple[Command, ...], docs: str, version: str) -> str:
+    """Return the man page, in the macros of man(7)."""
+    top, *rest = commands
+    lines = [f'.TH INSTAR 1 "" "instar {version}" "User Commands"', ".SH NAME"]
+    lines += [f"instar \\- {_escape(top.summary)}", ".SH SYNOPSIS", ".nf"]
+    lines += [_escape(usage) for usage in top.usage]
+    lines += [".fi", ".SH DESCRIPTION", "instar changes options of an existing qcow2 disk image in"]
+    lines += ["place, as qemu\\-img amend does. All code that plans a change from the untrusted"]
+    lines += ["image runs in a virtual machine without an operating system, and whatever happens,"]
+    lines += ["the image is the old one or the new one, whole.", ".SH OPTIONS"]
+    lines += _flag_lines(top.flags)
+    for command in rest:
+        lines += [f'.SH "COMMAND {command.name.upper()}"', _escape(command.text.strip())]
+        lines += _flag_lines(command.flags)
+    lines += [".SH EXIT STATUS"]
+    for term, text in STATUS:
+        lines += [".TP", f".B {term}", _escape(text)]
+    lines += [".SH FILES"]
+    for term, text in FILES:
+        lines += [".TP", f".I {term}", _escape(text)]
+    lines += [".SH EXAMPLES"]
+    for command in rest:
+        for line, what in command.examples:
+            lines += [".PP", _escape(f"{what}:"), ".PP", ".nf", ".RS 4", _escape(line)]
+            lines += [".RE", ".fi"]
+    lines += [".SH SEE ALSO", ".BR qemu\\-img (1)", ".PP", _escape(docs)]
+    return "\n".join(lines) + "\n"
+
+
+def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
+    lines = []
+    for flag in flags:
+        short = f"\\fB\\-{flag.short}\\fR, " if flag.short else ""
+        value = f" \\fI{_escape(flag.metavar)}\\fR" if flag.metavar else ""
+        lines += [".TP", f"{short}\\fB\\-\\-{_escape(flag.name)}\\fR{value}"]
+        lines += [_escape(flag.summary)]
+    return lines
+
+
+def _escape(text: str) -> str:
+    """Text as roff takes it: no escapes, no hyphens for minus signs, no line that is a macro."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
+
+
+def build_manual(package: Path, directory: Path) -> list[Path]:
+    """Make all files below `directory`, and return their paths."""
+    table = load_table(package)
+    version = re.search(
+        r'^__version__ = "(.*)"$', (ROOT / "vmm" / "public.py").read_text("utf-8"), re.MULTILINE
+    )
+    if version is None:
+        raise SystemExit("build_manual: vmm/public.py has no __version__")
+    parser = make_parser(table.COMMANDS, table.FILES)
+    texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
+    texts[MANUAL] = write_manual(table.COMMANDS, table.DOCS, version[1])
+    made = []
+    for name, text in texts.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        made.append(path)
+    return made
+
+
+if __name__ == "__main__":
+    print(*build_manual(Path(sys.argv[1]), Path(sys.argv[2])), sep="\n")

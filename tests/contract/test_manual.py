@@ -1,0 +1,101 @@
+"""Test side: the man page and the completions know every flag, as the command's own help does."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import build_manual
+import pytest
+
+from instar.vmm.arguments import FILES
+from instar.vmm.commands import COMMANDS
+
+ROOT = build_manual.ROOT
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is installed below a prefix; made in a process, as the build makes it."""
+    folder = tmp_path_factory.mktemp("prefix")
+    script, package = ROOT / "scripts" / "build_manual.py", ROOT / ".editable" / "instar"
+    subprocess.run([sys.executable, "-B", script, package, folder], check=True)
+    return folder
+
+
+def test_the_man_page_has_every_command_flag_and_example(prefix: Path) -> None:
+    text = (prefix / build_manual.MANUAL).read_text("utf-8").replace("\\-", "-")
+    for command in COMMANDS:
+        assert all(usage in text for usage in command.usage)
+        assert all(line in text for line, _what in command.examples)
+        for flag in command.flags:
+            assert f"\\fB--{flag.name}\\fR" in text
+            assert not flag.short or f"\\fB-{flag.short}\\fR" in text
+
+
+@pytest.mark.parametrize("shell", build_manual.COMPLETIONS)
+def test_completions_have_every_flag_and_value(prefix: Path, shell: str) -> None:
+    text = (prefix / build_manual.COMPLETIONS[shell]).read_text("utf-8")
+    for command in COMMANDS:
+        assert command.name in text
+        for flag in command.flags:
+            assert re.search(rf"(--|-l ){flag.name}\b", text), flag.name
+            assert all(value in text for value in flag.values if value != FILES)
+
+
+@pytest.mark.parametrize("shell", build_manual.COMPLETIONS)
+def test_completions_are_valid_for_their_shell(prefix: Path, shell: str) -> None:
+    if program := shutil.which(shell):
+        file = prefix / build_manual.COMPLETIONS[shell]
+        subprocess.run([program, "-n", file], check=True)
+    else:
+        assert shell != "bash", "every machine that runs the tests has bash"
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+$(complete -p instar | sed 's/.*-F \\([^ ]*\\).*/\\1/') instar "${!#}" "${@: -2:1}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["am"], {"amend"}),
+        (["amend", "--dr"], {"--drop-bitmaps", "--dry-run"}),
+        (["amend", "-t", "write"], {"writeback", "writethrough"}),
+        (["amend", "--output", ""], {"human", "json"}),
+        (["amend", "-o", "lazy"], {"lazy_refcounts=on", "lazy_refcounts=off"}),
+        (["amend", "di"], {"disk.qcow2"}),
+        (["amend", "--files-from", "di"], {"disk.qcow2"}),
+        (["doctor", "--ou"], {"--output"}),
+        (["help", "d"], {"doctor"}),
+    ],
+)
+def test_bash_offers(prefix: Path, tmp_path: Path, words: list[str], offered: set[str]) -> None:
+    (tmp_path / "disk.qcow2").touch()
+    file = prefix / build_manual.COMPLETIONS["bash"]
+    command = ["bash", "-c", COMPLETE, "bash", str(file), "instar", *words]
+    done = subprocess.run(
+        command,
+        check=True,
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+def test_the_man_page_is_rendered_without_a_warning(prefix: Path) -> None:
+    if program := shutil.which("groff"):
+        page = prefix / build_manual.MANUAL
+        command = [program, "-man", "-ww", "-Tascii", "-z", str(page)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
