@@ -13,6 +13,7 @@ that an edit takes effect at once.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,14 @@ class PackageHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """Ask for a C compiler where the machine has none."""
-        return [ZIGLANG] if needs_ziglang() else []
+        return [ZIGLANG] if needs_ziglang() and is_supported() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the parts; `version` is hatchling's word for the kind of wheel."""
+        if not is_supported():
+            bits = "" if sys.maxsize > 1 << 32 else ", and Python is for 32 bits"
+            found = f"{platform.system()} on {platform.machine()}{bits}"
+            self.app.abort(f"instar needs Linux on x86-64, and this is {found}")
         build_data["pure_python"] = False
         # The payload is static and needs no libc, whichever compiler made it.
         build_data["tag"] = "py3-none-manylinux_2_17_x86_64"
@@ -52,6 +57,12 @@ class PackageHook(BuildHookInterface[Any]):
                 build_data["shared_data"].update(shared)
         except (BuildError, HeaderError) as error:
             self.app.abort(f"instar cannot be built: {error}")
+
+
+def is_supported() -> bool:
+    """Whether this Python is for the one kind of machine that instar runs on."""
+    machine = platform.machine()
+    return sys.platform == "linux" and machine == "x86_64" and sys.maxsize > 1 << 32
 
 
 def make_wheel_parts(root: Path) -> tuple[dict[str, str], dict[str, str]]:

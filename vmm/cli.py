@@ -18,6 +18,7 @@ from instar.vmm.commands import AMEND, COMMANDS, INSTAR, format_help
 from instar.vmm.errors import HostError, UsageError
 from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
 from instar.vmm.report import Progress, Report, show_debug, write
+from instar.vmm.supported import check_machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
     if command == "amend":
         return _amend(rest, report, own_process=own_process)
     if command == "doctor":
+        check_machine()
         from instar.vmm.doctor import run
 
         return run(rest, report)
@@ -152,6 +154,7 @@ def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
         check_format(flags.get("format"))
         write("stdout", OPTIONS_HELP)
         return 0
+    check_machine()
     if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
         from instar.vmm.cli_batch import amend_files
 

@@ -48,6 +48,8 @@ _MODULES = {  # where they are, but for the errors
     "amend_many": "many",
 }
 
+_RUNNING = ("Sandbox", "amend", "amend_many")
+
 
 def __getattr__(name: str) -> object:
     """Import a public name; the command, which uses none through here, pays for none."""
@@ -56,6 +58,10 @@ def __getattr__(name: str) -> object:
     module = f"instar.vmm.{_MODULES.get(name, 'errors')}"
     from sys import modules
 
+    if name in _RUNNING:
+        from instar.vmm.supported import check_machine
+
+        check_machine()  # elsewhere their modules lack what they import
     __import__(module)
     value: object = getattr(modules[module], name)
     globals()[name] = value

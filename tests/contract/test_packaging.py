@@ -164,6 +164,53 @@ class TestDistributions:
         run(python, "-W", "error", "-c", code, cwd=tmp_path)
 
 
+FOREIGN = """
+import os, sys, platform
+sys.platform, platform.machine = sys.argv[1], lambda: sys.argv[2]
+platform.system = lambda: {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}[sys.argv[1]]
+from hatchling.build import build_wheel, get_requires_for_build_wheel
+print(get_requires_for_build_wheel())
+build_wheel("dist")
+"""
+
+
+@pytest.mark.slow
+class TestOtherMachines:
+    @pytest.mark.parametrize(
+        ("system", "machine", "found"),
+        [
+            ("linux", "aarch64", "Linux on aarch64"),
+            ("linux", "i686", "Linux on i686"),
+            ("darwin", "arm64", "Darwin on arm64"),
+            ("win32", "AMD64", "Windows on AMD64"),
+        ],
+    )
+    @pytest.mark.parametrize("has_gcc", [True, False])
+    def test_a_build_says_in_one_line_what_it_needs_and_starts_no_compiler(
+        self, tmp_path: Path, system: str, machine: str, found: str, has_gcc: bool
+    ) -> None:
+        tree = copy_tree(tmp_path / "tree")
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        if has_gcc:
+            gcc = tools / "gcc"
+            gcc.write_text("#!/bin/sh\necho 'unrecognized option -m64' >&2; exit 1\n", "ascii")
+            gcc.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", FOREIGN, system, machine],
+            check=False,
+            cwd=tree,
+            env={"PATH": str(tools)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (1, "[]\n")
+        line = f"instar needs Linux on x86-64, and this is {found}\n"
+        assert done.stderr.endswith(line)
+        assert done.stderr.count("\n") == 1
+        assert not list((tree / "dist").glob("*"))
+
+
 class TestPayload:
     def test_its_bytes_do_not_depend_on_the_folder(self, tmp_path: Path) -> None:
         trees = [copy_tree(tmp_path / name / "tree") for name in ("a", "another-name")]

@@ -46,7 +46,7 @@ OWN = {
     *("vmm.kvm.structs", "vmm.kvm.system", "vmm.kvm.vcpu", "vmm.kvm.vm", "vmm.locks"),
     *("vmm.machine", "vmm.memory", "vmm.messages", "vmm.options", "vmm.order", "vmm.payload"),
     *("vmm.probe", "vmm.record", "vmm.report", "vmm.request", "vmm.result", "vmm.seccomp"),
-    *("vmm.serial", "vmm.staging", "vmm.verdict", "vmm.virtqueue"),
+    *("vmm.serial", "vmm.staging", "vmm.supported", "vmm.verdict", "vmm.virtqueue"),
 }
 
 COMMAND = """
