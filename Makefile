@@ -9,6 +9,7 @@ ARGS ?=
 PY := $(VENV)/bin/python
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 INSTALLED := $(VENV)/.stamp
+DEMO := build/demo
 PLANNER := build/planner/_planner.py
 BUILD_SCRIPTS := $(wildcard scripts/build_*.py)
 # Where there is no gcc, the C compiler that the build asks for is needed here too.
@@ -20,15 +21,32 @@ PYTHONS := 3.10 $(NEWEST)
 # What else there is tests the planner and compares results, which no interpreter changes.
 INTERPRETER_TESTS := $(addprefix tests/,unit confinement sandbox locking places contract)
 
+# What the goals need of the machine, by the names of scripts/require; all of it is asked for first.
+NEEDS_demo := python venv gcc kvm
+NEEDS_test := compiler strace losetup allocators
+NEEDS_pythons := $(NEEDS_test)
+NEEDS_planner := compiler
+NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
+IN_VENV := $(filter-out demo qemu clean,$(MAKECMDGOALS))
+NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test pythons dev guest planner qemu format check fuzz bench dist clean
+.PHONY: help needs demo test pythons dev guest planner qemu format check fuzz bench dist site clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: dev guest ## install into .venv and amend a sample image
-	@$(RUN) scripts/demo $(ARGS)
+needs:
+	@scripts/require 'make $(MAKECMDGOALS)' $(NEEDS)
+
+demo: $(DEMO)/.stamp ## install into an environment of its own, and amend a sample image
+	@$(DEMO)/bin/python scripts/demo $(ARGS)
+
+$(DEMO)/.stamp: pyproject.toml $(wildcard scripts/*.py abi/* guest/*/* shared/*.[ch] vmm/*.py vmm/*/*.py) | needs
+	@$(PYTHON) -m venv --clear $(DEMO)
+	@$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
+	@touch $@
 
 test: dev guest planner qemu ## run all tests
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal -rfEs $(ARGS)
@@ -46,11 +64,7 @@ pythons: ## run the tests that depend on the interpreter on the oldest and the n
 
 dev: $(INSTALLED) ## make .venv, with an editable install and the tools
 
-$(INSTALLED): pyproject.toml scripts/hatch_build.py
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo 'instar needs Python 3.10 or later; choose one by PYTHON=...' >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
-		{ echo 'Python cannot make an environment: as root, apt-get install python3-venv' >&2; exit 1; }
+$(INSTALLED): pyproject.toml scripts/hatch_build.py bin/instar | needs
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'installing into $(VENV)'
 	@$(PY) -m pip install -q --disable-pip-version-check -U pip
@@ -66,7 +80,7 @@ planner: $(PLANNER) ## compile the planner as a library for tests
 $(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h) $(shell find shared -name '*.[ch]')
 	@$(PY) scripts/build_planner.py
 
-qemu: ## unpack the versions of qemu-img that instar is compared with
+qemu: | needs ## unpack the versions of qemu-img that instar is compared with
 	@scripts/fetch_qemu
 
 format: dev ## rewrite the Python sources in the project's style

@@ -65,12 +65,21 @@ def device(
         record_property("device", "loop device" if loop else "stand-in")
         print("runs on a", "loop device" if loop else "stand-in")
         if loop is None:
-            monkeypatch.setattr(os, "fstat", _claim_block_device)
+            monkeypatch.setattr(os, "fstat", _claim_block_device(path))
         yield loop or path
 
 
-def _claim_block_device(_fd: int) -> os.stat_result:
-    return os.stat_result((stat.S_IFBLK | 0o600, *[0] * 9))
+def _claim_block_device(path: Path) -> Callable[[int], os.stat_result]:
+    """An os.fstat() to which the file `path`, and no other, is a block device."""
+    real, device = os.fstat, path.stat()
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        if not os.path.samestat(status, device):
+            return status
+        return os.stat_result((stat.S_IFBLK | 0o600, *status[1:6], 0, *status[7:10]))
+
+    return fstat
 
 
 def test_block_device_is_amended_in_place(device: Path, qemu: Qemu, tmp_path: Path) -> None:
