@@ -10,6 +10,7 @@ PY := $(VENV)/bin/python
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 INSTALLED := $(VENV)/.stamp
 DEMO := build/demo
+SITE := build/site-tools
 PLANNER := build/planner/_planner.py
 BUILD_SCRIPTS := $(wildcard scripts/build_*.py)
 # Where there is no gcc, the C compiler that the build asks for is needed here too.
@@ -26,6 +27,7 @@ NEEDS_demo := python venv gcc kvm
 NEEDS_test := compiler strace losetup allocators
 NEEDS_pythons := $(NEEDS_test)
 NEEDS_planner := compiler
+NEEDS_site := python venv
 NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
 IN_VENV := $(filter-out demo qemu clean,$(MAKECMDGOALS))
 NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
@@ -102,6 +104,15 @@ bench: dev guest qemu ## measure instar beside qemu-img
 
 dist: dev ## build the sdist and the wheel
 	@$(PY) -m build
+
+site: $(SITE)/.stamp guest ## make the website in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
+
+$(SITE)/.stamp: pyproject.toml | needs
+	@$(PYTHON) -m venv --clear $(SITE)
+	@$(SITE)/bin/python -m pip install -q --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(SITE) $(SITE)/bin/uv pip install -q --group site
+	@touch $@
 
 clean: ## remove what was built, but not .venv, nor .editable, which it imports from
 	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -22,13 +22,14 @@ import hatch_build
 import pytest
 
 from instar import abi
+from instar.vmm import commands
 
 ROOT = build_guest.ROOT
 PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}
 SHIPPED = ("vmm", "abi", "shared", "guest", "bin", "tests", "scripts", "docs")
 COPIED = (
-    *(*SHIPPED, ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
-    *("SECURITY.md", "pyproject.toml"),
+    *(*SHIPPED, ".gitignore", "CHANGELOG.md", "Containerfile", "LICENSE", "Makefile", "README.md"),
+    *("SECURITY.md", "mkdocs.yml", "pyproject.toml"),
 )
 # Below the prefix of an installation.
 SHARED = {build_manual.MANUAL, *build_manual.COMPLETIONS.values()}
@@ -130,6 +131,18 @@ class TestDistributions:
         assert fields["Requires-Python"] == ">=3.10"
         assert fields["License-Expression"] == "Apache-2.0"
         assert any(name.endswith("/LICENSE") for name in files)
+
+    def test_the_page_of_the_package_links_to_the_website_alone(self, wheel: Path) -> None:
+        (text,) = (data for name, data in contents(wheel).items() if name.endswith("/METADATA"))
+        fields: email.message.Message = email.message_from_bytes(text)
+        links = re.findall(r"\]\(([^)]*)\)", text.decode("utf-8"))
+        assert links
+        assert all(link.startswith(f"{commands.DOCS}/") for link in links), links
+        urls = dict(url.split(", ") for url in fields.get_all("Project-URL", []))
+        assert all(url.startswith(f"{commands.DOCS}/") for url in urls.values())
+        versions = [c for c in fields.get_all("Classifier", []) if ":: 3." in c]
+        assert len(versions) == 5
+        assert fields["Author-email"]
 
     def test_the_sdist_holds_the_sources_and_nothing_that_is_built(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
