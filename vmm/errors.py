@@ -18,6 +18,10 @@ from _collections_abc import Mapping  # collections.abc would cost the command c
 
 from instar.vmm.record import record, to_dict
 
+INTERRUPTED = "KeyboardInterrupt"
+DEFECT = "InternalError"
+"""What reports call an exception that is not of this package."""
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -31,6 +35,10 @@ class InstarError(Exception):
     def to_dict(self) -> dict[str, Any]:
         """Return what the command's JSON document has under "error"."""
         return error_fields(self)
+
+    def __reduce__(self) -> tuple[type[InstarError], tuple[str]]:
+        """Let the error travel between processes, as what documents know it by."""
+        return (documented(type(self)), (str(self),))
 
 
 class UsageError(InstarError):
@@ -87,7 +95,7 @@ def error_fields(error: BaseException) -> dict[str, Any]:
     message, exit_status = explain(error)
     refusals = error.refusals if isinstance(error, ImageRejected) else ()
     return {
-        "kind": type(error).__name__,
+        "kind": kind_of(error),
         "message": message,
         "exit_status": exit_status,
         "refusals": to_dict(refusals),
@@ -102,3 +110,22 @@ def explain(error: BaseException) -> tuple[str, int]:
         return "interrupted; no image is left half-changed", InstarError.exit_status
     message = f"internal error, please report it: {type(error).__name__}: {error}"
     return message, InstarError.exit_status
+
+
+KINDS: tuple[type[InstarError], ...] = (
+    *(UsageError, HostError, ImageRejected, ImageLocked, GuestFault),
+)
+"""The errors that documents name; all others are one of them."""
+
+
+def documented(error: type[InstarError]) -> type[InstarError]:
+    """Return the one of KINDS that a class of errors belongs to."""
+    return next((kind for kind in KINDS if issubclass(error, kind)), error)
+
+
+def kind_of(error: BaseException) -> str:
+    """Name what may be raised as documents do: by KINDS, or else INTERRUPTED or DEFECT."""
+    for kind in KINDS:
+        if isinstance(error, kind):
+            return kind.__name__
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else DEFECT
