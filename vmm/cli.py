@@ -18,6 +18,7 @@ from instar.vmm.commands import AMEND, COMMANDS, INSTAR, format_help
 from instar.vmm.errors import HostError, UsageError
 from instar.vmm.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
 from instar.vmm.report import Progress, Report, show_debug, write
+from instar.vmm.streams import fill_streams
 from instar.vmm.supported import check_machine
 
 TYPE_CHECKING = False
@@ -95,20 +96,10 @@ def _ignore_interrupts() -> None:
 
 def _run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     try:
-        _occupy_standard_streams()
+        fill_streams()  # for good: the process is the command's own
         return _dispatch(arguments, report, own_process=own_process)
     except Exception as error:  # whatever it is, a traceback helps nobody here
         return report.error(error)
-
-
-def _occupy_standard_streams() -> None:
-    """See to it that no image is opened as descriptor 0, 1 or 2, where output would damage it."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # A directory takes the lowest free number, this one; nothing can be written to it.
-            os.open("/", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int:

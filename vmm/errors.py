@@ -8,8 +8,9 @@
 | ImageLocked   | another process           | 1           |
 | GuestFault    | the guest                 | 1           |
 
-Whatever is raised, the image's bytes and times are as they were, but for a HostError of the commit
-itself, which says so.
+Whatever is raised, the image's bytes and modification time are as they were, but for a HostError of
+the commit itself, which says so. The access time is too where the kernel grants O_NOATIME: to the
+file's owner, and to root.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class InstarError(Exception):
         """Return what the command's JSON document has under "error"."""
         return error_fields(self)
 
-    def __reduce__(self) -> tuple[type[InstarError], tuple[str]]:
+    def __reduce__(self) -> tuple[type[InstarError], tuple[object, ...]]:
         """Let the error travel between processes, as what documents know it by."""
         return (documented(type(self)), (str(self),))
 

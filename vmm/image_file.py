@@ -9,6 +9,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
 from instar.vmm.errors import HostError, UsageError
 from instar.vmm.staging import SECTOR_SIZE
+from instar.vmm.streams import StreamsKept, raise_above_streams
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
 """What is to be said of the image where an error comes after its switch."""
@@ -24,6 +25,7 @@ WORK_MIN = 1 << 29
 WORK_FACTOR = 1024
 """What an amend may cost for each byte of the image that is stored, not a hole."""
 
+_BLKROGET = 0x125E  # linux/fs.h
 _PIECE = 1 << 20
 _U64_MAX = (1 << 64) - 1
 _FAR = (1 << 63) - 1  # behind all files
@@ -58,10 +60,8 @@ class ImageFile:
             raise UsageError("the file name is empty; name an image file")
         if "\0" in self.name:
             raise UsageError("the file name holds a NUL byte; name an image file")
-        # O_NONBLOCK: opening a FIFO or a device must not wait for anybody.
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            self.fd = os.open(path, flags)
+            self.fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
         except UnicodeEncodeError as error:
             raise UsageError("the file name has characters that no file name can have") from error
         except OSError as error:
@@ -116,6 +116,7 @@ class ImageFile:
                 return status.st_size, status.st_blocks * 512 or status.st_size
             if kind == stat.S_IFBLK:
                 self.is_device = True
+                self._check_device()
                 size = os.lseek(self.fd, 0, os.SEEK_END)
                 return size, size
         except OSError as error:
@@ -123,6 +124,16 @@ class ImageFile:
         raise HostError(
             f"'{self.name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device"
         )
+
+    def _check_device(self) -> None:
+        """HostError if the block device is read-only, which the kernel lets it be opened with."""
+        from fcntl import ioctl
+
+        if any(ioctl(self.fd, _BLKROGET, bytes(4))):
+            raise HostError(
+                f"'{self.name}' is a read-only block device, and nothing was written; make it "
+                "writable (lvchange -prw, blockdev --setrw), or amend a copy"
+            )
 
     def _check_limit(self, end: int) -> None:
         if self._size_limit != RLIM_INFINITY and self._size_limit < end:
@@ -251,3 +262,17 @@ class ImageFile:
 
     def _failed(self, verb: str, error: OSError) -> HostError:
         return HostError(f"could not {verb} '{self.name}': {error.strerror}")
+
+
+def _open(path: str | bytes, flags: int) -> int:
+    """Open an image; its access time stays as it is if the process may have that (open(2)).
+
+    O_NONBLOCK: to open a FIFO or a device must not wait for anybody.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    with StreamsKept():
+        try:
+            descriptor = os.open(path, flags | os.O_NOATIME)
+        except PermissionError:  # the file is another user's, or it may not be opened at all
+            descriptor = os.open(path, flags)
+        return raise_above_streams(descriptor)

@@ -19,6 +19,7 @@ from instar.vmm.errors import HostError, InstarError, UsageError
 from instar.vmm.order import announce
 from instar.vmm.payload import load_payload
 from instar.vmm.result import AmendResult
+from instar.vmm.streams import StreamsKept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,12 +105,13 @@ def amend_in_child(
 def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
     """Run a child; return what it wrote to stdout, and its status as Popen has it."""
     try:
-        child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        with StreamsKept():
+            child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
     except OSError as error:
         raise HostError(f"cannot start a child: {error.strerror}") from error
     end = time.monotonic() + seconds

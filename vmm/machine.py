@@ -26,6 +26,7 @@ from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
 from instar.vmm.memory import GuestMemory
 from instar.vmm.serial import SerialPort
+from instar.vmm.streams import StreamsKept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ class Machine:
             raise HostError(_explain(error)) from error
 
     def _create_vcpu(self) -> Vcpu:
-        with Kvm.open() as kvm:
-            self._vm = vm = kvm.create_vm()
-        self._closers.append(vm.close)
-        # SAFETY: close() closes the VM before it unmaps the memory.
-        vm.set_user_memory_region(0, 0, self._memory.host_address, self._memory.size)
-        vcpu = vm.create_vcpu(0)
-        self._closers.append(vcpu.close)
+        with StreamsKept():
+            with Kvm.open() as kvm:
+                self._vm = vm = kvm.create_vm()
+            self._closers.append(vm.close)
+            # SAFETY: close() closes the VM before it unmaps the memory.
+            vm.set_user_memory_region(0, 0, self._memory.host_address, self._memory.size)
+            vcpu = vm.create_vcpu(0)
+            self._closers.append(vcpu.close)
         boot.set_registers(vcpu, self.ram_size, *self._payload.images)
         return vcpu
 

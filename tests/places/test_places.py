@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kvm
 
+BLKROGET = 0x125E  # linux/fs.h
+
 AMENDS: tuple[dict[str, object], ...] = (
     {"compat": "0.10"},
     {"compat": "1.1"},
@@ -39,11 +42,11 @@ def make_image(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def loop_device(path: Path) -> Iterator[Path | None]:
+def loop_device(path: Path, *flags: str) -> Iterator[Path | None]:
     """A loop device on `path`, or None where this machine has none to give."""
     losetup = shutil.which("losetup", path="/usr/sbin:/sbin:/usr/bin")
     made = losetup and subprocess.run(
-        [losetup, "--find", "--show", path], capture_output=True, text=True, check=False
+        [losetup, "--find", "--show", *flags, path], capture_output=True, text=True, check=False
     )
     if not losetup or not made or made.returncode:
         yield None
@@ -65,13 +68,28 @@ def device(
         record_property("device", "loop device" if loop else "stand-in")
         print("runs on a", "loop device" if loop else "stand-in")
         if loop is None:
-            monkeypatch.setattr(os, "fstat", _claim_block_device(path))
+            claim_block_device(monkeypatch, path, read_only=False)
         yield loop or path
 
 
-def _claim_block_device(path: Path) -> Callable[[int], os.stat_result]:
-    """An os.fstat() to which the file `path`, and no other, is a block device."""
+@pytest.fixture
+def read_only_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> Iterator[Path]:
+    """The same, but for the device being read-only."""
+    path = make_image(tmp_path / "volume")
+    os.truncate(path, 8 << 20)
+    with loop_device(path, "--read-only") as loop:
+        record_property("device", "loop device" if loop else "stand-in")
+        if loop is None:
+            claim_block_device(monkeypatch, path, read_only=True)
+        yield loop or path
+
+
+def claim_block_device(monkeypatch: pytest.MonkeyPatch, path: Path, *, read_only: bool) -> None:
+    """Have the file `path`, and no other, be a block device to os.fstat() and fcntl.ioctl()."""
     real, device = os.fstat, path.stat()
+    answer = int(read_only).to_bytes(4, "little")
 
     def fstat(descriptor: int) -> os.stat_result:
         status = real(descriptor)
@@ -79,7 +97,8 @@ def _claim_block_device(path: Path) -> Callable[[int], os.stat_result]:
             return status
         return os.stat_result((stat.S_IFBLK | 0o600, *status[1:6], 0, *status[7:10]))
 
-    return fstat
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(fcntl, "ioctl", lambda _fd, request, _: {BLKROGET: answer}[request])
 
 
 def test_block_device_is_amended_in_place(device: Path, qemu: Qemu, tmp_path: Path) -> None:
@@ -91,6 +110,31 @@ def test_block_device_is_amended_in_place(device: Path, qemu: Qemu, tmp_path: Pa
         assert qemu.compare(device, original)
         assert qemu.compare_snapshot(device, original, "s")
     assert qemu.info(device)["format-specific"]["data"]["lazy-refcounts"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("how", [instar.amend, instar.Sandbox().amend], ids=["fresh", "kept"])
+def test_a_read_only_block_device_is_refused_before_anything_is_planned(
+    read_only_device: Path, how: Callable[..., instar.AmendResult], dry_run: bool
+) -> None:
+    before = read_only_device.read_bytes()
+
+    def plans(_text: str) -> None:
+        raise AssertionError("the sandbox was run")
+
+    with pytest.raises(instar.HostError) as caught:
+        how(read_only_device, compat="0.10", dry_run=dry_run, debug=plans)
+    assert str(caught.value).startswith(
+        f"'{read_only_device}' is a read-only block device, and nothing was written; "
+    )
+    assert read_only_device.read_bytes() == before
+
+
+def test_a_batch_names_a_read_only_block_device(read_only_device: Path, tmp_path: Path) -> None:
+    image = make_image(tmp_path / "disk.qcow2")
+    first, second = instar.amend_many([read_only_device, image], compat="0.10")
+    assert "read-only block device" in str(first.error)
+    assert second.result is not None
 
 
 def test_symbolic_link_is_followed_and_stays_a_link(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -51,8 +52,32 @@ class TestOpening:
         # A block device needs root and a free loop device; its stat says 0 bytes.
         status = os.stat_result((stat.S_IFBLK | 0o600, *[0] * 9))
         monkeypatch.setattr(os, "fstat", lambda _fd: status)
+        monkeypatch.setattr(fcntl, "ioctl", lambda *_: bytes(4))
         with open_image(path) as image:
             assert image.size == 10
+
+    @pytest.mark.parametrize("writable", [True, False])
+    def test_reading_leaves_the_access_time_alone(self, path: Path, writable: bool) -> None:
+        os.utime(path, (1, 1))  # so old that any read would count
+        with open_image(path, writable=writable) as image:
+            assert image.read(0, 10) == b"0123456789"
+        assert path.stat().st_atime == 1
+        assert path.read_bytes()
+        assert path.stat().st_atime > 1, "this file system keeps no access times: proves nothing"
+
+    def test_another_users_file_is_opened_all_the_same(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = os.open
+
+        def open_as_another(name: str, flags: int, *rest: int) -> int:
+            if flags & os.O_NOATIME:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            return real(name, flags, *rest)
+
+        monkeypatch.setattr(os, "open", open_as_another)
+        with open_image(path) as image:
+            assert image.read(0, 10) == b"0123456789"
 
     def test_a_symbolic_link_is_followed(self, path: Path) -> None:
         link = path.with_name("link")
