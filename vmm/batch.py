@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from instar.vmm.order import Order, PathLike
+    from instar.vmm.supply import Taken
 
 MARGIN = 30.0
 """Seconds that a worker has for all of an image but its guest: the locks, the commit."""
@@ -121,14 +122,14 @@ class _Batch:
     def _feed(self) -> Iterator[AmendOutcome]:
         """Give the workers as much as they may have; images that cannot be opened are done."""
         while len(self._workers) < self._jobs or self._least_busy().room:
-            path = self._supply.take()
-            if path is None:
+            taken = self._supply.take()
+            if taken is None:
                 return
             try:
-                with self._open(path) as image:
-                    self._choose_worker().send(path, image)
+                with self._open(taken.path) as image:
+                    self._choose_worker().send(taken, image)
             except InstarError as error:
-                yield self._end(path, error)
+                yield self._end(taken, error)
 
     def _open(self, path: PathLike) -> ImageFile:
         announce(path, self._order)
@@ -188,9 +189,10 @@ class _Batch:
                 return
             else:
                 worker.told.clear()
-                self._supply.done(worker.sent.popleft().path)
+                taken = worker.sent.popleft().taken
+                self._supply.done(taken)
                 worker.gave_up = outcome.error is not None
-                yield outcome
+                yield taken.tell(outcome)
             worker.deadline = self._new_deadline()
         if worker.is_late:
             yield from self._bury(descriptor, 0)
@@ -206,8 +208,8 @@ class _Batch:
         except ValueError:
             return None
         if isinstance(outcome, InstarError):
-            return AmendOutcome(image.path, None, outcome)
-        return AmendOutcome(image.path, outcome, None)
+            return AmendOutcome(image.taken.path, None, outcome)
+        return AmendOutcome(image.taken.path, outcome, None)
 
     def _bury(
         self, descriptor: int, patience: float, reason: bytes = b""
@@ -225,9 +227,9 @@ class _Batch:
             self._jobs = len(self._workers)
         elif worker.sent and not worker.gave_up:
             sent = worker.sent.popleft()
-            yield self._end(sent.path, self._explain(worker, sent.name, how, reason))
+            yield self._end(sent.taken, self._explain(worker, sent.name, how, reason))
         for sent in reversed(worker.sent):
-            self._supply.put_back(sent.path)
+            self._supply.put_back(sent.taken)
 
     def _explain(self, worker: WorkerProcess, name: str, how: str, reason: bytes) -> InstarError:
         """Why a worker ended, as the image says that it had then."""
@@ -241,6 +243,6 @@ class _Batch:
         state = EITHER if worker.ready else "nothing was written"
         return HostError(f"the confined worker {how} with '{name}'; {state}")
 
-    def _end(self, path: PathLike, error: InstarError) -> AmendOutcome:
-        self._supply.done(path)
-        return AmendOutcome(path, None, error)
+    def _end(self, taken: Taken, error: InstarError) -> AmendOutcome:
+        self._supply.done(taken)
+        return AmendOutcome(taken.path, None, error)

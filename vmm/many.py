@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor, Future
 
+    from instar.vmm.supply import Taken
+
 CHUNK_SIZE = 16
 """Images that go to an executor's worker in one piece, by default."""
 CHUNKS = 256
@@ -40,8 +42,9 @@ def amend_many(
     """Amend all images alike, and yield what became of each as soon as that is known.
 
     An image that fails is an outcome like the others. One that is listed twice is amended once, and
-    is as asked the second time. Paths are taken as they are needed and outcomes are not kept, so
-    there may be any number of them. Who stops early stops what has not begun.
+    is as asked the second time; if that is under another name, a warning in the result says so.
+    Paths are taken as they are needed and outcomes are not kept, so there may be any number. Who
+    stops early stops what has not begun.
 
     Args:
         paths: the images.
@@ -68,11 +71,26 @@ def amend_many(
     order = make_order(
         compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
     )
-    if chunk_size < 1 or chunks < 1:
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise UsageError(f"paths are several, such as a list; for one image take [{paths!r:.60}]")
+    try:
+        supply = Supply(paths)
+    except TypeError:
+        raise UsageError(f"paths are an iterable, not {paths!r:.60}") from None
+    if not all(type(count) is int and count > 0 for count in (chunk_size, chunks)):
         raise UsageError("chunk_size and chunks are positive numbers")
     if executor is None:
-        return _amend_here(paths, order, reuse)
-    return _Distribution(Supply(paths), order, reuse, executor, chunk_size, chunks).run()
+        return _amend_in_turn(supply, order, reuse)
+    return _Distribution(supply, order, reuse, executor, chunk_size, chunks).run()
+
+
+def _amend_in_turn(supply: Supply, order: Order, reuse: bool) -> Iterator[AmendOutcome]:
+    with Sandbox() as sandbox:
+        while (taken := supply.take()) is not None:
+            supply.done(taken)
+            yield taken.tell(_amend_one(sandbox, taken.path, order))
+            if not reuse:
+                sandbox.renew()
 
 
 def _amend_here(paths: Iterable[PathLike], order: Order, reuse: bool) -> Iterator[AmendOutcome]:
@@ -121,7 +139,7 @@ class _Distribution:
         self._call = os.urandom(8), 0
         self._executor = executor
         self._chunk_size, self._chunks = chunk_size, chunks
-        self._running: dict[Future[list[AmendOutcome]], list[PathLike]] = {}
+        self._running: dict[Future[list[AmendOutcome]], list[Taken]] = {}
 
     def run(self) -> Iterator[AmendOutcome]:
         # Here, as nobody else has a use for it: it imports logging and much else.
@@ -136,39 +154,39 @@ class _Distribution:
                 if not self._running:
                     return
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                    yield from self._end(_outcomes_of(future, self._running.pop(future)))
+                    chunk = self._running.pop(future)
+                    yield from self._end(chunk, _outcomes_of(future, chunk))
         finally:
             for future in self._running:
                 future.cancel()
 
-    def _submit(self, chunk: list[PathLike]) -> Iterator[AmendOutcome]:
+    def _submit(self, chunk: list[Taken]) -> Iterator[AmendOutcome]:
         self._call = self._call[0], self._call[1] + 1
         try:
-            future = self._executor.submit(amend_chunk, chunk, *self._job, self._call)
+            paths = [taken.path for taken in chunk]
+            future = self._executor.submit(amend_chunk, paths, *self._job, self._call)
             self._running[future] = chunk
         except RuntimeError as error:  # it was shut down, or its processes died
-            yield from self._end(_failures(chunk, error, "nothing was written"))
+            yield from self._end(chunk, _failures(chunk, error, "nothing was written"))
 
-    def _end(self, outcomes: Iterable[AmendOutcome]) -> Iterator[AmendOutcome]:
-        for outcome in outcomes:
-            self._supply.done(outcome.path)
-            yield outcome
+    def _end(self, chunk: list[Taken], outcomes: Iterable[AmendOutcome]) -> Iterator[AmendOutcome]:
+        for taken, outcome in zip(chunk, outcomes, strict=True):
+            self._supply.done(taken)
+            yield taken.tell(outcome)
 
 
-def _outcomes_of(
-    future: Future[list[AmendOutcome]], chunk: list[PathLike]
-) -> Iterator[AmendOutcome]:
+def _outcomes_of(future: Future[list[AmendOutcome]], chunk: list[Taken]) -> Iterator[AmendOutcome]:
     try:
         outcomes = future.result()
     except Exception as error:
         yield from _failures(chunk, error, "the image is the old one or the amended one")
     else:
         # Under the paths as they were given, whatever the way there and back made of them.
-        for path, outcome in zip(chunk, outcomes, strict=True):
-            yield AmendOutcome(path, outcome.result, outcome.error)
+        for taken, outcome in zip(chunk, outcomes, strict=True):
+            yield AmendOutcome(taken.path, outcome.result, outcome.error)
 
 
-def _failures(chunk: list[PathLike], error: BaseException, state: str) -> Iterator[AmendOutcome]:
-    for path in chunk:
+def _failures(chunk: list[Taken], error: BaseException, state: str) -> Iterator[AmendOutcome]:
+    for taken in chunk:
         message = f"the executor failed ({type(error).__name__}: {error}); {state}"
-        yield AmendOutcome(path, None, HostError(message))
+        yield AmendOutcome(taken.path, None, HostError(message))

@@ -74,6 +74,10 @@ def make_order(
 
     Raises UsageError, and ImageRejected for a format that cannot be amended.
     """
+    for name, value in (("format", format), ("cache", cache), ("compat", compat)):
+        if type(value) not in (str, type(None)):
+            example = ", such as '1.1'," if name == "compat" else ","
+            raise UsageError(f"{name} is a str{example} not {value!r:.60}")
     check_format(format)
     if cache not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {cache}")
@@ -81,7 +85,7 @@ def make_order(
         raise UsageError(f"Unknown compatibility level {compat!r}: use 0.10 (v2) or 1.1 (v3)")
     if lazy_refcounts not in (None, True, False):
         raise UsageError(f"lazy_refcounts is None, True or False, not {lazy_refcounts!r}")
-    if not 0 < timeout < 1e9:
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
         raise UsageError(f"timeout is a positive number of seconds, not {timeout!r}")
     if drop_bitmaps not in (True, False):
         raise UsageError(f"drop_bitmaps is True or False, not {drop_bitmaps!r}")

@@ -19,6 +19,8 @@ from instar.vmm.result import AmendResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from instar.vmm.messages import Outcome
 
 
@@ -44,6 +46,10 @@ class Sandbox:
         self._closed = False
         self._owner = os.getpid()
         self._busy = allocate_lock()
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: KVM serves none but its maker's memory. UsageError."""
+        raise UsageError("a Sandbox cannot be copied or pickled; make another one")
 
     def amend(
         self,

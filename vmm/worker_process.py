@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import mmap
 
     from instar.vmm.image_file import ImageFile
-    from instar.vmm.order import Order, PathLike
+    from instar.vmm.order import Order
+    from instar.vmm.supply import Taken
     from instar.vmm.payload import Payload
 
 AHEAD = 16
@@ -31,7 +32,7 @@ AHEAD = 16
 class Sent:
     """An image that a worker has."""
 
-    path: PathLike
+    taken: Taken
     name: str
     size: int
     """In bytes, that it may have at the end."""
@@ -74,9 +75,9 @@ class WorkerProcess:
         """Whether it should have said what became of an image."""
         return bool(self.sent) and self.deadline < time.monotonic()
 
-    def send(self, path: PathLike, image: ImageFile) -> None:
+    def send(self, taken: Taken, image: ImageFile) -> None:
         """Pass an image on; that the worker is no more shows when its answer is waited for."""
-        self.sent.append(Sent(path, image.name, image.size + image.max_growth))
+        self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
         self._allow(max(sent.size for sent in self.sent))
         with suppress(OSError):
             kind = DEVICE if image.is_device else REGULAR

@@ -248,3 +248,19 @@ print(*peaks)
     own, workers, own_later, workers_later = map(int, done.stdout.split())
     assert own_later < own + 1024  # KiB
     assert workers_later < workers + 1024
+
+
+def test_one_image_under_several_names_is_never_in_use_by_another_process(tmp_path: Path) -> None:
+    names: list[Path] = []
+    for number, image in enumerate(write_some(tmp_path, 8)):
+        hard, soft = tmp_path / f"hard {number}", tmp_path / f"soft {number}"
+        hard.hardlink_to(image)
+        soft.symlink_to(image)
+        names += [image, hard, soft]
+    done = run("amend", "--jobs=4", "--output=json", *LAZY, *names)
+    documents = [json.loads(text) for text in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("instar: 24 images: 8 amended, 16 as asked, 0 failed\n")
+    for document in documents:
+        told = [f"'{document['filename']}' is the same image as" in w for w in document["warnings"]]
+        assert told == ([] if document["action"] == "amended" else [True])

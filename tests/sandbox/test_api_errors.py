@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
         {"compat": ""},
         "Unknown compatibility level '': use 0.10 (v2) or 1.1 (v3)",
     ),
+    "compat as a number": ({"compat": 1.1}, "compat is a str, such as '1.1', not 1.1"),
+    "compat in a list": ({"compat": ["1.1"]}, "compat is a str, such as '1.1', not ['1.1']"),
+    "cache in a list": ({"cache": []}, "cache is a str, not []"),
+    "format as a number": ({"format": 2}, "format is a str, not 2"),
+    "time in words": ({"timeout": "30"}, "timeout is a positive number of seconds, not '30'"),
+    "no time at all": ({"timeout": None}, "timeout is a positive number of seconds, not None"),
     "cache": ({"cache": "slow"}, "Invalid cache option: slow"),
     "cache of nothing": ({"cache": ""}, "Invalid cache option: "),
     "format": ({"format": "qcow3"}, "Unknown driver 'qcow3'"),
@@ -134,3 +142,34 @@ class TestOtherImages:
     def test_the_first_version_is_named(self, path: Path) -> None:
         Image(header={"version": 1}).write(path)
         assert "version 1" in self.rejection_of(path).message
+
+
+@pytest.mark.parametrize("paths", ["xy", b"xy", Path("xy")], ids=["str", "bytes", "path"])
+def test_one_name_is_not_taken_for_many(paths: Any) -> None:
+    with pytest.raises(instar.UsageError, match=r"^paths are several, such as a list; for one "):
+        instar.amend_many(paths, compat="1.1")
+
+
+def test_what_is_no_list_of_paths_is_refused() -> None:
+    with pytest.raises(instar.UsageError, match=r"^paths are an iterable, not 7$"):
+        instar.amend_many(7, compat="1.1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, -1, "2", 1.5, None])
+def test_a_count_of_pieces_is_a_positive_number(count: Any) -> None:
+    for name in ("chunk_size", "chunks"):
+        with pytest.raises(instar.UsageError, match=r"^chunk_size and chunks are positive"):
+            instar.amend_many([], compat="1.1", **{name: count})
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_sandbox_is_not_copied(duplicate: Any, used: bool, path: Path) -> None:
+    Image().write(path)
+    with instar.Sandbox() as sandbox:
+        if used:
+            sandbox.amend(path, lazy_refcounts=True)
+        with pytest.raises(instar.UsageError, match=r"^a Sandbox cannot be copied or pickled; "):
+            duplicate(sandbox)
+        assert sandbox.amend(path, lazy_refcounts=False).compat == "1.1"  # it works as before

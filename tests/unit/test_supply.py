@@ -1,0 +1,119 @@
+"""Test side: a batch has no image in work twice at a time, whatever its names are."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from instar.vmm import supply as module
+from instar.vmm.errors import HostError
+from instar.vmm.result import AmendOutcome
+from instar.vmm.supply import Supply, Taken
+from tests.unit.command import make_result
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> list[str]:
+    """Names of one image: its own, a hard link, a symbolic link, and a detour."""
+    image = tmp_path / "a"
+    image.write_bytes(b"x")
+    (tmp_path / "hard").hardlink_to(image)
+    (tmp_path / "soft").symlink_to("a")
+    (tmp_path / "folder").symlink_to(".")
+    return [str(tmp_path / name) for name in ("a", "hard", "soft", "folder/a")]
+
+
+def take(supply: Supply) -> Taken:
+    taken = supply.take()
+    assert taken is not None
+    return taken
+
+
+def warnings_of(taken: Taken) -> tuple[str, ...]:
+    path = os.fsdecode(taken.path)
+    result = taken.tell(AmendOutcome(path, make_result(filename=path), None)).result
+    assert result is not None
+    return result.warnings
+
+
+def test_one_image_under_several_names_is_handed_out_in_turn(names: list[str]) -> None:
+    supply = Supply(names)
+    for name in names:
+        taken = take(supply)
+        assert taken.path == name
+        assert supply.take() is None
+        supply.done(taken)
+    assert supply.take() is None
+
+
+def test_an_outcome_says_that_the_image_had_another_name_before(names: list[str]) -> None:
+    supply = Supply(names)
+    told = []
+    while (taken := supply.take()) is not None:
+        told.append(warnings_of(taken))
+        supply.done(taken)
+    first, *others = names
+    same = [(f"'{name}' is the same image as '{first}', listed before it",) for name in others]
+    assert told == [(), *same]
+
+
+def test_the_same_name_again_is_worth_no_warning(names: list[str]) -> None:
+    supply = Supply([names[0], names[0]])
+    for _ in range(2):
+        taken = take(supply)
+        assert warnings_of(taken) == ()
+        supply.done(taken)
+
+
+def test_an_error_stays_as_it_is(names: list[str]) -> None:
+    supply = Supply(names[:2])
+    supply.done(take(supply))
+    outcome = AmendOutcome(names[1], None, HostError("no"))
+    assert take(supply).tell(outcome) is outcome
+
+
+def test_what_is_put_back_is_no_second_time(names: list[str]) -> None:
+    supply = Supply(names[:1])
+    supply.put_back(take(supply))
+    assert take(supply).before is None
+
+
+def test_two_nodes_of_one_device_are_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"x": 1, "y": 2}
+
+    def stat_node(name: str) -> os.stat_result:
+        fields = [stat.S_IFBLK, nodes[name], 5, *[0] * 7]
+        return os.stat_result(fields, {"st_rdev": 7 << 8})
+
+    monkeypatch.setattr(os, "stat", stat_node)
+    supply = Supply(["x", "y"])
+    assert take(supply).path == "x"
+    assert supply.take() is None
+
+
+@pytest.mark.parametrize("odd", ["missing", "nul\0", "\ud800", b"\xff", 3, None])
+def test_what_cannot_be_looked_up_is_handed_out_all_the_same(odd: object) -> None:
+    supply = Supply([odd])  # type: ignore[list-item]
+    assert take(supply).path == odd
+
+
+def test_other_images_do_not_wait(names: list[str], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"")
+    supply = Supply([*names, other])
+    assert [taken.path for taken in supply.take_some(9)] == [names[0], other]
+
+
+def test_no_more_names_are_kept_than_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    supply = Supply([str(tmp_path / str(number)) for number in (1, 2, 3, 2, 1)])
+    taken = []
+    while (one := supply.take()) is not None:
+        taken.append(one.before is not None)
+        supply.done(one)
+    assert taken == [False, False, False, True, False]
