@@ -10,21 +10,20 @@ import gc
 import os
 import sys
 
-from instar.vmm.errors import HostError, UsageError
+from instar.vmm.errors import UsageError
 from instar.vmm.order import TIMEOUT, make_order
 from instar.vmm.report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from instar.vmm.options import AmendOptions
     from instar.vmm.report import Report
     from instar.vmm.result import AmendOutcome
 
 JOBS_MAX = 4096
-_BLOCK = 1 << 16
 _KINDS = ("amended", "as asked", "failed")
 
 
@@ -55,7 +54,7 @@ def amend_files(
     report.use_lines()
     paths: Iterable[str] = files
     if "files-from" in flags:
-        paths = _chain(files, flags["files-from"], b"\0" if "null" in flags else b"\n")
+        paths = _chain(files, flags["files-from"], null="null" in flags)
     total = None if "files-from" in flags else len(files)
     required = "require-confinement" in flags
     # Imported here because a usage error needs none of it.
@@ -71,26 +70,11 @@ def _read_jobs(text: str) -> int:
     return int(text)
 
 
-def _chain(files: list[str], source: str, end: bytes) -> Iterator[str]:
+def _chain(files: list[str], source: str, *, null: bool) -> Iterator[str]:
+    from instar.vmm.name_list import read_names
+
     yield from files
-    try:
-        if source == "-":
-            yield from _split(sys.stdin.buffer, end)
-        else:
-            with open(source, "rb") as file:
-                yield from _split(file, end)
-    except OSError as error:
-        raise HostError(f"could not read '{source}': {error.strerror}") from error
-
-
-def _split(file: BinaryIO, end: bytes) -> Iterator[str]:
-    """The names in a file, each ended by `end`, but perhaps for the last; empty ones are none."""
-    rest = b""
-    while block := os.read(file.fileno(), _BLOCK):
-        *names, rest = (rest + block).split(end)
-        yield from (os.fsdecode(name) for name in names if name)
-    if rest:
-        yield os.fsdecode(rest)
+    yield from read_names(source, null=null)
 
 
 def _report(

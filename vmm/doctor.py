@@ -115,7 +115,8 @@ def check_device() -> str:
     except OSError as error:
         advice = "enable virtualisation in the firmware, or for a virtual machine nested"
         advice += " virtualisation in its host; then load the module: sudo modprobe"
-        raise _CheckError(f"{KVM_DEVICE}: {error.strerror}", f"{advice} {_kvm_module()}") from None
+        advice += f" {_kvm_module()}; start a container with --device {KVM_DEVICE}"
+        raise _CheckError(f"{KVM_DEVICE}: {error.strerror}", advice) from None
     return f"{KVM_DEVICE} is readable and writable"
 
 
@@ -319,6 +320,8 @@ def _describe(finding: Finding) -> str:
 def _advise_on_access() -> str:
     import grp
 
+    if os.geteuid() == 0:  # no group lets in whom a container, or a security module, keeps out
+        return f"start the container with --device {KVM_DEVICE}"
     status = os.stat(KVM_DEVICE)
     if status.st_mode & _GROUP_ACCESS != _GROUP_ACCESS or status.st_gid == 0:
         return f"give a group access: sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}"

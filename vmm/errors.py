@@ -19,6 +19,9 @@ from _collections_abc import Mapping  # collections.abc would cost the command c
 
 from instar.vmm.record import record, to_dict
 
+# asm-generic/errno-base.h: ENFILE, EMFILE. A confined process that reports imports nothing.
+_NO_DESCRIPTOR = (23, 24)
+
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
 """What reports call an exception that is not of this package."""
@@ -93,6 +96,7 @@ class GuestFault(InstarError):
 
 def error_fields(error: BaseException) -> dict[str, Any]:
     """What is to be known of a failure, as JSON has it."""
+    error = _blame_host(error)
     message, exit_status = explain(error)
     refusals = error.refusals if isinstance(error, ImageRejected) else ()
     return {
@@ -105,12 +109,20 @@ def error_fields(error: BaseException) -> dict[str, Any]:
 
 def explain(error: BaseException) -> tuple[str, int]:
     """The message and the exit status of whatever may be raised."""
+    error = _blame_host(error)
     if isinstance(error, InstarError):
         return str(error), error.exit_status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no image is left half-changed", InstarError.exit_status
     message = f"internal error, please report it: {type(error).__name__}: {error}"
     return message, InstarError.exit_status
+
+
+def _blame_host(error: BaseException) -> BaseException:
+    """Return what is to be reported: without a free descriptor even an import fails, anywhere."""
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+        return HostError("no descriptor is free; raise the limit of open files (ulimit -n) to 64")
+    return error
 
 
 KINDS: tuple[type[InstarError], ...] = (

@@ -183,7 +183,10 @@ class Machine:
             elif not isinstance(event, Interrupted):
                 raise GuestFault(self._describe(event))
             if deadline.passed():
-                raise GuestFault(f"the guest did not finish within {timeout:g} s")
+                raise GuestFault(
+                    f"the sandbox did not finish within {timeout:g} s, and nothing was written; a "
+                    "slow disk or a large image may take longer: allow it with --timeout"
+                )
             if self.vm_exits >= exits:
                 raise GuestFault(f"the guest stopped for the host {exits} times")
 
@@ -232,13 +235,24 @@ def _kvm(call: Callable[..., T], *arguments: object) -> T:
         raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
 
 
-def _explain(error: OSError) -> str:
-    advice = {
-        "ENOENT": "load the kvm module, or enable virtualisation (nested, in a virtual machine)",
-        "EACCES": "ask for access to it, usually by joining the group kvm",
-        "EPERM": "ask for access to it, usually by joining the group kvm",
-    }
-    from errno import errorcode
+_ADVICE = {
+    "ENOENT": (
+        "load the module kvm_intel or kvm_amd, in a virtual machine enable nested virtualisation, "
+        "start a container with --device /dev/kvm"
+    ),
+    "EMFILE": "raise the limit of open files (ulimit -n) to 64",
+}
+_ACCESS = "ask for access to it, usually by joining the group kvm"
+_ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
 
-    what = advice.get(errorcode.get(error.errno or 0, ""), "see instar doctor")
-    return f"could not use /dev/kvm: {error.strerror}; {what}"
+
+def _explain(error: OSError) -> str:
+    from errno import errorcode
+    from os import geteuid
+
+    name = errorcode.get(error.errno or 0, "")
+    advice = _ADVICE.get(name, "")
+    if name in ("EACCES", "EPERM"):  # root needs no group, but is not let in everywhere either
+        advice = _ACCESS if geteuid() else _ACCESS_OF_ROOT
+    advice = f"{advice}, and see instar doctor" if advice else "see instar doctor"
+    return f"could not use /dev/kvm: {error.strerror}; {advice}"

@@ -41,6 +41,16 @@ _SIGNATURES = (
     (0, b"OOOO SCSI", "a bochs image"),
     (64, b"\x7f\x10\xda\xbe", "a vdi image"),
 )
+_PACKED = (
+    (0, b"\x1f\x8b", "gzip (.gz)"),
+    (0, b"\xfd7zXZ\0", "xz (.xz)"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd (.zst)"),
+    (0, b"BZh", "bzip2 (.bz2)"),
+    (0, b"\x04\x22\x4d\x18", "lz4 (.lz4)"),
+    (0, b"PK\3\4", "zip"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip (.7z)"),
+    (257, b"ustar", "tar"),
+)
 
 
 @record
@@ -108,6 +118,9 @@ def identify(head: bytes, tail: bytes) -> str:
             return name
     if tail[-512:].startswith(b"conectix"):
         return "a vhd (vpc) image"
+    for offset, signature, name in _PACKED:
+        if head[offset : offset + len(signature)] == signature:
+            return f"a file packed by {name}, to be unpacked first"
     if len(head) < 72:
         return f"a file of {len(head)} bytes, too short for any image"
     return "a raw image, or no image at all"

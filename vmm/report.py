@@ -38,6 +38,7 @@ class Report:
         self.filename: str | None = None
         self.verbose = False
         self._dump: Callable[[object], str] | None = None
+        self._is_batch = False
 
     @property
     def is_json(self) -> bool:
@@ -51,7 +52,8 @@ class Report:
         self._dump = load_dump(indent=2) if output_format == "json" else None
 
     def use_lines(self) -> None:
-        """Write each document of JSON in one line from now on."""
+        """Report many images: each document of JSON in one line, each error with its image."""
+        self._is_batch = True
         if self._dump is not None:
             self._dump = load_dump(indent=None)
 
@@ -75,11 +77,15 @@ class Report:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
         message, exit_status = explain(error)
         self.document({"filename": self.filename, "error": error_fields(error)})
-        # These two do not name the image themselves; the others say what they are about.
-        about = isinstance(error, ImageRejected | GuestFault) and self.filename is not None
-        prefix = f"'{self.filename}': " if about else ""
+        prefix = f"'{self.filename}': " if self._is_about_image(error, message) else ""
         write("stderr", f"instar: {escape(prefix + message)}\n")
         return exit_status
+
+    def _is_about_image(self, error: BaseException, message: str) -> bool:
+        """Whether the message wants the image's name: these two never have it, others may."""
+        if self.filename is None or isinstance(error, ImageRejected | GuestFault):
+            return self.filename is not None
+        return self._is_batch and f"'{self.filename}'" not in message
 
 
 class Progress:

@@ -66,11 +66,16 @@ def work(
 def _work(
     parent: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, required: bool
 ) -> None:
+    dump = load_dump(indent=None)
+    try:
+        shed = _shed(parent)
+    except OSError as error:
+        parent.send(dump({"error": error_fields(error)}).encode())
+        return
     # Left to the end of its life, a socket would be asked for its name, for a warning.
-    with _shed(parent) as channel:
-        dump = load_dump(indent=None)
-        sandbox = Sandbox(payload=payload)
+    with shed as channel:
         try:
+            sandbox = Sandbox(payload=payload)
             vcpu = sandbox.prepare(order.ram_size)
             prepare(order.request)
             # The lowest free number, which is what the kernel gives to every image.
@@ -78,7 +83,7 @@ def _work(
             os.close(image)
             growth = order.request.max_growth
             confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
-        except InstarError as error:
+        except (InstarError, OSError) as error:
             os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
             return
         gc.freeze()  # what is there by now stays: the collector need not look at it again
@@ -120,10 +125,10 @@ def _shed(channel: socket.socket) -> socket.socket:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     signal.set_wakeup_fd(-1)
     null = os.open(os.devnull, os.O_RDWR)
-    descriptor = channel.detach()
-    kept = os.dup2(descriptor, max(descriptor, null, _CHANNEL) + 1)
+    descriptor = channel.detach()  # above the standard streams, which the command has filled
     for stream in range(_CHANNEL):
         os.dup2(null, stream)
-    os.dup2(kept, _CHANNEL, inheritable=False)
+    if descriptor != _CHANNEL:
+        os.dup2(descriptor, _CHANNEL, inheritable=False)
     os.closerange(_CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
     return socket.socket(fileno=_CHANNEL)

@@ -264,3 +264,49 @@ def test_one_image_under_several_names_is_never_in_use_by_another_process(tmp_pa
     for document in documents:
         told = [f"'{document['filename']}' is the same image as" in w for w in document["warnings"]]
         assert told == ([] if document["action"] == "amended" else [True])
+
+
+def test_an_error_of_this_machine_names_its_image(tmp_path: Path) -> None:
+    images = [write(tmp_path / name) for name in "ab"]
+    limited = ["prlimit", "--fsize=1024", "--", *command("amend", *LAZY, *images)]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert sorted(done.stderr.splitlines())[:2] == sorted(
+        f"instar: '{image}': the file size limit of 1024 bytes (ulimit -f) is too low"
+        for image in images
+    )
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize("most", [6, 7])
+def test_a_low_limit_of_open_files_is_one_line_that_says_so(
+    tmp_path: Path, most: int, many: bool
+) -> None:
+    image = write(tmp_path / "a")
+    before = image.read_bytes()
+    where = ["--files-from", "-"] if many else [image]
+    line = ["prlimit", f"--nofile={most}:", "--", *command("amend", *LAZY, *where)]
+    done = subprocess.run(line, input=f"{image}\n", capture_output=True, text=True, check=False)
+    errors = [e for e in done.stderr.splitlines() if " images: " not in e]
+    assert done.returncode == 1
+    assert len(errors) == 1
+    assert "raise the limit of open files (ulimit -n) to 64" in errors[0]
+    assert image.read_bytes() == before
+
+
+def test_a_list_from_another_system_is_read(tmp_path: Path) -> None:
+    images = [write(tmp_path / name) for name in "ab"]
+    text = "\ufeff" + "".join(f"{image}\r\n" for image in images)
+    done = subprocess.run(
+        command("amend", *LAZY, "--files-from=-"),
+        input=text.encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr == b"instar: 2 images: 2 amended, 0 as asked, 0 failed\n"
+
+
+def test_a_standard_input_that_is_closed_is_one_line(tmp_path: Path) -> None:
+    line = ["sh", "-c", 'exec "$@" <&-', "sh", *command("amend", *LAZY, "--files-from=-")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "instar: could not read '-': the standard input is closed\n"

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import copy
+import gzip
+import io
+import lzma
 import os
 import pickle
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +43,18 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "no number": ({"timeout": float("nan")}, "timeout is a positive number of seconds, not nan"),
 }
 
+
+def packed_by(make: Any) -> bytes:
+    """What this Python's own packer makes of a file."""
+    packed = io.BytesIO()
+    how = (
+        {"mode": "w", "fileobj": packed} if make is tarfile.open else {"file": packed, "mode": "w"}
+    )
+    with make(**how) as archive:
+        getattr(archive, "add" if make is tarfile.open else "write")(__file__)
+    return packed.getvalue()
+
+
 SIGNATURES = {
     b"KDMV": "a vmdk image",
     b"COWD": "a vmdk image",
@@ -49,6 +67,14 @@ SIGNATURES = {
     b"WithouFreSpacExt": "a parallels image",
     b"OOOO SCSI": "a bochs image",
     bytes(64) + b"\x7f\x10\xda\xbe": "a vdi image",
+    gzip.compress(b""): "a file packed by gzip (.gz), to be unpacked first",
+    lzma.compress(b""): "a file packed by xz (.xz), to be unpacked first",
+    bz2.compress(b""): "a file packed by bzip2 (.bz2), to be unpacked first",
+    b"\x28\xb5\x2f\xfd": "a file packed by zstd (.zst), to be unpacked first",
+    b"\x04\x22\x4d\x18": "a file packed by lz4 (.lz4), to be unpacked first",
+    b"7z\xbc\xaf\x27\x1c": "a file packed by 7-Zip (.7z), to be unpacked first",
+    packed_by(tarfile.open): "a file packed by tar, to be unpacked first",
+    packed_by(zipfile.ZipFile): "a file packed by zip, to be unpacked first",
     b"#!/bin/sh\n": "a raw image, or no image at all",
     b"QFI\xfa": "a raw image, or no image at all",
 }

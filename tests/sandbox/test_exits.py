@@ -66,7 +66,10 @@ def test_interruptions_are_no_exits_and_end_with_the_deadline(
 ) -> None:
     monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 3)
     monkeypatch.setattr(Vcpu, "run", lambda _vcpu: Interrupted())
-    assert fault_of(path, 0.05) == "the guest did not finish within 0.05 s"
+    assert fault_of(path, 0.05) == (
+        "the sandbox did not finish within 0.05 s, and nothing was written; a slow disk or a large "
+        "image may take longer: allow it with --timeout"
+    )
 
 
 def test_the_budget_of_exits_can_be_used_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -24,7 +24,7 @@ from tests.forge import Image
 from tests.sandbox.rogues import open_descriptors
 
 NOBODY = 65534
-JOIN = "ask for access to it, usually by joining the group kvm"
+JOIN = "ask for access to it, usually by joining the group kvm, and see instar doctor"
 
 
 def error_of(path: Path) -> str:
@@ -112,10 +112,36 @@ def test_a_missing_device_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) 
     missing = str(path.with_name("kvm"))
     replace_device(monkeypatch, missing)
     expected = (
-        "could not use /dev/kvm: No such file or directory; "
-        "load the kvm module, or enable virtualisation (nested, in a virtual machine)"
+        "could not use /dev/kvm: No such file or directory; load the module kvm_intel or kvm_amd, "
+        "in a virtual machine enable nested virtualisation, start a container with "
+        "--device /dev/kvm, and see instar doctor"
     )
     assert error_of(path) == expected
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_root_is_not_told_to_join_a_group(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_arguments: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Kvm, "open", refuse)
+    assert error_of(path) == (
+        f"could not use /dev/kvm: {os.strerror(number)}; start the container with "
+        "--device /dev/kvm, and see instar doctor"
+    )
+
+
+def test_every_error_of_kvm_names_the_doctor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in errno.errorcode:
+
+        def refuse(*_arguments: object, number: int = number) -> NoReturn:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(Kvm, "open", refuse)
+        assert error_of(path).endswith("see instar doctor")
 
 
 def test_a_device_that_is_another_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,8 @@ OTHERS = {
     "ins_serial": IN.format("0x3f8", "ins_serial"),
     "unknown_queue": "the guest wrote 02 to port 0xe0",
     # Budgets
-    "endless_loop": r"the guest did not finish within 0\.2 s",
-    "writes_then_hang": r"the guest did not finish within 0\.2 s",
+    "endless_loop": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
+    "writes_then_hang": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
     "endless_requests": "the guest stopped for the host 500 times",
     "text_flood": "more than 4096 bytes of text",
     "frame_flood": "more than 1048576 bytes of frames",

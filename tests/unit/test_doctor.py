@@ -138,6 +138,7 @@ def test_doctor_knows_who_may_open_the_device(
 ) -> None:
     class FakeOs:
         O_RDWR, O_CLOEXEC, close = os.O_RDWR, os.O_CLOEXEC, staticmethod(os.close)
+        geteuid = staticmethod(lambda: 1000)
 
         def open(self, path: str, _flags: int) -> int:
             raise PermissionError(13, "Permission denied", path)
