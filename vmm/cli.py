@@ -164,11 +164,12 @@ def _read_arguments(
     flags: dict[str, str] = {}
     lists: list[str] = []
     files: list[str] = []
+    objects: list[str] = []
     for name, value in scan(arguments, AMEND.flags, "instar amend"):
-        if name in ("object", "image-opts"):
-            raise UsageError(f"--{name} is not yet supported")
         if name == "options":
             lists.append(value)
+        elif name == "object":
+            objects.append(value)
         elif name == OPERAND:
             files.append(value)
         else:
@@ -176,7 +177,11 @@ def _read_arguments(
         if name == "output":
             report.use(value)
         if name == "help":
-            break
+            return flags, lists, files
+    if objects or "image-opts" in flags:
+        from instar.vmm.image_options import name_files
+
+        files = name_files(files, objects, flags)
     report.filename = files[0] if len(files) == 1 else None
     report.verbose = "verbose" in flags
     return flags, lists, files

@@ -89,8 +89,8 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
         Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
         Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
         Flag("force", "accepted for the sake of qemu-img; has no effect"),
-        Flag("object", "not yet supported", metavar="OBJDEF"),
-        Flag("image-opts", "not yet supported"),
+        Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
+        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
         _HELP,
     ),
     examples=(

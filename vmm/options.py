@@ -115,7 +115,7 @@ class AmendOptions:
 def parse_options(lists: Sequence[str]) -> AmendOptions:
     """Read the arguments of all -o in order; raise one UsageError that names all their faults."""
     faults = [f"Invalid option list: {_shorten(text)}" for text in lists if not _is_list(text)]
-    items = list(_split(",".join(text for text in lists if _is_list(text))))
+    items = list(split_list(",".join(text for text in lists if _is_list(text))))
     if not faults and any(value is None for _key, value in items):
         return AmendOptions(help=True)
     # All values but those of compat are judged one by one, and of compat only the last.
@@ -179,7 +179,7 @@ def _is_list(text: str) -> bool:
     return text != "" and not text.startswith(",") and trailing_commas % 2 == 0
 
 
-def _split(text: str) -> Iterator[tuple[str, str | None]]:
+def split_list(text: str) -> Iterator[tuple[str, str | None]]:
     """Yield keys and values; a value of None means that the item asks for help."""
     while text:
         item, comma, text = text.partition(",")

@@ -120,14 +120,13 @@ USAGE_ERRORS = {
     "force-share": (["amend", "--force-share", *LAZY, "d"], "unrecognized option '--force-share'"),
     "badlong": (["amend", "--foo", *LAZY, "d"], "unrecognized option '--foo'"),
     "ambiguous": (["amend", "--o", "compat=1.1", "d"], "option '--o' is ambiguous"),
-    "image-opts": (["amend", "--image-opts", *LAZY, "x"], "--image-opts is not yet supported"),
     "image-opts-f": (
-        ["amend", "--image-opts", "-f", "qcow2", *LAZY, "x"],
-        "--image-opts is not yet supported",
+        ["amend", "--image-opts", "-f", "qcow2", *LAZY, "file.filename=x"],
+        "--image-opts and --format are mutually exclusive",
     ),
-    "object": (
-        ["amend", "--object", "secret,id=s0,data=x", *LAZY, "d"],
-        "--object is not yet supported",
+    "image-opts-list": (
+        ["amend", "--image-opts", *LAZY, "--files-from=x"],
+        "--image-opts and --files-from are mutually exclusive",
     ),
     "output": (
         ["amend", "--output", "xml", *LAZY, "d"],
