@@ -195,6 +195,7 @@ struct AmendResult {
 #define REFUSAL_OVERLAP 47    /* the host may find it too */
 #define REFUSAL_WORK_LIMIT 48 /* the host may find it too */
 #define REFUSAL_CHANGE_LIMIT 49
+#define REFUSAL_SNAPSHOT_EXTRA_DATA 50
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0
@@ -226,6 +227,11 @@ struct AmendRefusal {
 #define FRAME_PROGRESS 3 /* one AmendProgress */
 #define FRAME_NAMES 4    /* bitmap names for a refusal, each a u16 length and its bytes; before the
                           * FRAME_REFUSALS, at most one */
+#define FRAME_SNAPSHOTS 5 /* what the snapshots in refusals are called, each a u32 number as in the
+                           * refusal, u16 sizes of ID and name, and these, cut to the sizes below;
+                           * before the FRAME_REFUSALS, at most one */
+#define SNAPSHOT_ID_MAX 63
+#define SNAPSHOT_NAME_MAX 255
 #define FRAME_PAYLOAD_MAX 2048
 
 struct FrameHeader {

@@ -6,7 +6,7 @@
 
 void start_verdict(struct verdict *verdict)
 {
-    verdict->count = verdict->names_size = 0;
+    verdict->count = verdict->names_size = verdict->snapshots_size = 0;
     verdict->unsound = false;
 }
 

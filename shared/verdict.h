@@ -7,7 +7,8 @@
 
 #include "instar_abi.h"
 
-#define VERDICT_NAMES_SIZE 1536u /* with all refusals they fit one transmit buffer */
+#define VERDICT_NAMES_SIZE 1152u    /* with all refusals these two fit one transmit buffer */
+#define VERDICT_SNAPSHOTS_SIZE 736u
 
 struct verdict {
     uint32_t count; /* of refusals, which are in the order found */
@@ -15,6 +16,8 @@ struct verdict {
     struct AmendRefusal refusals[REFUSAL_MAX];
     uint32_t names_size;               /* in bytes; of the bitmaps that are in the way */
     uint8_t names[VERDICT_NAMES_SIZE]; /* as FRAME_NAMES has them */
+    uint32_t snapshots_size;           /* in bytes; of the snapshots that are in the way */
+    uint8_t snapshots[VERDICT_SNAPSHOTS_SIZE]; /* as FRAME_SNAPSHOTS has them */
 };
 
 /* Nothing is refused yet. */

@@ -40,7 +40,7 @@ DIVERGENCES = (
         "no_op_writes_nothing",
         "writes the header anew whatever is asked: it adds its own feature names, reverses unknown "
         "extensions, clears unknown autoclear bits and all bytes that mean nothing",
-        "leaves an image that is already as asked untouched, bytes and times",
+        "leaves an image that is already as asked untouched, its bytes and its modification time",
         "a request that is already true is no reason to write",
         symptoms=("qemu writes: noop",),
     ),

@@ -14,10 +14,10 @@ from instar.vmm.machine import Machine
 from instar.vmm.messages import Messages, Outcome, pack_config
 from instar.vmm.order import TIMEOUT, announce, make_order
 from instar.vmm.payload import load_payload
-from instar.vmm.probe import PROBE_SIZE, identify, parse_fixed_header
+from instar.vmm.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
 from instar.vmm.result import RANGES_MAX, AmendResult, ByteRange
 from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import not_qcow2, translate
+from instar.vmm.verdict import Circumstances, not_qcow2, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def plan(
     messages = Messages(progress)
     staged = machine.run(image, config, order.timeout, messages.receive, debug)
     refusals, claim = messages.complete()
-    return Outcome(claim, refusals, staged, machine.vm_exits, messages.names)
+    names, snapshots = messages.names, messages.snapshots
+    return Outcome(claim, refusals, staged, machine.vm_exits, names, snapshots)
 
 
 def carry_out(
@@ -97,7 +98,9 @@ def carry_out(
 ) -> AmendResult:
     """Judge what the guest planned, and commit it. ImageRejected, GuestFault, HostError."""
     if outcome.refusals:
-        raise ImageRejected(translate(outcome.refusals, outcome.names))
+        head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
+        about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
+        raise ImageRejected(translate(outcome.refusals, about))
     request = order.request.fit(image.is_device)
     original = Original(image.read, image.size, image.work_max)
     changes = judge(original, request, outcome.staged, outcome.claim)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 
 from instar.abi import (
+    FRAME_PAYLOAD_MAX,
     INSTAR_PHASE_COUNT,
     INSTAR_PHASE_PREPARE,
     INSTAR_SEGMENTS_MAX,
@@ -187,7 +188,11 @@ def _read_error(error: Any, name: str) -> InstarError:
 
 
 def _read_refusal(fields: Any, name: str) -> Refusal:
-    refusal = _build(Refusal, {**fields, "message": _clean(fields["message"], name)})
+    names = tuple(fields["names"])
+    _demand(all(type(one) is str and len(one) <= FRAME_PAYLOAD_MAX for one in names))
+    _demand(len(names) <= FRAME_PAYLOAD_MAX)
+    message = _clean(fields["message"], name)
+    refusal = _build(Refusal, {**fields, "message": message, "names": names})
     _demand(is_known(refusal))
     return refusal
 

@@ -71,6 +71,12 @@ class Refusal:
     """What is in the way and what the user can do, in one line."""
     detail: Mapping[str, int]
     """What the message is about, by name, e.g. {"bits": 32}."""
+    names: tuple[str, ...] = ()
+    """What the image calls that: a snapshot's ID and its name (tag), or names of bitmaps.
+
+    A byte that is not UTF-8 is the surrogate escape of PEP 383. An ID is cut to 63 bytes, a name of
+    a snapshot to 255, and of bitmaps there are as many as fit 1152 bytes.
+    """
 
 
 class ImageRejected(InstarError):

@@ -23,6 +23,7 @@ from instar.abi import (
     FRAME_PROGRESS,
     FRAME_REFUSALS,
     FRAME_RESULT,
+    FRAME_SNAPSHOTS,
     REFUSAL_MAX,
     AmendConfig_FORMAT,
     AmendProgress_FORMAT,
@@ -35,7 +36,7 @@ from instar.vmm.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from instar.vmm.probe import FixedHeader
     from instar.vmm.request import AmendRequest
@@ -45,6 +46,7 @@ _CONFIG = Struct(AmendConfig_FORMAT)
 _RESULT = Struct(AmendResult_FORMAT)
 _REFUSAL = Struct(AmendRefusal_FORMAT)
 _PROGRESS = Struct(AmendProgress_FORMAT)
+_SNAPSHOT = Struct("<IHH")  # number, bytes of ID and name
 
 
 @record
@@ -61,6 +63,8 @@ class Outcome:
     """How often it stopped for the host."""
     names: tuple[bytes, ...] = ()
     """Bitmap names that it gives with a refusal."""
+    snapshots: Mapping[int, tuple[bytes, bytes]] = {}
+    """IDs and names of snapshots by their numbers, which it gives with a refusal."""
 
 
 def pack_config(
@@ -96,6 +100,7 @@ class Messages:
         """Take what is to be called with the progress, as (done, total)."""
         self._progress = progress
         self.names: tuple[bytes, ...] = ()
+        self.snapshots: dict[int, tuple[bytes, bytes]] = {}
         self._refusals: tuple[tuple[int, ...], ...] = ()
         self._result: tuple[int, ...] | None = None
 
@@ -107,6 +112,8 @@ class Messages:
                 self._progress(done, total)
         elif kind == FRAME_NAMES and not self.names and not self._refusals:
             self.names = _read_names(payload)
+        elif kind == FRAME_SNAPSHOTS and not self.snapshots and not self._refusals:
+            self.snapshots = _read_snapshots(payload)
         elif kind == FRAME_REFUSALS and not self._refusals:
             if not payload or len(payload) % _REFUSAL.size:
                 raise GuestFault(f"refusals of {len(payload)} bytes")
@@ -127,6 +134,8 @@ class Messages:
             raise GuestFault(f"a result with error {error} and {count} refusals")
         if self.names and not count:
             raise GuestFault("bitmap names without a refusal")
+        if self.snapshots and not count:
+            raise GuestFault("snapshot names without a refusal")
         if error == AMEND_OK and action not in (AMEND_ACTION_NOOP, AMEND_ACTION_AMENDED):
             raise GuestFault(f"a result with action {action}")
         if lazy != words[1] & 1 or atomic > 1:
@@ -149,3 +158,17 @@ def _read_names(payload: bytes) -> tuple[bytes, ...]:
     if not names:
         raise GuestFault("bitmap names of 0 bytes")
     return tuple(names)
+
+
+def _read_snapshots(payload: bytes) -> dict[int, tuple[bytes, bytes]]:
+    """IDs and names of snapshots by their numbers, at least one. GuestFault if malformed."""
+    found: dict[int, tuple[bytes, bytes]] = {}
+    at = 0
+    while at + _SNAPSHOT.size <= len(payload):
+        number, id_size, name_size = _SNAPSHOT.unpack_from(payload, at)
+        middle = at + _SNAPSHOT.size + id_size
+        at = middle + name_size
+        found[number] = payload[middle - id_size : middle], payload[middle:at]
+    if at != len(payload) or not found:
+        raise GuestFault(f"snapshot names of {len(payload)} bytes")
+    return found

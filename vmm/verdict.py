@@ -9,6 +9,11 @@ from __future__ import annotations
 import instar.abi as abi
 from instar.vmm.errors import GuestFault, Refusal
 from instar.vmm.escape import escape
+from instar.vmm.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Reason: (name, names of the details, message).
 REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
@@ -58,7 +63,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("offset", "clusters", "image_size"),
         (
             "the refcount table, {clusters} clusters at {offset:#x}, is not a whole table inside "
-            "the image of {image_size} bytes; see qemu-img check"
+            "the image of {image_size} bytes; {check}"
         ),
     ),
     abi.REFUSAL_L1_TABLE: (
@@ -66,7 +71,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("offset", "entries", "image_size"),
         (
             "the L1 table, {entries} entries at {offset:#x}, is not a whole table inside the "
-            "image of {image_size} bytes; see qemu-img check"
+            "image of {image_size} bytes; {check}"
         ),
     ),
     abi.REFUSAL_L1_TOO_SMALL: (
@@ -82,7 +87,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("offset", "count", "snapshot"),
         (
             "the snapshot table, or an L1 table it names, is not valid ({count} at {offset:#x}); "
-            "see qemu-img check"
+            "{check}"
         ),
     ),
     abi.REFUSAL_BACKING_FILE: (
@@ -182,16 +187,16 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "downgrade_snapshot_size",
         ("snapshot", "snapshot_size", "virtual_size"),
         (
-            "internal snapshot number {snapshot} prevents the downgrade: its disk has "
-            "{snapshot_size} bytes and the image {virtual_size}; delete it or resize the image"
+            "internal snapshot {which} prevents the downgrade: its disk has {snapshot_size} bytes "
+            "and the image {virtual_size}; delete it with qemu-img snapshot -d, or resize the image"
         ),
     ),
     abi.REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE: (
         "downgrade_snapshot_vm_state",
         ("snapshot", "vm_state_size"),
         (
-            "internal snapshot number {snapshot} prevents the downgrade: its VM state of "
-            "{vm_state_size} bytes is over 4 GiB; delete it"
+            "internal snapshot {which} prevents the downgrade: its VM state of {vm_state_size} "
+            "bytes is over 4 GiB; delete it with qemu-img snapshot -d"
         ),
     ),
     abi.REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS: (
@@ -207,7 +212,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("l1_table", "index", "offset"),
         (
             "entry {index} of the L1 table at {l1_table:#x} names an L2 table at {offset:#x}, "
-            "which is unaligned or outside the image; see qemu-img check"
+            "which is unaligned or outside the image; {check}"
         ),
     ),
     abi.REFUSAL_NO_ROOM: (
@@ -318,7 +323,16 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("bytes", "ranges"),
         (
             "the amend takes more than {bytes} bytes of tables, or {ranges} separate ranges to be "
-            "zeroed; copy the image with qemu-img convert"
+            "zeroed, which is more than is held back until it is judged; amend the image with "
+            "qemu-img amend if it is to be trusted, or copy it with qemu-img convert"
+        ),
+    ),
+    abi.REFUSAL_SNAPSHOT_EXTRA_DATA: (
+        "snapshot_extra_data",
+        ("snapshot", "size", "limit"),
+        (
+            "internal snapshot {which} has {size} bytes of extra data, and only {limit} are "
+            "supported; repair it with qemu-img check -r all, which drops the others"
         ),
     ),
 }
@@ -349,30 +363,55 @@ _CODES = {
 }
 
 
-def translate(
-    refusals: tuple[tuple[int, ...], ...], names: tuple[bytes, ...] = ()
-) -> tuple[Refusal, ...]:
-    """Put AmendRefusals, as unpacked, into words. GuestFault for numbers that mean nothing.
+@record
+class Circumstances:
+    """What the host knows of an image that is refused, for the messages."""
 
-    `names` are those of bitmaps, for the refusal that is about them.
-    """
-    return tuple(_translate(names, *refusal) for refusal in refusals)
+    names: tuple[bytes, ...] = ()
+    """Of bitmaps, as far as the guest gave them."""
+    snapshots: Mapping[int, tuple[bytes, bytes]] = {}
+    """ID and name of snapshots by their numbers, as far as the guest gave them."""
+    size: int = 0
+    """Of the file in bytes; 0 if it is not known."""
+    header: Mapping[str, int] = {}
+    """Fields of the header, as the specification names them."""
+
+
+_NOTHING = Circumstances()
+
+
+def translate(
+    refusals: tuple[tuple[int, ...], ...], about: Circumstances = _NOTHING
+) -> tuple[Refusal, ...]:
+    """Put AmendRefusals, as unpacked, into words. GuestFault for numbers that mean nothing."""
+    return tuple(_translate(about, *refusal) for refusal in refusals)
 
 
 def is_known(refusal: Refusal) -> bool:
     """Whether a refusal from another process is one that this program makes, as far as one can see.
 
-    What is shown of the image, its bitmaps' names or what else the file is, can be any text.
+    What is shown of the image, names in it or what else the file is, can be any text.
     """
     reason, code, detail = refusal.number, refusal.code_number, refusal.detail
     if reason not in REASONS or code not in _CODES or detail.keys() != set(REASONS[reason][1]):
         return False
     if any(type(value) is not int or not 0 <= value < 1 << 64 for value in detail.values()):
         return False
-    known = _translate((), reason, code, *(detail[name] for name in REASONS[reason][1]))
-    shows_text = reason == abi.REFUSAL_BAD_MAGIC or "{names}" in REASONS[reason][2]
-    message = refusal.message if shows_text else known.message
-    return (refusal.name, refusal.code, refusal.message) == (known.name, known.code, message)
+    try:
+        names = tuple(name.encode("utf-8", "surrogateescape") for name in refusal.names)
+    except UnicodeEncodeError:
+        return False
+    if (refusal.name, refusal.code) != (REASONS[reason][0], _CODES[code]):
+        return False
+    if names and not (
+        "{names}" in REASONS[reason][2] or ("snapshot" in detail and len(names) == 2)
+    ):
+        return False
+    return reason == abi.REFUSAL_BAD_MAGIC or refusal.message in {
+        _phrase(reason, detail, names, ends_early=early, has_snapshots=snapshots)
+        for early in (False, True)
+        for snapshots in (False, True)
+    }
 
 
 def overlap(
@@ -380,39 +419,89 @@ def overlap(
 ) -> Refusal:
     """Say that a cluster would be written, used anew or set free that something else uses too."""
     users = user, other_user
-    return _translate((), abi.REFUSAL_OVERLAP, abi.AMEND_ERROR_PARSE_FAILED, offset, *users)
+    return _translate(_NOTHING, abi.REFUSAL_OVERLAP, abi.AMEND_ERROR_PARSE_FAILED, offset, *users)
 
 
 def table_outside(offset: int) -> Refusal:
     """Say that an L1 or L2 table is not in the image, where the guest had no need to look."""
-    return _translate((), abi.REFUSAL_L2_TABLE, abi.AMEND_ERROR_PARSE_FAILED, 0, 0, offset)
+    return _translate(_NOTHING, abi.REFUSAL_L2_TABLE, abi.AMEND_ERROR_PARSE_FAILED, 0, 0, offset)
 
 
 def bad_refcount_table(offset: int, clusters: int, image_size: int) -> Refusal:
     """Say that the refcount table names what is no block, where the guest had no need to look."""
     details = offset, clusters, image_size
-    return _translate((), abi.REFUSAL_REFCOUNT_TABLE, abi.AMEND_ERROR_PARSE_FAILED, *details)
+    return _translate(_NOTHING, abi.REFUSAL_REFCOUNT_TABLE, abi.AMEND_ERROR_PARSE_FAILED, *details)
 
 
 def work_limit(limit: int) -> Refusal:
     """Say that it takes too much work to judge an amend."""
-    return _translate((), abi.REFUSAL_WORK_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, limit)
+    return _translate(_NOTHING, abi.REFUSAL_WORK_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, limit)
 
 
 def too_few_references(offset: int, refcount: int) -> Refusal:
     """Say that a cluster has one user more than its refcount counts."""
     details = offset, refcount, refcount + 1
-    return _translate((), abi.REFUSAL_REFCOUNT, abi.AMEND_ERROR_PARSE_FAILED, *details)
+    return _translate(_NOTHING, abi.REFUSAL_REFCOUNT, abi.AMEND_ERROR_PARSE_FAILED, *details)
 
 
-def _translate(names: tuple[bytes, ...], reason: int, error: int, *details: int) -> Refusal:
+def _translate(about: Circumstances, reason: int, error: int, *details: int) -> Refusal:
     if reason not in REASONS or error not in _CODES:
         raise GuestFault(f"the guest refuses with reason {reason} and error {error}")
     name, detail_names, message = REASONS[reason]
     detail = dict(zip(detail_names, details, strict=False))
-    users = _list_users(detail.get("user", 0), detail.get("other_user", 0))
-    text = message.format(names=_list_names(names), users=users, **detail)
-    return Refusal(name, reason, _CODES[error], error, text, detail)
+    names: tuple[bytes, ...] = about.snapshots.get(detail.get("snapshot", 0), ())
+    if "{names}" in message:
+        names = about.names
+    text = _phrase(
+        *(reason, detail, names),
+        ends_early=_ends_early(about, detail),
+        has_snapshots=about.header.get("nb_snapshots", 0) > 0,
+    )
+    told = tuple(name.decode("utf-8", "surrogateescape") for name in names)
+    return Refusal(name, reason, _CODES[error], error, text, detail, told)
+
+
+def _phrase(
+    reason: int,
+    detail: Mapping[str, int],
+    names: tuple[bytes, ...],
+    *,
+    ends_early: bool,
+    has_snapshots: bool,
+) -> str:
+    """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
+    text = REASONS[reason][2].format(
+        names=_list_names(names),
+        users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
+        which=_name_snapshot(names, detail.get("snapshot", 0)),
+        check=_ENDS_EARLY if ends_early else "see qemu-img check",
+        **detail,
+    )
+    return text.replace(_CONVERT, _CONVERT_WITHOUT_SNAPSHOTS) if has_snapshots else text
+
+
+_CONVERT = "qemu-img convert"
+_CONVERT_WITHOUT_SNAPSHOTS = "qemu-img convert (which drops internal snapshots)"
+_ENDS_EARLY = "the file ends before its tables: is it a truncated download or copy?"
+_ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, of a snapshot without its texts
+
+
+def _ends_early(about: Circumstances, detail: Mapping[str, int]) -> bool:
+    """Whether a table is missing since the file is too short, which no repair brings back."""
+    if not about.size or "offset" not in detail:
+        return False
+    cluster_size = 1 << min(about.header["cluster_bits"], 21)
+    lengths = {"entries": _ENTRY, "clusters": cluster_size, "count": _SNAPSHOT, "l1_table": 0}
+    length = next((detail[key] * unit for key, unit in lengths.items() if key in detail), 0)
+    end = detail["offset"] + (length or cluster_size)
+    return detail["offset"] % cluster_size == 0 and about.size < end < 1 << 62
+
+
+def _name_snapshot(names: tuple[bytes, ...], number: int) -> str:
+    if len(names) != 2:
+        return f"number {number}"
+    identity, name = map(_show, names)
+    return f"'{name}' (ID '{identity}')"
 
 
 def _list_users(*users: int) -> str:
@@ -425,11 +514,14 @@ def _list_names(names: tuple[bytes, ...]) -> str:
     """Names, hostile bytes, as a part of a line: some of them, in brackets."""
     if not names:
         return ""
-    shown = [escape(name.decode("utf-8", "backslashreplace")) for name in names[:_NAMES_SHOWN]]
-    shown = [n if len(n) <= _NAME_LENGTH else f"{n[:_NAME_LENGTH]}..." for n in shown]
     more = ", ..." if len(names) > _NAMES_SHOWN else ""
-    quoted = ", ".join(f"'{name}'" for name in shown)
+    quoted = ", ".join(f"'{_show(name)}'" for name in names[:_NAMES_SHOWN])
     return f" ({quoted}{more})"
+
+
+def _show(name: bytes) -> str:
+    shown = escape(name.decode("utf-8", "backslashreplace"))
+    return shown if len(shown) <= _NAME_LENGTH else f"{shown[:_NAME_LENGTH]}..."
 
 
 def not_qcow2(found: str) -> Refusal:

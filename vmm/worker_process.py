@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from instar.vmm.image_file import ImageFile
     from instar.vmm.order import Order
-    from instar.vmm.supply import Taken
     from instar.vmm.payload import Payload
+    from instar.vmm.supply import Taken
 
 AHEAD = 16
 """Images that a worker has been sent at a time, so that it need not wait for this process."""

@@ -57,6 +57,8 @@ static void report(void)
     describe_result(&plan, &verdict, &result);
     if (verdict.names_size)
         calls->send_frame(FRAME_NAMES, verdict.names, verdict.names_size, false);
+    if (verdict.snapshots_size)
+        calls->send_frame(FRAME_SNAPSHOTS, verdict.snapshots, verdict.snapshots_size, false);
     if (verdict.count)
         calls->send_frame(FRAME_REFUSALS, verdict.refusals,
                           verdict.count * (uint32_t)sizeof(verdict.refusals[0]), false);

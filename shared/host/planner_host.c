@@ -165,6 +165,8 @@ void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t 
     memcpy(outcome->refusals, verdict.refusals, verdict.count * sizeof(verdict.refusals[0]));
     outcome->names_size = verdict.names_size;
     memcpy(outcome->names, verdict.names, verdict.names_size);
+    outcome->snapshots_size = verdict.snapshots_size;
+    memcpy(outcome->snapshots, verdict.snapshots, verdict.snapshots_size);
     outcome->write_count = outcome->planned ? write_count : 0;
     outcome->writes = writes;
 }

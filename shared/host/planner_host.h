@@ -22,6 +22,8 @@ struct host_outcome {
     struct AmendRefusal refusals[64];
     uint32_t names_size;
     uint8_t names[2048];
+    uint32_t snapshots_size;
+    uint8_t snapshots[2048];
     uint32_t write_count;
     const struct host_write *writes; /* valid until the next call from the same thread */
     uint64_t bytes_read;

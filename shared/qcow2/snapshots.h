@@ -14,6 +14,7 @@ struct snapshot {
     uint32_t extra_data_size;
     uint64_t vm_state_size;
     uint64_t disk_size;
+    uint32_t id_size;   /* in bytes */
     uint32_t text_size; /* of id and name in bytes */
     uint32_t size;      /* of the entry in bytes, padding included */
 };

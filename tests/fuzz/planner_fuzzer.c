@@ -98,7 +98,7 @@ static void check_verdict(const struct run *run)
     PROMISE(run->planned == (v->count == 0));
     PROMISE(v->count <= REFUSAL_MAX);
     for (uint32_t i = 0; i < v->count; i++) {
-        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_WORK_LIMIT);
+        PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_SNAPSHOT_EXTRA_DATA);
         PROMISE(v->refusals[i].error >= 1 && v->refusals[i].error <= AMEND_ERROR_WORK_LIMIT);
     }
     PROMISE(!run->reading.failed || !run->planned);
@@ -106,6 +106,8 @@ static void check_verdict(const struct run *run)
     PROMISE(run->reading.failed || !refused_for(v, REFUSAL_READ_FAILED));
     PROMISE(run->reading.write_failed == refused_for(v, REFUSAL_WRITE_FAILED));
     PROMISE(v->names_size <= sizeof(v->names));
+    PROMISE(v->snapshots_size <= sizeof(v->snapshots));
+    PROMISE(v->snapshots_size == 0 || v->count > 0);
     PROMISE(v->names_size == 0 || refused_for(v, REFUSAL_DOWNGRADE_BITMAPS));
     check_result(run);
 }

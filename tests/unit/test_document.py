@@ -16,7 +16,7 @@ from instar.vmm.order import make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.record import load_dump
 from instar.vmm.result import RANGES_MAX
-from instar.vmm.verdict import not_qcow2, overlap, translate
+from instar.vmm.verdict import Circumstances, not_qcow2, overlap, translate
 from tests.forge import Data, Image, Snapshot, Zero, ZeroAllocated
 
 NAME = "/images/a\n.qcow2"
@@ -156,13 +156,20 @@ def test_a_list_of_ranges_is_cut_off_only_where_it_is_full() -> None:
     assert len(json.dumps(full, indent=2)) < ANSWER_MAX
 
 
+ABOUT = Circumstances(
+    snapshots={2: (b"\x1b", b"tag \xff")},
+    size=1 << 20,
+    header={"cluster_bits": 16, "nb_snapshots": 3},
+)
 HONEST_ERRORS = [
     instar.HostError(f"could not read '{NAME}': Input/output error"),
     instar.ImageLocked(f"Could not open '{NAME}': Is another process using the image [{NAME}]?"),
     instar.GuestFault("the guest faulted"),
     instar.ImageRejected((overlap(4096, 1), not_qcow2("a vmdk image"))),
-    instar.ImageRejected(translate(((28, 3, 2, 0, 0),), (b"one", b"two\n"))),
+    instar.ImageRejected(translate(((28, 3, 2, 0, 0),), Circumstances((b"one", b"two\n\xff")))),
     instar.ImageRejected(translate(((7, 8, 0, 0, 0),))),
+    instar.ImageRejected(translate(((29, 3, 2, 1, 3),), ABOUT)),
+    instar.ImageRejected(translate(((26, 3, 0, 0, 0), (11, 7, 1 << 30, 1, 1 << 20)), ABOUT)),
 ]
 
 
@@ -181,6 +188,7 @@ NO_DETAILS: tuple[Any, ...] = (None, [], {}, {"a": {"b": ["c"]}})
 NO_KINDS: tuple[Any, ...] = (None, 1, [], {})
 BAD_REFUSALS: list[Any] = [
     *({**REFUSAL, "name": name} for name in ("\x1b[2J", "dirty", "", None, 1)),
+    *({**REFUSAL, "names": names} for names in (["x"], [1], ["\ud800"], None, 7, ["x"] * 4096)),
     *({**REFUSAL, "number": number} for number in (-5, 0, 7, 1 << 40, True, None)),
     *({**REFUSAL, "code": code} for code in ("x", "DIRTY", None)),
     *({**REFUSAL, "code_number": number} for number in (-1, 8, 99, None)),

@@ -152,7 +152,7 @@ def test_refusals_come_once() -> None:
     ("kind", "size"),
     [
         (0, 0),
-        (5, 64),
+        (6, 64),
         (0xFFFFFFFF, 64),
         (99, abi.AmendProgress_SIZE),
         (99, abi.AmendResult_SIZE),
@@ -210,6 +210,41 @@ class TestNames:
     def test_they_come_with_a_refusal_only(self) -> None:
         with pytest.raises(GuestFault, match=r"^bitmap names without a refusal$"):
             judge((abi.FRAME_NAMES, packed_names(b"one")), (abi.FRAME_RESULT, result()))
+
+
+def packed_snapshot(number: int, identity: bytes, name: bytes) -> bytes:
+    return struct.pack("<IHH", number, len(identity), len(name)) + identity + name
+
+
+class TestSnapshots:
+    ONE = (abi.FRAME_SNAPSHOTS, packed_snapshot(3, b"7", b"tag"))
+
+    def test_they_come_before_the_refusals(self) -> None:
+        messages = Messages()
+        messages.receive(
+            abi.FRAME_SNAPSHOTS, packed_snapshot(3, b"7", b"tag") + packed_snapshot(9, b"", b"")
+        )
+        messages.receive(abi.FRAME_REFUSALS, refusal(29, 3, 3))
+        messages.receive(abi.FRAME_RESULT, result(error=3, action=0, refusal_count=1))
+        assert messages.complete()[0] == ((29, 3, 3, 0, 0),)
+        assert messages.snapshots == {3: (b"7", b"tag"), 9: (b"", b"")}
+
+    @pytest.mark.parametrize("raw", [b"", b"\1" * 7, ONE[1][:-1], ONE[1] + b"\0"])
+    def test_names_that_are_not_whole_are_a_fault(self, raw: bytes) -> None:
+        with pytest.raises(GuestFault, match=f"^snapshot names of {len(raw)} bytes$"):
+            judge((abi.FRAME_SNAPSHOTS, raw))
+
+    def test_they_come_once(self) -> None:
+        with pytest.raises(GuestFault, match=r"^frame of type 5 with 12 bytes$"):
+            judge(self.ONE, self.ONE)
+
+    def test_they_do_not_come_behind_the_refusals(self) -> None:
+        with pytest.raises(GuestFault, match=r"^frame of type 5 with 12 bytes$"):
+            judge((abi.FRAME_REFUSALS, refusal()), self.ONE)
+
+    def test_they_come_with_a_refusal_only(self) -> None:
+        with pytest.raises(GuestFault, match=r"^snapshot names without a refusal$"):
+            judge(self.ONE, (abi.FRAME_RESULT, result()))
 
 
 class TestProgress:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.errors import GuestFault
-from instar.vmm.verdict import REASONS, not_qcow2, overlap, translate
+from instar.vmm.verdict import REASONS, Circumstances, not_qcow2, overlap, translate
 
 RESERVED = (abi.REFUSAL_DOWNGRADE_ZERO_CLUSTERS, abi.REFUSAL_UPGRADE_SNAPSHOT_EXTRA_DATA)
 """Of older guests: no guest of this version sends them, and they never mean anything else."""
@@ -48,8 +48,9 @@ def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
 def test_a_message_uses_details_that_exist(reason: int) -> None:
     _, details, message = REASONS[reason]
     used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
-    assert used <= {*details, "names", "users"}
+    assert used <= {*details, "names", "users", "which", "check"}
     assert "users" not in used or reason == abi.REFUSAL_OVERLAP
+    assert "which" not in used or "snapshot" in details
     assert "names" not in used or reason == abi.REFUSAL_DOWNGRADE_BITMAPS
     assert len(details) == len(set(details)) <= 3
 
@@ -104,7 +105,7 @@ def test_any_numbers_are_a_refusal_or_a_fault(raw: tuple[int, ...]) -> None:
 
 def message_with(*names: bytes) -> str:
     raw = (abi.REFUSAL_DOWNGRADE_BITMAPS, 3, len(names), 0, 0)
-    return translate((raw,), names)[0].message
+    return translate((raw,), Circumstances(names))[0].message
 
 
 def test_bitmaps_are_named() -> None:
@@ -165,3 +166,76 @@ def test_a_file_of_another_kind_is_named() -> None:
     assert refusal.message == "this is a vmdk image; only qcow2 images can be amended"
     assert (refusal.name, refusal.number) == ("not_qcow2", abi.REFUSAL_BAD_MAGIC)
     assert refusal.code == "UNSUPPORTED_FORMAT"
+
+
+SNAPSHOT_REASONS = (
+    abi.REFUSAL_DOWNGRADE_SNAPSHOT_SIZE,
+    abi.REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE,
+)
+
+
+@pytest.mark.parametrize("reason", SNAPSHOT_REASONS)
+def test_a_snapshot_is_named_by_its_name_and_its_id(reason: int) -> None:
+    about = Circumstances(snapshots={2: (b"7", b"before update")})
+    known, unknown = translate(((reason, 3, 2, 8, 9), (reason, 3, 3, 8, 9)), about)
+    assert known.message.startswith(
+        "internal snapshot 'before update' (ID '7') prevents the downgrade: "
+    )
+    assert known.names == ("7", "before update")
+    assert unknown.message.startswith("internal snapshot number 3 prevents the downgrade: ")
+    assert unknown.names == ()
+
+
+def test_snapshot_names_are_hostile() -> None:
+    about = Circumstances(snapshots={1: (b"\x1b[2J", b"\xff{snapshot}" + b"n" * 250)})
+    (refusal,) = translate(((SNAPSHOT_REASONS[0], 3, 1, 8, 9),), about)
+    assert refusal.message.isprintable()
+    assert r"'\xff{snapshot}nnn" in refusal.message
+    assert len(refusal.message) < 400
+    assert refusal.names == ("\x1b[2J", "\udcff{snapshot}" + "n" * 250)
+
+
+def test_names_of_bitmaps_are_there_for_programs_too() -> None:
+    raw = (abi.REFUSAL_DOWNGRADE_BITMAPS, 3, 2, 0, 0)
+    assert translate((raw,), Circumstances((b"one", b"\xff")))[0].names == ("one", "\udcff")
+
+
+HEADER = {"cluster_bits": 16, "nb_snapshots": 0}
+MISSING = {
+    "l1_table": (abi.REFUSAL_L1_TABLE, 0x100000, 1, 0x20000),
+    "last part of an l1_table": (abi.REFUSAL_L1_TABLE, 0x10000, 0x2001, 0x20000),
+    "refcount_table": (abi.REFUSAL_REFCOUNT_TABLE, 0x100000, 1, 0x20000),
+    "l2_table": (abi.REFUSAL_L2_TABLE, 0x10000, 3, 0x20000),
+    "snapshot_table": (abi.REFUSAL_SNAPSHOT_TABLE, 0x100000, 1, 0),
+}
+DAMAGED = {
+    "l1_table": (abi.REFUSAL_L1_TABLE, 0x10200, 1, 0x20000),
+    "refcount_table": (abi.REFUSAL_REFCOUNT_TABLE, 0x10000, 0, 0x20000),
+    "l2_table": (abi.REFUSAL_L2_TABLE, 0x10000, 3, 0x100200),
+    "snapshot_table": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10008, 1, 0),
+}
+
+
+@pytest.mark.parametrize("raw", MISSING.values(), ids=MISSING)
+def test_a_table_beyond_the_files_end_is_a_truncated_file(raw: tuple[int, ...]) -> None:
+    reason, *details = raw
+    (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=HEADER))
+    assert refusal.message.endswith(
+        "; the file ends before its tables: is it a truncated download or copy?"
+    )
+    assert "qemu-img check" not in refusal.message
+
+
+@pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
+def test_a_table_that_is_damaged_is_no_truncated_file(raw: tuple[int, ...]) -> None:
+    reason, *details = raw
+    (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=HEADER))
+    assert refusal.message.endswith("; see qemu-img check")
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("reason", [r for r in REASONS if "qemu-img convert" in REASONS[r][2]])
+def test_that_a_copy_drops_snapshots_is_said_where_there_are_some(reason: int, count: int) -> None:
+    about = Circumstances(size=1 << 30, header={**HEADER, "nb_snapshots": count})
+    (refusal,) = translate(((reason, 3, 0, 0, 0),), about)
+    assert ("qemu-img convert (which drops internal snapshots)" in refusal.message) == (count > 0)
