@@ -12,10 +12,10 @@ import pytest
 
 import instar
 from instar.vmm import isolation
-from tests.unit import test_document
+from tests.unit import documents
 
-RESULT = {**test_document.NOOP, "filename": "x", "warnings": ["w"]}
-REFUSAL = test_document.REFUSAL
+RESULT = {**documents.NOOP, "filename": "x", "warnings": ["w"]}
+REFUSAL = documents.REFUSAL
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, code: str) -> None:

@@ -13,43 +13,14 @@ import instar
 from instar.vmm.document import ANSWER_MAX, Expected, read_outcome
 from instar.vmm.errors import Refusal, error_fields
 from instar.vmm.order import make_order
-from instar.vmm.payload import load_payload
 from instar.vmm.record import load_dump
 from instar.vmm.result import RANGES_MAX
 from instar.vmm.verdict import Circumstances, not_qcow2, overlap, translate
 from tests.forge import Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.unit.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
 
-NAME = "/images/a\n.qcow2"
 ORDER = make_order("1.1", True, None, False, "writeback", 30)
-SHA256 = load_payload().sha256
 EXPECTED = Expected(NAME, ORDER, SHA256, 1 << 20)
-
-RESULT: dict[str, Any] = {
-    "filename": NAME,
-    "format": "qcow2",
-    "action": "amended",
-    "compat": "1.1",
-    "lazy_refcounts": True,
-    "atomic": True,
-    "dry_run": False,
-    "bytes_read": 8192,
-    "bytes_written": 1024,
-    "vm_exits": 3,
-    "payload_sha256": SHA256,
-    "changes": [
-        {"field": "version", "before": 2, "after": 3},
-        {"field": "compatible_features", "before": None, "after": 1},
-    ],
-    "ranges": [
-        {"phase": 0, "offset": 4096, "length": 4096, "zeroes": True},
-        {"phase": 0, "offset": 512, "length": 512, "zeroes": False},
-        {"phase": 3, "offset": 0, "length": 512, "zeroes": False},
-    ],
-    "more_ranges": 0,
-    "warnings": [],
-}
-NOTHING: dict[str, Any] = {"changes": [], "ranges": [], "bytes_written": 0}
-NOOP = {**RESULT, **NOTHING, "action": "noop"}
 
 
 def read(document: Any, expected: Expected = EXPECTED) -> Any:
@@ -182,7 +153,6 @@ def test_an_honest_error_comes_through_as_it_is(error: instar.InstarError) -> No
     assert getattr(outcome, "refusals", ()) == getattr(error, "refusals", ())
 
 
-REFUSAL: dict[str, Any] = error_fields(HONEST_ERRORS[3])["refusals"][0]
 ERROR = {"kind": "ImageRejected", "message": "x", "refusals": [REFUSAL]}
 NO_DETAILS: tuple[Any, ...] = (None, [], {}, {"a": {"b": ["c"]}})
 NO_KINDS: tuple[Any, ...] = (None, 1, [], {})
