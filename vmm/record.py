@@ -38,6 +38,7 @@ else:
         cls.__replace__ = _replace
         cls.__match_args__ = fields
         cls.__dataclass_fields__ = _Lazy("__dataclass_fields__", _make_dataclass_fields)
+        cls.__dataclass_params__ = _Lazy("__dataclass_params__", _make_dataclass_params)
         cls.__signature__ = _Lazy("__signature__", _make_signature)
         return cls
 
@@ -94,6 +95,17 @@ class _Lazy:
 
 def _make_dataclass_fields(cls: Any) -> object:
     """What dataclasses.fields(), asdict() and replace() go by: that of a dataclass of its kind."""
+    twin = _make_twin(cls)
+    return {name: twin.__dataclass_fields__[name] for name in cls.__match_args__}
+
+
+def _make_dataclass_params(cls: Any) -> object:
+    """What dask tokenizes a dataclass by, besides its fields."""
+    return _make_twin(cls).__dataclass_params__
+
+
+def _make_twin(cls: Any) -> Any:
+    """The dataclass of the same fields."""
     from dataclasses import field, make_dataclass
 
     fields = cls.__match_args__
@@ -103,8 +115,7 @@ def _make_dataclass_fields(cls: Any) -> object:
         for name in fields
         if hasattr(cls, name)
     )
-    twin: Any = make_dataclass(cls.__name__, [*types, *more], frozen=True)
-    return {name: twin.__dataclass_fields__[name] for name in fields}
+    return make_dataclass(cls.__name__, [*types, *more], frozen=True)
 
 
 def _make_signature(cls: Any) -> object:

@@ -48,7 +48,7 @@ def run_as_nobody(code: str, folder: Path) -> str:
     prelude = """\
         import os, sys
         import instar
-        import instar.vmm.amend as _amend
+        import instar.vmm.api as _api
         from instar.vmm.kvm.system import Kvm
         from instar.vmm.payload import load_payload
         payload = load_payload()
