@@ -45,7 +45,7 @@ needs:
 demo: $(DEMO)/.stamp ## install into an environment of its own, and amend a sample image
 	@$(DEMO)/bin/python scripts/demo $(ARGS)
 
-$(DEMO)/.stamp: pyproject.toml $(wildcard scripts/*.py abi/* guest/*/* shared/*.[ch] vmm/*.py vmm/*/*.py) | needs
+$(DEMO)/.stamp: pyproject.toml $(shell find abi bin guest scripts/*.py shared vmm -type f -not -name '*.pyc') | needs
 	@$(PYTHON) -m venv --clear $(DEMO)
 	@$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
 	@touch $@

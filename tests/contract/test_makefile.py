@@ -14,7 +14,7 @@ import pytest
 ROOT = build_guest.ROOT
 MAKE = shutil.which("make")
 # What every Debian has, as far as the Makefile and its scripts use it.
-ESSENTIAL = ("bash", "sed", "expand", "sh")
+ESSENTIAL = ("bash", "expand", "find", "sed", "sh")
 
 # Goal: what is taken away, and the line that says so.
 LACKING = {
@@ -51,7 +51,8 @@ def tree(tmp_path: Path) -> Path:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
     (tree / "scripts" / "hatch_build.py").touch()
-    (tree / "bin").mkdir()
+    for folder in ("abi", "bin", "guest", "shared", "vmm"):
+        (tree / folder).mkdir()
     (tree / "bin" / "instar").touch()
     return tree
 
