@@ -36,7 +36,7 @@ class PackageHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """Ask for a C compiler where the machine has none."""
-        return [ZIGLANG] if needs_ziglang() and is_supported() else []
+        return [ZIGLANG] if is_supported() and needs_ziglang() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the parts; `version` is hatchling's word for the kind of wheel."""

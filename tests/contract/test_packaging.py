@@ -178,7 +178,8 @@ class TestDistributions:
 
 
 FOREIGN = """
-import os, sys, platform
+import shutil, subprocess, sys, tempfile, platform  # as they are here, whoever is played later
+import hatchling.builders.wheel, hatchling.metadata.core
 sys.platform, platform.machine = sys.argv[1], lambda: sys.argv[2]
 platform.system = lambda: {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}[sys.argv[1]]
 from hatchling.build import build_wheel, get_requires_for_build_wheel
