@@ -16,7 +16,6 @@ from instar.vmm.order import TIMEOUT, announce, make_order
 from instar.vmm.payload import load_payload
 from instar.vmm.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
 from instar.vmm.result import RANGES_MAX, AmendResult, ByteRange
-from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.verdict import Circumstances, not_qcow2, translate
 
 TYPE_CHECKING = False
@@ -126,7 +125,7 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
         "compat": _COMPAT_NAMES[outcome.claim.fields["version"]],
         "lazy_refcounts": bool(outcome.claim.fields["compatible_features"] & 1),
         "atomic": outcome.claim.atomic,
-        "bytes_written": sum(map(len, outcome.staged.phases)) * SECTOR_SIZE,
+        "bytes_written": outcome.staged.size(),
         "vm_exits": outcome.vm_exits,
         "ranges": tuple(ByteRange(*part) for part in ranges),
         "more_ranges": more,

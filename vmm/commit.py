@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from instar.abi import INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
 from instar.vmm.errors import HostError
 from instar.vmm.image_file import UNSURE
-from instar.vmm.staging import SECTOR_SIZE, pieces, runs
+from instar.vmm.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[Range, ...], 
 def _plan(staged: StagedWrites) -> Iterator[Range]:
     for offset, end in _zeroes(staged):
         yield INSTAR_PHASE_PREPARE, offset, end - offset, True
-    for number, phase in enumerate(staged.phases):
-        for start, end in runs(phase):
-            yield number, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
+    for phase in range(INSTAR_PHASE_COUNT):
+        for start, end in staged.runs(phase):
+            yield phase, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
 
 
 def _zeroes(staged: StagedWrites) -> Iterator[tuple[int, int]]:
@@ -61,36 +61,39 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
     except HostError as error:
         raise HostError(f"{error}; {_AS_BEFORE}") from error
     any_zeroed = bool(len(staged.zeroed()[0]))
-    for number, phase in enumerate(staged.phases):
-        zeroes = any_zeroed and number == INSTAR_PHASE_PREPARE
-        if not phase and not zeroes:
+    for phase in range(INSTAR_PHASE_COUNT):
+        zeroes = any_zeroed and phase == INSTAR_PHASE_PREPARE
+        if not staged.count(phase) and not zeroes:
             continue
         try:
             if zeroes:
                 image.zero(_zeroes(staged))
-            _write(image, phase)
+            _write(image, staged, phase)
             if flush:
                 image.barrier()
         except (HostError, MemoryError) as error:
-            if number == INSTAR_PHASE_PREPARE and grows:
+            if phase == INSTAR_PHASE_PREPARE and grows:
                 _cut_back(image)
-            state = _state(number, leaks=_changes_refcounts(staged))
+            state = _state(phase, leaks=_changes_refcounts(staged))
             raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
 
 
-def _write(image: ImageFile, phase: dict[int, bytes]) -> None:
-    # What lies behind the old end comes first: a full disk is then noticed before refcounts rise.
-    for start, end in sorted(runs(phase), key=lambda run: run[0] * SECTOR_SIZE < image.size):
-        for offset, data in pieces(phase, start, end):
-            image.write(offset, data)
+def _write(image: ImageFile, staged: StagedWrites, phase: int) -> None:
+    # What lies after the old end comes first: a full disk is then noticed before refcounts rise.
+    inside = -(-image.size // SECTOR_SIZE)
+    for is_inside in (False, True):
+        for start, end in staged.runs(phase):
+            if (start < inside) == is_inside:
+                for offset, data in staged.pieces(phase, start, end):
+                    image.write(offset, data)
 
 
 def _changes_refcounts(staged: StagedWrites) -> bool:
     """Whether more than the header changes: all that does takes or releases clusters."""
     return any(
-        phase
-        for number, phase in enumerate(staged.phases)
-        if number not in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH)
+        staged.count(phase)
+        for phase in range(INSTAR_PHASE_COUNT)
+        if phase not in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH)
     )
 
 

@@ -10,6 +10,7 @@ docs/threat-model.md.
 from __future__ import annotations
 
 from instar.abi import (
+    INSTAR_PHASE_COUNT,
     INSTAR_PHASE_PREPARE,
     INSTAR_PHASE_REFCOUNT_TABLE,
     INSTAR_PHASE_SWITCH,
@@ -109,9 +110,10 @@ class _Amended:
         self._request = request
         self._staged = staged
         self._end = min(1 << before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
+        self._phases = [_sectors(staged, phase) for phase in range(INSTAR_PHASE_COUNT)]
         self._header = [
             {number: data for number, data in phase.items() if number < self._end}
-            for phase in staged.phases
+            for phase in self._phases
         ]
 
     def judge(self, atomic: bool) -> HeaderView:
@@ -136,10 +138,10 @@ class _Amended:
 
     def _judge_places(self, atomic: bool) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """The header's sectors before the switch and in it."""
-        header, staged = self._header, self._staged
+        header, phases = self._header, self._phases
         slack, switch = header[INSTAR_PHASE_PREPARE], header[INSTAR_PHASE_SWITCH]
         last = max((*slack, *switch), default=self._end)
-        switches_elsewhere = len(switch) != len(staged.phases[INSTAR_PHASE_SWITCH])
+        switches_elsewhere = len(switch) != len(phases[INSTAR_PHASE_SWITCH])
         if last >= self._end or switches_elsewhere or self._is_cut(last):
             raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
         moved = set(header[INSTAR_PHASE_REFCOUNT_TABLE])
@@ -230,7 +232,7 @@ class _Amended:
         zeroes = self._judge_zeroes()
         header = sum(map(len, self._header))
         moved = any(before[name] != after.fields[name] for name in _PLACES)
-        if header == sum(map(len, staged.phases)) and not (len(zeroes[0]) or moved or released):
+        if header * SECTOR_SIZE == staged.size() and not (len(zeroes[0]) or moved or released):
             return
         if before["version"] == after.fields["version"]:
             raise GuestFault("the guest reports success, yet wrote nothing or outside the header")
@@ -243,7 +245,7 @@ class _Amended:
 
         rest = [
             {number: data for number, data in phase.items() if number >= self._end}
-            for phase in staged.phases
+            for phase in self._phases
         ]
         judge_tables(self._original, self._before, after, rest, zeroes, released)
 
@@ -251,14 +253,23 @@ class _Amended:
         try:
             return self._staged.zeroed()
         except ZeroedInUse as error:
+            fault = GuestFault(str(error))
             if self._request.version != 2:
-                raise
+                raise fault from error
             from instar.vmm.contract_tables import explain
 
             refusal = explain(self._original, self._before, error.sector)
             if refusal is None:
-                raise
+                raise fault from error
             raise ImageRejected((refusal,)) from error
+
+
+def _sectors(staged: StagedWrites, phase: int) -> dict[int, bytes]:
+    return {
+        first + at // SECTOR_SIZE: bytes(data[at : at + SECTOR_SIZE])
+        for first, data in staged.extents(phase)
+        for at in range(0, len(data), SECTOR_SIZE)
+    }
 
 
 def _reads_as(before: HeaderView, read: Reader) -> bool:

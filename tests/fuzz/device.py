@@ -26,6 +26,7 @@ from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.virtqueue import Buffer, Virtqueue
 from tests.fuzz.judges import run_header, run_judge
 from tests.fuzz.source import Source
+from tests.sandbox.staged import all_sectors
 
 DMA, DMA_END = abi.INSTAR_DMA_ADDR, abi.INSTAR_RAM_SIZE
 POOL = 0x4000
@@ -199,7 +200,7 @@ def run_block(source: Source) -> None:
             _memory.write(DMA + source.below(POOL), source.take(source.below(64)))
         _notify(device.notify, _BLOCK)
         staged = device.staged
-        written = [data for phase in staged.phases for data in phase.values()]
+        written = [data for phase in all_sectors(staged) for data in phase.values()]
         if staged.end() > 10 or any(len(data) != SECTOR_SIZE for data in written):
             raise FindingError("staged sectors outside the image")
 

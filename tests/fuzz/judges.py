@@ -15,6 +15,7 @@ from tests.fuzz.seeds import REQUESTS, seed_images
 from tests.fuzz.source import Source
 from tests.planner.support import SECTOR, Answer, ask
 from tests.project import load_planner
+from tests.sandbox.staged import all_sectors
 
 READS_MAX = 8
 """How often view_header may read: the start, the rest and the name, with room to spare."""
@@ -94,10 +95,10 @@ def _check_view(data: bytes, view: HeaderView) -> None:
 
 def _staged(source: Source, answer: Answer) -> StagedWrites:
     """The sectors of a plan, by phase; some of them other than planned."""
-    staged = StagedWrites()
+    planned = StagedWrites()
     for write in answer.writes:
-        staged.write(write.offset // SECTOR, write.data, write.phase)
-    found = staged.phases
+        planned.write(write.offset // SECTOR, write.data, write.phase)
+    found = all_sectors(planned)
     for _ in range(source.below(3)):
         phase = found[source.pick((0, 3, source.below(len(found))))]
         number = source.pick((0, 1, source.below(130), source.number(8)))
@@ -107,6 +108,10 @@ def _staged(source: Source, answer: Answer) -> StagedWrites:
         phase[number] = _mutate(source, old)
     if source.below(8) == 0:
         found.reverse()
+    staged = StagedWrites()
+    for number, phase in enumerate(found):
+        for sector, data in phase.items():
+            staged.write(sector, data, number)
     for _ in range(source.below(8) // 7):
         staged.zero(source.below(4096), 1 + source.below(300))
     return staged
@@ -139,7 +144,7 @@ def _check_accepted(
     image: bytes, request: AmendRequest, staged: StagedWrites, claim: Claim
 ) -> None:
     after = bytearray(image)
-    for phase in staged.phases:
+    for phase in all_sectors(staged):
         for number, data in phase.items():
             after[number * SECTOR : number * SECTOR + SECTOR] = data
     if len(after) != len(image) or claim.amended == staged.is_empty():

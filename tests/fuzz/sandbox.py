@@ -26,6 +26,7 @@ from instar.vmm.probe import PROBE_SIZE, parse_fixed_header
 from instar.vmm.staging import StagedWrites, ZeroedInUse
 from tests.fuzz.images import Case, random_cases
 from tests.project import load_planner
+from tests.sandbox.staged import all_sectors
 
 TIMEOUT = 60.0
 
@@ -132,7 +133,7 @@ def _comparable(
     staged: StagedWrites,
 ) -> tuple[tuple[tuple[tuple[int, bytes], ...], ...], tuple[tuple[int, int], ...]]:
     """What was staged: sectors by phase, and ranges to be zeroed as far as these are sound."""
-    phases = tuple(tuple(sorted(phase.items())) for phase in staged.phases)
+    phases = tuple(tuple(sorted(phase.items())) for phase in all_sectors(staged))
     try:
         return phases, tuple(zip(*staged.zeroed(), strict=True))
     except ZeroedInUse:

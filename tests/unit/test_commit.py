@@ -16,6 +16,7 @@ from instar.vmm.errors import HostError
 from instar.vmm.image_file import ImageFile
 from instar.vmm.result import SWITCH, ByteRange
 from instar.vmm.staging import StagedWrites
+from tests.sandbox.staged import all_sectors
 
 
 def sector(byte: int) -> bytes:
@@ -199,7 +200,7 @@ def test_the_file_is_what_was_staged_and_only_planned_ranges_change(
     path.write_bytes(b"\xee" * 8192)
     staged = stage(*writes)
     expected = bytearray(b"\xee" * 8192).ljust(staged.end() * 512, b"\0")
-    for phase in staged.phases:
+    for phase in all_sectors(staged):
         for number, data in phase.items():
             expected[number * 512 : number * 512 + 512] = data
     image = RecordingImage(path)

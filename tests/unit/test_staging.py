@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,10 @@ from instar.vmm.errors import GuestFault
 from instar.vmm.staging import (
     SECTOR_SIZE,
     StagedWrites,
-    pieces,
-    runs,
+    ZeroedInUse,
     staging_budget,
 )
+from tests.sandbox.staged import all_sectors, sectors
 
 SIXTEEN = b"".join(bytes([number]) * SECTOR_SIZE for number in range(16))
 
@@ -41,13 +42,13 @@ def seen(staged: StagedWrites, phase: int, first: int = 0, count: int = 16) -> b
 def test_nothing_is_staged_at_first() -> None:
     staged = StagedWrites()
     assert staged.is_empty()
-    assert (staged.phases, zeroed(staged), staged.end()) == ([{}] * INSTAR_PHASE_COUNT, [], 0)
+    assert (all_sectors(staged), zeroed(staged), staged.end()) == ([{}] * INSTAR_PHASE_COUNT, [], 0)
 
 
 def test_a_write_is_taken_apart_into_sectors_of_its_phase() -> None:
     staged = StagedWrites()
     staged.write(7, sector(1) + sector(2), 4)
-    assert staged.phases == [{}, {}, {}, {}, {7: sector(1), 8: sector(2)}, {}]
+    assert all_sectors(staged) == [{}, {}, {}, {}, {7: sector(1), 8: sector(2)}, {}]
     assert (staged.is_empty(), staged.end()) == (False, 9)
 
 
@@ -55,7 +56,7 @@ def test_the_last_write_of_a_sector_counts_in_each_phase() -> None:
     staged = StagedWrites()
     for phase, byte in ((3, 31), (0, 32), (3, 33)):
         staged.write(1, sector(byte), phase)
-    assert (staged.phases[0], staged.phases[3]) == ({1: sector(32)}, {1: sector(33)})
+    assert all_sectors(staged)[::3] == [{1: sector(32)}, {1: sector(33)}]
 
 
 class TestBudget:
@@ -70,7 +71,8 @@ class TestBudget:
         staged = StagedWrites(SECTOR_SIZE)
         for byte in range(5):
             staged.write(3, sector(byte), 2)
-        assert staged.phases[2] == {3: sector(4)}
+        assert sectors(staged, 2) == {3: sector(4)}
+        assert (staged.count(2), staged.size()) == (1, SECTOR_SIZE)
 
     def test_it_grows_with_the_image_up_to_a_limit(self) -> None:
         small, large = staging_budget(1 << 20, 0), staging_budget(1 << 24, 0)
@@ -92,7 +94,7 @@ class TestZeroes:
         staged = StagedWrites()
         staged.zero(5, 5)
         staged.zero(start, count)
-        with pytest.raises(GuestFault, match=r"^sector \d+ is to be zeroed twice$"):
+        with pytest.raises(ZeroedInUse, match=r"^sector \d+ is to be zeroed twice$"):
             staged.zeroed()
 
     @pytest.mark.parametrize("phase", range(INSTAR_PHASE_COUNT))
@@ -104,7 +106,7 @@ class TestZeroes:
         staged.write(10, sector(1), phase)
         assert zeroed(staged) == [(5, 10)]
         staged.write(number, sector(1), phase)
-        with pytest.raises(GuestFault, match=rf"^sector {number} is to be zeroed and written$"):
+        with pytest.raises(ZeroedInUse, match=rf"^sector {number} is to be zeroed and written$"):
             staged.zeroed()
 
     def test_there_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,28 +118,88 @@ class TestZeroes:
             staged.zero(9, 1)
 
 
+def stage(phase: dict[int, bytes], number: int = 2) -> StagedWrites:
+    staged = StagedWrites()
+    for place, data in phase.items():
+        staged.write(place, data, number)
+    return staged
+
+
 class TestRuns:
     def test_neighbours_are_joined(self) -> None:
-        phase = {9: sector(9), 2: sector(2), 1: sector(1), 4: sector(4)}
-        assert list(runs(phase)) == [(1, 3), (4, 5), (9, 10)]
-        assert list(pieces(phase, 1, 3)) == [(SECTOR_SIZE, sector(1) + sector(2))]
+        staged = stage({9: sector(9), 2: sector(2), 1: sector(1), 4: sector(4)})
+        assert list(staged.runs(2)) == [(1, 3), (4, 5), (9, 10)]
+        assert list(staged.pieces(2, 1, 3)) == [(SECTOR_SIZE, sector(1) + sector(2))]
 
     def test_a_long_run_is_written_in_pieces(self) -> None:
-        phase = dict.fromkeys(range(1, 5002), sector(1))
-        found = list(pieces(phase, 1, 5002))
+        staged = stage({1: sector(1) * 5001})
+        found = list(staged.pieces(2, 1, 5002))
         assert [offset for offset, _ in found] == [512, 512 + (1 << 20), 512 + (2 << 20)]
         assert sum(len(data) for _, data in found) == 5001 * SECTOR_SIZE
 
     def test_no_sectors_are_no_runs(self) -> None:
-        assert list(runs({})) == []
+        assert list(StagedWrites().runs(2)) == []
 
     @given(st.dictionaries(st.integers(0, 40), st.integers(0, 255).map(sector), max_size=20))
     def test_they_are_the_sectors_ascending_and_never_adjacent(
         self, phase: dict[int, bytes]
     ) -> None:
-        joined = list(runs(phase))
+        joined = list(stage(phase).runs(2))
         assert [number for run in joined for number in range(*run)] == sorted(phase)
         assert all(end < start for (_, end), (start, _) in itertools.pairwise(joined))
+
+
+# Around a border of what the store and the index are divided into, and somewhere far off.
+PLACES = st.sampled_from([0, 2040, (1 << 40) + 2040])
+WRITES = st.lists(st.tuples(PLACES, st.integers(0, 20), st.integers(1, 30)), max_size=12)
+
+
+@given(WRITES)
+def test_extents_are_what_was_written_last_however_it_overlaps(
+    writes: list[tuple[int, int, int]],
+) -> None:
+    staged = StagedWrites()
+    expected: dict[int, bytes] = {}
+    for number, (base, start, count) in enumerate(writes):
+        data = b"".join(bytes([number, n]) * 256 for n in range(count))
+        staged.write(base + start, data, 1)
+        expected |= {base + start + n: bytes([number, n]) * 256 for n in range(count)}
+    assert sectors(staged, 1) == expected
+    assert (staged.count(1), staged.count(0)) == (len(expected), 0)
+    assert staged.end() == max(expected, default=-1) + 1
+    firsts = [first for first, _ in staged.extents(1)]
+    assert firsts == sorted(firsts)
+    for start, end in ((3, 2045), (2041, 2060), (0, 1 << 50)):
+        within = {n: d for n, d in expected.items() if start <= n < end}
+        found = {n: staged.sector(1, n) for n in expected if start <= n < end}
+        assert found == within
+        got = b"".join(bytes(data) for _, data in staged.extents(1, start, end))
+        assert got == b"".join(within[n] for n in sorted(within))
+
+
+class TestMemory:
+    """No more than 1.3 times what is staged, however it comes."""
+
+    SIZE = 32 << 20
+
+    @pytest.mark.parametrize(
+        ("count", "distance"),
+        [(2048, 2048), (2048, 4096), (128, 128), (1, 1), (1, 2), (1, 128), (1, 1 << 14)],
+    )
+    def test_what_is_staged_takes_little_more_than_its_size(
+        self, count: int, distance: int
+    ) -> None:
+        data = bytes(range(256)) * 2 * count
+        tracemalloc.start()
+        try:
+            staged = StagedWrites()
+            for number in range(self.SIZE // len(data)):
+                staged.write(number * distance, bytes(data), number % 6)
+            taken, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert staged.size() == self.SIZE
+        assert taken <= peak <= 1.3 * self.SIZE
 
 
 @given(
@@ -152,8 +214,8 @@ def test_a_reader_sees_the_phases_below_one_after_the_other(
     for number, place, byte in writes:
         staged.write(place, sector(byte), number)
     disk = {number: sector(number) for number in range(16)}
-    for sectors in staged.phases[:phase]:
-        disk.update(sectors)
+    for below in range(phase):
+        disk.update(sectors(staged, below))
     expected = b"".join(disk[number] for number in range(first, 16))
     assert seen(staged, phase, first, 16 - first) == expected
 
