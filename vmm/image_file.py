@@ -174,12 +174,16 @@ class ImageFile:
 
     def _read_available(self, offset: int, view: memoryview) -> int:
         done = 0
+        # Nothing was there when the file was measured; the largest offsets the kernel can't take.
+        if offset >= self.size:
+            return 0
         if len(view) >= _HOLE_MIN and self._is_hole(offset, len(view)):
             done = max(min(len(view), self.size - offset), 0)
             view[:done] = bytes(done)
-        while done < len(view):
+        end = min(len(view), self.size - offset)
+        while done < end:
             # Released at once: a view that an error keeps alive would keep the memory mapped.
-            with view[done:] as rest:
+            with view[done:end] as rest:
                 count = self._call("read", os.preadv, [rest], offset + done)
             if count == 0:
                 break
@@ -259,6 +263,8 @@ class ImageFile:
             return function(self.fd, *arguments) or 0
         except OSError as error:
             raise self._failed(verb, error) from error
+        except OverflowError as error:
+            raise self._failed(verb, OSError(errno.EFBIG, os.strerror(errno.EFBIG))) from error
 
     def _failed(self, verb: str, error: OSError) -> HostError:
         return HostError(f"could not {verb} '{self.name}': {error.strerror}")

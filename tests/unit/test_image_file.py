@@ -411,3 +411,16 @@ def failing(number: int) -> object:
 
 def test_what_every_amend_may_write_ends_where_headers_do() -> None:
     assert image_file.HEADERS_END == header_view.HEADER_LIMIT
+
+
+def test_what_lies_beyond_the_largest_file_reads_as_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"x" * 1000)
+    with ImageFile(str(path), writable=True) as image:
+        for offset in ((1 << 63) - 512, 1 << 63, 1 << 64):
+            assert image.read(offset, 512) == b""
+            view = memoryview(bytearray(b"y" * 512))
+            image.read_into(offset, view)
+            assert bytes(view) == bytes(512)
+        with pytest.raises(HostError, match=r"^could not extend '.*': File too large$"):
+            image.prepare_writes(1 << 64)
