@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from instar.vmm.commit import commit, planned_ranges
-from instar.vmm.contract import judge, prepare
-from instar.vmm.contract_terms import Original
+from instar.vmm.contract.judge import judge, prepare
+from instar.vmm.contract.terms import Original
 from instar.vmm.errors import ImageRejected
-from instar.vmm.image_file import ImageFile
+from instar.vmm.image_file import WORK_FACTOR, WORK_MIN, ImageFile
 from instar.vmm.locks import lock_image
 from instar.vmm.machine import Machine
 from instar.vmm.messages import Messages, Outcome, pack_config
@@ -101,8 +101,9 @@ def carry_out(
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))
     request = order.request.fit(image.is_device)
-    original = Original(image.read, image.size, image.work_max)
-    changes = judge(original, request, outcome.staged, outcome.claim)
+    stored = (image.work_max - WORK_MIN) // WORK_FACTOR
+    original = Original(image.read, image.size, image.work_max, max(stored, 0))
+    judgement = judge(original, request, outcome.staged, outcome.claim)
     if not order.dry_run:
         commit(image, outcome.staged, flush=order.flush)
     return AmendResult(
@@ -111,7 +112,9 @@ def carry_out(
         dry_run=order.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
-        changes=changes,
+        action="amended" if judgement.amended else "noop",
+        atomic=judgement.atomic,
+        changes=judgement.changes,
         warnings=(warning,) if warning else (),
         **_describe(outcome),
     )
@@ -121,10 +124,8 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
     """The fields of an AmendResult that tell what the guest did."""
     ranges, more = planned_ranges(outcome.staged, RANGES_MAX)
     return {
-        "action": "amended" if outcome.claim.amended else "noop",
         "compat": _COMPAT_NAMES[outcome.claim.fields["version"]],
         "lazy_refcounts": bool(outcome.claim.fields["compatible_features"] & 1),
-        "atomic": outcome.claim.atomic,
         "bytes_written": outcome.staged.size(),
         "vm_exits": outcome.vm_exits,
         "ranges": tuple(ByteRange(*part) for part in ranges),

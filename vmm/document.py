@@ -16,7 +16,7 @@ from instar.abi import (
     INSTAR_STAGED_MAX,
     REFUSAL_MAX,
 )
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.errors import (
     GuestFault,
     HostError,

@@ -30,7 +30,7 @@ from instar.abi import (
     AmendRefusal_FORMAT,
     AmendResult_FORMAT,
 )
-from instar.vmm.contract_terms import Claim
+from instar.vmm.contract.terms import Claim
 from instar.vmm.errors import GuestFault
 from instar.vmm.record import record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.api import amend
-    from instar.vmm.contract_terms import Change
+    from instar.vmm.contract.terms import Change
     from instar.vmm.errors import (
         GuestFault,
         HostError,
@@ -42,7 +42,7 @@ _MODULES = {  # where they are, but for the errors
     "AmendOutcome": "result",
     "AmendResult": "result",
     "ByteRange": "result",
-    "Change": "contract_terms",
+    "Change": "contract.terms",
     "Sandbox": "sandbox",
     "amend": "api",
     "amend_many": "many",

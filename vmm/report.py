@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from instar.vmm.contract_terms import Change
+    from instar.vmm.contract.terms import Change
     from instar.vmm.result import AmendResult, ByteRange
 
 OUTPUT_FORMATS = ("human", "json")

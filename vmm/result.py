@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.errors import InstarError
 from instar.vmm.order import PathLike, path_as_text
 from instar.vmm.record import record, to_dict

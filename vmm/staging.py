@@ -6,7 +6,6 @@ are kept; docs/decisions/0018-staging-is-extents.md says why so.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from struct import Struct
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
@@ -254,8 +253,10 @@ class StagedWrites:
 
     def _keep_apart(self, starts: Numbers, ends: Numbers) -> None:
         for phase in range(INSTAR_PHASE_COUNT if len(starts) else 0):
+            at = 0
             for start, end in self.runs(phase):
-                at = bisect_right(ends, start)
+                while at < len(ends) and ends[at] <= start:
+                    at += 1
                 if at < len(ends) and starts[at] < end:
                     raise ZeroedInUse(max(starts[at], start), "and written")
 

@@ -438,6 +438,11 @@ def work_limit(limit: int) -> Refusal:
     return _translate(_NOTHING, abi.REFUSAL_WORK_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, limit)
 
 
+def change_limit(size: int, ranges: int) -> Refusal:
+    """Say that it takes too much memory to judge an amend."""
+    return _translate((), abi.REFUSAL_CHANGE_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, size, ranges)
+
+
 def too_few_references(offset: int, refcount: int) -> Refusal:
     """Say that a cluster has one user more than its refcount counts."""
     details = offset, refcount, refcount + 1

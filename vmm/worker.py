@@ -16,7 +16,7 @@ import socket
 from struct import Struct
 
 from instar.vmm.confine import Descriptors, confine
-from instar.vmm.contract import prepare
+from instar.vmm.contract.judge import prepare
 from instar.vmm.errors import InstarError, error_fields
 from instar.vmm.image_file import ImageFile
 from instar.vmm.record import load_dump

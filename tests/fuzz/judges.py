@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from instar.vmm.contract import judge
-from instar.vmm.contract_terms import Claim, Original
+from instar.vmm.contract.judge import judge
+from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
 from instar.vmm.image_file import WORK_MIN
 from instar.vmm.request import AmendRequest

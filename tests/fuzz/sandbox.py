@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from instar.vmm.contract import judge
-from instar.vmm.contract_terms import Original
+from instar.vmm.contract.judge import judge
+from instar.vmm.contract.terms import Original
 from instar.vmm.errors import ImageRejected, InstarError
 from instar.vmm.image_file import WORK_MIN, ImageFile
 from instar.vmm.machine import Machine

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instar.vmm.contract import judge
-from instar.vmm.contract_terms import Claim, Original
+from instar.vmm.contract.judge import judge
+from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.image_file import WORK_MIN
 from instar.vmm.messages import pack_config
 from instar.vmm.probe import parse_fixed_header

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from instar import abi
-from instar.vmm.contract import judge
-from instar.vmm.contract_terms import Change, Claim, Original
+from instar.vmm.contract.judge import judge
+from instar.vmm.contract.terms import Change, Claim, Original
 from instar.vmm.errors import GuestFault
 from instar.vmm.image_file import WORK_MIN
 from instar.vmm.messages import pack_config
@@ -47,7 +47,7 @@ class Case:
             return self.data[offset : offset + size]
 
         original = Original(read, len(self.data), self.work_max)
-        return judge(original, self.request, self.staged(), self.claim)
+        return judge(original, self.request, self.staged(), self.claim).changes
 
     def staged(self) -> StagedWrites:
         """What the guest wrote."""

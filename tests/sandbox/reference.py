@@ -9,7 +9,7 @@ import struct
 from collections import Counter
 
 from instar import abi
-from instar.vmm.contract_terms import Claim
+from instar.vmm.contract.terms import Claim
 from instar.vmm.request import AmendRequest
 from tests.forge import (
     Image,

@@ -10,7 +10,8 @@ import pytest
 
 from instar.vmm import image_file, machine
 from instar.vmm.errors import GuestFault
-from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADED, Rogues, Set
+from tests.forge import Image
+from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADE, UPGRADED, Rogues, Set
 
 # On AMD's processors nobody knows where: KVM resets the vCPU before it reports a shutdown
 # (Linux, arch/x86/kvm/svm/svm.c, shutdown_interception).
@@ -185,6 +186,12 @@ OTHERS = {
     "misreported_atomic": "the guest's switch is not the one it reports",
     "slack_in_another_phase": ORDER,
     "toggle_with_zeroes": OUTSIDE,
+    "toggle_with_slack": ORDER,
+    "zeroes_twice": "sector 128 is to be zeroed twice",
+    "switch_of_two_sectors": "the guest writes sector 1 in phase 3 for nothing",
+    "another_header_first": "the guest changes the old header before the switch",
+    "noop_dirty": "the guest amends an image whose features forbid it",
+    "noop_not_atomic": "the guest's switch is not the one it reports",
     "names_without_refusals": "bitmap names without a refusal",
     "sector_0_first": ORDER,
     "early_change": "the guest changes the old header before the switch",
@@ -237,6 +244,8 @@ SETS: dict[str, Set] = {
     "dropped_extension": UPGRADED,
     "unknown_field": UPGRADED,
     "early_change": LARGE,
+    "noop_dirty": Set(Image(dirty=True), UPGRADE),
+    "noop_not_atomic": Set(Image(), UPGRADE),
 }
 
 NO_ROGUES = {"honest", "probes", "traces"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.errors import Refusal
 from instar.vmm.result import AmendResult, ByteRange
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.errors import (
     GuestFault,
     HostError,

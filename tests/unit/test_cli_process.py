@@ -43,7 +43,7 @@ DRIVER = """
 import sys
 loaded = set(sys.modules)
 import os
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.result import AmendResult, ByteRange
 
 def finish(path, dry_run=False, **_options):

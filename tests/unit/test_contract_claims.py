@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from instar.vmm.contract_terms import Claim
+from instar.vmm.contract.terms import Claim
 from instar.vmm.header_view import view_header
 from instar.vmm.request import AmendRequest
 from tests.forge import Bitmap, Extension, Image

@@ -1,4 +1,4 @@
-"""Host side: bounded reads of the image's tables, for the write contract alone.
+"""Host side: bounded reads of the image's tables, for the judge alone.
 
 The bytes are hostile, but the guest has accepted them: whatever cannot be a table is its fault.
 """
@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from struct import unpack
 
+from instar.abi import INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.verdict import work_limit
+from instar.vmm.verdict import change_limit, work_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.contract_terms import Original
+    from .terms import Original
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 """The flags in an entry of an L1 or L2 table."""
+
+MEMORY_MIN, MEMORY_FACTOR = 64 << 20, 8
+"""What the judge may take of memory: so many bytes, and so many times what is staged and stored."""
 
 _READ_WORK = 1 << 14  # bytes: to judge anything takes as long as reading so many more
 _PIECE = 1 << 20
@@ -39,8 +43,8 @@ def stored(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield at, block
 
 
-class OutsideError(GuestFault):
-    """A table is not inside the image, though the guest had to see to that."""
+class OutsideError(Exception):
+    """A table is not inside the image; tables.py says whose fault that is."""
 
     def __init__(self, offset: int) -> None:
         """Take the table's offset."""
@@ -49,18 +53,31 @@ class OutsideError(GuestFault):
 
 
 class Disk:
-    """The image file as it is, in clusters."""
+    """The image file as it is, in clusters, and the budgets for following its pointers."""
 
-    def __init__(self, original: Original, cluster_bits: int) -> None:
-        """Take the image file; its work_max is spent as it is read."""
+    def __init__(self, original: Original, cluster_bits: int, staged: int) -> None:
+        """Take the image file, whose work_max is spent as it is read, and the bytes staged."""
         self._original = original
         self._left = original.work_max
+        self._memory = MEMORY_MIN + MEMORY_FACTOR * (staged + original.stored)
         self._near, self._near_offset = b"", 0
         self.size = original.size
         self.cluster_bits = cluster_bits
         self.cluster_size = 1 << cluster_bits
         # The last cluster counts as whole: qemu leaves it short.
         self._end = -(-self.size // self.cluster_size) * self.cluster_size
+
+    def spend(self, work: int) -> None:
+        """Count what takes as long as reading this many bytes. ImageRejected if it is too much."""
+        self._left -= work
+        if self._left < 0:
+            raise ImageRejected((work_limit(self._original.work_max),))
+
+    def hold(self, size: int) -> None:
+        """Count memory that is kept to the end, in bytes. ImageRejected if it is too much."""
+        self._memory -= size
+        if self._memory < 0:
+            raise ImageRejected((change_limit(INSTAR_STAGED_MAX, INSTAR_SEGMENTS_MAX),))
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes of the file's clusters; zeros come where it ends.
@@ -69,9 +86,7 @@ class Disk:
         """
         if not size:
             return b""
-        self._left -= size + _READ_WORK
-        if self._left < 0:
-            raise ImageRejected((work_limit(self._original.work_max),))
+        self.spend(size + _READ_WORK)
         if offset < 0 or offset + size > self._end:
             raise OutsideError(offset)
         return self._original.read(offset, size).ljust(size, b"\0")

@@ -1,82 +1,129 @@
-"""Host side: the write contract's look at the data: no cluster that holds any is zeroed or freed.
+"""Host side: which structures of the image use the clusters that a change touches.
 
-Refcounts say which clusters are free and which have one user, and they may be wrong. So where an
-amend fills clusters or sets some free, every L2 entry of every layer is looked at first (qcow2
-specification, "Cluster mapping").
+Refcounts say which clusters are free and which have one user, and they may be wrong; so may any
+pointer. Before anything is written, zeroed, taken or set free, every pointer that the image can
+hold is held against it: of the header, its extensions, the refcount table with its whole tail, the
+snapshot table, L1 tables, L2 tables and the data, compressed or not.
 """
 
 from __future__ import annotations
 
-from struct import unpack
+from instar.vmm.record import record
 
-from instar.vmm.contract_disk import COMPRESSED, OFFSET_MASK, ZERO, stored
+from .disk import OFFSET_MASK, stored
+from .structures import bitmap_clusters, luks_clusters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from instar.vmm.contract_disk import Disk
-    from instar.vmm.contract_mapping import Zeroed
-    from instar.vmm.contract_refcounts import Ledger
+    from .books import Books
+    from .disk import Disk
+    from .mapping import Mapping
+    from .structures import Snapshots
+    from .touched import Touched
 
 
-class Data:
-    """Sees that no cluster with data of any layer comes into use for something else."""
+@record
+class State:
+    """What the header says of the image as it is, and what a change moves or drops of it."""
 
-    def __init__(self, disk: Disk, zeroed: Zeroed, ledger: Ledger, written: set[int]) -> None:
-        """Take what is zeroed, the books, and the clusters with tables that are written.
+    l1_table: tuple[int, int]
+    """Offset and number of entries of the active L1 table."""
+    extensions: tuple[tuple[int, bytes], ...]
+    """The header extensions, as HeaderView has them."""
+    kept_bitmaps: bytes | None
+    """The extension of bitmaps that are in force, and stay."""
+    moves_refcounts: bool
+    """Whether the refcount table gives its clusters up."""
+    moves_snapshots: bool
+    """Whether the snapshot table does."""
 
-        ImageRejected if a cluster is zeroed and set free.
+
+_BATCH = 1 << 20  # bytes of L2 tables that are searched at once
+_TABLE_MEMORY = 100  # bytes for the number of an L2 table in a set
+
+
+class Roles:
+    """Holds every pointer of an image against the clusters that a change touches."""
+
+    def __init__(self, disk: Disk, books: Books, snapshots: Snapshots, touched: Touched) -> None:
+        """Take the parts of the image that have been read already."""
+        self._disk, self._books, self._touched = disk, books, touched
+        self._snapshots = snapshots
+        self._batch: list[bytes] = []
+        self._batched = 0
+
+    def judge_structures(self, state: State, *, header: bool) -> None:
+        """Raise ImageRejected for a cluster that is touched, and that another structure is in.
+
+        `header` says whether bytes of the header cluster change that are not the header's.
         """
-        self._disk, self._zeroed, self._ledger, self._written = disk, zeroed, ledger, written
-        for cluster in ledger.freed():
-            if cluster in zeroed:
-                raise ledger.overlap(cluster)
-        self._needed = ledger.has_changes() or zeroed.any()
-        # Layers share most of their tables. Those that are stored are looked at once, as it takes
-        # time; the set takes a tenth of what they take on the disk.
-        self._seen: set[int] = set()
+        touched = self._touched
+        touched.keep(range(1))
+        if header:
+            touched.add_header()
+        for clusters in luks_clusters(self._disk, state.extensions):
+            touched.keep(clusters)
+        if state.kept_bitmaps is not None:
+            for cluster in bitmap_clusters(self._disk, state.kept_bitmaps):
+                touched.keep(range(cluster, cluster + 1))
+        touched.keep(self._snapshots.clusters, released=state.moves_snapshots)
+        if state.moves_refcounts:
+            touched.keep(self._books.table_clusters, released=True)
+        else:
+            touched.keep_refcount_table(self._books.table_clusters)
+        # None is in the header cluster: where that alone is touched, they may be what they are.
+        for _, offset in self._books.blocks() if touched.any_but_header() else ():
+            touched.keep_block(offset >> self._disk.cluster_bits)
+        shift = self._disk.cluster_bits
+        for offset, entries in _apart([state.l1_table, *self._snapshots.l1_tables]):
+            touched.keep(range(offset >> shift, (offset + 8 * entries - 1 >> shift) + 1))
 
-    def judge(self, tables: set[int]) -> None:
-        """See that no entry of `tables`, clusters with L2 tables as they are, names such a cluster.
+    def judge_l2_tables(self, state: State) -> tuple[set[int], set[int]]:
+        """The same for L2 tables. Returns all of the active layer's, and all others."""
+        active = self._l2_tables([state.l1_table], set())
+        others = self._l2_tables(self._snapshots.l1_tables, active)
+        self._touched.keep_l2_tables(active)
+        self._touched.keep_l2_tables(others)
+        return active, others
 
-        Entries that read as zeros may. Raises ImageRejected: the image's refcounts are wrong.
-        """
-        for table in sorted(tables - self._seen) if self._needed else ():
-            start, size = table << self._disk.cluster_bits, self._disk.cluster_size
-            for data in self._disk.pieces(start, size):
-                for _, block in stored(data):
-                    self._seen.add(table)
-                    self._judge_entries(block)
+    def _l2_tables(self, l1_tables: list[tuple[int, int]], known: set[int]) -> set[int]:
+        """The clusters of the L2 tables of layers, without those that are known already."""
+        found: set[int] = set()
+        for offset, entries in _apart(l1_tables):
+            for words in self._disk.distinct_words(offset, entries):
+                count = len(found)
+                found |= {(word & OFFSET_MASK) >> self._disk.cluster_bits for word in words}
+                found -= known
+                self._disk.hold(_TABLE_MEMORY * (len(found) - count))
+        return found - {0}
 
-    def _judge_entries(self, block: bytes) -> None:
-        zeroed, written, moves = self._zeroed, self._written, self._ledger.moves
-        words = set(unpack(f">{len(block) // 8}Q", block))
-        for cluster in _in_use(words, self._disk.cluster_bits):
-            if cluster in zeroed or cluster in written or moves(cluster):
-                raise self._ledger.overlap(cluster)
+    def judge_data(self, tables: set[int], mapping: Mapping) -> None:
+        """The same for the data that entries of these L2 tables name, as they are."""
+        size = self._disk.cluster_size
+        for table in sorted(tables):
+            whole = b"".join(self._disk.pieces(table << self._disk.cluster_bits, size))
+            if table in self._touched.l2_tables:
+                whole = mapping.unchanged(table, whole)
+            for _, block in stored(whole):
+                self._batch.append(block)
+                self._batched += len(block)
+            if self._batched >= _BATCH:
+                self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        self._touched.keep_data(b"".join(self._batch))
+        self._batch.clear()
+        self._batched = 0
 
 
-def compressed_in_header(disk: Disk, tables: set[int]) -> bool:
-    """Whether an entry of these L2 tables has its data in the header's cluster."""
-    offset_mask = (1 << (62 - (disk.cluster_bits - 8))) - 1
-    return any(
-        word & COMPRESSED and not (word & offset_mask) >> disk.cluster_bits
-        for table in sorted(tables)
-        for words in disk.distinct_words(table << disk.cluster_bits, disk.cluster_size // 8)
-        for word in words
-    )
-
-
-def _in_use(words: set[int], cluster_bits: int) -> Iterator[int]:
-    """The clusters that these entries' data lie in."""
-    compressed = {word for word in words if word & COMPRESSED}
-    plain = words - compressed if compressed else words
-    yield from {(word & OFFSET_MASK) >> cluster_bits for word in plain if not word & ZERO} - {0}
-    # "Compressed Clusters Descriptor": x bits of offset, then so many sectors more than one.
-    offset_bits = 62 - (cluster_bits - 8)
-    for word in compressed:
-        start = word & ((1 << offset_bits) - 1)
-        sectors = (word & (COMPRESSED - 1)) >> offset_bits
-        end = (start >> 9) + sectors + 1 << 9
-        yield from range(start >> cluster_bits, (end - 1 >> cluster_bits) + 1)
+def _apart(l1_tables: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Tables, as offset and number of entries, without what others have of them: read once."""
+    done = 0
+    for offset, entries in sorted(l1_tables):
+        start, end = max(offset, done), offset + 8 * entries
+        if start < end:
+            yield start, (end - start) // 8
+            done = end

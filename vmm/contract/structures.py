@@ -1,33 +1,47 @@
-"""Host side: the structures that an amend gives up or writes anew, as the write contract sees them.
+"""Host side: the structures of an image that its header and its extensions name, for the judge.
 
-The qcow2 specification, "Snapshots" and "Bitmaps extension". The bytes are hostile, but the guest
-has accepted them: whatever cannot be such a structure is its fault.
+The qcow2 specification, "Snapshots", "Bitmaps extension" and "Full disk encryption header pointer".
+The bytes are hostile, but the guest has accepted them: whatever cannot be such a structure is its
+fault.
 """
 
 from __future__ import annotations
 
 from struct import Struct
 
-from instar.vmm.contract_disk import OFFSET_MASK
 from instar.vmm.errors import GuestFault
+
+from .disk import OFFSET_MASK
+from .limits import (
+    BITMAP_DIRECTORY_MAX,
+    BITMAP_NAME_MAX,
+    BITMAPS_MAX,
+    SNAPSHOT_EXTRA_MAX,
+    SNAPSHOT_TABLE_MAX,
+    SNAPSHOTS_MAX,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.contract_disk import Disk
+    from .disk import Disk
+
+BITMAPS, LUKS = 0x23852875, 0x0537BE77
+"""Types of header extensions."""
 
 _SNAPSHOT = Struct(">QIHHIIQII")
 _BITMAPS = Struct(">IIQQ")
 _CRYPTO = 0x0537BE77  # header extension type
 _POINTER = Struct(">QQ")
 _BITMAP = Struct(">QIIBBHI")
+_LUKS = Struct(">QQ")
 _U64 = Struct(">Q")
-_SNAPSHOTS_MAX = 1 << 16  # qemu takes no more
-_DIRECTORY_MAX = 64 << 20
 # The extra data of version 3: the size of the VM state, of the disk, the instruction count.
 _EXTRA_REQUIRED, _EXTRA_KNOWN = 16, 24
 _NO_ICOUNT = (1 << 64) - 1
+_CLUSTER_WORK = 256  # bytes: to look a cluster's refcount up takes as long as reading so many
+_SNAPSHOT_MEMORY = 160  # bytes
 
 
 class Snapshots:
@@ -35,37 +49,41 @@ class Snapshots:
 
     def __init__(self, disk: Disk, offset: int, count: int, disk_size: int) -> None:
         """Walk the table. `disk_size` is the one in the header."""
-        if count > _SNAPSHOTS_MAX:
+        if count > SNAPSHOTS_MAX:
             raise GuestFault(f"the guest accepted {count} snapshots")
+        disk.hold(count * _SNAPSHOT_MEMORY)
         self.l1_tables: list[tuple[int, int]] = []
         self.lacks_extra_data = False
         self._disk, self._offset, self._disk_size = disk, offset, disk_size
         at = offset
         for _ in range(count):
             l1_offset, l1_size, id_size, name_size, *_, extra = self._fixed(at)
+            if extra > SNAPSHOT_EXTRA_MAX:
+                raise GuestFault(f"the guest accepted a snapshot with {extra} bytes of extra data")
             self.l1_tables.append((l1_offset, l1_size))
             self.lacks_extra_data |= extra < _EXTRA_REQUIRED
-            at = self._behind(at, extra + id_size + name_size)
+            at = self._next(at, extra + id_size + name_size)
+            if at - offset > SNAPSHOT_TABLE_MAX:
+                raise GuestFault(f"the guest accepted a snapshot table of {at - offset} bytes")
         self.clusters = disk.clusters(offset, at - offset)
 
     def _fixed(self, at: int) -> tuple[int, ...]:
         return _SNAPSHOT.unpack(self._disk.near(at, _SNAPSHOT.size))
 
-    def _behind(self, at: int, rest: int) -> int:
+    def _next(self, at: int, rest: int) -> int:
         """Where the next entry is; the one at `at` has `rest` bytes of extra data and text."""
         end = at + _SNAPSHOT.size + rest
         return end + -(end - self._offset) % 8
 
-    def upgraded(self) -> bytes:
-        """The table with all of the extra data that is known, and else the same."""
-        parts, at = [], self._offset
+    def upgraded(self) -> Iterator[bytes]:
+        """The table with all of the extra data that is known, and else the same, entry by entry."""
+        at = self._offset
         for _ in self.l1_tables:
             _, _, id_size, name_size, *_, vm_state, extra = self._fixed(at)
             entry = self._disk.near(at, _SNAPSHOT.size + extra + id_size + name_size)
             fixed, rest = entry[: _SNAPSHOT.size], entry[_SNAPSHOT.size :]
-            parts.append(self._upgrade(fixed, vm_state, rest[:extra], rest[extra:]))
-            at = self._behind(at, len(rest))
-        return b"".join(parts)
+            yield self._upgrade(fixed, vm_state, rest[:extra], rest[extra:])
+            at = self._next(at, len(rest))
 
     def _upgrade(self, fixed: bytes, vm_state: int, extra: bytes, strings: bytes) -> bytes:
         if len(extra) < 8:
@@ -93,8 +111,11 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
     if len(extension) != _BITMAPS.size:
         raise GuestFault("the guest accepted a malformed bitmaps extension")
     count, _, size, offset = _BITMAPS.unpack(extension)
-    if size > _DIRECTORY_MAX:
+    if size > BITMAP_DIRECTORY_MAX:
         raise GuestFault(f"the guest accepted a bitmap directory of {size} bytes")
+    if count > BITMAPS_MAX:
+        raise GuestFault(f"the guest accepted {count} bitmaps")
+    disk.spend(_CLUSTER_WORK * (size >> disk.cluster_bits))
     yield from disk.clusters(offset, size)
     at = 0
     for _ in range(count):
@@ -102,12 +123,26 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
             raise GuestFault("the guest accepted a bitmap directory that is too short")
         entry = disk.near(offset + at, _BITMAP.size)
         table, entries, _, _, _, name_size, extra = _BITMAP.unpack(entry)
+        if extra or name_size > BITMAP_NAME_MAX:
+            raise GuestFault("the guest accepted a bitmap with extra data, or a long name")
         at += _BITMAP.size + extra + name_size
         at += -at % 8
         for words in disk.words(table, entries):
-            for word in words:
-                if word & OFFSET_MASK:
-                    yield from disk.clusters(word & OFFSET_MASK, 1)
-        yield from disk.clusters(table, 8 * entries)
+            found = [word & OFFSET_MASK for word in words if word & OFFSET_MASK]
+            disk.spend(_CLUSTER_WORK * len(found))
+            for place in found:
+                yield from disk.clusters(place, 1)
+        clusters = disk.clusters(table, 8 * entries)
+        disk.spend(_CLUSTER_WORK * len(clusters))
+        yield from clusters
     if at != size:
         raise GuestFault("the guest accepted a bitmap directory of another size than it has")
+
+
+def luks_clusters(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> Iterator[range]:
+    """The clusters of the LUKS header and its key slots, which an extension names."""
+    for kind, data in extensions:
+        if kind == LUKS:
+            if len(data) != _LUKS.size:
+                raise GuestFault("the guest accepted a malformed LUKS extension")
+            yield disk.clusters(*_LUKS.unpack(data))

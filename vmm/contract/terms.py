@@ -20,7 +20,9 @@ class Original:
     size: int
     """Of the file or block device, in bytes."""
     work_max: int
-    """What it may cost to judge an amend of it, as contract_disk.Disk counts it."""
+    """What it may cost to judge an amend of it, as disk.Disk counts it."""
+    stored: int = 0
+    """How many of its bytes are stored, and not holes."""
 
 
 @record
@@ -33,6 +35,18 @@ class Claim:
     """Whether the switch is one sector."""
     fields: Mapping[str, int]
     """The version and feature words it says the image now has."""
+
+
+@record
+class Judgement:
+    """What may be committed, by what the host has seen of it."""
+
+    amended: bool
+    """Whether it changes the image."""
+    atomic: bool
+    """Whether all of it takes effect with the write of one sector."""
+    changes: tuple[Change, ...]
+    """The fields of the header that change, in the order of the header."""
 
 
 @record

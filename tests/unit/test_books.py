@@ -1,0 +1,141 @@
+"""Test side: refcounts of every width, against a slow reading of the specification."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instar.vmm.contract.books import Books
+from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.pending import Pending
+from instar.vmm.contract.terms import Original
+from instar.vmm.contract.widths import Width
+from instar.vmm.errors import GuestFault
+from instar.vmm.staging import StagedWrites
+
+ORDERS = range(7)
+BITS = 9  # of clusters
+TABLE, BLOCK = 512, 1024
+
+
+def slow_read(data: bytes, order: int, index: int) -> int:
+    """ "Host cluster management": a refcount, bit by bit where it is smaller than a byte."""
+    bits = 1 << order
+    if bits < 8:
+        return data[index * bits // 8] >> index * bits % 8 & (1 << bits) - 1
+    return int.from_bytes(data[index * bits // 8 :][: bits // 8], "big")
+
+
+def slow_write(data: bytearray, order: int, index: int, value: int) -> None:
+    bits = 1 << order
+    if bits < 8:
+        at, shift = index * bits // 8, index * bits % 8
+        data[at] = data[at] & ~(((1 << bits) - 1) << shift) | value << shift
+    else:
+        data[index * bits // 8 :][: bits // 8] = b""
+        data[index * bits // 8 : (index + 1) * bits // 8] = value.to_bytes(bits // 8, "big")
+
+
+@given(st.binary(min_size=512, max_size=512), st.sampled_from(ORDERS))
+def test_a_sector_is_unpacked_and_packed(data: bytes, order: int) -> None:
+    width = Width(order)
+    counts = width.unpack(data)
+    assert len(counts) == width.in_sector == 4096 >> order
+    assert list(counts) == [slow_read(data, order, n) for n in range(len(counts))]
+    assert width.pack(counts) == data
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("wrong", ["more", "less"])
+def test_what_is_out_of_range_is_not_packed(order: int, wrong: str) -> None:
+    width = Width(order)
+    counts = [0] * width.in_sector
+    counts[-1] = width.most
+    assert slow_read(width.pack(counts), order, len(counts) - 1) == width.most
+    counts[7] = width.most + 1 if wrong == "more" else -1
+    with pytest.raises(OverflowError):
+        width.pack(counts)
+
+
+def image(order: int, counts: dict[int, int]) -> bytes:
+    """A refcount table and one block, of a file that ends after them."""
+    block = bytearray(512)
+    for cluster, count in counts.items():
+        slow_write(block, order, cluster, count)
+    return bytes(TABLE) + BLOCK.to_bytes(8, "big") + bytes(504) + bytes(block)
+
+
+def books_of(data: bytes, order: int) -> Books:
+    def read(offset: int, size: int) -> bytes:
+        return data[offset : offset + size]
+
+    return Books(Disk(Original(read, len(data), 1 << 30), BITS, 0), TABLE, 1, order, 8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(ORDERS),
+    st.dictionaries(st.integers(0, 63), st.tuples(st.integers(0, 300), st.integers(-3, 3))),
+)
+def test_the_books_compare_with_a_slow_reference(
+    order: int, clusters: dict[int, tuple[int, int]]
+) -> None:
+    most = (1 << (1 << order)) - 1
+    old = {n: min(count, most) for n, (count, _) in clusters.items()}
+    change = {}
+    for n, (_, by) in clusters.items():
+        rises = by > 0 and old[n] == 0 and by <= most
+        falls = by < 0 and old[n] + by >= 0
+        change[n] = by if rises or falls else 0
+    data = image(order, old)
+    books = books_of(data, order)
+    raised, final = bytearray(data[BLOCK:]), bytearray(data[BLOCK:])
+    for n, by in change.items():
+        assert books.old(n) == old[n]
+        if by > 0:
+            books.take(n, by)
+            slow_write(raised, order, n, by)
+        elif by < 0:
+            books.release([n], -by)
+        slow_write(final, order, n, old[n] + by)
+    assert books.taken == sum(by > 0 for by in change.values())
+    rows = {n: up for row, up in books.moved() for n in row}
+    assert rows == {n: by > 0 for n, by in change.items() if by > 0 or (by and old[n] + by == 0)}
+    staged = StagedWrites()
+    if raised != data[BLOCK:]:
+        staged.write(BLOCK // 512, bytes(raised), 0)
+    if any(by < 0 for by in change.values()):
+        staged.write(BLOCK // 512, bytes(final), 4)
+    pending = [Pending(staged, phase, 1) for phase in (0, 4)]
+    books.judge(*pending)
+    for phase in pending:
+        phase.finish()
+    if staged.count(4):
+        wrong = StagedWrites()
+        wrong.write(BLOCK // 512, bytes(final[:-1]) + bytes([final[-1] ^ 0x80]), 4)
+        with pytest.raises(GuestFault, match="are not what the changes add up to"):
+            books.judge(pending[0], Pending(wrong, 4, 1))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_refcount_leaves_its_range(order: int) -> None:
+    most = (1 << (1 << order)) - 1
+    books = books_of(image(order, {1: 1}), order)
+    with pytest.raises(GuestFault, match=f"less than 0, or more than {most}$"):
+        books.take(2, most + 1)
+
+    def release_twice() -> None:
+        books.release([1])
+        books.release([1])
+        books.judge(Pending(StagedWrites(), 0, 1), Pending(StagedWrites(), 4, 1))
+
+    with pytest.raises(GuestFault, match=f"less than 0, or more than {most}$"):
+        release_twice()
+
+
+@pytest.mark.parametrize("distance", [1, 8, 256, 511])
+def test_a_new_block_begins_a_cluster(distance: int) -> None:
+    books = books_of(image(4, {}), 4)
+    with pytest.raises(GuestFault, match="puts a refcount block at"):
+        books.add_block(1, 4096 + distance)

@@ -1,0 +1,107 @@
+"""Test side: the search for clusters in whole tables finds what a look at each entry finds."""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instar.vmm.contract.watch import Watch
+
+COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
+MASK = 0x00FFFFFFFFFFFE00
+
+
+def pack(words: list[int]) -> bytes:
+    return struct.pack(f">{len(words)}Q", *words)
+
+
+def clusters_of(word: int, bits: int) -> range:
+    """By the specification, entry by entry."""
+    if not word & COMPRESSED:
+        first = (word & MASK) >> bits
+        return range(first, first + 1) if first else range(0)
+    x = 62 - (bits - 8)
+    start = word % (1 << x)
+    sectors = (word % (1 << 62)) >> x
+    last = (start // 512 + sectors) * 512 + 511
+    return range(start >> bits, (last >> bits) + 1)
+
+
+BITS = st.sampled_from([9, 10, 12, 15, 16, 17, 21])
+FLAGS = st.sampled_from([0, COPIED, ZERO, COPIED | ZERO])
+NEAR = st.sampled_from([0, 1, 255, 256, 1 << 16, (1 << 24) - 1, 1 << 32, 1 << 34]).flatmap(
+    lambda base: st.integers(0, 600).map(lambda n: base + n)
+)
+ODD = st.sampled_from([1 << 61, 1 << 56, 1 << 8, 1 << 9, 2, COMPRESSED])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    BITS,
+    st.lists(st.tuples(NEAR, st.integers(1, 40)), max_size=6),
+    st.lists(st.tuples(NEAR, FLAGS, st.just(0) | ODD), min_size=1, max_size=80),
+)
+def test_a_search_finds_what_a_look_at_each_entry_finds(
+    bits: int, watched: list[tuple[int, int]], entries: list[tuple[int, int, int]]
+) -> None:
+    watch, expected = Watch(bits), set()
+    for first, count in watched:
+        watch.add(range(first, first + count))
+        expected |= set(range(first, first + count))
+    words = [(cluster << bits & MASK) | flags | odd for cluster, flags, odd in entries]
+    met = {n for word in words for n in clusters_of(word, bits)} & expected
+    found = watch.search(pack(words))
+    assert (found is None) == (not met)
+    assert found is None or found in met
+
+
+@given(st.lists(st.tuples(NEAR, st.integers(1, 600)), max_size=8), NEAR, st.integers(0, 700))
+def test_it_holds_what_was_added_and_finds_it_in_a_row(
+    rows: list[tuple[int, int]], first: int, count: int
+) -> None:
+    watch = Watch(16)
+    for start, length in rows:
+        watch.add(range(start, start + length))
+    held = {n for start, length in rows for n in range(start, start + length)}
+    assert bool(watch) == bool(held)
+    row = range(first, first + count)
+    assert list(watch.within(row)) == [n for n in row if n in held]
+    assert all((n in watch) == (n in held) for n in row)
+
+
+@pytest.mark.parametrize("flags", [0, COPIED, ZERO, COPIED | ZERO])
+@pytest.mark.parametrize("place", [0, 1, 4095, 8191])
+def test_one_entry_of_many_is_found_wherever_it_is(place: int, flags: int) -> None:
+    watch = Watch(16)
+    watch.add(range(700_000, 700_003))
+    words = [(1_000_000 + n) << 16 | COPIED for n in range(8192)]
+    assert watch.search(pack(words)) is None
+    words[place] = 700_002 << 16 | flags
+    assert watch.search(pack(words)) == 700_002
+
+
+def test_bytes_that_match_between_two_entries_are_no_entry() -> None:
+    watch = Watch(16)
+    watch.add(range(0x8000, 0x8001))  # the offset 0x80000000: bytes 00 00 00 80 00 00
+    words = [0x80 << 24 | n << 16 for n in range(1, 256)] + [0x0000800000000000] * 200
+    assert watch.search(pack(words)) is None
+    assert watch.search(pack([*words, 0x8000 << 16])) == 0x8000
+
+
+def test_a_dense_table_is_searched_many_times_faster_than_entry_by_entry() -> None:
+    watch = Watch(16)
+    for n in range(512):  # an L2 table after each of the runs that it maps
+        watch.add(range(8193 * n, 8193 * n + 1))
+    table = pack([(8193 * 7 + 1 + n) << 16 | COPIED for n in range(8192)])
+    start = time.process_time()
+    for _ in range(20):
+        assert watch.search(table) is None
+    bulk = time.process_time() - start
+    start = time.process_time()
+    for word in struct.unpack(">8192Q", table):
+        assert (word & MASK) >> 16 not in watch
+    assert bulk / 20 < (time.process_time() - start) / 4

@@ -1,0 +1,51 @@
+"""Host side: what every version of qemu takes of an image, and so all that a change may leave.
+
+QEMU's block/qcow2.h has the same limits. The planner keeps to them when it accepts an image; here
+they bound what it is believed to have accepted, and what it makes.
+"""
+
+from __future__ import annotations
+
+from instar.vmm.errors import GuestFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REFCOUNT_TABLE_MAX = 8 << 20
+"""Bytes of a refcount table."""
+L1_TABLE_MAX = 32 << 20
+"""Bytes of the active L1 table; those of snapshots are looked at where they are read."""
+SNAPSHOTS_MAX = 1 << 16
+"""Snapshots of an image."""
+SNAPSHOT_TABLE_MAX = 64 << 20
+"""Bytes of a snapshot table."""
+SNAPSHOT_EXTRA_MAX = 1024
+"""Bytes of a snapshot's extra data."""
+BITMAPS_MAX = 65535
+"""Bitmaps of an image."""
+BITMAP_DIRECTORY_MAX = 64 << 20
+"""Bytes of a bitmap directory."""
+BITMAP_NAME_MAX = 1023
+"""Bytes of a bitmap's name."""
+
+
+def check_tables(fields: Mapping[str, int]) -> None:
+    """See that a header of the guest's making, or that it accepted, names tables that qemu takes.
+
+    `fields` are those of the header. GuestFault if it does not.
+    """
+    cluster_size = 1 << fields["cluster_bits"]
+    sizes = (
+        ("refcount", fields["refcount_table_clusters"] * cluster_size, REFCOUNT_TABLE_MAX),
+        ("L1", 8 * fields["l1_size"], L1_TABLE_MAX),
+        ("snapshot", 40 * fields["nb_snapshots"], 40 * SNAPSHOTS_MAX),
+    )
+    for name, size, most in sizes:
+        if size > most:
+            raise GuestFault(f"the guest leaves a {name} table of {size} bytes, which is too large")
+    for name in ("l1_table_offset", "refcount_table_offset", "snapshots_offset"):
+        if fields[name] % cluster_size or fields[name] >> 63:
+            raise GuestFault(
+                f"the guest leaves a table at {fields[name]:#x}, which no table can be"
+            )

@@ -1,0 +1,73 @@
+"""Host side: what a phase writes outside the header cluster, until each sector has its reason."""
+
+from __future__ import annotations
+
+from array import array
+
+from instar.vmm.errors import GuestFault
+from instar.vmm.staging import SECTOR_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from instar.vmm.staging import StagedWrites
+
+
+class Pending:
+    """The sectors of one phase, and which of them were asked for, each at most once."""
+
+    def __init__(self, staged: StagedWrites, phase: int, first: int) -> None:
+        """Take all sectors of a phase from `first` on, the one after the header cluster."""
+        self._staged, self._phase, self._first = staged, phase, first
+        self.count = staged.count(phase) - sum(end - start for start, end in self._header())
+        """How many there are."""
+        self._taken = array("Q")  # first sector and end of each row that was asked for
+
+    def _header(self) -> Iterator[tuple[int, int]]:
+        for start, data in self._staged.extents(self._phase, 0, self._first):
+            yield start, start + len(data) // SECTOR_SIZE
+
+    def take(self, sector: int) -> bytes | None:
+        """A sector's data, for which there is a reason now; None if it is not staged."""
+        data = self._staged.sector(self._phase, sector) if sector >= self._first else None
+        if data is not None:
+            self._taken.extend((sector, sector + 1))
+        return data
+
+    def take_row(self, start: int, end: int) -> bytes:
+        """The same for sectors in a row; zeros come where nothing is staged."""
+        data = bytearray((end - start) * SECTOR_SIZE)
+        for first, part in self._staged.extents(self._phase, max(start, self._first), end):
+            at = (first - start) * SECTOR_SIZE
+            data[at : at + len(part)] = part
+            self._taken.extend((first, first + len(part) // SECTOR_SIZE))
+        return bytes(data)
+
+    def has_row(self, start: int, end: int) -> int:
+        """The first sector in a row that is not staged; `end` if all are."""
+        for first, part in self._staged.extents(self._phase, start, end):
+            if first != start:
+                break
+            start += len(part) // SECTOR_SIZE
+        return start
+
+    def sectors(self) -> Iterator[tuple[int, bytes]]:
+        """Take all of them, ascending."""
+        for first, data in self._staged.extents(self._phase, self._first):
+            self._taken.extend((first, first + len(data) // SECTOR_SIZE))
+            for at in range(0, len(data), SECTOR_SIZE):
+                yield first + at // SECTOR_SIZE, bytes(data[at : at + SECTOR_SIZE])
+
+    def finish(self) -> None:
+        """GuestFault if there is one that nobody has asked for."""
+        taken = self._taken
+        if self.count == sum(taken[1::2]) - sum(taken[0::2]):
+            return
+        asked = {n for at in range(0, len(taken), 2) for n in range(taken[at], taken[at + 1])}
+        for start, end in self._staged.runs(self._phase):
+            for sector in range(max(start, self._first), end):
+                if sector not in asked:
+                    raise GuestFault(
+                        f"the guest writes sector {sector} in phase {self._phase} for nothing"
+                    )

@@ -1,0 +1,106 @@
+"""Host side: the clusters that a change touches, and what it takes each of them for."""
+
+from __future__ import annotations
+
+from .watch import Watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .books import Books
+    from .zeroed import Zeroed
+
+
+class Touched:
+    """Clusters that are written, zeroed, taken or set free. Who else uses one is an overlap.
+
+    The keep methods hold one use that the image makes of clusters against them; each raises
+    ImageRejected: the image's refcounts are wrong, which the guest could not know.
+    """
+
+    def __init__(
+        self,
+        cluster_bits: int,
+        books: Books,
+        zeroed: Zeroed,
+        l2_tables: set[int],
+        refcount_table: set[int],
+    ) -> None:
+        """Take the books when all is entered, and the clusters that are written as tables."""
+        self._books, self._zeroed = books, zeroed
+        self.l2_tables = l2_tables
+        """The clusters that are written as L2 tables."""
+        self._refcount_table = refcount_table
+        self._blocks = books.written_blocks()
+        self._blocks_met: set[int] = set()
+        self._header = False
+        zeroes, self._all = Watch(cluster_bits), Watch(cluster_bits)
+        for row in zeroed.rows():
+            zeroes.add(row)
+            self._all.add(row)
+        for row, is_taken in books.moved():
+            if not is_taken:
+                for cluster in zeroes.within(row):
+                    raise books.overlap(cluster)
+            self._all.add(row)
+        self._moves = bool(self._all)
+        for written in (l2_tables, refcount_table, self._blocks):
+            for cluster in written:
+                self._all.add(range(cluster, cluster + 1))
+
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self._all) or self._header
+
+    def any_but_header(self) -> bool:
+        """Whether there is one besides what add_header() added."""
+        return not self._header or bool(self._moves or self.l2_tables or self._blocks)
+
+    def add_header(self) -> None:
+        """Bytes of the header cluster change that are not the header's."""
+        self._header = True
+        self._all.add(range(1))
+
+    def keep(self, clusters: range, *, released: bool = False) -> None:
+        """A structure lies in these clusters; `released` says that it gives them up."""
+        for cluster in self._all.within(clusters):
+            given_up = released and self._books.change(cluster) < 0
+            kept = cluster not in self._zeroed and self._is_taken_for(cluster, None)
+            if not (given_up and kept):
+                raise self._books.overlap(cluster)
+
+    def keep_refcount_table(self, clusters: range) -> None:
+        """The refcount table lies in these, and may be written."""
+        for cluster in self._all.within(clusters):
+            self._keep_for(cluster, self._refcount_table)
+
+    def keep_block(self, cluster: int) -> None:
+        """A refcount block is this cluster. It may be written if it stands there once."""
+        if cluster in self._all:
+            if cluster in self._blocks_met:
+                raise self._books.overlap(cluster)
+            self._keep_for(cluster, self._blocks)
+            self._blocks_met.add(cluster)
+
+    def keep_l2_tables(self, clusters: Iterable[int]) -> None:
+        """L2 tables are these clusters."""
+        for cluster in clusters:
+            if cluster in self._all:
+                self._keep_for(cluster, self.l2_tables)
+
+    def keep_data(self, tables: bytes) -> None:
+        """The entries of these L2 tables, as they are, name their clusters."""
+        found = self._all.search(tables)
+        if found is not None:
+            raise self._books.overlap(found)
+
+    def _keep_for(self, cluster: int, purpose: set[int]) -> None:
+        moves = cluster in self._zeroed or self._books.moves(cluster)
+        if cluster not in purpose or moves or not self._is_taken_for(cluster, purpose):
+            raise self._books.overlap(cluster)
+
+    def _is_taken_for(self, cluster: int, purpose: set[int] | None) -> bool:
+        """Whether a cluster is not written for another purpose."""
+        written = (self.l2_tables, self._refcount_table, self._blocks)
+        return not any(cluster in other for other in written if other is not purpose)
