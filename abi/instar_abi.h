@@ -23,7 +23,7 @@
 #define INSTAR_STACK_SIZE 0x4000
 #define INSTAR_QUEUE_ADDR 0xb000       /* the block queue, then the transmit queue */
 #define INSTAR_QUEUE_PAGES_SIZE 0x2000
-#define OPERATION_CONFIG_ADDR 0xe000   /* the AmendConfig; read-only to the guest */
+#define OPERATION_CONFIG_ADDR 0xe000   /* the request: AmendConfig and options; read-only to the guest */
 #define OPERATION_CONFIG_SIZE 0x1000
 #define INSTAR_CORE_ADDR 0x10000       /* the executor image */
 #define INSTAR_CORE_LIMIT 0x8000       /* its largest memory extent, .bss included */
@@ -74,11 +74,7 @@
  * header; the guest reads the header itself and refuses if the two disagree. */
 #define AMEND_CONFIG_MAGIC 0x414d4e44
 #define AMEND_FORMAT_QCOW2 2
-#define AMEND_FLAG_QUIET 1
-#define AMEND_FLAG_SET_COMPAT 2
-#define AMEND_FLAG_COMPAT_V3 4
-#define AMEND_FLAG_SET_LAZY 8
-#define AMEND_FLAG_LAZY_ON 16
+#define AMEND_FLAG_QUIET 1          /* 2 to 16 were options before version 4, and are not used again */
 #define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
 #define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
@@ -105,7 +101,25 @@ struct AmendConfig {
     uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
     uint64_t max_growth;                     /* IN: bytes by which the file may grow */
     uint64_t work_max;                       /* IN: bytes, see AMEND_*_WORK */
-    uint8_t reserved[40];                    /* IN: 0 */
+    uint32_t options_size;                   /* IN: bytes of the option records that follow */
+    uint8_t reserved[36];                    /* IN: 0 */
+};
+
+/* Options and their values. What is asked for follows the AmendConfig in its page; what holds in the end
+ * comes in FRAME_OPTIONS. A record is an OptionRecord, `length` bytes of value, and zeros up to a
+ * multiple of 8. Keys ascend, so that none comes twice. Keys and kinds are append-only. */
+#define OPTION_KIND_FLAG 1   /* u64: 0 or 1 */
+#define OPTION_KIND_NUMBER 2 /* u64 */
+#define OPTION_KIND_BYTES 3  /* without a NUL */
+#define OPTION_BYTES_MAX 2048
+#define OPTION_COMPAT 1         /* number: 2 or 3, the header's version */
+#define OPTION_LAZY_REFCOUNTS 2 /* flag */
+#define OPTION_KEY_MAX 2
+
+struct OptionRecord {
+    uint16_t key;    /* IN, OUT: OPTION_* */
+    uint16_t kind;   /* IN, OUT: OPTION_KIND_* */
+    uint32_t length; /* IN, OUT: bytes of the value; 8 of a flag or number */
 };
 
 /* The verdict. Errors are append-only. */
@@ -230,9 +244,10 @@ struct AmendRefusal {
 #define FRAME_SNAPSHOTS 5 /* what the snapshots in refusals are called, each a u32 number as in the
                            * refusal, u16 sizes of ID and name, and these, cut to the sizes below;
                            * before the FRAME_REFUSALS, at most one */
+#define FRAME_OPTIONS 6 /* a record for each option; before a FRAME_RESULT without refusals */
 #define SNAPSHOT_ID_MAX 63
 #define SNAPSHOT_NAME_MAX 255
-#define FRAME_PAYLOAD_MAX 2048
+#define FRAME_PAYLOAD_MAX 3584
 
 struct FrameHeader {
     uint32_t magic;  /* OUT */

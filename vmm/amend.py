@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from instar.abi import OPTION_COMPAT, OPTION_LAZY_REFCOUNTS
 from instar.vmm.commit import commit, planned_ranges
 from instar.vmm.contract.judge import judge, prepare
 from instar.vmm.contract.terms import Original
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from instar.vmm.payload import Payload
     from instar.vmm.probe import FixedHeader
 
-_COMPAT_NAMES = {2: "0.10", 3: "1.1"}
+_COMPAT_NAMES: dict[int | bytes, str] = {2: "0.10", 3: "1.1"}
 
 
 def amend_image(
@@ -88,8 +89,8 @@ def plan(
     messages = Messages(progress)
     staged = machine.run(image, config, order.timeout, messages.receive, debug)
     refusals, claim = messages.complete()
-    names, snapshots = messages.names, messages.snapshots
-    return Outcome(claim, refusals, staged, machine.vm_exits, names, snapshots)
+    told = messages.options, messages.names, messages.snapshots
+    return Outcome(claim, refusals, staged, machine.vm_exits, *told)
 
 
 def carry_out(
@@ -124,8 +125,8 @@ def _describe(outcome: Outcome) -> dict[str, Any]:
     """The fields of an AmendResult that tell what the guest did."""
     ranges, more = planned_ranges(outcome.staged, RANGES_MAX)
     return {
-        "compat": _COMPAT_NAMES[outcome.claim.fields["version"]],
-        "lazy_refcounts": bool(outcome.claim.fields["compatible_features"] & 1),
+        "compat": _COMPAT_NAMES[outcome.options[OPTION_COMPAT]],
+        "lazy_refcounts": bool(outcome.options[OPTION_LAZY_REFCOUNTS]),
         "bytes_written": outcome.staged.size(),
         "vm_exits": outcome.vm_exits,
         "ranges": tuple(ByteRange(*part) for part in ranges),

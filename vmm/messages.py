@@ -8,27 +8,31 @@ from instar.abi import (
     AMEND_ACTION_AMENDED,
     AMEND_ACTION_NOOP,
     AMEND_CONFIG_MAGIC,
-    AMEND_FLAG_COMPAT_V3,
     AMEND_FLAG_DROP_BITMAPS,
     AMEND_FLAG_FIXED_SIZE,
-    AMEND_FLAG_LAZY_ON,
     AMEND_FLAG_PROGRESS,
     AMEND_FLAG_QUIET,
-    AMEND_FLAG_SET_COMPAT,
-    AMEND_FLAG_SET_LAZY,
     AMEND_FORMAT_QCOW2,
     AMEND_OK,
     AMEND_RESULT_MAGIC,
     FRAME_NAMES,
+    FRAME_OPTIONS,
     FRAME_PROGRESS,
     FRAME_REFUSALS,
     FRAME_RESULT,
     FRAME_SNAPSHOTS,
+    OPTION_BYTES_MAX,
+    OPTION_COMPAT,
+    OPTION_KIND_BYTES,
+    OPTION_KIND_FLAG,
+    OPTION_KIND_NUMBER,
+    OPTION_LAZY_REFCOUNTS,
     REFUSAL_MAX,
     AmendConfig_FORMAT,
     AmendProgress_FORMAT,
     AmendRefusal_FORMAT,
     AmendResult_FORMAT,
+    OptionRecord_FORMAT,
 )
 from instar.vmm.contract.terms import Claim
 from instar.vmm.errors import GuestFault
@@ -47,6 +51,14 @@ _RESULT = Struct(AmendResult_FORMAT)
 _REFUSAL = Struct(AmendRefusal_FORMAT)
 _PROGRESS = Struct(AmendProgress_FORMAT)
 _SNAPSHOT = Struct("<IHH")  # number, bytes of ID and name
+_OPTION = Struct(OptionRecord_FORMAT)
+_NUMBER = Struct("<Q")
+
+OPTION_KINDS = {
+    OPTION_COMPAT: OPTION_KIND_NUMBER,
+    OPTION_LAZY_REFCOUNTS: OPTION_KIND_FLAG,
+}
+"""Of each option's key, what its values are: numbers, flags or bytes."""
 
 
 @record
@@ -61,6 +73,8 @@ class Outcome:
     """What it wrote."""
     vm_exits: int
     """How often it stopped for the host."""
+    options: dict[int, int | bytes]
+    """The value of each option, by its key; none if there are refusals."""
     names: tuple[bytes, ...] = ()
     """Bitmap names that it gives with a refusal."""
     snapshots: Mapping[int, tuple[bytes, bytes]] = {}
@@ -76,21 +90,61 @@ def pack_config(
     progress: bool,
     debug: bool,
 ) -> bytes:
-    """The AmendConfig for what the host saw of the header and what is asked for."""
-    flags = AMEND_FLAG_SET_COMPAT if request.version else 0
-    flags |= AMEND_FLAG_COMPAT_V3 if request.version == 3 else 0
-    flags |= AMEND_FLAG_SET_LAZY if request.lazy_refcounts is not None else 0
-    flags |= AMEND_FLAG_LAZY_ON if request.lazy_refcounts else 0
-    flags |= AMEND_FLAG_PROGRESS if progress else 0
+    """The AmendConfig for what the host saw of the header, and the options that are asked for."""
+    asked = {OPTION_COMPAT: request.version, OPTION_LAZY_REFCOUNTS: request.lazy_refcounts}
+    options = pack_options({key: value for key, value in asked.items() if value is not None})
+    flags = AMEND_FLAG_PROGRESS if progress else 0
     flags |= AMEND_FLAG_QUIET if not debug else 0
     flags |= AMEND_FLAG_DROP_BITMAPS if request.drop_bitmaps else 0
     flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
-    return _CONFIG.pack(
+    config = _CONFIG.pack(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
         *(header.cluster_size, header.version, header.refcount_bits, 0),
         *(header.incompatible_features, header.compatible_features, header.size),
-        *(image_size, header.autoclear_features, request.max_growth, work_max, b""),
+        *(image_size, header.autoclear_features, request.max_growth, work_max),
+        *(len(options), b""),
     )
+    return config + options
+
+
+def pack_options(values: Mapping[int, int | bytes]) -> bytes:
+    """Option records of these values, by their keys."""
+    packed = b""
+    for key in sorted(values):
+        value = values[key]
+        raw = value if isinstance(value, bytes) else _NUMBER.pack(value)
+        packed += _OPTION.pack(key, OPTION_KINDS[key], len(raw)) + raw + bytes(-len(raw) % 8)
+    return packed
+
+
+def read_options(records: bytes) -> dict[int, int | bytes]:
+    """Take option records apart: the values by their keys. GuestFault if they are malformed."""
+    values: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(records):
+        if len(records) - at < _OPTION.size:
+            raise GuestFault(f"option records of {len(records)} bytes")
+        key, kind, length = _OPTION.unpack_from(records, at)
+        start = at + _OPTION.size
+        raw = records[start : start + length]
+        at = start + length + -length % 8
+        if at > len(records) or any(records[start + length : at]):
+            raise GuestFault(f"option {key} with {length} bytes and bad padding or none")
+        if key <= max(values, default=0) or OPTION_KINDS.get(key) != kind:
+            raise GuestFault(f"option {key} of kind {kind} out of turn, or unknown")
+        values[key] = _read_value(key, kind, raw)
+    return values
+
+
+def _read_value(key: int, kind: int, raw: bytes) -> int | bytes:
+    if kind == OPTION_KIND_BYTES:
+        if len(raw) > OPTION_BYTES_MAX or 0 in raw:
+            raise GuestFault(f"option {key} with {len(raw)} bytes of text, or a NUL in it")
+        return raw
+    value = int.from_bytes(raw, "little")
+    if len(raw) != _NUMBER.size or (kind == OPTION_KIND_FLAG and value > 1):
+        raise GuestFault(f"option {key} with {len(raw)} bytes of value {value:#x}")
+    return value
 
 
 class Messages:
@@ -101,6 +155,7 @@ class Messages:
         self._progress = progress
         self.names: tuple[bytes, ...] = ()
         self.snapshots: dict[int, tuple[bytes, bytes]] = {}
+        self.options: dict[int, int | bytes] = {}
         self._refusals: tuple[tuple[int, ...], ...] = ()
         self._result: tuple[int, ...] | None = None
 
@@ -114,6 +169,8 @@ class Messages:
             self.names = _read_names(payload)
         elif kind == FRAME_SNAPSHOTS and not self.snapshots and not self._refusals:
             self.snapshots = _read_snapshots(payload)
+        elif kind == FRAME_OPTIONS and not self.options:
+            self.options = read_options(payload)
         elif kind == FRAME_REFUSALS and not self._refusals:
             if not payload or len(payload) % _REFUSAL.size:
                 raise GuestFault(f"refusals of {len(payload)} bytes")
@@ -140,9 +197,21 @@ class Messages:
             raise GuestFault(f"a result with action {action}")
         if lazy != words[1] & 1 or atomic > 1:
             raise GuestFault("a result that contradicts itself")
+        self._check_options({OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy})
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
+
+    def _check_options(self, told: Mapping[int, int]) -> None:
+        """Compare the options with what the result says of some. GuestFault."""
+        if self._refusals and self.options:
+            raise GuestFault("options with a refusal")
+        if self._refusals:
+            return
+        if self.options.keys() != OPTION_KINDS.keys():
+            raise GuestFault(f"a result with the options {sorted(self.options)}")
+        if any(self.options[key] != value for key, value in told.items()):
+            raise GuestFault("a result that contradicts its options")
 
 
 def _read_names(payload: bytes) -> tuple[bytes, ...]:

@@ -10,6 +10,7 @@ static const struct AmendConfig *const config = (const struct AmendConfig *)OPER
 /* In .bss: too large for the stack's first page. */
 static struct verdict verdict;
 static struct amend_plan plan;
+static struct asked_options asked;
 
 _Static_assert(IO_RANGES_MAX <= CALL_TABLE_RANGES_MAX, "the executor takes all ranges at once");
 _Static_assert(sizeof(struct io_segment) == sizeof(struct block_segment), "one is the other");
@@ -53,8 +54,11 @@ static void send_progress(void *context, uint64_t done, uint64_t total)
 
 static void report(void)
 {
+    static uint8_t records[FRAME_PAYLOAD_MAX];
     struct AmendResult result;
     describe_result(&plan, &verdict, &result);
+    if (!verdict.count)
+        calls->send_frame(FRAME_OPTIONS, records, write_options(&plan.target, records), false);
     if (verdict.names_size)
         calls->send_frame(FRAME_NAMES, verdict.names, verdict.names_size, false);
     if (verdict.snapshots_size)
@@ -80,8 +84,12 @@ void operation_start(uint64_t workspace_size)
     if (calls->magic != CALL_TABLE_MAGIC || calls->version != INSTAR_ABI_VERSION ||
         workspace_size < sizeof(*workspace) || config->magic != AMEND_CONFIG_MAGIC)
         return; /* without a result, which the host takes for a fault */
+    const uint8_t *records = (const uint8_t *)(config + 1);
+    if (config->options_size > OPERATION_CONFIG_SIZE - sizeof(*config) ||
+        !read_options(records, config->options_size, &asked))
+        return;
     if (!(config->flags & AMEND_FLAG_QUIET))
         calls->debug("amend: planning\n");
-    (void)plan_amend(config, &io, workspace, &plan, &verdict);
+    (void)plan_amend(config, &asked, &io, workspace, &plan, &verdict);
     report();
 }

@@ -5,7 +5,6 @@
 
 #include "amend/amendment.h"
 #include "amend/layout.h"
-#include "amend/options/options.h"
 #include "qcow2/extensions.h"
 #include "qcow2/header.h"
 #include "qcow2/qcow2.h"
@@ -42,7 +41,8 @@ static struct target start_target(const struct qcow2_header *h)
 }
 
 /* Judge the image and what is asked of it. False: refused. */
-static bool judge(struct amendment *amendment, const struct AmendConfig *config)
+static bool judge(struct amendment *amendment, const struct AmendConfig *config,
+                  const struct asked_options *asked)
 {
     struct qcow2_image *image = &amendment->image;
     const struct verdict *verdict = image->file.verdict;
@@ -51,7 +51,7 @@ static bool judge(struct amendment *amendment, const struct AmendConfig *config)
     amendment->target = start_target(&image->header);
     image->file.growth_needed = image->header.cluster_size;
     for (const struct option *const *option = all_options; *option; option++)
-        (*option)->resolve(amendment, config);
+        (*option)->resolve(amendment, &asked->values[(*option)->key]);
     for (const struct option *const *option = all_options; *option; option++)
         if ((*option)->check)
             (*option)->check(amendment);
@@ -103,9 +103,9 @@ static bool plan_amended(struct amendment *amendment, struct amend_plan *plan)
     return true;
 }
 
-bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
-                struct planner_workspace *workspace, struct amend_plan *plan,
-                struct verdict *verdict)
+bool plan_amend(const struct AmendConfig *config, const struct asked_options *asked,
+                const struct image_io *io, struct planner_workspace *workspace,
+                struct amend_plan *plan, struct verdict *verdict)
 {
     struct amendment amendment = {
         .workspace = workspace,
@@ -118,7 +118,7 @@ bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
     open_books(&amendment.books, &workspace->books, &amendment.image);
     amendment.image.file.max_growth = config->max_growth;
     amendment.image.file.fixed_size = config->flags & AMEND_FLAG_FIXED_SIZE;
-    if (!judge(&amendment, config))
+    if (!judge(&amendment, config, asked))
         return false;
     if (is_satisfied(&amendment)) {
         target->autoclear_features = amendment.image.header.autoclear_features;
@@ -127,10 +127,7 @@ bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
     } else if (!plan_amended(&amendment, plan)) {
         return false;
     }
-    plan->version = target->version;
-    plan->incompatible_features = target->incompatible_features;
-    plan->compatible_features = target->compatible_features;
-    plan->autoclear_features = target->autoclear_features;
+    plan->target = *target;
     return true;
 }
 
@@ -146,11 +143,11 @@ void describe_result(const struct amend_plan *plan, const struct verdict *verdic
         return;
     }
     result->action = plan->action;
-    result->resulting_version = plan->version;
+    result->resulting_version = plan->target.version;
     result->resulting_lazy_refcounts =
-        plan->compatible_features & QCOW2_COMPATIBLE_LAZY_REFCOUNTS ? 1 : 0;
+        plan->target.compatible_features & QCOW2_COMPATIBLE_LAZY_REFCOUNTS ? 1 : 0;
     result->atomic = plan->atomic;
-    result->resulting_incompatible_features = plan->incompatible_features;
-    result->resulting_compatible_features = plan->compatible_features;
-    result->resulting_autoclear_features = plan->autoclear_features;
+    result->resulting_incompatible_features = plan->target.incompatible_features;
+    result->resulting_compatible_features = plan->target.compatible_features;
+    result->resulting_autoclear_features = plan->target.autoclear_features;
 }

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "amend/options/options.h"
+#include "amend/target.h"
 #include "amend/workspace.h"
 #include "image/io.h"
 #include "instar_abi.h"
@@ -18,18 +20,15 @@
 struct amend_plan {
     uint32_t action; /* AMEND_ACTION_* */
     bool atomic;     /* the switch is the write of one sector */
-    uint32_t version;
-    uint64_t incompatible_features; /* the words of the amended image; 0 in version 2 */
-    uint64_t compatible_features;
-    uint64_t autoclear_features;
+    struct target target;
 };
 
-/* Plan what `config` asks for. True: `plan` is complete, and what is to be written is staged; nothing
+/* Plan what is asked for. True: `plan` is complete, and what is to be written is staged; nothing
  * is for a no-op. False: `verdict` says why not, and holds every reason that could be established;
  * what has been staged is void. */
-bool plan_amend(const struct AmendConfig *config, const struct image_io *io,
-                struct planner_workspace *workspace, struct amend_plan *plan,
-                struct verdict *verdict);
+bool plan_amend(const struct AmendConfig *config, const struct asked_options *asked,
+                const struct image_io *io, struct planner_workspace *workspace,
+                struct amend_plan *plan, struct verdict *verdict);
 
 /* The AmendResult for what plan_amend left behind. */
 void describe_result(const struct amend_plan *plan, const struct verdict *verdict,

@@ -143,30 +143,44 @@ static void count_progress(void *context, uint64_t done, uint64_t total)
         image->outcome->misuse = true;
 }
 
-void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t size,
-               uint32_t fail_call, struct host_outcome *outcome)
+void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint32_t fail_call,
+               struct host_outcome *outcome)
 {
+    struct AmendConfig config;
+    struct asked_options asked;
+    struct amend_plan plan;
+    struct verdict verdict;
+    memcpy(&config, request, sizeof(config));
+    memset(outcome, 0, sizeof(*outcome));
+    forget_writes();
+    outcome->understood = read_options(request + sizeof(config), config.options_size, &asked);
+    if (!outcome->understood)
+        return;
     struct memory_image memory = {
         .bytes = image,
         .size = size,
-        .limit = (size + config->max_growth + SECTOR - 1) / SECTOR * SECTOR,
+        .limit = (size + config.max_growth + SECTOR - 1) / SECTOR * SECTOR,
         .fail_call = fail_call,
         .outcome = outcome,
     };
     const struct image_io io = {
-        &memory,      size,        read_memory,
-        write_memory, zero_memory, config->flags & AMEND_FLAG_PROGRESS ? count_progress : 0};
-    struct amend_plan plan;
-    struct verdict verdict;
-    memset(outcome, 0, sizeof(*outcome));
-    forget_writes();
-    outcome->planned = plan_amend(config, &io, &workspace, &plan, &verdict);
+        .context = &memory,
+        .size = size,
+        .read = read_memory,
+        .write = write_memory,
+        .zero = zero_memory,
+        .progress = config.flags & AMEND_FLAG_PROGRESS ? count_progress : 0,
+    };
+    outcome->planned = plan_amend(&config, &asked, &io, &workspace, &plan, &verdict);
     describe_result(&plan, &verdict, &outcome->result);
     memcpy(outcome->refusals, verdict.refusals, verdict.count * sizeof(verdict.refusals[0]));
     outcome->names_size = verdict.names_size;
     memcpy(outcome->names, verdict.names, verdict.names_size);
     outcome->snapshots_size = verdict.snapshots_size;
     memcpy(outcome->snapshots, verdict.snapshots, verdict.snapshots_size);
-    outcome->write_count = outcome->planned ? write_count : 0;
+    if (!outcome->planned)
+        return;
+    outcome->options_size = write_options(&plan.target, outcome->options);
+    outcome->write_count = write_count;
     outcome->writes = writes;
 }

@@ -17,6 +17,7 @@ struct host_write {
 };
 
 struct host_outcome {
+    bool understood; /* the option records are what they should be; else nothing else is said */
     bool planned;
     struct AmendResult result;
     struct AmendRefusal refusals[64];
@@ -24,6 +25,8 @@ struct host_outcome {
     uint8_t names[2048];
     uint32_t snapshots_size;
     uint8_t snapshots[2048];
+    uint32_t options_size;
+    uint8_t options[3584]; /* as FRAME_OPTIONS has them */
     uint32_t write_count;
     const struct host_write *writes; /* valid until the next call from the same thread */
     uint64_t bytes_read;
@@ -32,10 +35,10 @@ struct host_outcome {
     bool misuse; /* the planner broke the rules of a callback */
 };
 
-/* Plan `config` on the image; the callback with number fail_call (from 1 on) that reads or stages
- * fails. */
-void host_plan(const struct AmendConfig *config, const uint8_t *image, uint64_t size,
-               uint32_t fail_call, struct host_outcome *outcome);
+/* Plan what is asked for on the image; `request` is an AmendConfig and its option records. The callback
+ * with number fail_call (from 1 on) that reads or stages fails. */
+void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint32_t fail_call,
+               struct host_outcome *outcome);
 /* cffi: end */
 
 #endif

@@ -7,17 +7,12 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from instar.abi import (
-    AMEND_FLAG_COMPAT_V3,
-    AMEND_FLAG_LAZY_ON,
-    AMEND_FLAG_SET_COMPAT,
-    AMEND_FLAG_SET_LAZY,
-)
 from instar.vmm.request import AmendRequest
 
 _HEAD = struct.Struct("<BBBBQ")
 _CHUNK = struct.Struct("<QH")
 _CHUNK_MAX = 0xFFFF
+ASK_COMPAT, ASK_COMPAT_V3, ASK_LAZY, ASK_LAZY_ON = 2, 4, 8, 16
 _GAP = 16
 """Zeros that are worth the end of a chunk."""
 
@@ -70,20 +65,20 @@ def _runs(image: bytes, part: range) -> Iterator[tuple[int, bytes]]:
 
 
 def request_flags(request: AmendRequest) -> int:
-    """The flags of an AmendConfig that say what is asked for."""
-    flags = AMEND_FLAG_SET_COMPAT if request.version else 0
-    flags |= AMEND_FLAG_COMPAT_V3 if request.version == 3 else 0
-    flags |= AMEND_FLAG_SET_LAZY if request.lazy_refcounts is not None else 0
-    return flags | (AMEND_FLAG_LAZY_ON if request.lazy_refcounts else 0)
+    """The flags of an input that say what is asked for, as in sparse.h."""
+    flags = ASK_COMPAT if request.version else 0
+    flags |= ASK_COMPAT_V3 if request.version == 3 else 0
+    flags |= ASK_LAZY if request.lazy_refcounts is not None else 0
+    return flags | (ASK_LAZY_ON if request.lazy_refcounts else 0)
 
 
 def request_of(flags: int) -> AmendRequest | None:
     """The request that these flags are; None if no caller of instar can ask for that."""
     version = lazy = None
-    if flags & AMEND_FLAG_SET_COMPAT:
-        version = 3 if flags & AMEND_FLAG_COMPAT_V3 else 2
-    if flags & AMEND_FLAG_SET_LAZY:
-        lazy = bool(flags & AMEND_FLAG_LAZY_ON)
+    if flags & ASK_COMPAT:
+        version = 3 if flags & ASK_COMPAT_V3 else 2
+    if flags & ASK_LAZY:
+        lazy = bool(flags & ASK_LAZY_ON)
     request = AmendRequest(version, lazy)
-    known = AMEND_FLAG_SET_COMPAT | AMEND_FLAG_COMPAT_V3 | AMEND_FLAG_SET_LAZY | AMEND_FLAG_LAZY_ON
+    known = ASK_COMPAT | ASK_COMPAT_V3 | ASK_LAZY | ASK_LAZY_ON
     return request if request_flags(request) == flags & known else None

@@ -229,10 +229,14 @@ def _judge_chain(size: int, head: int, buffers: list[Buffer]) -> None:
 
 
 def _frame(source: Source) -> bytes:
-    kind = source.pick((abi.FRAME_RESULT, abi.FRAME_REFUSALS, abi.FRAME_PROGRESS, source.number(4)))
+    kinds = (abi.FRAME_RESULT, abi.FRAME_REFUSALS, abi.FRAME_PROGRESS, abi.FRAME_OPTIONS)
+    kind = source.pick((*kinds, source.number(4)))
     sizes = {abi.FRAME_RESULT: 64, abi.FRAME_REFUSALS: 32 * source.below(4), abi.FRAME_PROGRESS: 16}
     size = source.pick((sizes.get(kind, 8), sizes.get(kind, 8), source.below(2100)))
     payload = source.take(size).ljust(size, b"\0")
+    if kind == abi.FRAME_OPTIONS and source.below(8):
+        values = (source.pick((2, 3, source.number(4))), source.pick((0, 1, source.number(4))))
+        payload = pack("<2HIQ2HIQ", 1, 2, 8, values[0], 2, source.pick((1, 1, 2, 3)), 8, values[1])
     if kind == abi.FRAME_RESULT and source.below(8):
         words = [source.pick((0, 1, source.number(4))) for _ in range(6)]
         count = source.pick((0, words[1], source.below(4), source.number(4)))

@@ -55,9 +55,10 @@ static void check_work(const struct run *run, const struct AmendConfig *config)
     PROMISE(r->bytes <= config->work_max && r->calls <= config->work_max / AMEND_DOORBELL_WORK);
 }
 
-static void ask(struct run *run, const struct AmendConfig *config, const struct sparse *image,
-                uint32_t place, uint32_t fail_read, uint64_t budget)
+static void ask(struct run *run, const struct AmendConfig *config, uint8_t flags,
+                const struct sparse *image, uint32_t place, uint32_t fail_read, uint64_t budget)
 {
+    const struct asked_options asked = sparse_options(flags);
     struct planner_workspace *workspace = &workspaces[place];
     staged[place].count = staged[place].bytes = 0;
     run->reading = (struct reading){
@@ -72,8 +73,18 @@ static void ask(struct run *run, const struct AmendConfig *config, const struct 
     const struct image_io io = {&run->reading, image->size, reading_read, reading_write, reading_zero,
                                 run->reading.may_progress ? reading_progress : 0};
     forget_workspace(workspace);
-    run->planned = plan_amend(config, &io, workspace, &run->plan, &run->verdict);
+    run->planned = plan_amend(config, &asked, &io, workspace, &run->plan, &run->verdict);
     check_work(run, config);
+}
+
+/* The records of what holds in the end are those of the target. */
+static void check_options(const struct target *target)
+{
+    static uint8_t records[FRAME_PAYLOAD_MAX];
+    struct asked_options told;
+    PROMISE(read_options(records, write_options(target, records), &told));
+    PROMISE(told.values[OPTION_COMPAT].number == target->version);
+    PROMISE(told.values[OPTION_LAZY_REFCOUNTS].number == (target->compatible_features & 1));
 }
 
 static void check_result(const struct run *run)
@@ -85,11 +96,12 @@ static void check_result(const struct run *run)
     PROMISE((result.error == AMEND_OK) == run->planned);
     if (!run->planned)
         return;
-    PROMISE(result.action == run->plan.action && result.resulting_version == run->plan.version);
-    PROMISE(result.resulting_lazy_refcounts == (run->plan.compatible_features & 1));
-    PROMISE(result.resulting_incompatible_features == run->plan.incompatible_features);
-    PROMISE(result.resulting_compatible_features == run->plan.compatible_features);
-    PROMISE(result.resulting_autoclear_features == run->plan.autoclear_features);
+    check_options(&run->plan.target);
+    PROMISE(result.action == run->plan.action && result.resulting_version == run->plan.target.version);
+    PROMISE(result.resulting_lazy_refcounts == (run->plan.target.compatible_features & 1));
+    PROMISE(result.resulting_incompatible_features == run->plan.target.incompatible_features);
+    PROMISE(result.resulting_compatible_features == run->plan.target.compatible_features);
+    PROMISE(result.resulting_autoclear_features == run->plan.target.autoclear_features);
 }
 
 static void check_verdict(const struct run *run)
@@ -174,10 +186,10 @@ static void check_same_plan(const struct run *one, const struct run *other)
                    one->verdict.count * sizeof(struct AmendRefusal)) == 0);
     if (!one->planned)
         return;
-    PROMISE(a->action == b->action && a->atomic == b->atomic && a->version == b->version);
-    PROMISE(a->incompatible_features == b->incompatible_features);
-    PROMISE(a->compatible_features == b->compatible_features);
-    PROMISE(a->autoclear_features == b->autoclear_features);
+    PROMISE(a->action == b->action && a->atomic == b->atomic && a->target.version == b->target.version);
+    PROMISE(a->target.incompatible_features == b->target.incompatible_features);
+    PROMISE(a->target.compatible_features == b->target.compatible_features);
+    PROMISE(a->target.autoclear_features == b->target.autoclear_features);
     const struct staged *s = one->reading.staged, *t = other->reading.staged;
     PROMISE(s->count == t->count && s->bytes == t->bytes);
     PROMISE(memcmp(s->phases, t->phases, s->count * sizeof(s->phases[0])) == 0);
@@ -192,12 +204,12 @@ static void check_same_plan(const struct run *one, const struct run *other)
 static void check_fields(const struct amend_plan *plan, const struct view *old,
                          const struct view *new, uint8_t flags)
 {
-    bool lazy = plan->compatible_features & 1;
-    PROMISE(new->version == plan->version);
-    PROMISE(!(flags & AMEND_FLAG_SET_COMPAT) ||
-            new->version == (flags & AMEND_FLAG_COMPAT_V3 ? 3u : 2u));
-    PROMISE((flags & AMEND_FLAG_SET_COMPAT) || new->version == old->version);
-    PROMISE(!(flags & AMEND_FLAG_SET_LAZY) || lazy == !!(flags & AMEND_FLAG_LAZY_ON));
+    bool lazy = plan->target.compatible_features & 1;
+    PROMISE(new->version == plan->target.version);
+    PROMISE(!(flags & ASK_COMPAT) ||
+            new->version == (flags & ASK_COMPAT_V3 ? 3u : 2u));
+    PROMISE((flags & ASK_COMPAT) || new->version == old->version);
+    PROMISE(!(flags & ASK_LAZY) || lazy == !!(flags & ASK_LAZY_ON));
     /* The refcount table, and on an upgrade the snapshot table, may have moved. */
     PROMISE(memcmp(old->head + 16, new->head + 16, 48 - 16) == 0);
     PROMISE(memcmp(old->head + 60, new->head + 60, 4) == 0);
@@ -205,13 +217,13 @@ static void check_fields(const struct amend_plan *plan, const struct view *old,
     bool was_3 = old->version == 3, was_lazy = was_3 && load_be64(old->head + 80) & 1;
     uint64_t others = was_3 ? load_be64(old->head + 80) & ~UINT64_C(1) : 0;
     if (new->version == 3) {
-        PROMISE(load_be64(new->head + 72) == plan->incompatible_features);
-        PROMISE(load_be64(new->head + 80) == plan->compatible_features);
-        PROMISE(load_be64(new->head + 88) == plan->autoclear_features);
-        PROMISE(plan->compatible_features == (others | lazy));
-        PROMISE(lazy == was_lazy || flags & AMEND_FLAG_SET_LAZY);
-        PROMISE(plan->autoclear_features == (was_3 ? load_be64(old->head + 88) & 3 : 0));
-        PROMISE(was_3 || plan->incompatible_features == 0);
+        PROMISE(load_be64(new->head + 72) == plan->target.incompatible_features);
+        PROMISE(load_be64(new->head + 80) == plan->target.compatible_features);
+        PROMISE(load_be64(new->head + 88) == plan->target.autoclear_features);
+        PROMISE(plan->target.compatible_features == (others | lazy));
+        PROMISE(lazy == was_lazy || flags & ASK_LAZY);
+        PROMISE(plan->target.autoclear_features == (was_3 ? load_be64(old->head + 88) & 3 : 0));
+        PROMISE(was_3 || plan->target.incompatible_features == 0);
     }
     if (new->version == 3 && old->version == 3)
         PROMISE(memcmp(old->head + 8, new->head + 8, 80 - 8) == 0 &&
@@ -254,11 +266,11 @@ static void check_plan(const struct run *run, struct sparse *image, uint8_t flag
     check_writes(run, image, &old);
     bool sound = run->reading.staged->count <= 2 || blocks_are_counted(image);
     sparse_config(image, flags, &config);
-    ask(&again, &config, image, 1, 0, UINT64_MAX);
+    ask(&again, &config, flags, image, 1, 0, UINT64_MAX);
     check_same_plan(run, &again);
-    bool dropped = plan->version < old.version && has_bitmaps(&old);
+    bool dropped = plan->target.version < old.version && has_bitmaps(&old);
     PROMISE(!dropped || flags & AMEND_FLAG_DROP_BITMAPS);
-    PROMISE(plan->atomic || plan->version < old.version || !fits_one_sector_switch(&old));
+    PROMISE(plan->atomic || plan->target.version < old.version || !fits_one_sector_switch(&old));
     for (uint32_t phase = 0; phase < INSTAR_PHASE_COUNT; phase++)
         sparse_apply(image, run->reading.staged, phase);
     view_header(image, &new);
@@ -268,10 +280,10 @@ static void check_plan(const struct run *run, struct sparse *image, uint8_t flag
     if (!sound)
         return;
     sparse_config(image, flags, &config);
-    ask(&again, &config, image, 1, 0, UINT64_MAX);
+    ask(&again, &config, flags, image, 1, 0, UINT64_MAX);
     check_verdict(&again);
     PROMISE(again.planned && again.plan.action == AMEND_ACTION_NOOP);
-    PROMISE(staged[1].count == 0 && again.plan.version == plan->version);
+    PROMISE(staged[1].count == 0 && again.plan.target.version == plan->target.version);
 }
 
 /* Something else than what the host saw is there now. False: the mode does not ask for it. */
@@ -322,7 +334,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         config.work_max = (head.fail_read & ~LIMITED) * WORK_UNIT;
         head.fail_read = 0;
     }
-    ask(&run, &config, &image, 0, head.fail_read, budget);
+    ask(&run, &config, head.flags, &image, 0, head.fail_read, budget);
     check_verdict(&run);
     check_reads(&run, &image);
     PROMISE(!mismatch || !run.planned);
@@ -330,7 +342,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_plan(&run, &image, head.flags);
     } else if (run.planned || head.mode & MODE_TWICE) {
         PROMISE(!run.planned || (staged[0].count == 0 && run.plan.atomic));
-        ask(&again, &config, &image, 1, head.fail_read, budget);
+        ask(&again, &config, head.flags, &image, 1, head.fail_read, budget);
         check_same_plan(&run, &again);
     }
     return 0;

@@ -85,10 +85,8 @@ class Differential:
 
     def _run_host(self, image: bytes, config: bytes) -> Plan:
         ffi, lib = self._planner.ffi, self._planner.lib
-        packed = ffi.new("struct AmendConfig *")
-        ffi.memmove(packed, config, len(config))
         outcome = ffi.new("struct host_outcome *")
-        lib.host_plan(packed, ffi.from_buffer(image), len(image), 0, outcome)
+        lib.host_plan(config, ffi.from_buffer(image), len(image), 0, outcome)
         result = outcome.result
         if outcome.misuse:
             raise DifferenceError("the planner broke the rules of a callback")

@@ -75,7 +75,7 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
     *config = (struct AmendConfig){
         .magic = AMEND_CONFIG_MAGIC,
         .target_format = AMEND_FORMAT_QCOW2,
-        .flags = flags,
+        .flags = flags & ~ASKED,
         .sector_size = SECTOR,
         .cluster_size = bits >= 9 && bits <= 21 ? UINT32_C(1) << bits : 0,
         .current_version = version,
@@ -88,6 +88,20 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
         .max_growth = flags & AMEND_FLAG_FIXED_SIZE ? 0 : GROWTH,
         .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
     };
+}
+
+struct asked_options sparse_options(uint8_t flags)
+{
+    struct asked_options asked = {0};
+    asked.values[OPTION_COMPAT] = (struct option_value){
+        .given = flags & ASK_COMPAT,
+        .number = flags & ASK_COMPAT_V3 ? 3 : 2,
+    };
+    asked.values[OPTION_LAZY_REFCOUNTS] = (struct option_value){
+        .given = flags & ASK_LAZY,
+        .number = flags & ASK_LAZY_ON ? 1 : 0,
+    };
+    return asked;
 }
 
 /* Whole sectors, no further than the image may reach. */

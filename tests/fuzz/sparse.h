@@ -22,8 +22,15 @@
 #define MODE_TWICE 0x01u    /* a refusal is asked for a second time */
 #define MODE_LONG 0x7eu     /* these and no other: tables may be long */
 
+/* What is asked for, in the flags of an input; the other bits are AMEND_FLAG_*. */
+#define ASK_COMPAT 2u
+#define ASK_COMPAT_V3 4u
+#define ASK_LAZY 8u
+#define ASK_LAZY_ON 16u
+#define ASKED (ASK_COMPAT | ASK_COMPAT_V3 | ASK_LAZY | ASK_LAZY_ON)
+
 struct input_head {
-    uint8_t flags; /* AMEND_FLAG_*, of the request */
+    uint8_t flags;
     uint8_t mode;
     uint8_t fail_read; /* the read call with this number, from 1 on, fails; or with LIMITED the work */
     uint8_t spare;
@@ -89,6 +96,8 @@ void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint6
 
 /* What the host makes of the image's first sector, as vmm/probe.py and vmm/messages.py do. */
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
+/* The options that the flags ask for. */
+struct asked_options sparse_options(uint8_t flags);
 
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */
 bool reading_read(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);

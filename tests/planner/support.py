@@ -64,10 +64,9 @@ def ask(
     header = parse_fixed_header((image if seen is None else seen)[:SECTOR])
     assert header is not None
     packed = pack_config(header, request, len(image), work_max, progress=progress, debug=False)
-    config = planner.ffi.new("struct AmendConfig *")
-    planner.ffi.memmove(config, packed, len(packed))
     outcome = planner.ffi.new("struct host_outcome *")
-    planner.lib.host_plan(config, planner.ffi.from_buffer(image), len(image), fail_read, outcome)
+    planner.lib.host_plan(packed, planner.ffi.from_buffer(image), len(image), fail_read, outcome)
+    assert outcome.understood
     return _answer(planner.ffi, outcome)
 
 

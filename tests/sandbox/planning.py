@@ -111,12 +111,8 @@ def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Ca
     header = parse_fixed_header(data[:SECTOR])
     assert header is not None
     raw = pack_config(header, request, len(data), WORK_MIN, progress=False, debug=False)
-    config, outcome = (
-        planner.ffi.new("struct AmendConfig *"),
-        planner.ffi.new("struct host_outcome *"),
-    )
-    planner.ffi.buffer(config)[:] = raw
-    planner.lib.host_plan(config, data, len(data), 0, outcome)
+    outcome = planner.ffi.new("struct host_outcome *")
+    planner.lib.host_plan(raw, data, len(data), 0, outcome)
     result = outcome.result
     assert outcome.planned, [
         refusal.reason for refusal in outcome.refusals[0 : result.refusal_count]

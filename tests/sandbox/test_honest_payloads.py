@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import instar
+from instar import abi
+from instar.vmm import amend
+from instar.vmm.messages import pack_config
 from tests.forge import parse_header
 from tests.sandbox.rogues import TOGGLED, UPGRADED, Rogues, Set
 
@@ -44,3 +49,20 @@ def test_the_run_ends_with_the_result_whatever_would_follow(
     result = instar.amend(path, payload=rogues.payload(f"honest/{name}"), **TOGGLED.request)
     assert (result.action, result.ranges) == ("amended", honest.ranges)
     assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("size", [8, 4096 - 127, 0xFFFFFFFF])
+def test_the_operation_does_nothing_about_options_that_it_cannot_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def pack_nonsense(*arguments: Any, **keywords: Any) -> bytes:
+        config = bytearray(pack_config(*arguments, **keywords)[: abi.AmendConfig_SIZE])
+        struct.pack_into("<I", config, 88, size)
+        return bytes(config.ljust(abi.OPERATION_CONFIG_SIZE, b"\xff"))
+
+    monkeypatch.setattr(amend, "pack_config", pack_nonsense)
+    TOGGLED.image.write(path)
+    before = path.read_bytes()
+    with pytest.raises(instar.GuestFault, match="without a result"):
+        instar.amend(path, **TOGGLED.request)
+    assert path.read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.errors import GuestFault
-from instar.vmm.messages import Messages, pack_config
+from instar.vmm.messages import OPTION_KINDS, Messages, pack_config, pack_options, read_options
 from instar.vmm.probe import FixedHeader
 from instar.vmm.request import AmendRequest
 
@@ -33,6 +34,8 @@ GOOD = {
     "resulting_autoclear_features": 2,
     "reserved": 0,
 }
+
+OPTIONS: dict[int, int | bytes] = {abi.OPTION_COMPAT: 3, abi.OPTION_LAZY_REFCOUNTS: 1}
 
 BAD: dict[str, tuple[dict[str, int], str]] = {
     "another magic": ({"magic": 0}, "a result with a bad magic, format or reserved field"),
@@ -66,9 +69,12 @@ def refusal(reason: int = 7, error: int = 8, *details: int) -> bytes:
 
 
 def judge(*frames: tuple[int, bytes]) -> tuple[Any, Any]:
-    """What becomes of these frames."""
+    """What becomes of these frames; before a result without refusals come the options of GOOD."""
     messages = Messages()
+    kinds = {kind for kind, _ in frames}
     for kind, payload in frames:
+        if kind == abi.FRAME_RESULT and not {abi.FRAME_REFUSALS, abi.FRAME_OPTIONS} & kinds:
+            messages.receive(abi.FRAME_OPTIONS, pack_options(OPTIONS))
         messages.receive(kind, payload)
     return messages.complete()
 
@@ -152,7 +158,7 @@ def test_refusals_come_once() -> None:
     ("kind", "size"),
     [
         (0, 0),
-        (6, 64),
+        (7, 64),
         (0xFFFFFFFF, 64),
         (99, abi.AmendProgress_SIZE),
         (99, abi.AmendResult_SIZE),
@@ -247,6 +253,38 @@ class TestSnapshots:
             judge(self.ONE, (abi.FRAME_RESULT, result()))
 
 
+class TestOptions:
+    """Rogue payloads send what is malformed; these are the rest."""
+
+    def test_their_values_come_by_their_keys(self) -> None:
+        messages = Messages()
+        messages.receive(abi.FRAME_OPTIONS, pack_options(OPTIONS))
+        messages.receive(abi.FRAME_RESULT, result())
+        messages.complete()
+        assert messages.options == OPTIONS
+
+    def test_every_kind_can_be_packed_and_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(OPTION_KINDS, 3, abi.OPTION_KIND_BYTES)
+        for text in (b"", b"x", b"eight by", b"\xff" * abi.OPTION_BYTES_MAX):
+            values = {**OPTIONS, 3: text}
+            packed = pack_options(values)
+            assert len(packed) % 8 == 0
+            assert read_options(packed) == values
+
+    @pytest.mark.parametrize("text", [b"\0", b"a\0b", b"x" * (abi.OPTION_BYTES_MAX + 1)])
+    def test_text_with_a_nul_or_without_measure_is_a_fault(
+        self, monkeypatch: pytest.MonkeyPatch, text: bytes
+    ) -> None:
+        monkeypatch.setitem(OPTION_KINDS, 3, abi.OPTION_KIND_BYTES)
+        with pytest.raises(GuestFault, match=r"^option 3 with \d+ bytes of text, or a NUL in it$"):
+            read_options(pack_options({3: text}))
+
+    @given(st.binary(max_size=80))
+    def test_any_bytes_are_options_or_a_fault(self, records: bytes) -> None:
+        with suppress(GuestFault):
+            assert pack_options(read_options(records)) == records
+
+
 class TestProgress:
     def shown(self, *steps: tuple[int, int]) -> list[tuple[int, int]]:
         shown: list[tuple[int, int]] = []
@@ -268,12 +306,15 @@ class TestProgress:
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 5),
+            st.integers(0, 7),
             st.binary(max_size=200)
             | st.lists(st.integers(0, 3), min_size=12, max_size=12).map(
                 lambda words: RESULT.pack(*(abi.AMEND_RESULT_MAGIC, 2, *words[2:-1], 0))
             )
-            | st.integers(0, 70).map(lambda count: refusal() * count),
+            | st.integers(0, 70).map(lambda count: refusal() * count)
+            | st.tuples(st.integers(0, 4), st.integers(0, 2)).map(
+                lambda values: pack_options(dict(enumerate(values, 1)))
+            ),
         ),
         max_size=4,
     )
@@ -294,8 +335,11 @@ class TestConfig:
         self, request: AmendRequest, *, progress: bool = False, debug: bool = False
     ) -> dict[str, Any]:
         raw = pack_config(self.HEADER, request, 12345, 6789, progress=progress, debug=debug)
-        assert len(raw) == abi.AmendConfig_SIZE
-        return dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack(raw), strict=True))
+        fields = dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack_from(raw), strict=True))
+        self.options = read_options(raw[abi.AmendConfig_SIZE :])
+        assert fields.pop("options_size") == len(raw) - abi.AmendConfig_SIZE
+        assert len(raw) <= abi.OPERATION_CONFIG_SIZE
+        return fields
 
     def test_it_says_what_the_host_saw(self) -> None:
         assert self.pack(AmendRequest(None, None)) == {
@@ -314,24 +358,25 @@ class TestConfig:
             "current_autoclear_features": 2,
             "max_growth": 0,
             "work_max": 6789,
-            "reserved": bytes(40),
+            "reserved": bytes(36),
         }
 
+    @pytest.mark.parametrize("version", [None, 2, 3])
+    @pytest.mark.parametrize("lazy", [None, False, True])
+    def test_it_says_what_is_asked_for(self, version: int | None, lazy: bool | None) -> None:
+        assert self.pack(AmendRequest(version, lazy))["flags"] == abi.AMEND_FLAG_QUIET
+        asked = {abi.OPTION_COMPAT: version, abi.OPTION_LAZY_REFCOUNTS: lazy}
+        assert self.options == {key: value for key, value in asked.items() if value is not None}
+
     @pytest.mark.parametrize(
-        ("request_", "flags"),
+        ("request_", "flag"),
         [
-            (AmendRequest(2, None), abi.AMEND_FLAG_SET_COMPAT),
-            (AmendRequest(3, None), abi.AMEND_FLAG_SET_COMPAT | abi.AMEND_FLAG_COMPAT_V3),
-            (AmendRequest(None, False), abi.AMEND_FLAG_SET_LAZY),
-            (AmendRequest(None, True), abi.AMEND_FLAG_SET_LAZY | abi.AMEND_FLAG_LAZY_ON),
-            (AmendRequest(2, True), 2 | 8 | 16),
-            (AmendRequest(3, False), 2 | 4 | 8),
-            (AmendRequest(2, None, drop_bitmaps=True), 2 | abi.AMEND_FLAG_DROP_BITMAPS),
-            (AmendRequest(2, None, fixed_size=True), 2 | abi.AMEND_FLAG_FIXED_SIZE),
+            (AmendRequest(2, None, drop_bitmaps=True), abi.AMEND_FLAG_DROP_BITMAPS),
+            (AmendRequest(2, None, fixed_size=True), abi.AMEND_FLAG_FIXED_SIZE),
         ],
     )
-    def test_it_says_what_is_asked_for(self, request_: AmendRequest, flags: int) -> None:
-        assert self.pack(request_)["flags"] == flags | abi.AMEND_FLAG_QUIET
+    def test_it_says_what_may_be_done_for_it(self, request_: AmendRequest, flag: int) -> None:
+        assert self.pack(request_)["flags"] == flag | abi.AMEND_FLAG_QUIET
 
     def test_it_says_how_far_the_file_may_grow(self) -> None:
         assert self.pack(AmendRequest(2, None, max_growth=1 << 40))["max_growth"] == 1 << 40

@@ -16,11 +16,11 @@ static bool is_upgrade(const struct amendment *amendment)
     return amendment->target.version > amendment->image.header.version;
 }
 
-static void resolve(struct amendment *amendment, const struct AmendConfig *config)
+static void resolve(struct amendment *amendment, const struct option_value *asked)
 {
     struct target *target = &amendment->target;
-    if (config->flags & AMEND_FLAG_SET_COMPAT)
-        target->version = config->flags & AMEND_FLAG_COMPAT_V3 ? 3 : 2;
+    if (asked->given)
+        target->version = asked->number == 2 ? 2 : 3;
     if (target->version == 2)
         target->incompatible_features = target->compatible_features = target->autoclear_features =
             0;
@@ -108,4 +108,16 @@ static bool stage(struct amendment *amendment)
             (!target->drop_bitmaps || release_bitmaps(books)));
 }
 
-const struct option compat_option = {.resolve = resolve, .check = check, .stage = stage};
+static struct option_value tell(const struct target *target)
+{
+    return (struct option_value){.given = true, .number = target->version};
+}
+
+const struct option compat_option = {
+    .key = OPTION_COMPAT,
+    .kind = OPTION_KIND_NUMBER,
+    .resolve = resolve,
+    .check = check,
+    .stage = stage,
+    .tell = tell,
+};

@@ -3,13 +3,13 @@
 
 #include "qcow2/qcow2.h"
 
-static void resolve(struct amendment *amendment, const struct AmendConfig *config)
+static void resolve(struct amendment *amendment, const struct option_value *asked)
 {
     struct target *target = &amendment->target;
     uint64_t bit = QCOW2_COMPATIBLE_LAZY_REFCOUNTS;
-    if (config->flags & AMEND_FLAG_SET_LAZY)
+    if (asked->given)
         target->compatible_features =
-            (target->compatible_features & ~bit) | (config->flags & AMEND_FLAG_LAZY_ON ? bit : 0);
+            (target->compatible_features & ~bit) | (asked->number ? bit : 0);
     if (target->version == 2 && target->compatible_features) {
         refuse(amendment->image.file.verdict, REFUSAL_LAZY_NEEDS_V3, AMEND_ERROR_LAZY_NEEDS_V3, 0,
                0, 0);
@@ -17,4 +17,17 @@ static void resolve(struct amendment *amendment, const struct AmendConfig *confi
     }
 }
 
-const struct option lazy_refcounts_option = {.resolve = resolve};
+static struct option_value tell(const struct target *target)
+{
+    return (struct option_value){
+        .given = true,
+        .number = target->compatible_features & QCOW2_COMPATIBLE_LAZY_REFCOUNTS ? 1 : 0,
+    };
+}
+
+const struct option lazy_refcounts_option = {
+    .key = OPTION_LAZY_REFCOUNTS,
+    .kind = OPTION_KIND_FLAG,
+    .resolve = resolve,
+    .tell = tell,
+};

@@ -8,15 +8,27 @@
 #include "amend/amendment.h"
 #include "instar_abi.h"
 
-/* One option of an amend. All three are called for every amend, whether the option is given or not, and
- * each for all options, in the order of options.c, before the next one is called for any. */
+/* What is asked of an option, or what holds in the end. */
+struct option_value {
+    bool given;
+    uint64_t number;      /* of a flag or number */
+    const uint8_t *bytes; /* of OPTION_KIND_BYTES */
+    uint32_t length;
+};
+
+/* One option of an amend. The functions are called for every amend, whether the option is given or not,
+ * and each for all options, in the order of options.c, before the next one is called for any. */
 struct option {
+    uint32_t key;  /* OPTION_* */
+    uint32_t kind; /* OPTION_KIND_* */
     /* Set in the target what is asked for; where nothing is, what follows from the options before. */
-    void (*resolve)(struct amendment *amendment, const struct AmendConfig *config);
+    void (*resolve)(struct amendment *amendment, const struct option_value *asked);
     /* Refuse what the image does not allow. Null: it always does. */
     void (*check)(struct amendment *amendment);
     /* Stage what has to change outside the header. False: refused. Null: nothing has to. */
     bool (*stage)(struct amendment *amendment);
+    /* What holds in the end. */
+    struct option_value (*tell)(const struct target *target);
 };
 
 #endif

@@ -106,8 +106,33 @@ SHARED struct AmendResult honest_result(uint32_t lazy)
     };
 }
 
+/* An option record of a number or flag. */
+struct number_record {
+    struct OptionRecord head;
+    uint64_t value;
+};
+
+#define NUMBER_RECORD(key, kind, value) {{key, kind, sizeof(uint64_t)}, value}
+
+SHARED void send_records(const void *records, uint32_t size)
+{
+    calls->send_frame(FRAME_OPTIONS, records, size, false);
+}
+
+/* The options as the result has them. */
+SHARED void send_options(const struct AmendResult *result)
+{
+    const struct number_record records[] = {
+        NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, result->resulting_version),
+        NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, result->resulting_lazy_refcounts),
+    };
+    send_records(records, sizeof(records));
+}
+
 SHARED void send_result(struct AmendResult result)
 {
+    if (result.error == AMEND_OK && result.refusal_count == 0)
+        send_options(&result);
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
 }
 
