@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from instar.vmm.contract_terms import Change
+from instar.vmm.contract.terms import Change
 from instar.vmm.order import Order
 from instar.vmm.result import AmendOutcome, AmendResult, ByteRange
 from instar.vmm.worker import LAST, MORE, PIECE
