@@ -122,13 +122,12 @@ struct OptionRecord {
     uint32_t length; /* IN, OUT: bytes of the value; 8 of a flag or number */
 };
 
-/* The verdict. Errors are append-only. */
+/* The verdict. Errors are append-only; nothing is left of 2. */
 #define AMEND_RESULT_MAGIC 0x414d5253
 #define AMEND_ACTION_NOOP 0
 #define AMEND_ACTION_AMENDED 1
 #define AMEND_OK 0
 #define AMEND_ERROR_UNSUPPORTED_FORMAT 1
-#define AMEND_ERROR_INVALID_OPTION 2
 #define AMEND_ERROR_DOWNGRADE_BLOCKED 3
 #define AMEND_ERROR_REFCOUNT_WIDTH 4
 #define AMEND_ERROR_LAZY_NEEDS_V3 5
@@ -158,7 +157,7 @@ struct AmendResult {
     uint64_t reserved;                        /* OUT: 0 */
 };
 
-/* One reason to refuse. Reasons are append-only; the details of each are named in vmm/verdict.py. */
+/* One reason to refuse. Reasons are append-only from the first release on; the details of each are named in vmm/verdict.py. */
 #define REFUSAL_MAX 64
 #define REFUSAL_BAD_MAGIC 1
 #define REFUSAL_BAD_VERSION 2
@@ -190,26 +189,24 @@ struct AmendResult {
 #define REFUSAL_DOWNGRADE_BITMAPS 28
 #define REFUSAL_DOWNGRADE_SNAPSHOT_SIZE 29
 #define REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE 30
-#define REFUSAL_DOWNGRADE_ZERO_CLUSTERS 31
-#define REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS 32
-#define REFUSAL_UPGRADE_SNAPSHOT_EXTRA_DATA 33
-#define REFUSAL_L2_TABLE 34
-#define REFUSAL_NO_ROOM 35
-#define REFUSAL_HEADER_TOO_LARGE 36
-#define REFUSAL_READ_FAILED 37
-#define REFUSAL_WRITE_FAILED 38
-#define REFUSAL_GROWTH 39
-#define REFUSAL_DEVICE_FULL 40
-#define REFUSAL_L2_ENTRY 41
-#define REFUSAL_REFCOUNT 42
-#define REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES 43
-#define REFUSAL_REFCOUNT_TABLE_FULL 44
-#define REFUSAL_SNAPSHOT_TABLE_FULL 45
-#define REFUSAL_BITMAPS 46
-#define REFUSAL_OVERLAP 47    /* the host may find it too */
-#define REFUSAL_WORK_LIMIT 48 /* the host may find it too */
-#define REFUSAL_CHANGE_LIMIT 49
-#define REFUSAL_SNAPSHOT_EXTRA_DATA 50
+#define REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS 31
+#define REFUSAL_L2_TABLE 32
+#define REFUSAL_NO_ROOM 33
+#define REFUSAL_HEADER_TOO_LARGE 34
+#define REFUSAL_READ_FAILED 35
+#define REFUSAL_WRITE_FAILED 36
+#define REFUSAL_GROWTH 37
+#define REFUSAL_DEVICE_FULL 38
+#define REFUSAL_L2_ENTRY 39
+#define REFUSAL_REFCOUNT 40
+#define REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES 41
+#define REFUSAL_REFCOUNT_TABLE_FULL 42
+#define REFUSAL_SNAPSHOT_TABLE_FULL 43
+#define REFUSAL_BITMAPS 44
+#define REFUSAL_OVERLAP 45    /* the host may find it too */
+#define REFUSAL_WORK_LIMIT 46 /* the host may find it too */
+#define REFUSAL_CHANGE_LIMIT 47
+#define REFUSAL_SNAPSHOT_EXTRA_DATA 48
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0
