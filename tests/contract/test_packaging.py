@@ -283,10 +283,13 @@ def imports_of(module: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            name = node.module or ""
+            if node.level:
+                package = ("instar", *module.relative_to(ROOT).parts[:-1])
+                name = ".".join((*package[: len(package) - node.level + 1], name)).rstrip(".")
+            assert name
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
 
 
 def is_in(name: str, *packages: str) -> bool:

@@ -157,7 +157,7 @@ class TestOne:
         assert same == host
         model = downgrade(image)
         assert model.changes[host // 512 + 1] == 1
-        with pytest.raises(ImageRejected, match="a table or another entry uses it too"):
+        with pytest.raises(ImageRejected, match="is used twice"):
             model.case.judge()
 
     def test_a_cluster_that_two_of_three_still_use_is_not_marked(self) -> None:

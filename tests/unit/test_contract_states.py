@@ -113,7 +113,11 @@ class TestWhatTheHostKnowsItself:
     def test_action_and_atomic_are_what_is_staged(self) -> None:
         for case in (planning.noop(), planning.toggle(), downgrade(BACKED).case):
             data = case.data
-            original = Original(lambda at, n, data=data: data[at : at + n], len(data), WORK_MIN)
+
+            def read(offset: int, size: int, data: bytes = data) -> bytes:
+                return data[offset : offset + size]
+
+            original = Original(read, len(data), WORK_MIN)
             found = judge(original, case.request, case.staged(), case.claim)
             assert (found.amended, found.atomic) == (case.claim.amended, True)
 

@@ -69,7 +69,7 @@ def test_an_upgrade_that_completes_snapshots_may_be_committed(name: str, bits: i
 def test_a_table_that_holds_all_is_not_read_for_a_header_alone() -> None:
     model = downgrade(Image(clusters={0: Data(b"a")}))
     model.case.judge()
-    assert [size for offset, size in model.case.reads if offset + size > 1 << 16] == [8, 2]
+    assert all(offset + size <= 1 << 16 for offset, size in model.case.reads)
 
 
 def test_each_window_of_refcounts_is_read_once() -> None:

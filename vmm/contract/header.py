@@ -125,10 +125,12 @@ class HeaderStates:
                     )
 
     def changes_others(self) -> bool:
-        """Whether bytes change that are not the old header's, in a cluster with other users.
+        """Whether bytes change that are not the old header's, and that something else may own.
 
-        What they may be of, only the whole image can tell (tables.py).
+        By its refcount nothing else is in the cluster, and where something changes there are only
+        zeros; if not, what is there only the whole image can tell (tables.py).
         """
+        changes = False
         for sectors in self._phases:
             for number, new in sectors.items():
                 start = number * SECTOR_SIZE
@@ -138,8 +140,10 @@ class HeaderStates:
                     part = slice(max(first - start, 0), min(max(end - start, 0), SECTOR_SIZE))
                     kept[part] = old[part]
                 if kept != old:
-                    return self._refcount() != 1
-        return False
+                    changes = True
+                    if any(was not in (0, now) for was, now in zip(old, kept, strict=False)):
+                        return True
+        return changes and self._refcount() != 1
 
     def _refcount(self) -> int:
         """The refcount of the header cluster; 0 where none can be read."""

@@ -8,6 +8,7 @@ snapshot table, L1 tables, L2 tables and the data, compressed or not.
 
 from __future__ import annotations
 
+import instar.abi as abi
 from instar.vmm.record import record
 
 from .disk import OFFSET_MASK, stored
@@ -60,25 +61,32 @@ class Roles:
         `header` says whether bytes of the header cluster change that are not the header's.
         """
         touched = self._touched
-        touched.keep(range(1))
+        touched.keep(range(1), abi.AMEND_USE_HEADER)
         if header:
             touched.add_header()
         for clusters in luks_clusters(self._disk, state.extensions):
-            touched.keep(clusters)
+            touched.keep(clusters, abi.AMEND_USE_CRYPTO_HEADER)
         if state.kept_bitmaps is not None:
             for cluster in bitmap_clusters(self._disk, state.kept_bitmaps):
-                touched.keep(range(cluster, cluster + 1))
-        touched.keep(self._snapshots.clusters, released=state.moves_snapshots)
+                touched.keep(range(cluster, cluster + 1), abi.AMEND_USE_BITMAP)
+        moved = state.moves_snapshots
+        touched.keep(self._snapshots.clusters, abi.AMEND_USE_SNAPSHOT_TABLE, released=moved)
         if state.moves_refcounts:
-            touched.keep(self._books.table_clusters, released=True)
+            table, use = self._books.table_clusters, abi.AMEND_USE_REFCOUNT_TABLE
+            touched.keep(table, use, released=True)
         else:
             touched.keep_refcount_table(self._books.table_clusters)
         # None is in the header cluster: where that alone is touched, they may be what they are.
         for _, offset in self._books.blocks() if touched.any_but_header() else ():
             touched.keep_block(offset >> self._disk.cluster_bits)
         shift = self._disk.cluster_bits
-        for offset, entries in _apart([state.l1_table, *self._snapshots.l1_tables]):
-            touched.keep(range(offset >> shift, (offset + 8 * entries - 1 >> shift) + 1))
+        for use, tables in (
+            (abi.AMEND_USE_L1_TABLE, [state.l1_table]),
+            (abi.AMEND_USE_SNAPSHOT_L1_TABLE, self._snapshots.l1_tables),
+        ):
+            for offset, entries in _apart(tables):
+                last = offset + 8 * entries - 1
+                touched.keep(range(offset >> shift, (last >> shift) + 1), use)
 
     def judge_l2_tables(self, state: State) -> tuple[set[int], set[int]]:
         """The same for L2 tables. Returns all of the active layer's, and all others."""

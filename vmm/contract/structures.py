@@ -144,5 +144,5 @@ def luks_clusters(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> Iter
     for kind, data in extensions:
         if kind == LUKS:
             if len(data) != _LUKS.size:
-                raise GuestFault("the guest accepted a malformed LUKS extension")
+                raise GuestFault("the guest accepted a malformed LUKS header extension")
             yield disk.clusters(*_LUKS.unpack(data))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import instar.abi as abi
+
 from .watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from instar.vmm.errors import ImageRejected
 
     from .books import Books
     from .zeroed import Zeroed
@@ -62,45 +66,59 @@ class Touched:
         self._header = True
         self._all.add(range(1))
 
-    def keep(self, clusters: range, *, released: bool = False) -> None:
+    def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
         """A structure lies in these clusters; `released` says that it gives them up."""
         for cluster in self._all.within(clusters):
             given_up = released and self._books.change(cluster) < 0
             kept = cluster not in self._zeroed and self._is_taken_for(cluster, None)
             if not (given_up and kept):
-                raise self._books.overlap(cluster)
+                raise self._overlap(cluster, use)
 
     def keep_refcount_table(self, clusters: range) -> None:
         """The refcount table lies in these, and may be written."""
         for cluster in self._all.within(clusters):
-            self._keep_for(cluster, self._refcount_table)
+            self._keep_for(cluster, self._refcount_table, abi.AMEND_USE_REFCOUNT_TABLE)
 
     def keep_block(self, cluster: int) -> None:
         """A refcount block is this cluster. It may be written if it stands there once."""
         if cluster in self._all:
             if cluster in self._blocks_met:
-                raise self._books.overlap(cluster)
-            self._keep_for(cluster, self._blocks)
+                raise self._overlap(cluster, abi.AMEND_USE_REFCOUNT_BLOCK)
+            self._keep_for(cluster, self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK)
             self._blocks_met.add(cluster)
 
     def keep_l2_tables(self, clusters: Iterable[int]) -> None:
         """L2 tables are these clusters."""
         for cluster in clusters:
             if cluster in self._all:
-                self._keep_for(cluster, self.l2_tables)
+                self._keep_for(cluster, self.l2_tables, abi.AMEND_USE_L2_TABLE)
 
     def keep_data(self, tables: bytes) -> None:
         """The entries of these L2 tables, as they are, name their clusters."""
         found = self._all.search(tables)
         if found is not None:
-            raise self._books.overlap(found)
+            # Nothing but compressed data can begin within a cluster, and so lie in the header's.
+            raise self._overlap(found, abi.AMEND_USE_DATA if found else abi.AMEND_USE_COMPRESSED)
 
-    def _keep_for(self, cluster: int, purpose: set[int]) -> None:
+    def _keep_for(self, cluster: int, purpose: set[int], use: int) -> None:
         moves = cluster in self._zeroed or self._books.moves(cluster)
         if cluster not in purpose or moves or not self._is_taken_for(cluster, purpose):
-            raise self._books.overlap(cluster)
+            raise self._overlap(cluster, use)
 
     def _is_taken_for(self, cluster: int, purpose: set[int] | None) -> bool:
         """Whether a cluster is not written for another purpose."""
         written = (self.l2_tables, self._refcount_table, self._blocks)
         return not any(cluster in other for other in written if other is not purpose)
+
+    def _overlap(self, cluster: int, use: int) -> ImageRejected:
+        """The error for a cluster that the change and the image take for different things."""
+        purposes = (
+            (self.l2_tables, abi.AMEND_USE_L2_TABLE),
+            (self._refcount_table, abi.AMEND_USE_REFCOUNT_TABLE),
+            (self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
+            (range(int(self._header)), abi.AMEND_USE_HEADER),
+        )
+        known = [purpose for clusters, purpose in purposes if cluster in clusters]
+        if not known and self._books.change(cluster) > 0:
+            known = [abi.AMEND_USE_NEW]
+        return self._books.overlap(cluster, *known[:1], use)
