@@ -440,7 +440,7 @@ def work_limit(limit: int) -> Refusal:
 
 def change_limit(size: int, ranges: int) -> Refusal:
     """Say that it takes too much memory to judge an amend."""
-    return _translate((), abi.REFUSAL_CHANGE_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, size, ranges)
+    return _translate(_NOTHING, abi.REFUSAL_CHANGE_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, size, ranges)
 
 
 def too_few_references(offset: int, refcount: int) -> Refusal:
