@@ -3,7 +3,7 @@
 The library is shared/, as linked into the guest, and shared/host/, which only tests need. It knows
 nothing of the sandbox, so a test or a fuzzer can call it ten thousand times a second. Tests reach
 it with `from _planner import ffi, lib`: ffi knows the structs and constants of abi/instar_abi.h
-and what shared/host/planner_host.h declares between these two lines:
+and what shared/host/library.h declares between these two lines:
 
     /* cffi: begin */
     /* cffi: end */
@@ -25,7 +25,7 @@ from cffi import FFI
 OUTPUT = ROOT / "build" / "planner"
 LIBRARY = "libplanner.so"
 SHARED = ROOT / "shared"
-DECLARATIONS = SHARED / "host" / "planner_host.h"
+DECLARATIONS = SHARED / "host" / "library.h"
 BEGIN = "/* cffi: begin */"
 END = "/* cffi: end */"
 
@@ -39,11 +39,11 @@ lib = ffi.dlopen(_dirname(__file__) + "/{LIBRARY}")
 
 
 class DeclarationsError(Exception):
-    """planner_host.h does not say what the library offers."""
+    """library.h does not say what the library offers."""
 
 
 def host_declarations() -> str:
-    """What stands between the two marks of planner_host.h.
+    """What stands between the two marks of library.h.
 
     Raises:
         DeclarationsError: if there is no such file, or not one pair of marks in it.
@@ -66,7 +66,7 @@ def build_planner(directory: Path = OUTPUT, *, sanitize: bool = False) -> Path:
         sanitize: whether undefined behaviour ends the process with a message.
 
     Raises:
-        DeclarationsError: if planner_host.h is not as it should be.
+        DeclarationsError: if library.h is not as it should be.
         BuildError: if there is no compiler, or it failed.
     """
     ffi = FFI()

@@ -26,7 +26,7 @@ ROOMS = {
     "shared/qcow2": ("abi", "shared", "shared/image"),
     "shared/amend": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend/options"),
     "shared/amend/options": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend"),
-    "shared/host": ("abi", "shared", "shared/image", "shared/amend"),
+    "shared/host": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend"),
     "guest/common": ("abi",),
     "guest/core": ("abi", "guest/common"),
     "guest/amend": ("abi", "guest/common", "shared", "shared/image", "shared/amend"),
