@@ -22,11 +22,12 @@ OFFSET_MASK = 0x00FFFFFFFFFFFE00
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 """The flags in an entry of an L1 or L2 table."""
 
+PIECE = 1 << 20
+"""What is read of a table at a time, in bytes."""
 MEMORY_MIN, MEMORY_FACTOR = 64 << 20, 8
 """What the judge may take of memory: so many bytes, and so many times what is staged and stored."""
 
 _READ_WORK = 1 << 14  # bytes: to judge anything takes as long as reading so many more
-_PIECE = 1 << 20
 _NEAR = 1 << 16
 _BLOCK = 4096  # bytes: what file systems store at least
 _EMPTY = bytes(_BLOCK)
@@ -119,8 +120,8 @@ class Disk:
 
     def pieces(self, offset: int, size: int) -> Iterator[bytes]:
         """Read `size` bytes as read() does, a MiB at a time."""
-        for at in range(offset, offset + size, _PIECE):
-            yield self.read(at, min(_PIECE, offset + size - at))
+        for at in range(offset, offset + size, PIECE):
+            yield self.read(at, min(PIECE, offset + size - at))
 
     def clusters(self, offset: int, size: int) -> range:
         """The numbers of the clusters of a structure. GuestFault if it does not begin one."""

@@ -13,7 +13,7 @@ from instar.vmm.errors import GuestFault, ImageRejected
 from instar.vmm.staging import SECTOR_SIZE
 from instar.vmm.verdict import too_few_references
 
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
+from .disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
 from .zeroed import NEW, OWN
 
 TYPE_CHECKING = False
@@ -69,8 +69,10 @@ class Mapping:
             at = (sector * SECTOR_SIZE) & (self._disk.cluster_size - 1)
             if data[at : at + SECTOR_SIZE] != staged:
                 olds, news = _ENTRIES.unpack_from(data, at), _ENTRIES.unpack(staged)
-                if not self._judge_run(olds, news, references):
-                    self._judge_sector(olds, news, references)
+                changes = [(o, n) for o, n in zip(olds, news, strict=True) if o != n]
+                alike = len(changes) == len(olds) and self._judge_run(olds, news, references)
+                if not alike:
+                    self._judge_entries(changes, references)
                 data[at : at + SECTOR_SIZE] = staged
         self._finish_table(current, data)
         return tables
@@ -88,17 +90,20 @@ class Mapping:
             start = table << self._disk.cluster_bits
             raise GuestFault(f"the guest leaves zero clusters in the L2 table at {start:#x}")
 
-    def unchanged(self, table: int, data: bytes) -> bytes:
-        """An L2 table as it is, with zeros for the entries that the mapping's phase changes."""
-        first = table << (self._disk.cluster_bits - 9)
-        end = first + self._disk.cluster_size // SECTOR_SIZE
-        found = bytearray(data)
+    def unchanged(self, table: int, number: int, piece: bytes) -> bytes:
+        """A piece of an L2 table as it is, with zeros for the entries that change.
+
+        `number` counts the pieces, as Disk.pieces() has them.
+        """
+        first = (table << (self._disk.cluster_bits - 9)) + number * (PIECE // SECTOR_SIZE)
+        end = first + len(piece) // SECTOR_SIZE
+        found = bytearray(piece)
         for sector, extent in self._staged.extents(INSTAR_PHASE_MAPPING, first, end):
             for part in range(0, len(extent), SECTOR_SIZE):
                 at = (sector - first) * SECTOR_SIZE + part
-                olds = _ENTRIES.unpack_from(data, at)
+                olds = _ENTRIES.unpack_from(found, at)
                 news = _ENTRIES.unpack_from(extent, part)
-                kept = (old if old == new else 0 for old, new in zip(olds, news, strict=True))
+                kept = [old if old == new else 0 for old, new in zip(olds, news, strict=True)]
                 _ENTRIES.pack_into(found, at, *kept)
         return bytes(found)
 
@@ -138,13 +143,11 @@ class Mapping:
         same_flags = not (words[0] ^ words[-1]) & ~OFFSET_MASK
         return same_flags and words == tuple(range(words[0], words[0] + len(words) * step, step))
 
-    def _judge_sector(self, olds: tuple[int, ...], news: tuple[int, ...], references: int) -> None:
+    def _judge_entries(self, changes: list[tuple[int, int]], references: int) -> None:
         # An image may have millions of zero clusters: those that are just dropped go in bulk.
         dropped = []
         shift, within = self._disk.cluster_bits, self._disk.cluster_size - 1
-        for old, new in zip(olds, news, strict=True):
-            if old == new:
-                continue
+        for old, new in changes:
             host = old & OFFSET_MASK
             if new or self._backed or old & COMPRESSED or not old & ZERO or host & within:
                 self._judge_entry(old, new, references)

@@ -41,7 +41,8 @@ class State:
     """Whether the snapshot table does."""
 
 
-_BATCH = 1 << 20  # bytes of L2 tables that are searched at once
+# Bytes of L2 tables that are searched at once: where more data come together, fewer are in a row.
+_BATCH = 1 << 16
 _TABLE_MEMORY = 100  # bytes for the number of an L2 table in a set
 
 
@@ -111,14 +112,18 @@ class Roles:
         """The same for the data that entries of these L2 tables name, as they are."""
         size = self._disk.cluster_size
         for table in sorted(tables):
-            whole = b"".join(self._disk.pieces(table << self._disk.cluster_bits, size))
-            if table in self._touched.l2_tables:
-                whole = mapping.unchanged(table, whole)
-            for _, block in stored(whole):
-                self._batch.append(block)
-                self._batched += len(block)
-            if self._batched >= _BATCH:
-                self._flush()
+            for at, data in enumerate(self._disk.pieces(table << self._disk.cluster_bits, size)):
+                written = table in self._touched.l2_tables
+                piece = mapping.unchanged(table, at, data) if written else data
+                blocks = [block for _, block in stored(piece)]
+                count = sum(map(len, blocks))
+                if count == len(piece) >= _BATCH:  # nothing to be left out, or to be put together
+                    self._touched.keep_data(piece)
+                    continue
+                self._batch += blocks
+                self._batched += count
+                if self._batched >= _BATCH:
+                    self._flush()
         self._flush()
 
     def _flush(self) -> None:
