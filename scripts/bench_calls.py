@@ -18,7 +18,7 @@ from bench_common import (
 )
 
 import instar
-from tests.forge import Data, Image
+from tests.support.forge import Data, Image
 
 ROW = 10
 ROW_OF_CALLS = f"the same, each of {ROW} in a row"

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.forge import Data, Image
-from tests.qemu import NONE_FETCHED, all_versions
+from tests.support.forge import Data, Image
+from tests.support.qemu import NONE_FETCHED, all_versions
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder for temporary files of our own
 WARM_UP = 3  # rounds

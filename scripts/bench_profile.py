@@ -19,7 +19,7 @@ from build_guest import compiler
 import instar
 from instar.vmm.kvm import ioctls, state, system, vcpu, vm
 from instar.vmm.machine import Machine
-from instar.vmm.payload import Image, Payload, Segment, load_payload
+from instar.vmm.machine.payload import Image, Payload, Segment, load_payload
 
 FLOOR = Path(__file__).with_name("bench_floor.c")
 

@@ -1,4 +1,4 @@
-"""Build time: makes the man page and the completions of shells of the table in vmm/commands.py.
+"""Build time: makes the man page and the completions of shells of the table in vmm/cli/commands.py.
 
     build_manual.py PACKAGE DIRECTORY
 
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 if TYPE_CHECKING:
-    from instar.vmm.arguments import Flag
-    from instar.vmm.commands import Command
+    from instar.vmm.cli.arguments import Flag
+    from instar.vmm.cli.commands import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,14 +48,14 @@ def load_table(package: Path) -> Any:
         package: where instar.abi is.
 
     Returns:
-        The module instar.vmm.commands. All of `instar` in this process is from the tree then.
+        The module instar.vmm.cli.commands. All of `instar` in this process is from the tree then.
     """
     tree = ModuleType("instar")
     tree.__path__ = [str(package), str(ROOT)]
     sys.modules["instar"] = tree
-    import instar.vmm.commands
+    import instar.vmm.cli.commands
 
-    return instar.vmm.commands
+    return instar.vmm.cli.commands
 
 
 def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentParser:

@@ -9,12 +9,12 @@ import pytest
 
 # Before anything imports them: checks that tests share explain their failures as tests do.
 pytest.register_assert_rewrite(
-    *("tests.oracle.agreement", "tests.oracle.verdicts"),
-    *("tests.planner.checks", "tests.planner.support"),
+    *("tests.oracle.agreement", "tests.support.verdicts"),
+    *("tests.support.planner_checks", "tests.support.planner"),
 )
 
-from tests import qemu as oracle  # noqa: E402
-from tests.project import load_planner  # noqa: E402
+from tests.support import qemu as oracle  # noqa: E402
+from tests.support.project import load_planner  # noqa: E402
 
 
 def why_no_kvm(device: str = "/dev/kvm") -> str | None:

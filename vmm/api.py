@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from instar.vmm.amend import amend_image
-from instar.vmm.errors import UsageError
-from instar.vmm.order import TIMEOUT, Cache, Compat, Isolation, PathLike, make_order
-from instar.vmm.payload import Payload, load_payload
-from instar.vmm.result import AmendResult
+from .amend import amend_image
+from .amend.result import AmendResult
+from .base.errors import UsageError
+from .machine.payload import Payload, load_payload
+from .request.order import TIMEOUT, Cache, Compat, Isolation, PathLike, make_order
 
 
 def amend(
@@ -80,7 +80,7 @@ def amend(
                 debug=debug,
                 payload=payload,
             )
-        from instar.vmm.isolation import amend_in_child
+        from .fleet.isolation import amend_in_child
 
         return amend_in_child(
             path,
@@ -96,6 +96,6 @@ def amend(
 
     if "logging" not in sys.modules:
         return act()
-    from instar.vmm.audit import logged
+    from .amend.audit import logged
 
     return logged(path, order, (payload or load_payload()).sha256, act)

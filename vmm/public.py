@@ -4,9 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
+    from instar.vmm.amend.sandbox import Sandbox
     from instar.vmm.api import amend
-    from instar.vmm.contract.terms import Change
-    from instar.vmm.errors import (
+    from instar.vmm.base.errors import (
         GuestFault,
         HostError,
         ImageLocked,
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
         Refusal,
         UsageError,
     )
-    from instar.vmm.many import amend_many
-    from instar.vmm.result import AmendOutcome, AmendResult, ByteRange
-    from instar.vmm.sandbox import Sandbox
+    from instar.vmm.contract.terms import Change
+    from instar.vmm.fleet.many import amend_many
 
 __version__ = "0.1.0"
 
@@ -39,13 +39,13 @@ __all__ = [
 ]
 
 _MODULES = {  # where they are, but for the errors
-    "AmendOutcome": "result",
-    "AmendResult": "result",
-    "ByteRange": "result",
+    "AmendOutcome": "amend.result",
+    "AmendResult": "amend.result",
+    "ByteRange": "amend.result",
     "Change": "contract.terms",
-    "Sandbox": "sandbox",
+    "Sandbox": "amend.sandbox",
     "amend": "api",
-    "amend_many": "many",
+    "amend_many": "fleet.many",
 }
 
 _RUNNING = ("Sandbox", "amend", "amend_many")
@@ -55,11 +55,11 @@ def __getattr__(name: str) -> object:
     """Import a public name; the command, which uses none through here, pays for none."""
     if name not in __all__:
         raise AttributeError(f"module 'instar' has no attribute {name!r}")
-    module = f"instar.vmm.{_MODULES.get(name, 'errors')}"
+    module = f"instar.vmm.{_MODULES.get(name, 'base.errors')}"
     from sys import modules
 
     if name in _RUNNING:
-        from instar.vmm.supported import check_machine
+        from instar.vmm.base.supported import check_machine
 
         check_machine()  # elsewhere their modules lack what they import
     __import__(module)

@@ -1,8 +1,8 @@
 """What a baseline is about: an image that is made without qemu, and one amend. Test side.
 
 An image comes from the forge, or from a fixture: the files that a recipe of tests/oracle made once,
-in tests/baselines/NAME/files.tar.xz. What every version of qemu-img makes of it is recorded beside
-that, see record.py.
+in tests/baselines/records/NAME/files.tar.xz. What every version of qemu-img makes of it is recorded
+beside that, see record.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.forge import Image
-from tests.oracle.recipe import IMAGE, make
-from tests.qemu import Qemu
+from tests.support.forge import Image
+from tests.support.qemu import Qemu
+from tests.support.recipe import IMAGE, make
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "records"
 FIXTURE = "files.tar.xz"
 FAILING_FLUSH = "flush"
 _LEFT_OUT = {"r.img"}

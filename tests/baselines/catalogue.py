@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from tests.baselines import others, zeros
 from tests.baselines.case import Case, label
-from tests.differential.program import LUKS
-from tests.oracle.recipe import IMAGE
-from tests.oracle.rows import RECORDED, Row
+from tests.support.program import LUKS
+from tests.support.recipe import IMAGE
+from tests.support.rows import RECORDED, Row
 
 _ROWS = ("hdr/", "feat/", "zero/", "snap/", "bm/", "back/", "df/", "rc/", "x/", "aes/")
 _OWN_ROWS = ("shared/", "v2/", "corrupt/", "own/zstd", "own/zlib", "own/empty", "own/bitmap")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tests.baselines.case import FAILING_FLUSH, Case, label
-from tests.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot
+from tests.support.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot
 
 UP, DOWN, LAZY = "compat=1.1", "compat=0.10", "lazy_refcounts=on"
 V3 = Image(size=1 << 20, clusters={0: Data(b"\x05"), 1: Compressed(b"c")})

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.differential.contents import digest
-from tests.forge import (
+from tests.support.contents import digest
+from tests.support.forge import (
     Reader,
     UnreadableError,
     faults,

@@ -1,7 +1,7 @@
 """Records what qemu-img makes of the cases, or reads the records. Test side.
 
-A record is tests/baselines/CASE/VERSION.json. Beside the exit status and the messages it says what
-the image was before and is afterwards; of the latter only what is different.
+A record is tests/baselines/records/CASE/VERSION.json. Beside the exit status and the messages it
+says what the image was before and is afterwards; of the latter only what is different.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from construct import ConstructError
 
 from tests.baselines.case import FAILING_FLUSH, Case
 from tests.baselines.reading import normalised
-from tests.differential.observe import Health, Seen, message
-from tests.differential.program import target
-from tests.differential.scratch import scratch
-from tests.forge import parse_snapshots
-from tests.hostile import sparse
-from tests.oracle.recipe import IMAGE, working_directory
-from tests.qemu import Qemu, Run
+from tests.support import sparse
+from tests.support.forge import parse_snapshots
+from tests.support.observe import Health, Seen, message
+from tests.support.program import target
+from tests.support.qemu import Qemu, Run
+from tests.support.recipe import IMAGE, working_directory
+from tests.support.scratch import scratch
 
 _MESSAGES = 3
 _BLKDEBUG = (

@@ -13,18 +13,18 @@ import pytest
 from construct import ConstructError
 
 import instar
-from instar.vmm.options import parse_options
-from tests import qemu as oracle
+from instar.vmm.request.options import parse_options
 from tests.baselines.case import FAILING_FLUSH, FOLDER, Case
 from tests.baselines.catalogue import CASES
 from tests.baselines.reading import audited, described, is_opaque, layer_digests, open_image
 from tests.baselines.record import load, path_of, record
-from tests.differential.grounds import founded
-from tests.differential.judge import explanation
-from tests.divergences import diverges
-from tests.forge import UnreadableError
-from tests.hostile import sparse
-from tests.oracle.verdicts import ACCEPTED, Request, fingerprint
+from tests.support import qemu as oracle
+from tests.support import sparse
+from tests.support.divergences import diverges
+from tests.support.forge import UnreadableError
+from tests.support.grounds import founded
+from tests.support.judge import explanation
+from tests.support.verdicts import ACCEPTED, Request, fingerprint
 
 VERSIONS = frozenset({"5.2.0", "7.2.18", "7.2.22", "10.0.2", "10.0.13", "11.1.2", "11.1.3"})
 SAMPLE = tuple(CASES)[::16]
@@ -67,7 +67,7 @@ class Both:
 
 
 def symptoms(both: Both, found: dict[str, Any]) -> Iterator[str]:
-    """In what instar differs from a record, in the words of tests/differential/judge.py."""
+    """In what instar differs from a record, in the words of tests/support/judge.py."""
     theirs = found["exit"] == 0
     if found["exit"] < 0:
         yield "qemu crashes"

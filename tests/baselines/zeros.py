@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.baselines.case import Case, label
-from tests.forge import (
+from tests.support.forge import (
     Bitmap,
     Cluster,
     Compressed,

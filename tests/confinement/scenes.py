@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.confinement.process import guest_code
-from tests.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.process import guest_code
 
 LAZY = ("-o", "lazy_refcounts=on")
 

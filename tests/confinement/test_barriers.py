@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from instar.vmm import confine
+from instar.vmm.confine.rules import CLIENT_RULES, RULES, VCPU_REQUESTS, WORKER_RULES
+from instar.vmm.image.staging import staging_budget
 from instar.vmm.kvm import ioctls
-from instar.vmm.seccomp import CLIENT_RULES, RULES, VCPU_REQUESTS, WORKER_RULES
-from instar.vmm.staging import staging_budget
-from tests.confinement.process import ALL, attempt
+from tests.support.process import ALL, attempt
 
 OPEN = "call(257, -100, b'/etc/passwd', os.O_RDONLY)"
 EXECVE = "call(59, b'/bin/true', None, None)"

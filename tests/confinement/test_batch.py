@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests.confinement.process import command, run
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_worker import outcomes, write, write_some
-from tests.forge import parse_header
+from tests.support.forge import parse_header
+from tests.support.process import command, run
 
 pytestmark = pytest.mark.kvm
 
@@ -126,7 +126,7 @@ def test_a_terminal_shows_a_bar_where_tqdm_is_installed(tmp_path: Path) -> None:
     assert on_a_terminal("amend", "-q", *LAZY, *images) == ""
 
 
-WITHOUT_TQDM = "import instar.vmm.counter as c; c.PAUSE = 0; sys.modules['tqdm'] = None"
+WITHOUT_TQDM = "import instar.vmm.cli.counter as c; c.PAUSE = 0; sys.modules['tqdm'] = None"
 
 
 def test_a_terminal_shows_a_plain_counter_where_it_is_not(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_terminal_shows_a_plain_counter_where_it_is_not(tmp_path: Path) -> Non
 
 def test_progress_shows_a_counter_on_stdout_for_whoever_reads_it(tmp_path: Path) -> None:
     images = write_some(tmp_path)
-    patch = "import instar.vmm.counter as c; c.PAUSE = 0"
+    patch = "import instar.vmm.cli.counter as c; c.PAUSE = 0"
     shown = run("amend", "-p", *LAZY, *images, patch=patch).stdout
     states = [f"    ({done}/6 images)\n" for done in (*range(7), 6)]
     assert shown == "".join(states)  # "\r" and "\r\n", as they are read
@@ -230,8 +230,8 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     write_some(tmp_path, 4)
     code = """
 import resource, sys
-from instar.vmm.batch import amend_batch
-from instar.vmm.order import make_order
+from instar.vmm.fleet.batch import amend_batch
+from instar.vmm.request.order import make_order
 order = make_order(None, True, None, True, "writeback", 10)
 peaks = []
 for count in (50, 400):

@@ -1,4 +1,4 @@
-"""Host side: the allow-list of vmm/seccomp.py holds what real runs call, and nothing else."""
+"""Host side: the allow-list of vmm/confine/rules.py holds what real runs call, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm.seccomp import CLIENT_RULES, RULES
-from tests.confinement.process import attempt, command
+from instar.vmm.confine.rules import CLIENT_RULES, RULES
 from tests.confinement.scenes import SCENES, Scene, write_image
+from tests.support.process import attempt, command
 
 # Rules that a scene may have no use for, and why they are there all the same.
 BY_CHANCE = {

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm.seccomp import CLIENT_RULES, RULES
-from tests.confinement.process import PACKAGE, attempt
-from tests.forge import Data, Image, Zero, ZeroAllocated, parse_header
+from instar.vmm.confine.rules import CLIENT_RULES, RULES
+from tests.support.forge import Data, Image, Zero, ZeroAllocated, parse_header
+from tests.support.process import PACKAGE, attempt
 
 pytestmark = pytest.mark.kvm
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.confinement.process import command
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_calls import PYTHONS
 from tests.confinement.test_worker import write_some
+from tests.support.process import command
 
 pytestmark = pytest.mark.kvm
 

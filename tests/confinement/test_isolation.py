@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm import isolation
 from instar.vmm.amend import amend_image
-from instar.vmm.order import Isolation
-from instar.vmm.payload import load_payload
-from tests.forge import Data, Image, Snapshot
+from instar.vmm.fleet import isolation
+from instar.vmm.machine.payload import load_payload
+from instar.vmm.request.order import Isolation
+from tests.support.forge import Data, Image, Snapshot
 
 SAMPLE = Image(
     size=1 << 20,

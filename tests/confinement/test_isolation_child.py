@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm import isolation
-from tests.unit import documents
+from instar.vmm.fleet import isolation
+from tests.support import documents
 
 RESULT = {**documents.NOOP, "filename": "x", "warnings": ["w"]}
 REFUSAL = documents.REFUSAL

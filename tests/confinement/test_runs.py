@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import instar
-from instar.vmm.order import Compat
-from tests.confinement.process import ALL, run
+from instar.vmm.request.order import Compat
 from tests.confinement.scenes import LAZY, SCENES, Scene, write_image
+from tests.support.process import ALL, run
 
 pytestmark = pytest.mark.kvm
 

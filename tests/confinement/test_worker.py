@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from instar.vmm.amend.result import RANGES_MAX
+from instar.vmm.confine.rules import CLIENT_RULES, RESET_REQUESTS, WORKER_RULES
 from instar.vmm.kvm import state
-from instar.vmm.result import RANGES_MAX
-from instar.vmm.seccomp import CLIENT_RULES, RESET_REQUESTS, WORKER_RULES
-from tests.confinement.process import command, guest_code, run
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_calls import BY_CHANCE
-from tests.forge import Data, Image, Zero, ZeroAllocated
+from tests.support.forge import Data, Image, Zero, ZeroAllocated
+from tests.support.process import command, guest_code, run
 
 pytestmark = pytest.mark.kvm
 
@@ -123,14 +123,14 @@ TAKEN_OVER = {
 }
 
 PATCH = """
-import instar.vmm.batch, instar.vmm.worker
-instar.vmm.batch.MARGIN = 1.5
-def amend(sandbox, fd, message, order, original=instar.vmm.worker._amend):
+import instar.vmm.fleet.batch, instar.vmm.fleet.worker
+instar.vmm.fleet.batch.MARGIN = 1.5
+def amend(sandbox, fd, message, order, original=instar.vmm.fleet.worker._amend):
     import socket
     if b"bad" in message:
         {attempt}
     return original(sandbox, fd, message, order)
-instar.vmm.worker._amend = amend
+instar.vmm.fleet.worker._amend = amend
 """
 
 
@@ -165,13 +165,13 @@ def test_a_worker_that_says_more_than_it_was_asked_is_ended(tmp_path: Path) -> N
 def test_guest_faults_cost_a_worker_each_and_no_other_image(tmp_path: Path) -> None:
     images = write_some(tmp_path)
     patch = """
-import instar.vmm.sandbox
-from instar.vmm.errors import GuestFault
-def plan(machine, image, *rest, original=instar.vmm.sandbox.plan):
+import instar.vmm.amend.sandbox
+from instar.vmm.base.errors import GuestFault
+def plan(machine, image, *rest, original=instar.vmm.amend.sandbox.plan):
     if image.name[-2] in "135":
         raise GuestFault("it is bad")
     return original(machine, image, *rest)
-instar.vmm.sandbox.plan = plan
+instar.vmm.amend.sandbox.plan = plan
 """
     done = run(*MANY, "-j2", *images, patch=patch)
     told = outcomes(done.stdout)
@@ -238,7 +238,7 @@ def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) 
 
 def test_a_worker_is_told_what_an_image_may_cost(tmp_path: Path) -> None:
     images = write_some(tmp_path, 2)
-    patch = "import instar.vmm.image_file as f; f.WORK_MIN, f.WORK_FACTOR = 1000, 1"
+    patch = "import instar.vmm.image.image_file as f; f.WORK_MIN, f.WORK_FACTOR = 1000, 1"
     done = run(*MANY, "-j1", *images, patch=patch)
     for image in images:
         kind, message = outcomes(done.stdout)[image.name]

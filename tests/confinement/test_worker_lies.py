@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.confinement.process import command, run
 from tests.confinement.scenes import LAZY
 from tests.confinement.test_batch import processes_of, wait_for
 from tests.confinement.test_worker import outcomes, write_some
-from tests.forge import parse_header
+from tests.support.forge import parse_header
+from tests.support.process import command, run
 
 pytestmark = pytest.mark.kvm
 
@@ -25,10 +25,10 @@ MANY = ("amend", "--output=json", "--timeout=0.1", *LAZY)
 # Code in the place of telling the answer `real` of the second image, which it may change.
 PATCH = """
 import json, os, time
-import instar.vmm.batch, instar.vmm.worker
-instar.vmm.batch.MARGIN = 1.5
+import instar.vmm.fleet.batch, instar.vmm.fleet.worker
+instar.vmm.fleet.batch.MARGIN = 1.5
 told = 0
-def tell(answer, honest=instar.vmm.worker._tell):
+def tell(answer, honest=instar.vmm.fleet.worker._tell):
     global told
     told += 1
     if told != 2:
@@ -36,7 +36,7 @@ def tell(answer, honest=instar.vmm.worker._tell):
     real = json.loads(answer)
     {lie}
     honest(json.dumps(real).encode())
-instar.vmm.worker._tell = tell
+instar.vmm.fleet.worker._tell = tell
 """
 LIES = {
     "empty pieces for ever": "exec('while True: os.write(3, b\"+\")')",
@@ -88,13 +88,13 @@ def test_a_lie_costs_its_own_image_which_is_named(tmp_path: Path, lie: str) -> N
 def test_a_worker_that_hangs_is_noticed_while_others_are_busy(tmp_path: Path) -> None:
     images = write_some(tmp_path, 200)
     patch = """
-import instar.vmm.batch, instar.vmm.worker, time
-instar.vmm.batch.MARGIN = 0.4
-def amend(sandbox, fd, message, order, original=instar.vmm.worker._amend):
+import instar.vmm.fleet.batch, instar.vmm.fleet.worker, time
+instar.vmm.fleet.batch.MARGIN = 0.4
+def amend(sandbox, fd, message, order, original=instar.vmm.fleet.worker._amend):
     end = time.monotonic() + (60 if b"image 7\\n" in message else 0.01)
     while time.monotonic() < end: pass
     return original(sandbox, fd, message, order)
-instar.vmm.worker._amend = amend
+instar.vmm.fleet.worker._amend = amend
 """
     process = subprocess.Popen(
         command(*MANY, "-j2", *images, patch=patch), stdout=subprocess.PIPE, text=True
@@ -109,20 +109,20 @@ instar.vmm.worker._amend = amend
 # What becomes of the worker number `number`, from 1, before it says that it is ready.
 EARLY = """
 import os
-import instar.vmm.confine, instar.vmm.worker
-from instar.vmm.errors import HostError
-from instar.vmm.worker_process import WorkerProcess
+import instar.vmm.confine, instar.vmm.fleet.worker
+from instar.vmm.base.errors import HostError
+from instar.vmm.fleet.worker_process import WorkerProcess
 number = 0
 def start(self, *arguments, original=WorkerProcess.__init__):
     global number
     number += 1
     original(self, *arguments)
 WorkerProcess.__init__ = start
-def confine(*arguments, original=instar.vmm.worker.confine, **options):
+def confine(*arguments, original=instar.vmm.fleet.worker.confine, **options):
     if {condition}:
         {end}
     return original(*arguments, **options)
-instar.vmm.worker.confine = confine
+instar.vmm.fleet.worker.confine = confine
 """
 ENDS = {
     "killed": "os.kill(os.getpid(), 9)",
@@ -230,12 +230,12 @@ def test_an_interrupt_leaves_the_images_that_a_worker_was_sent_and_had_not_begun
     images = write_some(tmp_path)
     before = [image.read_bytes() for image in images]
     patch = """
-import instar.vmm.worker, socket, time
+import instar.vmm.fleet.worker, socket, time
 def receive(*arguments, original=socket.recv_fds):
     end = time.monotonic() + 1
     while time.monotonic() < end: pass
     return original(*arguments)
-instar.vmm.worker.socket = type("socket", (), {**vars(socket), "recv_fds": receive})
+instar.vmm.fleet.worker.socket = type("socket", (), {**vars(socket), "recv_fds": receive})
 """
     process = subprocess.Popen(
         command(*MANY, "-j1", *images, patch=patch), stdout=subprocess.PIPE, text=True
@@ -258,13 +258,13 @@ def test_an_interrupt_tells_what_became_of_every_image_that_was_begun(
 ) -> None:
     images = write_some(tmp_path, 300)
     patch = """
-import instar.vmm.worker, time
-def amend(*arguments, original=instar.vmm.worker._amend):
+import instar.vmm.fleet.worker, time
+def amend(*arguments, original=instar.vmm.fleet.worker._amend):
     answer = original(*arguments)
     end = time.monotonic() + 0.01
     while time.monotonic() < end: pass
     return answer
-instar.vmm.worker._amend = amend
+instar.vmm.fleet.worker._amend = amend
 """
     process = subprocess.Popen(
         command(*MANY, f"-j{jobs}", *images, patch=patch), stdout=subprocess.PIPE, text=True

@@ -18,7 +18,7 @@ from pathlib import Path
 import build_guest
 import pytest
 
-from tests.forge import Data, Image
+from tests.support.forge import Data, Image
 
 ROOT = build_guest.ROOT
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))

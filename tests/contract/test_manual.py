@@ -12,8 +12,8 @@ from pathlib import Path
 import build_manual
 import pytest
 
-from instar.vmm.arguments import FILES
-from instar.vmm.commands import COMMANDS
+from instar.vmm.cli.arguments import FILES
+from instar.vmm.cli.commands import COMMANDS
 
 ROOT = build_manual.ROOT
 

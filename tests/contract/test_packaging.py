@@ -22,7 +22,7 @@ import hatch_build
 import pytest
 
 from instar import abi
-from instar.vmm import commands
+from instar.vmm.cli import commands
 
 ROOT = build_guest.ROOT
 PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}

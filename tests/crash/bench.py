@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests import qemu as oracle
 from tests.crash.cases import Case
 from tests.crash.recorder import Call, Run, environment, instar, run, trace
 from tests.crash.verdict import Judge, Verdict
+from tests.support import qemu as oracle
 
 
 class Bench:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.forge import Cluster, Compressed, Data, Extension, Image, Snapshot, layout
+from tests.support.forge import Cluster, Compressed, Data, Extension, Image, Snapshot, layout
 
 HEADER_LIMIT = 0x10000
 """Extensions, and names that move, stay within this part of the header cluster."""

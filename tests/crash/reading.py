@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.forge import Extension, layout, parse_extensions, parse_header
+from tests.support.forge import Extension, layout, parse_extensions, parse_header
 
 
 @dataclass(frozen=True)

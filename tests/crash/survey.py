@@ -12,7 +12,7 @@ from tests.crash.cases import Case
 from tests.crash.recorder import Operation, instar, record, replay
 from tests.crash.states import crash_states, phases
 from tests.crash.verdict import Judge, Tally
-from tests.qemu import Qemu
+from tests.support.qemu import Qemu
 
 NO_ROOM = "the header cluster has"
 """Part of the one message with which instar refuses an image of these cases."""

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import qemu as oracle
 from tests.crash.cases import (
     CLUSTER_BITS,
     DOWNGRADE,
@@ -29,6 +28,7 @@ from tests.crash.recorder import Barrier, Operation, Recording, Write, instar, r
 from tests.crash.states import SECTOR, crash_states
 from tests.crash.survey import NO_ROOM, interrupt_instar, interrupt_qemu
 from tests.crash.verdict import Judge, Tally, Verdict
+from tests.support import qemu as oracle
 
 pytestmark = pytest.mark.kvm
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import qemu as oracle
 from tests.crash.recorder import Operation, instar, record, replay
 from tests.crash.states import State, crash_states
-from tests.forge import Image, Snapshot, Zero, ZeroAllocated
-from tests.forge.audit import counted_refcounts, faults, stored_refcounts
-from tests.forge.clusters import Cluster, Data
-from tests.forge.reader import Reader
-from tests.oracle.recipe import make
-from tests.qemu import Qemu
+from tests.support import qemu as oracle
+from tests.support.forge import Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge.audit import counted_refcounts, faults, stored_refcounts
+from tests.support.forge.clusters import Cluster, Data
+from tests.support.forge.reader import Reader
+from tests.support.qemu import Qemu
+from tests.support.recipe import make
 
 pytestmark = pytest.mark.kvm
 

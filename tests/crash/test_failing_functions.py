@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import instar
-from tests import qemu as oracle
 from tests.crash.cases import LAZY_OFF, LAZY_ON, UPGRADE, Case
 from tests.crash.verdict import Judge, Verdict
+from tests.support import qemu as oracle
 
 pytestmark = pytest.mark.kvm
 

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from tests.crash.reading import Meaning, read
 from tests.crash.states import SECTOR, State
-from tests.qemu import Qemu, QemuError
+from tests.support.qemu import Qemu, QemuError
 
 
 class Verdict(Enum):

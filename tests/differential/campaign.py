@@ -9,10 +9,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from tests import qemu as oracle
 from tests.differential.generate import Case, case_of
 from tests.differential.run import Tally, run_case
 from tests.differential.shrink import script, shrink
+from tests.support import qemu as oracle
 
 _BATCH = 32
 _MOST = 10

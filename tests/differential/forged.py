@@ -7,7 +7,7 @@ from typing import Any
 
 from construct import ConstructError
 
-from tests.forge import (
+from tests.support.forge import (
     Bitmap,
     Cluster,
     Compressed,

@@ -6,8 +6,8 @@ They are kept as cases, since a seed means another one as soon as the generator 
 from __future__ import annotations
 
 from tests.differential.generate import Case
-from tests.differential.program import Program
-from tests.forge import Bitmap, Image, Snapshot
+from tests.support.forge import Bitmap, Image, Snapshot
+from tests.support.program import Program
 
 NEWEST = "11.1.3"
 

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 
 from tests.differential.forged import forged
-from tests.differential.program import Program
 from tests.differential.steps import encrypted, made
-from tests.oracle.recipe import IMAGE
+from tests.support.program import Program
+from tests.support.recipe import IMAGE
 
 REQUESTS = (
     *("compat=0.10", "compat=1.1", "lazy_refcounts=on", "lazy_refcounts=off"),

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from construct import ConstructError
 
-from tests import qemu as oracle
 from tests.differential.generate import Case
-from tests.differential.judge import Trial
-from tests.differential.observe import Seen
-from tests.differential.scratch import scratch
-from tests.forge import parse_snapshots
-from tests.oracle.recipe import IMAGE, working_directory
-from tests.oracle.verdicts import Request
+from tests.support import qemu as oracle
+from tests.support.forge import parse_snapshots
+from tests.support.judge import Trial
+from tests.support.observe import Seen
+from tests.support.recipe import IMAGE, working_directory
+from tests.support.scratch import scratch
+from tests.support.verdicts import Request
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 from construct import ConstructError
 
 from tests.differential.generate import Case
-from tests.forge import Image
+from tests.support.forge import Image
 
 _TRIES = 400
 
@@ -84,7 +84,7 @@ def _set_fields(description: Any) -> Iterator[tuple[str, Any, Any]]:
 
 def expression(value: Any) -> str:
     """A forge's description as Python, without the fields that have their default values."""
-    if type(value).__module__.startswith("tests.forge"):
+    if type(value).__module__.startswith("tests.support.forge"):
         parts = [f"{name}={expression(given)}" for name, given, _ in _set_fields(value)]
         return f"{type(value).__name__}({', '.join(parts)})"
     if isinstance(value, Mapping):
@@ -97,9 +97,9 @@ def expression(value: Any) -> str:
 
 SCRIPT = '''"""Run in instar's folder: PYTHONPATH=. .venv/bin/python FILE"""
 from tests.differential.generate import Case
-from tests.differential.program import Program
+from tests.support.program import Program
 from tests.differential.run import run_case
-from tests.forge import *
+from tests.support.forge import *
 
 program = Program(
     maker={maker!r},

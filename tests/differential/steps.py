@@ -20,7 +20,7 @@ _SNAPSHOT_EDITS = (
     *("snapshot-extra 0", "snapshot-extra 8", "snapshot-extra 16", "snapshot-extra 40"),
     *("snapshot 0 large_vm_state_size 0x200000000", "snapshot 0 disk_size 512"),
 )
-"""Of tests/oracle/poke.py; what makes no sense for an image is passed over."""
+"""Of tests/support/poke.py; what makes no sense for an image is passed over."""
 
 
 @dataclass

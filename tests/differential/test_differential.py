@@ -11,20 +11,19 @@ from typing import Any
 import pytest
 
 import instar
-from tests import qemu as oracle
-from tests.differential import judge
 from tests.differential.campaign import names_of_all, run_and_print, run_seed, smallest
 from tests.differential.found import FOUND
 from tests.differential.generate import Case, case_of
-from tests.differential.program import Program
 from tests.differential.run import run_case
 from tests.differential.shrink import script
-from tests.divergences import DIVERGENCES
-from tests.forge import Data, Image, Snapshot, ZeroAllocated
-from tests.oracle import verdicts
-from tests.oracle.verdicts import Request
-from tests.project import ROOT
-from tests.qemu import Qemu
+from tests.support import judge, verdicts
+from tests.support import qemu as oracle
+from tests.support.divergences import DIVERGENCES
+from tests.support.forge import Data, Image, Snapshot, ZeroAllocated
+from tests.support.program import Program
+from tests.support.project import ROOT
+from tests.support.qemu import Qemu
+from tests.support.verdicts import Request
 
 SAMPLE = range(168)
 AT_ONCE = 8

@@ -16,17 +16,17 @@ from struct import pack
 from zlib import crc32
 
 from instar import abi
-from instar.vmm.block import BlockDevice
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.image_file import ImageFile
-from instar.vmm.memory import GuestMemory
-from instar.vmm.messages import Messages
-from instar.vmm.serial import SerialPort
-from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.virtqueue import Buffer, Virtqueue
+from instar.vmm.amend.messages import Messages
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.devices.block import BlockDevice
+from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.devices.serial import SerialPort
+from instar.vmm.devices.virtqueue import Buffer, Virtqueue
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.staging import SECTOR_SIZE
 from tests.fuzz.judges import run_header, run_judge
 from tests.fuzz.source import Source
-from tests.sandbox.staged import all_sectors
+from tests.support.staged import all_sectors
 
 DMA, DMA_END = abi.INSTAR_DMA_ADDR, abi.INSTAR_RAM_SIZE
 POOL = 0x4000

@@ -10,7 +10,8 @@ from typing import Any
 from construct import ConstructError
 
 from instar.vmm.request import AmendRequest
-from tests.forge import (
+from tests.fuzz.seeds import REQUESTS
+from tests.support.forge import (
     Bitmap,
     Compressed,
     Data,
@@ -21,7 +22,6 @@ from tests.forge import (
     Zero,
     ZeroAllocated,
 )
-from tests.fuzz.seeds import REQUESTS
 
 CASES_PER_IMAGE = 40
 _SIZE_MAX = 4 << 20

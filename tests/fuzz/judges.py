@@ -7,15 +7,15 @@ from typing import Any
 
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
-from instar.vmm.image_file import WORK_MIN
+from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.staging import StagedWrites
+from instar.vmm.qcow2.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
 from instar.vmm.request import AmendRequest
-from instar.vmm.staging import StagedWrites
 from tests.fuzz.seeds import REQUESTS, seed_images
 from tests.fuzz.source import Source
-from tests.planner.support import SECTOR, Answer, ask
-from tests.project import load_planner
-from tests.sandbox.staged import all_sectors
+from tests.support.planner import SECTOR, Answer, ask
+from tests.support.project import load_planner
+from tests.support.staged import all_sectors
 
 READS_MAX = 8
 """How often view_header may read: the start, the rest and the name, with room to spare."""

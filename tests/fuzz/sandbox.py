@@ -15,18 +15,18 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
+from instar.vmm.amend.messages import Messages, pack_config
+from instar.vmm.base.errors import ImageRejected, InstarError
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Original
-from instar.vmm.errors import ImageRejected, InstarError
-from instar.vmm.image_file import WORK_MIN, ImageFile
+from instar.vmm.image.image_file import WORK_MIN, ImageFile
+from instar.vmm.image.staging import StagedWrites, ZeroedInUse
 from instar.vmm.machine import Machine
-from instar.vmm.messages import Messages, pack_config
-from instar.vmm.payload import Payload, load_payload
-from instar.vmm.probe import PROBE_SIZE, parse_fixed_header
-from instar.vmm.staging import StagedWrites, ZeroedInUse
+from instar.vmm.machine.payload import Payload, load_payload
+from instar.vmm.qcow2.probe import PROBE_SIZE, parse_fixed_header
 from tests.fuzz.images import Case, random_cases
-from tests.project import load_planner
-from tests.sandbox.staged import all_sectors
+from tests.support.project import load_planner
+from tests.support.staged import all_sectors
 
 TIMEOUT = 60.0
 

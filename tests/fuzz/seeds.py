@@ -10,7 +10,8 @@ from typing import Any
 
 from instar.abi import AMEND_FLAG_DROP_BITMAPS
 from instar.vmm.request import AmendRequest
-from tests.forge import (
+from tests.fuzz.container import Input, from_image, request_flags
+from tests.support.forge import (
     Bitmap,
     Compressed,
     Data,
@@ -22,7 +23,6 @@ from tests.forge import (
     Zero,
     ZeroAllocated,
 )
-from tests.fuzz.container import Input, from_image, request_flags
 
 REQUESTS = tuple(
     AmendRequest(version, lazy) for version in (None, 2, 3) for lazy in (None, False, True)

@@ -94,7 +94,7 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
 /* Any bytes of the image, zeros behind its end. */
 void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint64_t length);
 
-/* What the host makes of the image's first sector, as vmm/probe.py and vmm/messages.py do. */
+/* What the host makes of the image's first sector, as vmm/qcow2/probe.py and vmm/amend/messages.py do. */
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
 /* The options that the flags ask for. */
 struct asked_options sparse_options(uint8_t flags);

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.errors import GuestFault, ImageRejected
+from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.request import AmendRequest
 from tests.fuzz import container, device, sandbox
 from tests.fuzz.build import build_replay
 from tests.fuzz.images import random_cases
-from tests.planner.support import accepted_by_contract, ask
+from tests.support.planner import accepted_by_contract, ask
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 SANDBOX_SEED = 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instar.vmm import document
+from instar.vmm.fleet import document
 from tests.fuzz.worker import FindingError, run
 
 

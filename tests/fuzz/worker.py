@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from instar.vmm import batch, worker_process
-from instar.vmm.errors import HostError
-from instar.vmm.order import Order, make_order
-from instar.vmm.payload import load_payload
-from instar.vmm.result import AmendOutcome
-from instar.vmm.worker import IMAGE, NAME_MAX, READY, _shed
+from instar.vmm.amend.result import AmendOutcome
+from instar.vmm.base.errors import HostError
+from instar.vmm.fleet import batch, worker_process
+from instar.vmm.fleet.worker import IMAGE, NAME_MAX, READY, _shed
+from instar.vmm.machine.payload import load_payload
+from instar.vmm.request.order import Order, make_order
 from tests.fuzz.worker_answers import Answer, HangError, make_answer
 from tests.fuzz.worker_oracle import judge
 

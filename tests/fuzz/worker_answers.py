@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
 from instar.vmm.contract.terms import Change
-from instar.vmm.order import Order
-from instar.vmm.result import AmendOutcome, AmendResult, ByteRange
-from instar.vmm.worker import LAST, MORE, PIECE
+from instar.vmm.fleet.worker import LAST, MORE, PIECE
+from instar.vmm.request.order import Order
 
 JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 6, 77, 511, 512, 1 << 20, 1 << 31, 1 << 62, 1 << 63),

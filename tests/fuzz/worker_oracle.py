@@ -1,16 +1,16 @@
 """Test side: whether an outcome is one that an amend can come to, by rules of its own.
 
-Written apart from vmm/document.py, which it is an oracle of.
+Written apart from vmm/fleet/document.py, which it is an oracle of.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from instar.vmm.errors import GuestFault, HostError, ImageLocked, ImageRejected
-from instar.vmm.order import Order
-from instar.vmm.result import AmendOutcome, AmendResult
-from instar.vmm.verdict import REASONS
+from instar.vmm.amend.result import AmendOutcome, AmendResult
+from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected
+from instar.vmm.base.refusals import REASONS
+from instar.vmm.request.order import Order
 
 HEADER = (
     *("version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),

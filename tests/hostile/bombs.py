@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from tests.forge import Extension, Image
 from tests.hostile.case import Case, number, u64
 from tests.hostile.plot import Plot, bitmap, drawn, words
+from tests.support.forge import Extension, Image
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 L1_MAX = 1 << 22

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
-from tests.forge import Image, layout
-from tests.forge.description import Patch
 from tests.hostile.case import fields
+from tests.support.forge import Image, layout
+from tests.support.forge.description import Patch
 
 
 def bulk(

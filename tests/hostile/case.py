@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.forge import Data, Image, Snapshot
-from tests.forge.description import Patch
-from tests.hostile.sparse import set_length
+from tests.support.forge import Data, Image, Snapshot
+from tests.support.forge.description import Patch
+from tests.support.sparse import set_length
 
 Regions = Mapping[str, range]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from tests.forge import layout
 from tests.hostile.case import Case, fields, u32, u64
 from tests.hostile.plot import Plot, bitmap, drawn, words
+from tests.support.forge import layout
 
 COPIED, ZERO = layout.COPIED, 1
 STEP = 512

@@ -10,9 +10,9 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from tests.forge import layout
 from tests.hostile.case import Case, number, u64
 from tests.hostile.plot import Plot, drawn, words
+from tests.support.forge import layout
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 COPIED, ZERO = layout.COPIED, 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Extension, Image, layout
 from tests.hostile.case import BACKED, BACKING_FILE, CLUSTER, TINY, V2, V3, Case, u32
+from tests.support.forge import Extension, Image, layout
 
 FORMAT = layout.EXTENSION_BACKING_FORMAT
 NAMES = layout.EXTENSION_FEATURE_NAME_TABLE

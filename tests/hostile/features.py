@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Image
 from tests.hostile.case import CLUSTER, TINY, V3, Case, fields, header_cases, number
+from tests.support.forge import Image
 
 ALL = (1 << 64) - 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Image, layout
 from tests.hostile.case import CLUSTER, SNAPPED, V3, Case, fields, u32, u64
+from tests.support.forge import Image, layout
 
 MIB = 1 << 20
 TIB = 1 << 40

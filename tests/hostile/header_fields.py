@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Image
 from tests.hostile.case import (
     BACKED,
     BACKING_FILE,
@@ -18,6 +17,7 @@ from tests.hostile.case import (
     fields,
     header_cases,
 )
+from tests.support.forge import Image
 
 U32 = (1 << 31, (1 << 32) - 1)
 U64 = (

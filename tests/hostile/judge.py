@@ -13,7 +13,7 @@ import instar
 from instar.vmm import amend as use_case
 from instar.vmm.machine import Machine
 from tests.hostile.case import Case
-from tests.oracle.verdicts import Request
+from tests.support.verdicts import Request
 
 TIMEOUT = 5.0
 """In seconds, for the guest; far more than any case needs on a machine that is not busy."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Extension
 from tests.hostile.case import BACKED, SNAPPED, TINY, V2, V3, Case
+from tests.support.forge import Extension
 
 INSIDE = "file_must_be_whole"
 

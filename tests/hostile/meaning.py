@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tests.forge import Reader, UnreadableError, layout, parse_extensions, parse_header
-from tests.hostile import sparse
 from tests.hostile.case import BACKING_FILE
+from tests.support import sparse
+from tests.support.forge import Reader, UnreadableError, layout, parse_extensions, parse_header
 
 LARGEST = 4 << 20
 """Of the files that are read guest cluster by guest cluster; of the others the bytes must do."""

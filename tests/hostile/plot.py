@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.forge import Extension, Image, layout
-from tests.forge.description import Patch
 from tests.hostile.bulk import regions_end
 from tests.hostile.case import BACKING_FILE, Case, Regions, fields, u32, u64
+from tests.support.forge import Extension, Image, layout
+from tests.support.forge.description import Patch
 
 MIB = 1 << 20
 DIFFERS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Bitmap, Extension, layout
 from tests.hostile.case import CLUSTER, V2, V3, Case, number, u32, u64
+from tests.support.forge import Bitmap, Extension, layout
 
 BITMAPS = layout.EXTENSION_BITMAPS
 CRYPTO = layout.EXTENSION_CRYPTO_HEADER

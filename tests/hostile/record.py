@@ -19,11 +19,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import qemu as oracle
-from tests.hostile import sparse
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES
-from tests.oracle.verdicts import Request
+from tests.support import qemu as oracle
+from tests.support import sparse
+from tests.support.verdicts import Request
 
 FILE = Path(__file__).with_name("qemu_verdicts.json")
 OPTIONS = ("compat=0.10", "compat=1.1", "lazy_refcounts=on")

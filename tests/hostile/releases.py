@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Bitmap, Cluster, Data, Extension, Image, Snapshot, Zero, layout
 from tests.hostile.bulk import regions_end
 from tests.hostile.case import BACKED, CLUSTER, V3, Case, fields, number, u32, u64
 from tests.hostile.zeroes import OVERLAY, named
+from tests.support.forge import Bitmap, Cluster, Data, Extension, Image, Snapshot, Zero, layout
 
 MAPPED = replace(V3, bitmaps=[Bitmap(name=b"b0", dirty=(0, 3)), Bitmap(name=b"b1", dirty=(1,))])
 ENTRY = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Image, Zero
 from tests.hostile.case import CLUSTER, SNAPPED, SNAPSHOT, V3, Case, fields, number, u32, u64
+from tests.support.forge import Image, Zero
 
 TABLE = "snapshot_table"
 INSIDE = "file_must_be_whole"

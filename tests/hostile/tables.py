@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Cluster, Compressed, Data, Image, RawEntry, Zero, ZeroAllocated, layout
-from tests.forge.description import Patch
 from tests.hostile.case import CLUSTER, SNAPPED, TINY, V2, V3, Case, field, number, u64
+from tests.support.forge import (
+    Cluster,
+    Compressed,
+    Data,
+    Image,
+    RawEntry,
+    Zero,
+    ZeroAllocated,
+    layout,
+)
+from tests.support.forge.description import Patch
 
 COPIED = layout.COPIED
 COMPRESSED = 1 << 62

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from instar.abi import AMEND_DOORBELL_WORK
-from instar.vmm.image_file import ImageFile
-from tests import qemu as oracle
-from tests.divergences import diverges
-from tests.hostile import judge, record, sparse
+from instar.vmm.image.image_file import ImageFile
+from tests.hostile import judge, record
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES
 from tests.hostile.judge import Outcome
 from tests.hostile.meaning import LARGEST, Meaning
-from tests.oracle.verdicts import Request
-from tests.qemu import Qemu
+from tests.support import qemu as oracle
+from tests.support import sparse
+from tests.support.divergences import diverges
+from tests.support.qemu import Qemu
+from tests.support.verdicts import Request
 
 MEMORY = 16 << 20
 """By how much the process may grow: guest memory, buffers, and what Python wants."""

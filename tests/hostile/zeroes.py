@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tests.forge import Cluster, Data, Image, RawEntry, Snapshot, Zero, ZeroAllocated, layout
 from tests.hostile.bulk import regions_end
 from tests.hostile.case import BACKED, CLUSTER, SNAPPED, V3, Case, number
+from tests.support.forge import (
+    Cluster,
+    Data,
+    Image,
+    RawEntry,
+    Snapshot,
+    Zero,
+    ZeroAllocated,
+    layout,
+)
 
 ENTRY = "l2_entry"
 OVERLAP = "overlap"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.qemu import Qemu
+    from tests.support.qemu import Qemu
 
 
 @pytest.fixture(params=["oldest", "newest"])

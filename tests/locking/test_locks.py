@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import instar
-from instar.vmm import locks
-from tests.forge import Data, Image
+from instar.vmm.image import locks
 from tests.locking.users import INSTAR, hold_open, locked_bytes, serve, strace_locks
+from tests.support.forge import Data, Image
 
 if TYPE_CHECKING:
-    from tests.qemu import Qemu
+    from tests.support.qemu import Qemu
 
 TAKEN = {100, 101, 103, 201, 203}
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tests.qemu import Qemu
+    from tests.support.qemu import Qemu
 
 INSTAR = (sys.executable, "-m", "instar")
 """The command."""

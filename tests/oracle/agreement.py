@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.divergences import diverges
 from tests.oracle.compare import differences
-from tests.oracle.recipe import make, working_directory
-from tests.oracle.rows import Row
-from tests.oracle.verdicts import ACCEPTED, MIRROR, ask_instar, ask_qemu, copy
-from tests.qemu import Qemu
+from tests.support.divergences import diverges
+from tests.support.qemu import Qemu
+from tests.support.recipe import make, working_directory
+from tests.support.rows import Row
+from tests.support.verdicts import ACCEPTED, MIRROR, ask_instar, ask_qemu, copy
 
 
 def assert_as_recorded(row: Row, folder: Path, versions: tuple[Qemu, ...]) -> None:

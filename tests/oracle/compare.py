@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.forge import layout, parse_extensions, parse_header
-from tests.qemu import Qemu, QemuError
+from tests.support.forge import layout, parse_extensions, parse_header
+from tests.support.qemu import Qemu, QemuError
 
 # Where things are and what is left over is each program's own affair.
 _PLACES = {"backing_file_offset", "header_length", "padding", "unknown_header_fields"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instar.abi import INSTAR_SEGMENTS_MAX
-from tests.forge import Bitmap, Image, Snapshot, Zero
+from tests.support.forge import Bitmap, Image, Snapshot, Zero
 
 CLUSTER = 1 << 16
 ZERO_OVER_BACKING = Image(size=1 << 20, backing_file=b"b", clusters={0: Zero()})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.oracle.verdicts import Request
-from tests.qemu import Qemu
+from tests.support.qemu import Qemu
+from tests.support.verdicts import Request
 
 CLUSTER_BITS = range(9, 22)
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.divergences import DIVERGENCES, Divergence, diverges, table
-from tests.oracle.rows import RECORDED, REFUSALS
-from tests.project import ROOT
+from tests.support.divergences import DIVERGENCES, Divergence, diverges, table
+from tests.support.project import ROOT
+from tests.support.rows import RECORDED, REFUSALS
 
 DOCUMENT = ROOT / "docs" / "amend.md"
 HEADING = "## Deliberate divergences from qemu-img\n"
@@ -37,7 +37,7 @@ def test_every_divergence_is_tested(divergence: Divergence) -> None:
 def test_every_divergence_is_documented_and_no_other() -> None:
     section = DOCUMENT.read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
-    assert lines == table(), "python -m tests.divergences prints the table"
+    assert lines == table(), "python -m tests.support.divergences prints the table"
 
 
 def test_names_of_divergences_are_unique() -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 import instar
-from tests.divergences import diverges
-from tests.forge import parse_feature_name_table
 from tests.oracle.compare import header
-from tests.oracle.recipe import make, working_directory
-from tests.oracle.verdicts import Request, amend_by_qemu, ask_instar, ask_qemu, copy, fingerprint
-from tests.qemu import Qemu
+from tests.support.divergences import diverges
+from tests.support.forge import parse_feature_name_table
+from tests.support.qemu import Qemu
+from tests.support.recipe import make, working_directory
+from tests.support.verdicts import Request, amend_by_qemu, ask_instar, ask_qemu, copy, fingerprint
 
 pytestmark = pytest.mark.kvm
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.oracle.agreement import assert_as_recorded
-from tests.oracle.rows import RECORDED, REFUSALS, Row
-from tests.qemu import Qemu
+from tests.support.qemu import Qemu
+from tests.support.rows import RECORDED, REFUSALS, Row
 
 
 @pytest.mark.kvm

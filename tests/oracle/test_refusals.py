@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 import instar
-from instar.vmm import block, image_file, verdict
-from instar.vmm.staging import StagedWrites
-from tests.divergences import diverges
+from instar.vmm.base import refusals as verdict
+from instar.vmm.devices import block
+from instar.vmm.image import image_file
+from instar.vmm.image.staging import StagedWrites
 from tests.oracle.agreement import assert_as_recorded
 from tests.oracle.forged_refusals import FORGED, ZERO_OVER_BACKING
-from tests.oracle.recipe import make
-from tests.oracle.rows import RECORDED, REFUSALS, Row
-from tests.oracle.verdicts import ACCEPTED, Request, ask_instar, fingerprint
-from tests.qemu import Qemu
+from tests.support.divergences import diverges
+from tests.support.qemu import Qemu
+from tests.support.recipe import make
+from tests.support.rows import RECORDED, REFUSALS, Row
+from tests.support.verdicts import ACCEPTED, Request, ask_instar, fingerprint
 
 LAZY_ON = Request(lazy_refcounts=True)
 IO_ERROR = b"\1"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.divergences import diverges
-from tests.oracle.recipe import make
-from tests.oracle.verdicts import Request, ask_instar, ask_qemu, copy
-from tests.qemu import Qemu, QemuError
+from tests.support.divergences import diverges
+from tests.support.qemu import Qemu, QemuError
+from tests.support.recipe import make
+from tests.support.verdicts import Request, ask_instar, ask_qemu, copy
 
 pytestmark = pytest.mark.kvm
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracle.recipe import make, working_directory
 from tests.oracle.sweep import CLUSTER_BITS, TORN, TRANSITIONS, VARIANTS, Case, cases
-from tests.oracle.verdicts import amend, amend_by_qemu, ask_instar, copy
-from tests.planner.checks import fits_beside
-from tests.planner.support import read_cluster
-from tests.qemu import Qemu
+from tests.support.planner import read_cluster
+from tests.support.planner_checks import fits_beside
+from tests.support.qemu import Qemu
+from tests.support.recipe import make, working_directory
+from tests.support.verdicts import amend, amend_by_qemu, ask_instar, copy
 
 CASES = tuple(cases())
 VERSIONS = tuple(Qemu(f"{number}.0", Path()) for number in (5, 7, 8, 9, 10, 11, 12))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import instar
-from tests.forge import Data, Image, Snapshot
+from tests.support.forge import Data, Image, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.qemu import Qemu
+    from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
 

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Extension, Image, layout
-from tests.planner.support import HEADER_LIMIT
+from tests.support.forge import Extension, Image, layout
+from tests.support.planner import HEADER_LIMIT
 
 FILL = b"\xee"
 """Stands in all bytes of the header cluster that mean nothing."""

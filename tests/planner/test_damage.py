@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.probe import parse_fixed_header
+from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
-from tests.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot, Zero
-from tests.planner.checks import assert_promises
-from tests.planner.support import SECTOR, ask
+from tests.support.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot, Zero
+from tests.support.planner import SECTOR, ask
+from tests.support.planner_checks import assert_promises
 
 REQUESTS = [AmendRequest(version, lazy) for version in (None, 2, 3) for lazy in (None, False, True)]
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.errors import ImageRejected
+from instar.vmm.base.errors import ImageRejected
 from instar.vmm.request import AmendRequest
-from tests.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
-from tests.planner.support import Answer, accepted_by_contract, ask
+from tests.support.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.planner import Answer, accepted_by_contract, ask
 
 BITS = 12
 COPIED, ZERO = 1 << 63, 1

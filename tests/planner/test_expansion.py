@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_RELEASE
 from instar.vmm.request import AmendRequest
-from tests.forge import (
+from tests.support.forge import (
     Bitmap,
     Cluster,
     Compressed,
@@ -24,9 +24,9 @@ from tests.forge import (
     Zero,
     ZeroAllocated,
 )
-from tests.forge.audit import counted_refcounts, faults, stored_refcounts
-from tests.forge.reader import Reader
-from tests.planner.support import Answer, accepted_by_contract, apply, ask
+from tests.support.forge.audit import counted_refcounts, faults, stored_refcounts
+from tests.support.forge.reader import Reader
+from tests.support.planner import Answer, accepted_by_contract, apply, ask
 
 GUEST_CLUSTERS = 24
 BACKING = bytes(range(1, 251)) * 60

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Image, Zero
-from tests.forge.audit import faults
-from tests.forge.reader import Reader
-from tests.planner.support import SECTOR, accepted_by_contract, ask
 from tests.planner.test_expansion import assert_sound, visible
-from tests.sandbox.table_images import cut
+from tests.support.forge import Image, Zero
+from tests.support.forge.audit import faults
+from tests.support.forge.reader import Reader
+from tests.support.planner import SECTOR, accepted_by_contract, ask
+from tests.support.table_images import cut
 
 BITS = 12
 SIZE = 1 << BITS

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.image_file import WORK_MIN
-from instar.vmm.messages import pack_config, pack_options, read_options
-from instar.vmm.probe import parse_fixed_header
+from instar.vmm.amend.messages import pack_config, pack_options, read_options
+from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
-from tests.forge import Image
-from tests.project import load_planner
+from tests.support.forge import Image
+from tests.support.project import load_planner
 
 IMAGE = Image(size=1 << 16).build()
 

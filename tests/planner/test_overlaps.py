@@ -13,11 +13,11 @@ import pytest
 
 from instar import abi
 from instar.vmm.request import AmendRequest
-from tests.forge import Data, Image, Snapshot, Zero
-from tests.forge.audit import faults
-from tests.forge.reader import Reader
-from tests.planner.support import Answer, apply, ask
 from tests.planner.test_expansion import assert_sound, visible
+from tests.support.forge import Data, Image, Snapshot, Zero
+from tests.support.forge.audit import faults
+from tests.support.forge.reader import Reader
+from tests.support.planner import Answer, apply, ask
 
 GROWTH = 1 << 24
 DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Extension, Image
-from tests.planner.checks import assert_promises, size_in_place
 from tests.planner.headers import images, requests
-from tests.planner.support import HEADER_LIMIT, ask, read_cluster
+from tests.support.forge import Extension, Image
+from tests.support.planner import HEADER_LIMIT, ask, read_cluster
+from tests.support.planner_checks import assert_promises, size_in_place
 
 UPGRADE, DOWNGRADE = AmendRequest(3, None), AmendRequest(2, None)
 

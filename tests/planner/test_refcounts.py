@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import abi
-from tests.forge import Data, Image, Reader, parse_header, stored_refcounts
-from tests.planner.support import Write, apply
-from tests.project import load_planner
+from tests.support.forge import Data, Image, Reader, parse_header, stored_refcounts
+from tests.support.planner import Write, apply
+from tests.support.project import load_planner
 
 ORDERS = range(7)
 GROWTH = 1 << 26

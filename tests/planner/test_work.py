@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from instar import abi
-from instar.vmm.image_file import WORK_MIN
+from instar.vmm.image.image_file import WORK_MIN
 from instar.vmm.request import AmendRequest
-from tests.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
-from tests.planner.support import Answer, ask
+from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.planner import Answer, ask
 
 GROWTH = 1 << 20
 DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)

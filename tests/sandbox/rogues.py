@@ -15,9 +15,9 @@ from typing import Any
 import build_guest
 
 import instar
-from instar.vmm import payload as payload_module
-from instar.vmm.payload import Payload, load_payload
-from tests.forge import Extension, Image
+from instar.vmm.machine import payload as payload_module
+from instar.vmm.machine.payload import Payload, load_payload
+from tests.support.forge import Extension, Image
 
 FOLDER = Path(__file__).parent / "payloads"
 SCRIPT = build_guest.ROOT / "guest" / "amend" / "amend.ld"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm.payload import load_payload
-from tests.forge import Data, Extension, Image, parse_header
+from instar.vmm.machine.payload import load_payload
 from tests.sandbox.rogues import open_descriptors
+from tests.support.forge import Data, Extension, Image, parse_header
 
 pytestmark = pytest.mark.kvm
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import instar
-from tests.forge import Image
 from tests.sandbox.rogues import open_descriptors
+from tests.support.forge import Image
 
 USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "compat": ({"compat": "2.0"}, "Unknown compatibility level '2.0': use 0.10 (v2) or 1.1 (v3)"),

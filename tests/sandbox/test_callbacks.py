@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import instar
-from tests.forge import Data, Image
 from tests.sandbox.rogues import Rogues, open_descriptors
+from tests.support.forge import Data, Image
 
 pytestmark = pytest.mark.kvm
 

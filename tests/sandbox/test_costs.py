@@ -12,7 +12,7 @@ import bench_profile
 import pytest
 
 import instar
-from tests.forge import Data, Image
+from tests.support.forge import Data, Image
 
 pytestmark = pytest.mark.kvm
 
@@ -24,10 +24,18 @@ STANDARD = {
 }
 SHA256 = {"_sha256", "_sha2"}
 OWN = {
-    *("abi", "vmm", "vmm.amend", "vmm.arguments", "vmm.block", "vmm.boot", "vmm.cli"),
-    "vmm.commands",
     *(
-        "vmm.commit",
+        "abi",
+        "vmm",
+        "vmm.amend",
+        "vmm.cli.arguments",
+        "vmm.devices.block",
+        "vmm.machine.boot",
+        "vmm.cli",
+    ),
+    "vmm.cli.commands",
+    *(
+        "vmm.image.commit",
         "vmm.confine",
         "vmm.contract",
         "vmm.contract.differences",
@@ -37,23 +45,43 @@ OWN = {
         "vmm.contract.rules.compat",
         "vmm.contract.rules.lazy_refcounts",
         "vmm.contract.terms",
-        "vmm.deadline",
-        "vmm.errors",
-        "vmm.escape",
+        "vmm.machine.deadline",
+        "vmm.base.errors",
+        "vmm.base.escape",
     ),
     *(
-        "vmm.header_view",
-        "vmm.image_file",
+        "vmm.qcow2.header_view",
+        "vmm.image.image_file",
         "vmm.kvm",
-        "vmm.kvm.c",
+        "vmm.base.c",
         "vmm.kvm.exits",
         "vmm.kvm.ioctls",
     ),
-    *("vmm.kvm.structs", "vmm.kvm.system", "vmm.kvm.vcpu", "vmm.kvm.vm", "vmm.locks"),
-    *("vmm.machine", "vmm.memory", "vmm.messages", "vmm.options", "vmm.order", "vmm.payload"),
-    *("vmm.probe", "vmm.record", "vmm.report", "vmm.request", "vmm.result", "vmm.seccomp"),
-    *("vmm.serial", "vmm.staging", "vmm.streams", "vmm.supported", "vmm.verdict"),
-    "vmm.virtqueue",
+    *("vmm.kvm.structs", "vmm.kvm.system", "vmm.kvm.vcpu", "vmm.kvm.vm", "vmm.image.locks"),
+    *(
+        "vmm.machine",
+        "vmm.devices.memory",
+        "vmm.amend.messages",
+        "vmm.request.options",
+        "vmm.request.order",
+        "vmm.machine.payload",
+    ),
+    *(
+        "vmm.qcow2.probe",
+        "vmm.base.record",
+        "vmm.cli.report",
+        "vmm.request",
+        "vmm.amend.result",
+        "vmm.confine.rules",
+    ),
+    *(
+        "vmm.devices.serial",
+        "vmm.image.staging",
+        "vmm.base.streams",
+        "vmm.base.supported",
+        "vmm.base.refusals",
+    ),
+    "vmm.devices.virtqueue",
 }
 
 COMMAND = """

@@ -10,7 +10,7 @@ import pytest
 import instar
 from instar.vmm.kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
 from instar.vmm.kvm.vcpu import Vcpu
-from tests.forge import Image
+from tests.support.forge import Image
 
 pytestmark = pytest.mark.kvm
 

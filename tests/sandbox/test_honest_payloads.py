@@ -11,9 +11,9 @@ import pytest
 import instar
 from instar import abi
 from instar.vmm import amend
-from instar.vmm.messages import pack_config
-from tests.forge import parse_header
+from instar.vmm.amend.messages import pack_config
 from tests.sandbox.rogues import TOGGLED, UPGRADED, Rogues, Set
+from tests.support.forge import parse_header
 
 pytestmark = pytest.mark.kvm
 

@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 import pytest
 
 import instar
-from instar.vmm import boot
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.kvm.vm import Vm
-from instar.vmm.payload import load_payload
-from tests.forge import Image
+from instar.vmm.machine import boot
+from instar.vmm.machine.payload import load_payload
 from tests.sandbox.rogues import open_descriptors
+from tests.support.forge import Image
 
 NOBODY = 65534
 JOIN = "ask for access to it, usually by joining the group kvm, and see instar doctor"
@@ -50,7 +50,7 @@ def run_as_nobody(code: str, folder: Path) -> str:
         import instar
         import instar.vmm.api as _api
         from instar.vmm.kvm.system import Kvm
-        from instar.vmm.payload import load_payload
+        from instar.vmm.machine.payload import load_payload
         payload = load_payload()
         instar.HostError, instar.UsageError, instar.ImageRejected
         if os.getuid() == 0:

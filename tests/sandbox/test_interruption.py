@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.forge import Image
 from tests.sandbox.rogues import Rogues
+from tests.support.forge import Image
 
 pytestmark = pytest.mark.kvm
 
@@ -20,7 +20,7 @@ PRELUDE = """\
     import json, os, signal, sys, threading, time
     from pathlib import Path
     import instar
-    from instar.vmm.payload import load_payload
+    from instar.vmm.machine.payload import load_payload
 
     def descriptors():
         folder = Path("/proc/self/fd")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm.order import Isolation
-from instar.vmm.payload import load_payload
-from tests.confinement.process import run
-from tests.forge import Data, Image, parse_header
+from instar.vmm.machine.payload import load_payload
+from instar.vmm.request.order import Isolation
+from tests.support.forge import Data, Image, parse_header
+from tests.support.process import run
 
 pytestmark = pytest.mark.kvm
 
@@ -181,7 +181,7 @@ def test_no_log_is_begun_and_none_shown_unasked(tmp_path: Path) -> None:
 try:
     instar.amend(sys.argv[1], lazy_refcounts=True)
 except instar.ImageRejected:
-    print("logging" in sys.modules, "instar.vmm.audit" in sys.modules)
+    print("logging" in sys.modules, "instar.vmm.amend.audit" in sys.modules)
 """
     assert python("import sys, instar" + amend, dirty) == "False False\n"
     assert python("import logging, sys, instar" + amend, dirty) == "True True\n"

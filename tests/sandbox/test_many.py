@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm import many
-from instar.vmm.errors import Refusal
-from instar.vmm.sandbox import Sandbox
-from tests.forge import Data, Image, parse_header
+from instar.vmm.amend.sandbox import Sandbox
+from instar.vmm.base.errors import Refusal
+from instar.vmm.fleet import many
 from tests.sandbox.rogues import open_descriptors
+from tests.support.forge import Data, Image, parse_header
 
 pytestmark = pytest.mark.kvm
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import instar
-from tests.confinement.process import run
-from tests.forge import Image, Snapshot
+from tests.support.forge import Image, Snapshot
+from tests.support.process import run
 
 pytestmark = pytest.mark.kvm
 

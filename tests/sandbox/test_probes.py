@@ -19,8 +19,8 @@ ALLOWED = {
     "sgdt": "00" * 10,  # no descriptor table: limit and base are 0
     "sidt": "00" * 10,  # no interrupt table
     "sldt": f"{NOTHING[:16]}0000",  # no local descriptor table
-    "str": f"{NOTHING[:16]}0040",  # the task register's selector, vmm/boot.py
-    "smsw": f"{NOTHING[:16]}0033",  # the low half of CR0, vmm/boot.py
+    "str": f"{NOTHING[:16]}0040",  # the task register's selector, vmm/machine/boot.py
+    "smsw": f"{NOTHING[:16]}0033",  # the low half of CR0, vmm/machine/boot.py
     "segments": f"{NOTHING[:12]}002b0033",  # SS and CS, ring 3
     "rflags": "eeee0000000000000[02][0-9a-f]{2}",  # no I/O privilege
     "rdfsbase": "eeee0000000000000000",

@@ -17,20 +17,20 @@ from instar.abi import (
     INSTAR_TRANSMIT_DESC_ADDR,
     INSTAR_TRANSMIT_USED_ADDR,
 )
-from instar.vmm import boot, snapshot
 from instar.vmm.amend import plan
-from instar.vmm.image_file import ImageFile
+from instar.vmm.amend.messages import Outcome
+from instar.vmm.devices.memory import PAGE_SIZE
+from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm import state
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
-from instar.vmm.machine import Machine
-from instar.vmm.memory import PAGE_SIZE
-from instar.vmm.messages import Outcome
-from instar.vmm.order import make_order
-from instar.vmm.payload import PF_W, Payload
-from tests.forge import Image
+from instar.vmm.machine import Machine, boot
+from instar.vmm.machine import reset as snapshot
+from instar.vmm.machine.payload import PF_W, Payload
+from instar.vmm.request.order import make_order
 from tests.sandbox.rogues import Rogues
+from tests.support.forge import Image
 
 pytestmark = pytest.mark.kvm
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from instar.vmm import image_file, machine
-from instar.vmm.errors import GuestFault
-from tests.forge import Image
+from instar.vmm import machine
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.image import image_file
 from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADE, UPGRADED, Rogues, Set
+from tests.support.forge import Image
 
 # On AMD's processors nobody knows where: KVM resets the vCPU before it reports a shutdown
 # (Linux, arch/x86/kvm/svm/svm.c, shutdown_interception).

@@ -13,12 +13,12 @@ import pytest
 import instar
 from instar import abi
 from instar.vmm import machine as machine_module
-from instar.vmm import sandbox as sandbox_module
+from instar.vmm.amend import sandbox as sandbox_module
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.machine import Machine
-from instar.vmm.order import Order, make_order
-from tests.forge import Data, Image, parse_header
+from instar.vmm.request.order import Order, make_order
 from tests.sandbox.rogues import Rogues, open_descriptors
+from tests.support.forge import Data, Image, parse_header
 
 pytestmark = pytest.mark.kvm
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm.streams import StreamsKept, raise_above_streams
-from tests.forge import Data, Image
+from instar.vmm.base.streams import StreamsKept, raise_above_streams
+from tests.support.forge import Data, Image
 
 STREAMS = (0, 1, 2)
 CLOSED = [some for count in (1, 2, 3) for some in itertools.combinations(STREAMS, count)]
@@ -81,7 +81,7 @@ def test_all_that_is_opened_in_the_block_is_above_the_streams(tmp_path: Path) ->
     # In a process of its own, which can do without its streams.
     code = (
         "import os, mmap\n"
-        "from instar.vmm.streams import StreamsKept\n"
+        "from instar.vmm.base.streams import StreamsKept\n"
         "out = os.dup(1)\n"
         "os.closerange(0, 3)\n"
         "with StreamsKept():\n"
@@ -96,7 +96,7 @@ def test_all_that_is_opened_in_the_block_is_above_the_streams(tmp_path: Path) ->
 def test_a_low_number_is_exchanged_for_a_higher_one() -> None:
     code = (
         "import os\n"
-        "from instar.vmm.streams import raise_above_streams\n"
+        "from instar.vmm.base.streams import raise_above_streams\n"
         "out = os.dup(1)\n"
         "os.close(0)\n"
         "low = os.open('/', os.O_RDONLY)\n"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm.image_file import ImageFile
-from instar.vmm.order import Isolation
+from instar.vmm.image.image_file import ImageFile
 from instar.vmm.request import AmendRequest
-from tests.forge import Bitmap, Image, Reader, faults, find_extension, layout
-from tests.sandbox.table_images import DOWNGRADES, MIXED, UPGRADES, cut
+from instar.vmm.request.order import Isolation
+from tests.support.forge import Bitmap, Image, Reader, faults, find_extension, layout
+from tests.support.table_images import DOWNGRADES, MIXED, UPGRADES, cut
 
 pytestmark = pytest.mark.kvm
 

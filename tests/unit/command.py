@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
+from instar.vmm.amend.result import AmendResult, ByteRange
+from instar.vmm.base.errors import Refusal
 from instar.vmm.contract.terms import Change
-from instar.vmm.errors import Refusal
-from instar.vmm.result import AmendResult, ByteRange
 
 LAZY = ["-o", "lazy_refcounts=on"]
 

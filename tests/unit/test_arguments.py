@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from instar.vmm.arguments import OPERAND, Flag, format_flags, scan
-from instar.vmm.commands import AMEND
-from instar.vmm.errors import UsageError
+from instar.vmm.base.errors import UsageError
+from instar.vmm.cli.arguments import OPERAND, Flag, format_flags, scan
+from instar.vmm.cli.commands import AMEND
 
 FLAGS = (
     Flag("quiet", "say less", short="q"),

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from instar import abi
-from instar.vmm import block as block_module
-from instar.vmm.block import BlockDevice
-from instar.vmm.errors import GuestFault, HostError
-from instar.vmm.image_file import ImageFile
-from instar.vmm.memory import GuestMemory
-from tests.sandbox.driver import (
+from instar.vmm.base.errors import GuestFault, HostError
+from instar.vmm.devices import block as block_module
+from instar.vmm.devices.block import BlockDevice
+from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.image.image_file import ImageFile
+from tests.support.driver import (
     DATA,
     DMA,
     HEADER,
@@ -26,7 +26,7 @@ from tests.sandbox.driver import (
     Driver,
     block,
 )
-from tests.sandbox.staged import sectors
+from tests.support.staged import sectors
 
 CONTENTS = bytes(range(256)) * 8 + b"tail" * 10
 """Four sectors, and forty bytes of a fifth."""

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.block import BlockDevice
-from instar.vmm.errors import GuestFault
-from instar.vmm.image_file import ImageFile
-from instar.vmm.memory import GuestMemory
-from tests.sandbox.driver import (
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.devices.block import BlockDevice
+from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.image.image_file import ImageFile
+from tests.support.driver import (
     DATA,
     DMA,
     DMA_END,
@@ -37,7 +37,7 @@ READ, WRITTEN = (DATA, 512, WRITE), (DATA, 512, 0)
 REQUEST_MAX = abi.INSTAR_BLOCK_REQUEST_MAX
 SEGMENTS_MAX = abi.INSTAR_ZEROES_SEGMENTS_MAX
 
-# Name: the arguments of tests.sandbox.driver.block, and the message.
+# Name: the arguments of tests.support.driver.block, and the message.
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no data, in": (
         {"kind": IN},

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract.books import Books
 from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.pending import Pending
 from instar.vmm.contract.terms import Original
 from instar.vmm.contract.widths import Width
-from instar.vmm.errors import GuestFault
-from instar.vmm.staging import StagedWrites
+from instar.vmm.image.staging import StagedWrites
 
 ORDERS = range(7)
 BITS = 9  # of clusters

@@ -7,10 +7,10 @@ from struct import unpack_from
 import pytest
 
 from instar import abi
-from instar.vmm import boot
+from instar.vmm.devices.memory import PAGE_SIZE, GuestMemory
 from instar.vmm.kvm.structs import KvmRegs, KvmSregs
-from instar.vmm.memory import PAGE_SIZE, GuestMemory
-from instar.vmm.payload import PF_R, PF_W, PF_X, Payload, load_payload
+from instar.vmm.machine import boot
+from instar.vmm.machine.payload import PF_R, PF_W, PF_X, Payload, load_payload
 
 PRESENT, WRITE, USER, LARGE, NO_EXECUTE = 1, 2, 4, 0x80, 1 << 63
 ADDRESS = 0x000F_FFFF_FFFF_F000

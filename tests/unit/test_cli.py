@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm import cli, commands
-from instar.vmm.arguments import scan
-from instar.vmm.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
+from instar.vmm import cli
+from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
+from instar.vmm.cli import commands
+from instar.vmm.cli.arguments import scan
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend
 
 

@@ -9,24 +9,10 @@ from typing import Any
 import pytest
 
 from instar.vmm import cli
+from instar.vmm.amend.result import ByteRange
+from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
 from instar.vmm.contract.terms import Change
-from instar.vmm.errors import (
-    GuestFault,
-    HostError,
-    ImageLocked,
-    ImageRejected,
-    UsageError,
-)
-from instar.vmm.result import ByteRange
-from tests.unit.command import (
-    LAZY,
-    REFUSAL,
-    FakeAmend,
-    fail,
-    fake_amend,
-    make_result,
-    read_json,
-)
+from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend, make_result, read_json
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "amend.md"
 

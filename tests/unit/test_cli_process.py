@@ -44,7 +44,7 @@ import sys
 loaded = set(sys.modules)
 import os
 from instar.vmm.contract.terms import Change
-from instar.vmm.result import AmendResult, ByteRange
+from instar.vmm.amend.result import AmendResult, ByteRange
 
 def finish(path, dry_run=False, **_options):
     return AmendResult(
@@ -101,7 +101,7 @@ WATCHING = False
 def amend(path, **options):
     global WATCHING
     WATCHING = True
-    from instar.vmm.errors import HostError, ImageRejected, Refusal
+    from instar.vmm.base.errors import HostError, ImageRejected, Refusal
     if options["progress"]:
         options["progress"](1, 2)
     if path == "host":

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instar.vmm import commit as commit_module
-from instar.vmm.commit import commit
-from instar.vmm.errors import HostError
-from instar.vmm.image_file import ImageFile
-from instar.vmm.result import SWITCH, ByteRange
-from instar.vmm.staging import StagedWrites
-from tests.sandbox.staged import all_sectors
+from instar.vmm.amend.result import SWITCH, ByteRange
+from instar.vmm.base.errors import HostError
+from instar.vmm.image import commit as commit_module
+from instar.vmm.image.commit import commit
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.staging import StagedWrites
+from tests.support.staged import all_sectors
 
 
 def sector(byte: int) -> bytes:

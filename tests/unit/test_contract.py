@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.vmm.amend.result import SWITCH
+from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract.terms import Change
-from instar.vmm.errors import GuestFault
-from instar.vmm.header_view import HEADER_LIMIT
-from instar.vmm.result import SWITCH
-from tests.forge import Extension, Image, parse_header
-from tests.sandbox.planning import Case, plan
+from instar.vmm.qcow2.header_view import HEADER_LIMIT
+from tests.support.forge import Extension, Image, parse_header
+from tests.support.planning import Case, plan
 
 UNKNOWN = (Extension(0x11111111, b"first"), Extension(0x22222222, b"second extension"))
 SMALL: dict[str, Any] = {"cluster_bits": 9, "size": 1 << 20}

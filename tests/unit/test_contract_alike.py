@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.errors import GuestFault, ImageRejected
-from tests.forge import Data, Image, Snapshot, Zero, ZeroAllocated
-from tests.forge.clusters import Cluster
-from tests.sandbox.reference import COPIED, Model, downgrade
-from tests.sandbox.tables import (
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge.clusters import Cluster
+from tests.support.reference import COPIED, Model, downgrade
+from tests.support.tables import (
     BLOCKS,
     ENTRY,
     FLAGS,
@@ -205,8 +205,8 @@ class TestKindsOfErrors:
             case.judge()
 
     def test_an_l1_table_outside_the_image_is_the_images_fault_in_an_upgrade(self) -> None:
-        from tests.sandbox.reference import upgrade
-        from tests.sandbox.tables import OLD
+        from tests.support.reference import upgrade
+        from tests.support.tables import OLD
 
         patch = ("snapshot_table", 0, (1 << 30).to_bytes(8, "big"))
         image = Image(**{**vars(OLD), "patches": [patch]})

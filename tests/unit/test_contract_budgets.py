@@ -8,14 +8,14 @@ import tracemalloc
 
 import pytest
 
+from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract import disk
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.image_file import WORK_MIN
+from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.staging import StagedWrites
 from instar.vmm.request import AmendRequest
-from instar.vmm.staging import StagedWrites
-from tests.forge import Extension, Image
+from tests.support.forge import Extension, Image
 
 BITMAPS = 0x23852875
 SECONDS = 20.0

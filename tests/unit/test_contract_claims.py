@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from instar.vmm.contract.terms import Claim
-from instar.vmm.header_view import view_header
+from instar.vmm.qcow2.header_view import view_header
 from instar.vmm.request import AmendRequest
-from tests.forge import Bitmap, Extension, Image
-from tests.sandbox.planning import (
+from tests.support.forge import Bitmap, Extension, Image
+from tests.support.planning import (
     ALL,
     DESCRIPTION,
     Case,

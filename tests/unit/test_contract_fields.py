@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Image, layout
-from tests.sandbox.planning import (
+from tests.support.forge import Image, layout
+from tests.support.planning import (
     ALL,
     DESCRIPTION,
     UNKNOWN,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.sandbox.reference import Model, downgrade
-from tests.sandbox.tables import (
+from tests.support.reference import Model, downgrade
+from tests.support.tables import (
     BACKED,
     BLOCKS,
     LARGE,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from instar.vmm.request import AmendRequest
-from tests.forge import Data, Image, Snapshot, Zero
-from tests.sandbox.reference import COPIED, Model, downgrade, upgrade
-from tests.sandbox.tables import (
+from tests.support.forge import Data, Image, Snapshot, Zero
+from tests.support.reference import COPIED, Model, downgrade, upgrade
+from tests.support.tables import (
     BACKED,
     BITMAPS,
     BLOCKS,

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.errors import ImageRejected
-from tests.forge import Bitmap, Data, Extension, Image, Snapshot, Zero, ZeroAllocated
-from tests.sandbox import planning
-from tests.sandbox.planning import Case
-from tests.sandbox.reference import COPIED, Model, downgrade, upgrade
-from tests.sandbox.tables import BACKED, BLOCKS, CLUSTERS, OLD, PLAIN, SMALL, SNAPSHOT, place
+from instar.vmm.base.errors import ImageRejected
+from tests.support import planning
+from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.planning import Case
+from tests.support.reference import COPIED, Model, downgrade, upgrade
+from tests.support.tables import BACKED, BLOCKS, CLUSTERS, OLD, PLAIN, SMALL, SNAPSHOT, place
 
 COMPRESSED = 1 << 62
 LUKS = 0x0537BE77

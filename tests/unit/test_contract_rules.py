@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from instar.vmm.result import SWITCH
-from tests.forge import Image
-from tests.sandbox.planning import (
+from instar.vmm.amend.result import SWITCH
+from tests.support.forge import Image
+from tests.support.planning import (
     ALL,
     MANY,
     Case,

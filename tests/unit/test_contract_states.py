@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.image_file import WORK_MIN
+from instar.vmm.image.image_file import WORK_MIN
 from instar.vmm.request import AmendRequest
-from tests.forge import Image, Snapshot, Zero
-from tests.sandbox import planning
-from tests.sandbox.planning import Case, fault_of
-from tests.sandbox.reference import Model, downgrade, upgrade
-from tests.sandbox.tables import (
+from tests.support import planning
+from tests.support.forge import Image, Snapshot, Zero
+from tests.support.planning import Case, fault_of
+from tests.support.reference import Model, downgrade, upgrade
+from tests.support.tables import (
     BACKED,
     BLOCKS,
     FLAGS,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from instar.vmm.errors import ImageRejected
+from instar.vmm.base.errors import ImageRejected
 from instar.vmm.request import AmendRequest
-from tests.forge import Image, Snapshot, Zero, ZeroAllocated
-from tests.sandbox.planning import Case
-from tests.sandbox.reference import COPIED, downgrade, upgrade
-from tests.sandbox.tables import (
+from tests.support.forge import Image, Snapshot, Zero, ZeroAllocated
+from tests.support.planning import Case
+from tests.support.reference import COPIED, downgrade, upgrade
+from tests.support.tables import (
     BACKED,
     BITMAPS,
     NOTHING,

@@ -1,6 +1,6 @@
 """Test side: what an honest guest stages for tables keeps the write contract, and is the amend.
 
-Each of these cases is staged by tests/sandbox/reference.py; the rules broken are in
+Each of these cases is staged by tests/support/reference.py; the rules broken are in
 test_contract_rogues.py.
 """
 
@@ -9,17 +9,9 @@ from __future__ import annotations
 import pytest
 
 from instar import abi
-from tests.forge import (
-    Bitmap,
-    Data,
-    Image,
-    Reader,
-    faults,
-    find_extension,
-    layout,
-)
-from tests.sandbox.reference import Model, downgrade, upgrade
-from tests.sandbox.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
+from tests.support.forge import Bitmap, Data, Image, Reader, faults, find_extension, layout
+from tests.support.reference import Model, downgrade, upgrade
+from tests.support.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
 
 
 @pytest.mark.parametrize("name", DOWNGRADES)

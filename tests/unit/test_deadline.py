@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.deadline import Deadline
-from instar.vmm.errors import HostError
+from instar.vmm.base.errors import HostError
+from instar.vmm.machine.deadline import Deadline
 
 SIGNAL = signal.SIGRTMAX
 BIT = 1 << (SIGNAL - 1)

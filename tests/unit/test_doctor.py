@@ -13,13 +13,14 @@ import pytest
 
 import instar
 from instar.abi import INSTAR_ABI_VERSION
-from instar.vmm import cli, doctor, machine, trials
+from instar.vmm import cli, machine
+from instar.vmm.amend.result import AmendResult
+from instar.vmm.base.errors import GuestFault, HostError
+from instar.vmm.cli import doctor, trials
 from instar.vmm.confine import BARRIERS
-from instar.vmm.errors import GuestFault, HostError
-from instar.vmm.payload import load_payload
-from instar.vmm.result import AmendResult
-from tests.forge.audit import faults
-from tests.forge.reader import Reader
+from instar.vmm.machine.payload import load_payload
+from tests.support.forge.audit import faults
+from tests.support.forge.reader import Reader
 from tests.unit.command import FakeAmend, fake_amend, make_result, read_json
 
 
@@ -177,7 +178,7 @@ def test_doctor_looks_at_the_payload(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     payload = SimpleNamespace(abi_version=INSTAR_ABI_VERSION, sha256="ab" * 32)
-    monkeypatch.setattr("instar.vmm.payload.load_payload", lambda: payload)
+    monkeypatch.setattr("instar.vmm.machine.payload.load_payload", lambda: payload)
     found = f"payload of ABI version {INSTAR_ABI_VERSION}, SHA-256 {'ab' * 32}"
     assert diagnose(capsys, monkeypatch, doctor.check_payload) == f"ok   {found}"
     payload.abi_version += 1
@@ -193,7 +194,7 @@ def test_doctor_says_what_the_payload_lacks(
     def load_payload() -> None:
         raise HostError("no payload")
 
-    monkeypatch.setattr("instar.vmm.payload.load_payload", load_payload)
+    monkeypatch.setattr("instar.vmm.machine.payload.load_payload", load_payload)
     line = diagnose(capsys, monkeypatch, doctor.check_payload)
     assert line == "FAIL no payload: install instar anew"
 
@@ -211,7 +212,7 @@ def test_doctor_tries_the_locks(
     warning: str | None,
     expected: str,
 ) -> None:
-    monkeypatch.setattr("instar.vmm.locks.lock_image", lambda _fd, _name: warning)
+    monkeypatch.setattr("instar.vmm.image.locks.lock_image", lambda _fd, _name: warning)
     assert diagnose(capsys, monkeypatch, doctor.check_locks).startswith(expected)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm.document import ANSWER_MAX, Expected, read_outcome
-from instar.vmm.errors import Refusal, error_fields
-from instar.vmm.order import make_order
-from instar.vmm.record import load_dump
-from instar.vmm.result import RANGES_MAX
-from instar.vmm.verdict import Circumstances, not_qcow2, overlap, translate
-from tests.forge import Data, Image, Snapshot, Zero, ZeroAllocated
-from tests.unit.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
+from instar.vmm.amend.result import RANGES_MAX
+from instar.vmm.base.errors import Refusal, error_fields
+from instar.vmm.base.record import load_dump
+from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
+from instar.vmm.fleet.document import ANSWER_MAX, Expected, read_outcome
+from instar.vmm.request.order import make_order
+from tests.support.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
+from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
 
 ORDER = make_order("1.1", True, None, False, "writeback", 30)
 EXPECTED = Expected(NAME, ORDER, SHA256, 1 << 20)
@@ -263,7 +263,7 @@ def test_what_an_amend_really_comes_to_is_believed(
 
 
 def test_is_known_tells_refusals_apart() -> None:
-    from instar.vmm.verdict import is_known
+    from instar.vmm.base.refusals import is_known
 
     assert is_known(overlap(4096, 1))
     assert not is_known(Refusal("overlap", 47, "DIRTY", 8, "x", {}))

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from instar.vmm import errors
-from instar.vmm.errors import (
+from instar.vmm.base import errors
+from instar.vmm.base.errors import (
     GuestFault,
     HostError,
     ImageLocked,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.forge import (
+from tests.support.forge import (
     KNOWN_FEATURES,
     Bitmap,
     Cluster,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.vmm.header_view import HEADER_LIMIT, MalformedHeader, view_header
-from tests.forge import Extension, Image, layout, parse_extensions, parse_header
+from instar.vmm.qcow2.header_view import HEADER_LIMIT, MalformedHeader, view_header
+from tests.support.forge import Extension, Image, layout, parse_extensions, parse_header
 
 UNKNOWN = Extension(0x12345678, b"odd length")
 

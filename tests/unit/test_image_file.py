@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm import header_view, image_file
-from instar.vmm.errors import HostError, InstarError, UsageError
-from instar.vmm.image_file import WORK_FACTOR, WORK_MIN, ImageFile
+from instar.vmm.base.errors import HostError, InstarError, UsageError
+from instar.vmm.image import image_file
+from instar.vmm.image.image_file import WORK_FACTOR, WORK_MIN, ImageFile
+from instar.vmm.qcow2 import header_view
 
 
 @pytest.fixture
@@ -391,7 +392,7 @@ class TestGrowing:
     def test_the_limit_on_the_size_of_files_is_kept_from_the_start(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("instar.vmm.image_file.getrlimit", lambda _: (1000, 1000))
+        monkeypatch.setattr("instar.vmm.image.image_file.getrlimit", lambda _: (1000, 1000))
         with open_image(path) as image:
             with pytest.raises(HostError, match=r"^the file size limit of 1000 bytes .* too low$"):
                 image.prepare_writes(1024)

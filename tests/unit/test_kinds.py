@@ -12,8 +12,7 @@ import build_guest
 import pytest
 
 import instar.vmm
-from instar.vmm.document import Expected, read_outcome
-from instar.vmm.errors import (
+from instar.vmm.base.errors import (
     DEFECT,
     INTERRUPTED,
     KINDS,
@@ -22,8 +21,9 @@ from instar.vmm.errors import (
     UsageError,
     error_fields,
 )
-from instar.vmm.order import make_order
-from instar.vmm.verdict import translate
+from instar.vmm.base.refusals import translate
+from instar.vmm.fleet.document import Expected, read_outcome
+from instar.vmm.request.order import make_order
 
 (REFUSAL,) = translate(((7, 8, 0, 0, 0),))
 ORDER = make_order(None, True, None, False, "writeback", 30)

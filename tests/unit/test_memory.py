@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.vmm.errors import GuestFault
-from instar.vmm.memory import PAGE_SIZE, GuestMemory
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.devices.memory import PAGE_SIZE, GuestMemory
 
 SIZE = 4 * PAGE_SIZE
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm.errors import HostError, UsageError
-from instar.vmm.name_list import NAME_MAX, read_names
+from instar.vmm.base.errors import HostError, UsageError
+from instar.vmm.cli.name_list import NAME_MAX, read_names
 
 BOM = b"\xef\xbb\xbf"
 

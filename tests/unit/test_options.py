@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from instar.vmm.errors import ImageRejected, UsageError
-from instar.vmm.options import (
+from instar.vmm.base.errors import ImageRejected, UsageError
+from instar.vmm.request.options import (
     BOOLEANS,
     CACHE_MODES,
     COMPAT_LEVELS,

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm import payload as payload_module
-from instar.vmm.errors import HostError
-from instar.vmm.payload import PF_R, PF_W, PF_X, Image, load_image, load_payload
+from instar.vmm.base.errors import HostError
+from instar.vmm.machine import payload as payload_module
+from instar.vmm.machine.payload import PF_R, PF_W, PF_X, Image, load_image, load_payload
 
 INSTALLED = Path(payload_module._installed_folder())
 START, LIMIT = abi.INSTAR_OPERATION_ADDR, abi.INSTAR_OPERATION_LIMIT

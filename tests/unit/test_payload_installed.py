@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from instar import abi
-from instar.vmm import payload as payload_module
-from instar.vmm.errors import HostError
-from instar.vmm.payload import PF_R, PF_W, PF_X, load_payload
+from instar.vmm.base.errors import HostError
+from instar.vmm.machine import payload as payload_module
+from instar.vmm.machine.payload import PF_R, PF_W, PF_X, load_payload
 
 INSTALLED = Path(payload_module._installed_folder())
 

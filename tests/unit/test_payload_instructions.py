@@ -10,7 +10,7 @@ from pathlib import Path
 import build_guest
 import pytest
 
-from instar.vmm import payload as payload_module
+from instar.vmm.machine import payload as payload_module
 
 INSTALLED = Path(payload_module._installed_folder())
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.vmm.probe import (
+from instar.vmm.qcow2.probe import (
     PROBE_SIZE,
     FixedHeader,
     header_fields,
     identify,
     parse_fixed_header,
 )
-from tests.forge import Image, parse_header
+from tests.support.forge import Image, parse_header
 
 SIGNATURES = {
     "a qcow (version 1) image": [b"QFI\xfb\0\0\0\1"],

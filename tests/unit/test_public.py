@@ -28,7 +28,7 @@ def test_the_names_are_what_dir_lists() -> None:
 
 
 def test_all_errors_are_public() -> None:
-    from instar.vmm import errors
+    from instar.vmm.base import errors
 
     defined = {
         name
@@ -39,7 +39,7 @@ def test_all_errors_are_public() -> None:
 
 
 def test_all_that_a_result_holds_is_public() -> None:
-    from instar.vmm import result
+    from instar.vmm.amend import result
 
     defined = {
         name
@@ -72,7 +72,7 @@ def test_an_error_is_had_without_the_sandbox() -> None:
 
 
 def test_a_name_is_the_same_object_each_time() -> None:
-    from instar.vmm.errors import InstarError
+    from instar.vmm.base.errors import InstarError
 
     assert instar.InstarError is instar.InstarError is InstarError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests import conftest
-from tests import qemu as oracle
-from tests.project import ROOT
-from tests.qemu import Qemu, QemuError
+from tests.support import qemu as oracle
+from tests.support.project import ROOT
+from tests.support.qemu import Qemu, QemuError
 
 CLUSTER = 65536
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import instar
-from instar.vmm.record import record, to_dict
+from instar.vmm.base.record import record, to_dict
 
 
 @record
@@ -154,7 +154,7 @@ def test_a_copy_is_as_frozen_as_the_original() -> None:
 
 
 def test_it_costs_none_of_the_modules_that_it_is_there_to_avoid() -> None:
-    code = "import sys, instar.vmm.record; print(*sys.modules)"
+    code = "import sys, instar.vmm.base.record; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={}
     )

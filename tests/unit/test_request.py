@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instar.vmm.probe import HEADER_FIELDS, V3_FIELDS
+from instar.vmm.qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from instar.vmm.request import AmendRequest
 
 V2 = {

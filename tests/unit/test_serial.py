@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.errors import GuestFault
-from instar.vmm.memory import GuestMemory
-from instar.vmm.serial import FRAME_BUDGET, TEXT_BUDGET, SerialPort
-from tests.sandbox.driver import DMA, WRITE, Driver, frame
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.devices.serial import FRAME_BUDGET, TEXT_BUDGET, SerialPort
+from tests.support.driver import DMA, WRITE, Driver, frame
 
 RESULT, PROGRESS = abi.FRAME_RESULT, abi.FRAME_PROGRESS
 FRAMES = [(PROGRESS, b"a"), (77, b""), (abi.FRAME_REFUSALS, b"r" * 33), (RESULT, b"end")]

@@ -11,9 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.errors import GuestFault
-from instar.vmm.messages import OPTION_KINDS, Messages, pack_config, pack_options, read_options
-from instar.vmm.probe import FixedHeader
+from instar.vmm.amend.messages import (
+    OPTION_KINDS,
+    Messages,
+    pack_config,
+    pack_options,
+    read_options,
+)
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.qcow2.probe import FixedHeader
 from instar.vmm.request import AmendRequest
 
 RESULT = struct.Struct(abi.AmendResult_FORMAT)

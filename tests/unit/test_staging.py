@@ -10,15 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
-from instar.vmm import staging
-from instar.vmm.errors import GuestFault
-from instar.vmm.staging import (
-    SECTOR_SIZE,
-    StagedWrites,
-    ZeroedInUse,
-    staging_budget,
-)
-from tests.sandbox.staged import all_sectors, sectors
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.image import staging
+from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse, staging_budget
+from tests.support.staged import all_sectors, sectors
 
 SIXTEEN = b"".join(bytes([number]) * SECTOR_SIZE for number in range(16))
 

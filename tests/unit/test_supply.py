@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm import supply as module
-from instar.vmm.errors import HostError
-from instar.vmm.result import AmendOutcome
-from instar.vmm.supply import Supply, Taken
+from instar.vmm.amend.result import AmendOutcome
+from instar.vmm.base.errors import HostError
+from instar.vmm.fleet import supply as module
+from instar.vmm.fleet.supply import Supply, Taken
 from tests.unit.command import make_result
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.errors import GuestFault
-from instar.vmm.verdict import REASONS, Circumstances, not_qcow2, overlap, translate
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.base.refusals import REASONS, Circumstances, not_qcow2, overlap, translate
 
 NUMBERS = {
     value: name

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.vmm.errors import GuestFault
-from instar.vmm.memory import GuestMemory
-from instar.vmm.virtqueue import Buffer, Virtqueue
-from tests.sandbox.driver import DMA, DMA_END, INDIRECT, NEXT, WRITE, Driver
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.devices.virtqueue import Buffer, Virtqueue
+from tests.support.driver import DMA, DMA_END, INDIRECT, NEXT, WRITE, Driver
 
 SIZE = 8
 PARTS = (SIZE, 0x1000, 0x2000, 0x3000)

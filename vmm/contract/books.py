@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from itertools import compress
 
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import bad_refcount_table, overlap
-
+from ..base.errors import GuestFault, ImageRejected
+from ..base.refusals import bad_refcount_table, overlap
+from ..image.staging import SECTOR_SIZE
 from .disk import stored
 from .limits import REFCOUNT_TABLE_MAX
 from .widths import Width

@@ -8,8 +8,9 @@ from __future__ import annotations
 from struct import unpack
 
 from instar.abi import INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.verdict import change_limit, work_limit
+
+from ..base.errors import GuestFault, ImageRejected
+from ..base.refusals import change_limit, work_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ those to come; so each bound leaves that much over.
 
 from __future__ import annotations
 
-from instar.vmm.errors import GuestFault
+from ..base.errors import GuestFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

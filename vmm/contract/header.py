@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from instar.abi import INSTAR_PHASE_COUNT
-from instar.vmm.errors import GuestFault
-from instar.vmm.header_view import HEADER_LIMIT, MalformedHeader, view_header
-from instar.vmm.staging import SECTOR_SIZE
 
+from ..base.errors import GuestFault
+from ..image.staging import SECTOR_SIZE
+from ..qcow2.header_view import HEADER_LIMIT, MalformedHeader, view_header
 from .differences import PREPARE, REFCOUNT_TABLE, SLACK, SWITCH, TABLE_PLACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.header_view import HeaderView
-    from instar.vmm.staging import StagedWrites
-
+    from ..image.staging import StagedWrites
+    from ..qcow2.header_view import HeaderView
     from .differences import Differences
     from .terms import Original
 

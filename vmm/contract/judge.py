@@ -8,10 +8,9 @@ judges the rest. What the host cannot see is in docs/threat-model.md.
 
 from __future__ import annotations
 
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.header_view import MalformedHeader
-from instar.vmm.staging import SECTOR_SIZE, ZeroedInUse
-
+from ..base.errors import GuestFault, ImageRejected
+from ..image.staging import SECTOR_SIZE, ZeroedInUse
+from ..qcow2.header_view import MalformedHeader
 from .differences import BITMAPS, HEADER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed
@@ -19,10 +18,9 @@ from .terms import Change, Judgement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.header_view import HeaderView
-    from instar.vmm.request import AmendRequest
-    from instar.vmm.staging import Numbers, StagedWrites
-
+    from ..image.staging import Numbers, StagedWrites
+    from ..qcow2.header_view import HeaderView
+    from ..request import AmendRequest
     from .terms import Claim, Original
 
 _V3_LENGTH = 112

@@ -9,17 +9,16 @@ from __future__ import annotations
 from struct import Struct
 
 from instar.abi import INSTAR_PHASE_FLAGS, INSTAR_PHASE_MAPPING
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import too_few_references
 
+from ..base.errors import GuestFault, ImageRejected
+from ..base.refusals import too_few_references
+from ..image.staging import SECTOR_SIZE
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
 from .zeroed import NEW, OWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.staging import StagedWrites
-
+    from ..image.staging import StagedWrites
     from .books import Books
     from .disk import Disk
     from .pending import Pending

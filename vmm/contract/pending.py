@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 
-from instar.vmm.errors import GuestFault
-from instar.vmm.staging import SECTOR_SIZE
+from ..base.errors import GuestFault
+from ..image.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.staging import StagedWrites
+    from ..image.staging import StagedWrites
 
 
 class Pending:

@@ -9,8 +9,8 @@ snapshot table, L1 tables, L2 tables and the data, compressed or not.
 from __future__ import annotations
 
 import instar.abi as abi
-from instar.vmm.record import record
 
+from ..base.record import record
 from .disk import OFFSET_MASK, stored
 from .structures import bitmap_clusters, luks_clusters
 

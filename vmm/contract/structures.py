@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from instar.vmm.errors import GuestFault
-
+from ..base.errors import GuestFault
 from .disk import OFFSET_MASK
 from .limits import (
     BITMAP_DIRECTORY_MAX,

@@ -9,10 +9,10 @@ image's are clusters that it uses twice, and tables out of proportion.
 from __future__ import annotations
 
 from instar.abi import INSTAR_PHASE_COUNT
-from instar.vmm.errors import GuestFault, ImageRejected
-from instar.vmm.staging import SECTOR_SIZE
-from instar.vmm.verdict import table_outside, too_few_references
 
+from ..base.errors import GuestFault, ImageRejected
+from ..base.refusals import table_outside, too_few_references
+from ..image.staging import SECTOR_SIZE
 from .books import Books
 from .differences import (
     BLOCKS,
@@ -38,10 +38,9 @@ from .zeroed import Zeroed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.errors import Refusal
-    from instar.vmm.header_view import HeaderView
-    from instar.vmm.staging import Numbers, StagedWrites
-
+    from ..base.errors import Refusal
+    from ..image.staging import Numbers, StagedWrites
+    from ..qcow2.header_view import HeaderView
     from .differences import Differences
     from .terms import Original
 

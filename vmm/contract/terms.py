@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instar.vmm.record import record
+from ..base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from instar.vmm.errors import ImageRejected
-
+    from ..base.errors import ImageRejected
     from .books import Books
     from .zeroed import Zeroed
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 
-from instar.vmm.staging import SECTOR_SIZE
+from ..image.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from struct import Struct
 
-from instar.vmm.errors import GuestFault
-from instar.vmm.staging import SECTOR_SIZE
+from ..base.errors import GuestFault
+from ..image.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from instar.vmm.staging import Numbers
-
+    from ..image.staging import Numbers
     from .disk import Disk
 
 NEW, OWN = 1, 2

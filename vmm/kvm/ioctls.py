@@ -1,6 +1,6 @@
 """Host side: the KVM ioctl request numbers in use, computed as linux/ioctl.h does."""
 
-from instar.vmm.kvm.structs import KvmRegs, KvmSignalMask, KvmSregs, KvmUserspaceMemoryRegion
+from .structs import KvmRegs, KvmSignalMask, KvmSregs, KvmUserspaceMemoryRegion
 
 _KVMIO = 0xAE
 _IOC_WRITE = 1 << 30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from fcntl import ioctl
 
-from instar.vmm.kvm import ioctls
-from instar.vmm.kvm.vm import Vm
+from . import ioctls
+from .vm import Vm
 
 
 class Kvm:

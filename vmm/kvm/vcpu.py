@@ -6,9 +6,9 @@ import mmap
 import os
 from fcntl import ioctl
 
-from instar.vmm.kvm import ioctls
-from instar.vmm.kvm.c import syscall
-from instar.vmm.kvm.exits import (
+from ..base.c import syscall
+from . import ioctls
+from .exits import (
     KVM_EXIT_IO,
     KVM_EXIT_IO_OUT,
     KVM_EXIT_MMIO,
@@ -20,18 +20,11 @@ from instar.vmm.kvm.exits import (
     Other,
     Shutdown,
 )
-from instar.vmm.kvm.structs import (
-    KvmRegs,
-    KvmRunHead,
-    KvmRunIo,
-    KvmRunMmio,
-    KvmSignalMask,
-    KvmSregs,
-)
+from .structs import KvmRegs, KvmRunHead, KvmRunIo, KvmRunMmio, KvmSignalMask, KvmSregs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.kvm.exits import VcpuExit
+    from .exits import VcpuExit
 
 _SYS_IOCTL = 16  # asm/unistd_64.h
 _IMMEDIATE_EXIT = KvmRunHead.field("immediate_exit").offset

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from fcntl import ioctl
 
-from instar.vmm.kvm import ioctls
-from instar.vmm.kvm.structs import KvmUserspaceMemoryRegion
-from instar.vmm.kvm.vcpu import Vcpu
+from . import ioctls
+from .structs import KvmUserspaceMemoryRegion
+from .vcpu import Vcpu
 
 KVM_CAP_XSAVE2 = 208
 """The capability whose value is the size of a vCPU's XSAVE area in bytes, or 0."""

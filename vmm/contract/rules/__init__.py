@@ -7,8 +7,7 @@ from .lazy_refcounts import TOGGLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.request import AmendRequest
-
+    from ...request import AmendRequest
     from ..differences import Differences
 
 

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: disables interrupts. */
-#include "rogue.h"
-
-ROGUE("cli")

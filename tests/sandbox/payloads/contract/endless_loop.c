@@ -1,0 +1,4 @@
+/* Test side, rogue payload: never ends. */
+#include "../rogue.h"
+
+ROGUE("1: jmp 1b")

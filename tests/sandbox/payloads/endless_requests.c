@@ -1,8 +1,0 @@
-/* Test side, rogue payload: never stops flushing. */
-#include "rogue.h"
-
-void operation_start(void)
-{
-    for (;;)
-        read_header();
-}

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: runs the request. */
-#include "rogue.h"
-
-ROGUE_AT(0xe000, "jmp *%rax")

@@ -1,0 +1,14 @@
+/* Test side, rogue payload: reports an option of a kind that there is not. */
+#include "../rogue.h"
+
+void operation_start(void)
+{
+    struct AmendResult result = honest_result(1);
+    const struct number_record records[] = {
+        NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, 3),
+        NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, 4, 1),
+    };
+    write_toggle();
+    send_records(records, sizeof(records));
+    calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
+}

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: halts the processor. */
-#include "rogue.h"
-
-ROGUE("hlt")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: runs a breakpoint. */
-#include "rogue.h"
-
-ROGUE("int3")

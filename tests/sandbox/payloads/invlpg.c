@@ -1,4 +1,0 @@
-/* Test side, rogue payload: invalidates a page. */
-#include "rogue.h"
-
-ROGUE("invlpg (%rsp)")

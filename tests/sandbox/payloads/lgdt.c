@@ -1,4 +1,0 @@
-/* Test side, rogue payload: loads a descriptor table. */
-#include "rogue.h"
-
-ROGUE("lgdt (%rsp)")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: loads the machine status word. */
-#include "rogue.h"
-
-ROGUE("lmsw %ax")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: loads a task register. */
-#include "rogue.h"
-
-ROGUE("ltr %ax")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: writes four bytes, the last to the exit port. */
-#include "rogue.h"
-
-ROGUE("outl %eax, $0xf1")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: disables interrupts. */
+#include "../rogue.h"
+
+ROGUE("cli")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: clears the task-switched flag. */
+#include "../rogue.h"
+
+ROGUE("clts")

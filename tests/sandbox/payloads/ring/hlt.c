@@ -1,0 +1,4 @@
+/* Test side, rogue payload: halts the processor. */
+#include "../rogue.h"
+
+ROGUE("hlt")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: runs a debug interrupt. */
+#include "../rogue.h"
+
+ROGUE(".byte 0xf1")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: loads a descriptor table. */
+#include "../rogue.h"
+
+ROGUE("lgdt (%rsp)")

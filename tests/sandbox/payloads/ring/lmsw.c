@@ -1,0 +1,4 @@
+/* Test side, rogue payload: loads the machine status word. */
+#include "../rogue.h"
+
+ROGUE("lmsw %ax")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: loads a task register. */
+#include "../rogue.h"
+
+ROGUE("ltr %ax")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: enables interrupts. */
+#include "../rogue.h"
+
+ROGUE("sti")

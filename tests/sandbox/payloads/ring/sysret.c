@@ -1,0 +1,4 @@
+/* Test side, rogue payload: returns from a system call. */
+#include "../rogue.h"
+
+ROGUE("sysretq")

@@ -1,0 +1,4 @@
+/* Test side, rogue payload: writes the caches back. */
+#include "../rogue.h"
+
+ROGUE("wbinvd")

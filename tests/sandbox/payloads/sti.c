@@ -1,4 +1,0 @@
-/* Test side, rogue payload: enables interrupts. */
-#include "rogue.h"
-
-ROGUE("sti")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: calls a kernel by sysenter. */
-#include "rogue.h"
-
-ROGUE("sysenter")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: runs an undefined instruction. */
-#include "rogue.h"
-
-ROGUE("ud2")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: writes the caches back. */
-#include "rogue.h"
-
-ROGUE("wbinvd")

@@ -1,4 +1,0 @@
-/* Test side, rogue payload: opens all ports in the TSS. */
-#include "rogue.h"
-
-ROGUE_AT(0x1068, "movb %al, (%rax)")

@@ -1,7 +1,0 @@
-/* Test side, rogue payload: writes, and ends without a result. */
-#include "rogue.h"
-
-void operation_start(void)
-{
-    write_toggle();
-}

@@ -1,0 +1,114 @@
+"""Whether an image gives the ground for a refusal or a divergence. Test side.
+
+A second opinion, by the forge's Reader: an entry of the registry explains a difference only where
+what it is about is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.forge import Reader, find_extension, layout, parse_extensions, stored_refcounts
+from tests.support.forge.reader import L2Entry
+from tests.support.verdicts import Request
+
+
+def founded(name: str, path: Path, request: Request) -> bool:
+    """Whether the image gives the ground for a reason of instar's, or for a divergence.
+
+    True for names that are not looked into.
+    """
+    look = _GROUNDS.get(name)
+    return look is None or look(Reader(path.read_bytes()), request)
+
+
+def _downgrade(image: Reader, request: Request) -> bool:
+    return image.header.version == 3 and request.compat in ("0.10", "v2")
+
+
+def _entries(image: Reader) -> list[L2Entry]:
+    return [
+        entry
+        for layer in image.layers
+        for l1_index, l1_entry in image.l1_entries(layer)
+        if l1_entry.l2_table_offset
+        for _, entry in image.l2_entries_in(l1_index, l1_entry)
+    ]
+
+
+def _shared_zeros(image: Reader, request: Request) -> bool:
+    """Whether a cluster that reads as zeros shares its host cluster with another layer."""
+    counts = stored_refcounts(image)
+    hosts = (
+        image.host_range(entry)
+        for entry in _entries(image)
+        if not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
+    )
+    shared = any(counts.get(host.start // image.cluster_size, 0) > 1 for host in hosts if host)
+    return _downgrade(image, request) and shared
+
+
+def _encrypted_zeros(image: Reader, request: Request) -> bool:
+    zeros = any(
+        not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
+        for entry in _entries(image)
+    )
+    return _downgrade(image, request) and zeros and image.header.crypt_method != 0
+
+
+def _compressed(image: Reader, request: Request) -> bool:
+    zstd = image.header.get("compression_type", 0) == 1
+    found = any(entry.descriptor.compressed for entry in _entries(image))
+    return _downgrade(image, request) and zstd and found
+
+
+def _bitmaps(image: Reader, request: Request) -> bool:
+    return _downgrade(image, request) and bool(find_extension(image.data, layout.EXTENSION_BITMAPS))
+
+
+def _dirty(image: Reader, request: Request) -> bool:
+    return bool(image.header.get("incompatible_features", 0) & layout.INCOMPATIBLE_DIRTY)
+
+
+def _lazy(image: Reader, request: Request) -> bool:
+    version = {"0.10": 2, "v2": 2, None: image.header.version}.get(request.compat, 3)
+    return version == 2 and request.lazy_refcounts is True
+
+
+def _unknown_fields(image: Reader, request: Request) -> bool:
+    return _downgrade(image, request) and image.header.header_length > layout.HEADER_LENGTH
+
+
+def _ghost_data_file(image: Reader, request: Request) -> bool:
+    named = find_extension(image.data, layout.EXTENSION_DATA_FILE) is not None
+    return named and not image.has_data_file
+
+
+def _odd_size(image: Reader, request: Request) -> bool:
+    return bool(image.header.size % 512)
+
+
+def _several_formats(image: Reader, request: Request) -> bool:
+    number = layout.EXTENSION_BACKING_FORMAT
+    return [extension.type for extension in parse_extensions(image.data)].count(number) > 1
+
+
+def _zstd(image: Reader, request: Request) -> bool:
+    return bool(image.header.get("compression_type", 0) == 1)
+
+
+_GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
+    "dirty": _dirty,
+    "lazy_needs_v3": _lazy,
+    "shared_zero_clusters": _shared_zeros,
+    "encrypted_zero_clusters": _encrypted_zeros,
+    "bitmaps_block": _bitmaps,
+    "downgrade_compressed_clusters": _compressed,
+    "downgrade_bitmaps": _bitmaps,
+    "unknown_header_fields_dropped": _unknown_fields,
+    "data_file_extension_kept": _ghost_data_file,
+    "virtual_size_kept": _odd_size,
+    "strings_kept": _several_formats,
+    "no_zstd_in_5_2": _zstd,
+}

@@ -1,0 +1,111 @@
+"""What a version of qemu makes of an image: info, check, and contents of every layer. Test side."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.support.contents import raw_digest
+from tests.support.program import target
+from tests.support.qemu import STORAGE_KEYS, Qemu, Run
+
+_NO_REPORT = {"corruptions": 0, "leaks": 0, "check-errors": 0}
+
+
+@dataclass(frozen=True)
+class Health:
+    """What qemu-img check counts."""
+
+    corruptions: int
+    leaks: int
+    errors: int
+
+    def worse_than(self, other: Health) -> list[str]:
+        """What there is more of than in `other`."""
+        return [name for name, count in vars(self).items() if count > getattr(other, name)]
+
+
+class Seen:
+    """An image as one version of qemu sees it; each part is looked at when it is first asked for.
+
+    The file must stay as it is meanwhile. What cannot be had is "error: " and qemu's message.
+    """
+
+    def __init__(self, qemu: Qemu, path: Path, snapshots: tuple[str, ...]) -> None:
+        """Take the ids of the snapshots whose contents count."""
+        self._qemu = qemu
+        self._path = path
+        self._snapshots = snapshots
+
+    def of(self, path: Path) -> Seen:
+        """A copy of the image as the same version sees it, after an amend of it."""
+        return Seen(self._qemu, path, self._snapshots)
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """What info says, by names joined with dots; what depends on the place left out."""
+        run = self._ask("info", "--output=json")
+        if not run.ok:
+            return {"error": message(run, self._path)}
+        facts = json.loads(run.stdout)
+        return dict(flatten({key: facts[key] for key in facts if key not in STORAGE_KEYS}))
+
+    @cached_property
+    def health(self) -> Health | str:
+        """What check counts."""
+        run = self._ask("check", "--output=json")
+        try:
+            report = {**_NO_REPORT, **json.loads(run.stdout)}
+        except ValueError:
+            return f"error: {message(run, self._path)}"
+        return Health(report["corruptions"], report["leaks"], report["check-errors"])
+
+    @cached_property
+    def layers(self) -> dict[str, str]:
+        """The digests of the contents, the active layer's under "active"."""
+        found = {"active": self._contents()}
+        for name in self._snapshots:
+            found[f"snapshot {name}"] = self._contents("-l", f"snapshot.id={name}")
+        return found
+
+    def _contents(self, *flags: str) -> str:
+        raw = self._path.with_name("contents.raw")
+        try:
+            run = self._ask("convert", "-O", "raw", *flags, last=(str(raw),))
+            # Several readers run at once: which of them fails first is up to chance.
+            error = re.sub(r" at byte \d+", "", message(run, self._path))
+            return raw_digest(raw) if run.ok else f"error: {error}"
+        finally:
+            raw.unlink(missing_ok=True)
+
+    def _ask(self, *arguments: str, last: tuple[str, ...] = ()) -> Run:
+        accept = (0, 1, 2, 3, -6, -11)
+        return self._qemu.img(*arguments, *target(self._path), *last, accept=accept)
+
+
+def message(run: Run, path: Path) -> str:
+    """The last thing that qemu said about an image, without where that is."""
+    lines = run.stderr.strip().splitlines() or [f"exit status {run.status}"]
+    last = lines[-1].removeprefix("qemu-img: ")
+    last = last.replace(str(path), "IMAGE")
+    return last.removeprefix("Could not open 'IMAGE': ")
+
+
+def flatten(facts: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Nested facts as pairs of a dotted name and a plain value."""
+    if isinstance(facts, dict):
+        parts = [(f"{name}.{key}".lstrip("."), value) for key, value in facts.items()]
+    elif isinstance(facts, list):
+        parts = [(f"{name}.{n}", value) for n, value in enumerate(facts)]
+    else:
+        return [(name, facts)]
+    return [pair for part, value in parts for pair in flatten(value, part)]
+
+
+def asked(qemu: Qemu, path: Path, options: tuple[str, ...]) -> Run:
+    """Let qemu-img amend an image; any end is an answer."""
+    return qemu.img("amend", *options, *target(path), accept=(0, 1, -6, -11))

@@ -1,0 +1,72 @@
+"""Host side: what an amend leaves in the application's log, and in the command's with --verbose.
+
+Imported only where there is a log: a program that has not imported logging keeps none. The event
+of sys.audit() is raised without this.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ..base.errors import ImageRejected, InstarError
+from ..request.order import path_as_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..request import AmendRequest
+    from ..request.order import Order, PathLike
+    from .result import AmendResult
+
+_LOGGER = logging.getLogger("instar")
+_LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings that nobody asked for
+
+
+def logged(
+    path: PathLike, order: Order, payload_sha256: str, act: Callable[[], AmendResult]
+) -> AmendResult:
+    """Do `act` and leave one record: INFO for a result, WARNING for an error, which goes on."""
+    try:
+        result = act()
+    except Exception as error:
+        _record(logging.WARNING, path, order, payload_sha256, _name(error), 0)
+        raise
+    written = 0 if order.dry_run else result.bytes_written
+    _record(logging.INFO, path, order, payload_sha256, result.action, written)
+    return result
+
+
+def _record(
+    level: int, path: PathLike, order: Order, payload_sha256: str, verdict: str, written: int
+) -> None:
+    verdict = f"dry run, {verdict}" if order.dry_run else verdict
+    facts: dict[str, object] = {
+        "image": path_as_text(path),
+        "request": describe_request(order.request),
+        "verdict": verdict,
+        "bytes_written": written,
+        "payload_sha256": payload_sha256,
+    }
+    _LOGGER.log(
+        level,
+        "amend %(image)r, %(request)s: %(verdict)s, %(bytes_written)d bytes written, "
+        "payload %(payload_sha256)s",
+        facts,
+        extra=facts,
+    )
+
+
+def describe_request(request: AmendRequest) -> str:
+    """Spell the options as -o has them."""
+    version = {None: "", 2: "compat=0.10", 3: "compat=1.1"}[request.version]
+    lazy = {None: "", True: "lazy_refcounts=on", False: "lazy_refcounts=off"}
+    return ",".join(filter(None, (version, lazy[request.lazy_refcounts]))) or "nothing"
+
+
+def _name(error: Exception) -> str:
+    """The kind of an error, with the names of all reasons to refuse."""
+    if isinstance(error, ImageRejected):
+        return f"ImageRejected ({', '.join(refusal.name for refusal in error.refusals)})"
+    documented = (kind for kind in type(error).__mro__ if InstarError in kind.__bases__)
+    return next(documented, type(error)).__name__

@@ -1,0 +1,244 @@
+"""Host side: what host and guest say to each other about one image: an AmendConfig, and frames."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from instar.abi import (
+    AMEND_ACTION_AMENDED,
+    AMEND_ACTION_NOOP,
+    AMEND_CONFIG_MAGIC,
+    AMEND_FLAG_DROP_BITMAPS,
+    AMEND_FLAG_FIXED_SIZE,
+    AMEND_FLAG_PROGRESS,
+    AMEND_FLAG_QUIET,
+    AMEND_FORMAT_QCOW2,
+    AMEND_OK,
+    AMEND_RESULT_MAGIC,
+    FRAME_NAMES,
+    FRAME_OPTIONS,
+    FRAME_PROGRESS,
+    FRAME_REFUSALS,
+    FRAME_RESULT,
+    FRAME_SNAPSHOTS,
+    OPTION_BYTES_MAX,
+    OPTION_COMPAT,
+    OPTION_KIND_BYTES,
+    OPTION_KIND_FLAG,
+    OPTION_KIND_NUMBER,
+    OPTION_LAZY_REFCOUNTS,
+    REFUSAL_MAX,
+    AmendConfig_FORMAT,
+    AmendProgress_FORMAT,
+    AmendRefusal_FORMAT,
+    AmendResult_FORMAT,
+    OptionRecord_FORMAT,
+)
+
+from ..base.errors import GuestFault
+from ..base.record import record
+from ..contract.terms import Claim
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ..image.staging import StagedWrites
+    from ..qcow2.probe import FixedHeader
+    from ..request import AmendRequest
+
+_CONFIG = Struct(AmendConfig_FORMAT)
+_RESULT = Struct(AmendResult_FORMAT)
+_REFUSAL = Struct(AmendRefusal_FORMAT)
+_PROGRESS = Struct(AmendProgress_FORMAT)
+_SNAPSHOT = Struct("<IHH")  # number, bytes of ID and name
+_OPTION = Struct(OptionRecord_FORMAT)
+_NUMBER = Struct("<Q")
+
+OPTION_KINDS = {
+    OPTION_COMPAT: OPTION_KIND_NUMBER,
+    OPTION_LAZY_REFCOUNTS: OPTION_KIND_FLAG,
+}
+"""Of each option's key, what its values are: numbers, flags or bytes."""
+
+
+@record
+class Outcome:
+    """What a guest that ended in the regular way said and staged."""
+
+    claim: Claim
+    """What it says it did; meaningless if there are refusals."""
+    refusals: tuple[tuple[int, ...], ...]
+    """AmendRefusals: (reason, error, three details)."""
+    staged: StagedWrites
+    """What it wrote."""
+    vm_exits: int
+    """How often it stopped for the host."""
+    options: dict[int, int | bytes]
+    """The value of each option, by its key; none if there are refusals."""
+    names: tuple[bytes, ...] = ()
+    """Bitmap names that it gives with a refusal."""
+    snapshots: Mapping[int, tuple[bytes, bytes]] = {}
+    """IDs and names of snapshots by their numbers, which it gives with a refusal."""
+
+
+def pack_config(
+    header: FixedHeader,
+    request: AmendRequest,
+    image_size: int,
+    work_max: int,
+    *,
+    progress: bool,
+    debug: bool,
+) -> bytes:
+    """The AmendConfig for what the host saw of the header, and the options that are asked for."""
+    asked = {OPTION_COMPAT: request.version, OPTION_LAZY_REFCOUNTS: request.lazy_refcounts}
+    options = pack_options({key: value for key, value in asked.items() if value is not None})
+    flags = AMEND_FLAG_PROGRESS if progress else 0
+    flags |= AMEND_FLAG_QUIET if not debug else 0
+    flags |= AMEND_FLAG_DROP_BITMAPS if request.drop_bitmaps else 0
+    flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
+    config = _CONFIG.pack(
+        *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
+        *(header.cluster_size, header.version, header.refcount_bits, 0),
+        *(header.incompatible_features, header.compatible_features, header.size),
+        *(image_size, header.autoclear_features, request.max_growth, work_max),
+        *(len(options), b""),
+    )
+    return config + options
+
+
+def pack_options(values: Mapping[int, int | bytes]) -> bytes:
+    """Option records of these values, by their keys."""
+    packed = b""
+    for key in sorted(values):
+        value = values[key]
+        raw = value if isinstance(value, bytes) else _NUMBER.pack(value)
+        packed += _OPTION.pack(key, OPTION_KINDS[key], len(raw)) + raw + bytes(-len(raw) % 8)
+    return packed
+
+
+def read_options(records: bytes) -> dict[int, int | bytes]:
+    """Take option records apart: the values by their keys. GuestFault if they are malformed."""
+    values: dict[int, int | bytes] = {}
+    at = 0
+    while at < len(records):
+        if len(records) - at < _OPTION.size:
+            raise GuestFault(f"option records of {len(records)} bytes")
+        key, kind, length = _OPTION.unpack_from(records, at)
+        start = at + _OPTION.size
+        raw = records[start : start + length]
+        at = start + length + -length % 8
+        if at > len(records) or any(records[start + length : at]):
+            raise GuestFault(f"option {key} with {length} bytes and bad padding or none")
+        if key <= max(values, default=0) or OPTION_KINDS.get(key) != kind:
+            raise GuestFault(f"option {key} of kind {kind} out of turn, or unknown")
+        values[key] = _read_value(key, kind, raw)
+    return values
+
+
+def _read_value(key: int, kind: int, raw: bytes) -> int | bytes:
+    if kind == OPTION_KIND_BYTES:
+        if len(raw) > OPTION_BYTES_MAX or 0 in raw:
+            raise GuestFault(f"option {key} with {len(raw)} bytes of text, or a NUL in it")
+        return raw
+    value = int.from_bytes(raw, "little")
+    if len(raw) != _NUMBER.size or (kind == OPTION_KIND_FLAG and value > 1):
+        raise GuestFault(f"option {key} with {len(raw)} bytes of value {value:#x}")
+    return value
+
+
+class Messages:
+    """Takes the frames of one run and judges each as it comes."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take what is to be called with the progress, as (done, total)."""
+        self._progress = progress
+        self.names: tuple[bytes, ...] = ()
+        self.snapshots: dict[int, tuple[bytes, bytes]] = {}
+        self.options: dict[int, int | bytes] = {}
+        self._refusals: tuple[tuple[int, ...], ...] = ()
+        self._result: tuple[int, ...] | None = None
+
+    def receive(self, kind: int, payload: bytes) -> None:
+        """Take one frame. GuestFault if it is malformed or out of order."""
+        if kind == FRAME_PROGRESS and len(payload) == _PROGRESS.size:
+            done, total = _PROGRESS.unpack(payload)
+            if self._progress and 0 <= done <= total:
+                self._progress(done, total)
+        elif kind == FRAME_NAMES and not self.names and not self._refusals:
+            self.names = _read_names(payload)
+        elif kind == FRAME_SNAPSHOTS and not self.snapshots and not self._refusals:
+            self.snapshots = _read_snapshots(payload)
+        elif kind == FRAME_OPTIONS and not self.options:
+            self.options = read_options(payload)
+        elif kind == FRAME_REFUSALS and not self._refusals:
+            if not payload or len(payload) % _REFUSAL.size:
+                raise GuestFault(f"refusals of {len(payload)} bytes")
+            self._refusals = tuple(_REFUSAL.iter_unpack(payload))
+        elif kind == FRAME_RESULT and len(payload) == _RESULT.size:
+            self._result = _RESULT.unpack(payload)
+        else:
+            raise GuestFault(f"frame of type {kind} with {len(payload)} bytes")
+
+    def complete(self) -> tuple[tuple[tuple[int, ...], ...], Claim]:
+        """Judge the result. GuestFault if it contradicts itself."""
+        if self._result is None:
+            raise GuestFault("the guest ended without a result")
+        magic, form, action, error, version, lazy, atomic, count, *words, reserved = self._result
+        if (magic, form, reserved) != (AMEND_RESULT_MAGIC, AMEND_FORMAT_QCOW2, 0):
+            raise GuestFault("a result with a bad magic, format or reserved field")
+        if count != len(self._refusals) or count > REFUSAL_MAX or bool(count) != bool(error):
+            raise GuestFault(f"a result with error {error} and {count} refusals")
+        if self.names and not count:
+            raise GuestFault("bitmap names without a refusal")
+        if self.snapshots and not count:
+            raise GuestFault("snapshot names without a refusal")
+        if error == AMEND_OK and action not in (AMEND_ACTION_NOOP, AMEND_ACTION_AMENDED):
+            raise GuestFault(f"a result with action {action}")
+        if lazy != words[1] & 1 or atomic > 1:
+            raise GuestFault("a result that contradicts itself")
+        self._check_options({OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy})
+        names = ("incompatible_features", "compatible_features", "autoclear_features")
+        fields = {"version": version, **dict(zip(names, words, strict=True))}
+        return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
+
+    def _check_options(self, told: Mapping[int, int]) -> None:
+        """Compare the options with what the result says of some. GuestFault."""
+        if self._refusals and self.options:
+            raise GuestFault("options with a refusal")
+        if self._refusals:
+            return
+        if self.options.keys() != OPTION_KINDS.keys():
+            raise GuestFault(f"a result with the options {sorted(self.options)}")
+        if any(self.options[key] != value for key, value in told.items()):
+            raise GuestFault("a result that contradicts its options")
+
+
+def _read_names(payload: bytes) -> tuple[bytes, ...]:
+    """Take names apart, each a u16 length and its bytes; at least one. GuestFault if malformed."""
+    names = []
+    at = 0
+    while at < len(payload):
+        end = at + 2 + int.from_bytes(payload[at : at + 2], "little")
+        if at + 2 > len(payload) or end > len(payload):
+            raise GuestFault(f"bitmap names of {len(payload)} bytes")
+        names.append(payload[at + 2 : end])
+        at = end
+    if not names:
+        raise GuestFault("bitmap names of 0 bytes")
+    return tuple(names)
+
+
+def _read_snapshots(payload: bytes) -> dict[int, tuple[bytes, bytes]]:
+    """IDs and names of snapshots by their numbers, at least one. GuestFault if malformed."""
+    found: dict[int, tuple[bytes, bytes]] = {}
+    at = 0
+    while at + _SNAPSHOT.size <= len(payload):
+        number, id_size, name_size = _SNAPSHOT.unpack_from(payload, at)
+        middle = at + _SNAPSHOT.size + id_size
+        at = middle + name_size
+        found[number] = payload[middle - id_size : middle], payload[middle:at]
+    if at != len(payload) or not found:
+        raise GuestFault(f"snapshot names of {len(payload)} bytes")
+    return found

@@ -1,0 +1,108 @@
+"""Host side: what a caller of amend gets back."""
+
+from __future__ import annotations
+
+from ..base.errors import InstarError
+from ..base.record import record, to_dict
+from ..contract.terms import Change
+from ..request.order import PathLike, path_as_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal, TypeAlias
+
+    Format: TypeAlias = Literal["qcow2"]
+    Action: TypeAlias = Literal["amended", "noop"]
+    Level: TypeAlias = Literal["0.10", "1.1"]
+else:  # typing would cost the command more than its amend
+    Format = Action = Level = str
+
+SWITCH = 3
+"""The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
+
+RANGES_MAX = 4096
+"""Ranges that are told of one amend; an image can have a million."""
+
+
+@record
+class ByteRange:
+    """Bytes of the image file that an amend writes."""
+
+    phase: int
+    """When it is written, ascending; a barrier (fdatasync) lies between two phases.
+
+    0: where nothing refers to, zeroing, refcounts that rise from 0; 1: the refcount table; 2: L2
+    entries; 3, SWITCH: the amended header; 4: refcounts of what is released; 5: flags in L2
+    entries. The image reads the same in all of them.
+    """
+    offset: int
+    """In bytes from the start of the image file."""
+    length: int
+    """In bytes."""
+    zeroes: bool = False
+    """Whether the bytes become zeros; holes of the file then stay holes."""
+
+
+@record
+class AmendResult:
+    """What one amend did, or with dry_run would do."""
+
+    filename: str
+    """The path as it was given."""
+    format: Format
+    """Always "qcow2"."""
+    action: Action
+    """"amended", or "noop" where the image was already as asked."""
+    compat: Level
+    """The compatibility level now: "0.10" or "1.1"."""
+    lazy_refcounts: bool
+    """Whether lazy refcounts are on now."""
+    atomic: bool
+    """Whether the change takes effect with the write of one sector."""
+    dry_run: bool
+    """Whether the commit was left out."""
+    bytes_read: int
+    """Bytes read from the image file."""
+    bytes_written: int
+    """Bytes written to the image file, or with dry_run to be written; without zeroed ranges."""
+    vm_exits: int
+    """How many times the virtual machine stopped for the host."""
+    payload_sha256: str
+    """The SHA-256 of the payload that ran, in hexadecimal."""
+    changes: tuple[Change, ...]
+    """Header fields that change, in the order of the header."""
+    ranges: tuple[ByteRange, ...]
+    """What is written, in order: the first RANGES_MAX ranges."""
+    more_ranges: int = 0
+    """How many others are written."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know though it did not stop the amend."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document: dicts, lists and plain values."""
+        document: dict[str, Any] = to_dict(self)
+        return document
+
+
+@record
+class AmendOutcome:
+    """What became of one of many images: a result or an error."""
+
+    path: PathLike
+    """The path as it was given."""
+    result: AmendResult | None
+    """What was done, or None if that failed."""
+    error: InstarError | None
+    """What instar.amend() would have raised, or None."""
+
+    def unwrap(self) -> AmendResult:
+        """Return the result, or raise the error: what instar.amend() would have done."""
+        if self.result is None:
+            raise self.error or AssertionError("an outcome without result and error")
+        return self.result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document, a result's or an error's."""
+        if self.error is None:
+            return self.unwrap().to_dict()
+        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}

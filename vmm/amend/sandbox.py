@@ -1,0 +1,213 @@
+"""Host side: instar.Sandbox, which keeps a virtual machine ready for the next image."""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import allocate_lock  # threading would cost 4 ms
+from collections.abc import Callable
+
+from instar.abi import INSTAR_RAM_SIZE
+
+from ..base.errors import GuestFault, ImageRejected, UsageError
+from ..image.image_file import ImageFile
+from ..image.locks import lock_image
+from ..machine import Machine
+from ..machine.payload import Payload, load_payload
+from ..request.order import TIMEOUT, Cache, Compat, Order, PathLike, announce, make_order
+from . import carry_out, plan
+from .result import AmendResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from .messages import Outcome
+
+
+class Sandbox:
+    """Amends one image after the other in one virtual machine; a context manager.
+
+    Behind each image, all that its guest could have touched goes back to what it was before the
+    first one: memory, registers, FPU and vector state, MSRs, the pending exit, queues and serial
+    port. After anything but a regular end of the guest, the machine is closed and the next image
+    gets a new one, as it does in a forked child. docs/threat-model.md says what this rests on;
+    instar.amend() uses a machine for each image.
+
+    Not for two threads at once, which raises UsageError: give each thread a Sandbox of its own.
+    """
+
+    def __init__(self, *, payload: Payload | None = None) -> None:
+        """Take the payload, or the installed one. HostError if that cannot be loaded.
+
+        The virtual machine is made for the first image.
+        """
+        self._payload = payload or load_payload()
+        self._machine: Machine | None = None
+        self._closed = False
+        self._owner = os.getpid()
+        self._busy = allocate_lock()
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        """Refuse to be copied or pickled: KVM serves none but its maker's memory. UsageError."""
+        raise UsageError("a Sandbox cannot be copied or pickled; make another one")
+
+    def amend(
+        self,
+        path: PathLike,
+        *,
+        compat: Compat | None = None,
+        lazy_refcounts: bool | None = None,
+        format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
+        dry_run: bool = False,
+        cache: Cache = "writeback",
+        timeout: float = TIMEOUT,
+        drop_bitmaps: bool = False,
+        max_growth: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        debug: Callable[[str], None] | None = None,
+    ) -> AmendResult:
+        """Do what instar.amend() does, with the same arguments, result and errors.
+
+        Raises UsageError, too, if the sandbox is closed or busy in another thread.
+        """
+        order = make_order(
+            compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
+        )
+        return self.carry_out(path, order, progress, debug)
+
+    def carry_out(
+        self,
+        path: PathLike,
+        order: Order,
+        progress: Callable[[int, int], None] | None = None,
+        debug: Callable[[str], None] | None = None,
+    ) -> AmendResult:
+        """Do what amend() does, for arguments that are checked."""
+
+        def act() -> AmendResult:
+            self._begin()
+            try:
+                announce(path, order)
+                growth = order.request.max_growth
+                name, writable = os.fspath(path), not order.dry_run
+                with ImageFile(name, writable=writable, max_growth=growth) as image:
+                    return self._amend(image, order, progress, debug)
+            finally:
+                self._busy.release()
+
+        if "logging" not in sys.modules:
+            return act()
+        from .audit import logged
+
+        return logged(path, order, self._payload.sha256, act)
+
+    def amend_open(self, image: ImageFile, order: Order) -> AmendResult:
+        """Do what amend() does with an image that is open; it is locked, but not closed, here."""
+        self._begin()
+        try:
+            return self._amend(image, order, None, None)
+        finally:
+            self._busy.release()
+
+    def _begin(self) -> None:
+        self._enter_process()
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("a Sandbox was used by two threads at once; give each one its own")
+        if self._closed:
+            self._busy.release()
+            raise UsageError("the Sandbox is closed")
+
+    def prepare(self, ram_size: int = INSTAR_RAM_SIZE) -> int:
+        """Make the virtual machine now, not for the first image; return its vCPU's descriptor.
+
+        From here on nothing is opened but images, and no thread is started. HostError if this
+        machine cannot.
+        """
+        return self._machine_for(ram_size).prepare_vcpu()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a virtual machine for the next image."""
+        return self._machine is not None
+
+    def _amend(
+        self,
+        image: ImageFile,
+        order: Order,
+        progress: Callable[[int, int], None] | None,
+        debug: Callable[[str], None] | None,
+    ) -> AmendResult:
+        warning = lock_image(image.fd, image.name)
+        outcome = self._plan(image, order, progress, debug)
+        try:
+            return carry_out(image, order, outcome, self._payload.sha256, warning)
+        except GuestFault:
+            self._discard()
+            raise
+
+    def _plan(
+        self,
+        image: ImageFile,
+        order: Order,
+        progress: Callable[[int, int], None] | None,
+        debug: Callable[[str], None] | None,
+    ) -> Outcome:
+        """Run the machine, and make it ready again or close it, before anything is written."""
+        try:
+            machine = self._machine_for(order.ram_size)
+            outcome = plan(machine, image, order, progress, debug)
+            machine.reset()
+        except ImageRejected:  # by the host: the guest was not run
+            raise
+        except BaseException:
+            self._discard()
+            raise
+        return outcome
+
+    def _machine_for(self, ram_size: int) -> Machine:
+        """The machine at hand, or a new one if that has less RAM than is needed."""
+        if self._machine is not None and self._machine.ram_size < ram_size:
+            self._discard()
+        return self._machine or self._make(ram_size)
+
+    def _make(self, ram_size: int) -> Machine:
+        self._machine = Machine(self._payload, ram_size)
+        self._machine.keep()
+        return self._machine
+
+    def _enter_process(self) -> None:
+        """Leave the machine of the parent process alone: KVM serves none but its maker's memory."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            # The lock may be held by a thread that does not exist here.
+            self._busy = allocate_lock()
+            self._discard()
+
+    def _discard(self) -> None:
+        machine, self._machine = self._machine, None
+        if machine is not None:
+            machine.close()
+
+    def renew(self) -> None:
+        """Have the next image get a new virtual machine. UsageError as from close()."""
+        self._enter_process()
+        if not self._busy.acquire(blocking=False):
+            raise UsageError("the Sandbox is in use by another thread, and cannot be closed")
+        try:
+            self._discard()
+        finally:
+            self._busy.release()
+
+    def close(self) -> None:
+        """End the virtual machine. UsageError if another thread is using it."""
+        self.renew()
+        self._closed = True
+
+    def __enter__(self) -> Sandbox:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()

@@ -1,0 +1,1 @@
+"""Host side: what every room may use: errors, refusals, records, escaping, C types."""

@@ -1,0 +1,150 @@
+"""Host side: the errors, sorted by whose fault they are. Nothing else leaves the package.
+
+| error         | at fault                  | exit status |
+|---------------|---------------------------|-------------|
+| UsageError    | the caller                | 2           |
+| HostError     | this machine              | 1           |
+| ImageRejected | the image, or the request | 1           |
+| ImageLocked   | another process           | 1           |
+| GuestFault    | the guest                 | 1           |
+
+Whatever is raised, the image's bytes and modification time are as they were, but for a HostError of
+the commit itself, which says so. The access time is too where the kernel grants O_NOATIME: to the
+file's owner, and to root.
+"""
+
+from __future__ import annotations
+
+from _collections_abc import Mapping  # collections.abc would cost the command collections
+
+from .record import record, to_dict
+
+# asm-generic/errno-base.h: ENFILE, EMFILE. A confined process that reports imports nothing.
+_NO_DESCRIPTOR = (23, 24)
+
+INTERRUPTED = "KeyboardInterrupt"
+DEFECT = "InternalError"
+"""What reports call an exception that is not of this package."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class InstarError(Exception):
+    """The base of all errors of this package; never raised itself."""
+
+    exit_status = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the command's JSON document has under "error"."""
+        return error_fields(self)
+
+    def __reduce__(self) -> tuple[type[InstarError], tuple[object, ...]]:
+        """Let the error travel between processes, as what documents know it by."""
+        return (documented(type(self)), (str(self),))
+
+
+class UsageError(InstarError):
+    """The caller asked for something that does not exist, or contradicts itself."""
+
+    exit_status = 2
+
+
+class HostError(InstarError):
+    """This machine cannot do it: no /dev/kvm, no permission, no such file, an I/O error."""
+
+
+@record
+class Refusal:
+    """One reason why an image cannot be amended as asked."""
+
+    name: str
+    """The reason's name, as in docs/amend.md, e.g. "dirty"."""
+    number: int
+    """The reason's number in the ABI (REFUSAL_*)."""
+    code: str
+    """The name of the error code in the ABI (AMEND_ERROR_*), e.g. "DIRTY"."""
+    code_number: int
+    """The number of the error code in the ABI."""
+    message: str
+    """What is in the way and what the user can do, in one line."""
+    detail: Mapping[str, int]
+    """What the message is about, by name, e.g. {"bits": 32}."""
+    names: tuple[str, ...] = ()
+    """What the image calls that: a snapshot's ID and its name (tag), or names of bitmaps.
+
+    A byte that is not UTF-8 is the surrogate escape of PEP 383. An ID is cut to 63 bytes, a name of
+    a snapshot to 255, and of bitmaps there are as many as fit 1152 bytes.
+    """
+
+
+class ImageRejected(InstarError):
+    """The guest's verdict on the image, or the host's if it is not a qcow2 image at all, is no."""
+
+    def __init__(self, refusals: tuple[Refusal, ...]) -> None:
+        """Take all the reasons, of which there is at least one."""
+        super().__init__("; ".join(refusal.message for refusal in refusals))
+        self.refusals = refusals
+
+    def __reduce__(self) -> tuple[type[ImageRejected], tuple[tuple[Refusal, ...]]]:
+        """Let the error travel between processes."""
+        return (ImageRejected, (self.refusals,))
+
+
+class ImageLocked(InstarError):
+    """Another process uses the image."""
+
+
+class GuestFault(InstarError):
+    """The guest broke the contract or exceeded a budget; the image is untouched."""
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """What is to be known of a failure, as JSON has it."""
+    error = _blame_host(error)
+    message, exit_status = explain(error)
+    refusals = error.refusals if isinstance(error, ImageRejected) else ()
+    return {
+        "kind": kind_of(error),
+        "message": message,
+        "exit_status": exit_status,
+        "refusals": to_dict(refusals),
+    }
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """The message and the exit status of whatever may be raised."""
+    error = _blame_host(error)
+    if isinstance(error, InstarError):
+        return str(error), error.exit_status
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; no image is left half-changed", InstarError.exit_status
+    message = f"internal error, please report it: {type(error).__name__}: {error}"
+    return message, InstarError.exit_status
+
+
+def _blame_host(error: BaseException) -> BaseException:
+    """Return what is to be reported: without a free descriptor even an import fails, anywhere."""
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+        return HostError("no descriptor is free; raise the limit of open files (ulimit -n) to 64")
+    return error
+
+
+KINDS: tuple[type[InstarError], ...] = (
+    *(UsageError, HostError, ImageRejected, ImageLocked, GuestFault),
+)
+"""The errors that documents name; all others are one of them."""
+
+
+def documented(error: type[InstarError]) -> type[InstarError]:
+    """Return the one of KINDS that a class of errors belongs to."""
+    return next((kind for kind in KINDS if issubclass(error, kind)), error)
+
+
+def kind_of(error: BaseException) -> str:
+    """Name what may be raised as documents do: by KINDS, or else INTERRUPTED or DEFECT."""
+    for kind in KINDS:
+        if isinstance(error, kind):
+            return kind.__name__
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else DEFECT

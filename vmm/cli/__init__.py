@@ -1,0 +1,256 @@
+"""Host side: text in, text out: the command `instar`, a thin skin over the library.
+
+It reads the arguments, calls amend() and reports; exit statuses are those of vmm/base/errors.py.
+What a plain amend imports decides its latency, so this module and all that it imports make do with
+what the interpreter has loaded anyhow, and import the rest where it is needed
+(docs/decisions/0003-the-run-path-is-lean.md).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from instar import __version__
+
+from ..base.errors import HostError, UsageError
+from ..base.streams import fill_streams
+from ..base.supported import check_machine
+from ..request.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
+from .arguments import OPERAND, scan
+from .commands import AMEND, COMMANDS, INSTAR, format_help
+from .report import Progress, Report, show_debug, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any
+
+    from ..amend.result import AmendResult
+    from ..image.image_file import ImageFile
+    from ..request.options import AmendOptions
+else:
+    # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
+    import _signal
+
+# Flags that make it a batch even if there is but one file.
+_OF_BATCHES = ("jobs", "files-from", "null")
+
+_INTERRUPTS = (_signal.SIGINT, _signal.SIGTERM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command with `argv`, or the process's arguments; return the exit status.
+
+    Without `argv` the process is the command's own: an amend confines it for good, and this does
+    not return but ends it (docs/decisions/0007-the-command-ends-at-once.md).
+    """
+    if argv is None:
+        gc.disable()  # the process is soon at its end; a search for garbage takes a millisecond
+    status = _main(sys.argv[1:] if argv is None else argv, own_process=argv is None)
+    if argv is None:
+        os._exit(status)  # all output was flushed when it was written
+    return status
+
+
+def _main(arguments: list[str], *, own_process: bool) -> int:
+    report = Report()
+    replaced: list[tuple[int, Any]] = []
+    try:
+        _catch_interrupts(replaced)
+        status = _run(arguments, report, own_process=own_process)
+        if own_process:  # what is done is done: from here on an interrupt is too late
+            _ignore_interrupts()
+            replaced.clear()
+    except KeyboardInterrupt as interrupt:
+        return report.error(interrupt)
+    else:
+        return status
+    finally:
+        for number, handler in replaced:
+            _signal.signal(number, handler)
+
+
+def _catch_interrupts(replaced: list[tuple[int, Any]]) -> None:
+    """Make SIGINT and SIGTERM a KeyboardInterrupt, unless the caller has plans for them."""
+    for number in _INTERRUPTS:
+        handler = _signal.getsignal(number)
+        if handler in (_signal.SIG_DFL, _signal.default_int_handler):
+            try:
+                _signal.signal(number, _interrupt)
+            except ValueError:  # only the main thread may
+                return
+            replaced.append((number, handler))
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Raise KeyboardInterrupt, and let no second signal disturb its report."""
+    _ignore_interrupts()
+    raise KeyboardInterrupt
+
+
+def _ignore_interrupts() -> None:
+    for number in _INTERRUPTS:
+        _signal.signal(number, _signal.SIG_IGN)
+
+
+def _run(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    try:
+        fill_streams()  # for good: the process is the command's own
+        return _dispatch(arguments, report, own_process=own_process)
+    except Exception as error:  # whatever it is, a traceback helps nobody here
+        return report.error(error)
+
+
+def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    command, rest = (arguments or [""])[0], arguments[1:]
+    if command == "amend":
+        return _amend(rest, report, own_process=own_process)
+    if command == "doctor":
+        check_machine()
+        from .doctor import run
+
+        return run(rest, report)
+    if command == "help":
+        return _help(rest)
+    for name, _value in scan(arguments[:1], INSTAR.flags, "instar"):
+        if name == OPERAND:
+            raise UsageError(f"unknown command '{command}'; see 'instar --help'")
+        write("stdout", f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
+        return 0
+    raise UsageError("expecting a command, amend or doctor; see 'instar --help'")
+
+
+def _help(names: list[str]) -> int:
+    """Carry out `instar help`."""
+    if len(names) > 1:
+        raise UsageError("help takes one command; see 'instar --help'")
+    found = [entry for entry in COMMANDS if [entry.name] == (names or [INSTAR.name])]
+    if not found:
+        raise UsageError(f"unknown command '{names[0]}'; see 'instar --help'")
+    write("stdout", format_help(found[0]))
+    return 0
+
+
+def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    """Carry out `instar amend`."""
+    flags, lists, files = _read_arguments(arguments, report)
+    if "help" in flags:
+        write("stdout", format_help(AMEND))
+        return 0
+    if not lists:
+        raise UsageError("Must specify options (-o); '-o help' lists them")
+    options = parse_options(lists)
+    if options.help:
+        check_format(flags.get("format"))
+        write("stdout", OPTIONS_HELP)
+        return 0
+    check_machine()
+    if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
+        from .batch import amend_files
+
+        return amend_files(files, options, flags, report, _read_limits(flags))
+    if not files:
+        raise UsageError("Expecting one image file name")
+    result = _call_amend(files[0], options, flags, report, own_process=own_process)
+    report.result(result, quiet="quiet" in flags)
+    return 0
+
+
+def _read_arguments(
+    arguments: list[str], report: Report
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the flags with their last values, the -o lists and the files; stop at --help."""
+    flags: dict[str, str] = {}
+    lists: list[str] = []
+    files: list[str] = []
+    objects: list[str] = []
+    for name, value in scan(arguments, AMEND.flags, "instar amend"):
+        if name == "options":
+            lists.append(value)
+        elif name == "object":
+            objects.append(value)
+        elif name == OPERAND:
+            files.append(value)
+        else:
+            flags[name] = value
+        if name == "output":
+            report.use(value)
+        if name == "help":
+            return flags, lists, files
+    if objects or "image-opts" in flags:
+        from .image_options import name_files
+
+        files = name_files(files, objects, flags)
+    report.filename = files[0] if len(files) == 1 else None
+    report.verbose = "verbose" in flags
+    return flags, lists, files
+
+
+def _call_amend(
+    filename: str,
+    options: AmendOptions,
+    flags: dict[str, str],
+    report: Report,
+    *,
+    own_process: bool,
+) -> AmendResult:
+    limits = _read_limits(flags)
+    required = "require-confinement" in flags
+    if required and not own_process:
+        raise HostError("a process that only calls the command is not confined")
+    # Imported here because neither the help nor a usage error needs any of it.
+    from ..amend import amend_image
+
+    def confine_process(image: ImageFile, vcpu: int) -> None:
+        from ..confine import Descriptors, confine
+
+        used = Descriptors(image.fd, image.size, vcpu, image.max_growth)
+        confine(used, required=required)
+
+    shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json
+    progress = Progress() if shows_progress else None
+    result: AmendResult | None = None
+    try:
+        result = amend_image(
+            filename,
+            compat=options.compat,
+            lazy_refcounts=options.lazy_refcounts,
+            format=flags.get("format"),
+            dry_run="dry-run" in flags,
+            progress=progress,
+            debug=show_debug if "debug" in flags else None,
+            before_read=confine_process if own_process else None,
+            **limits,
+        )
+    finally:
+        if progress is not None:
+            progress.end(succeeded=result is not None)
+    return result
+
+
+def _read_limits(flags: dict[str, str]) -> dict[str, Any]:
+    cache = flags.get("cache", "writeback")
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {cache}")
+    return {
+        "cache": cache,
+        "drop_bitmaps": "drop-bitmaps" in flags,
+        **({"max_growth": _read_size(flags["max-growth"])} if "max-growth" in flags else {}),
+        **({"timeout": _read_seconds(flags["timeout"])} if "timeout" in flags else {}),
+    }
+
+
+def _read_seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None
+
+
+def _read_size(text: str) -> int:
+    size = parse_size(text)
+    if size is None:
+        raise UsageError(f"--max-growth: expected a size such as 512M or 1.5G, not '{text}'")
+    return size

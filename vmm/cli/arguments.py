@@ -1,0 +1,119 @@
+"""Host side: command-line arguments, read as getopt_long does; a table says which flags exist.
+
+argparse would cost the command more than its whole amend, and differs from getopt_long in what it
+takes for an abbreviation or a negative number.
+"""
+
+from __future__ import annotations
+
+from ..base.errors import UsageError
+from ..base.record import record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+OPERAND = ""
+"""The name under which scan() yields what is not a flag."""
+
+FILES = "FILES"
+"""Stands for the names of files among the values of a flag."""
+
+
+@record
+class Flag:
+    """One flag of a command."""
+
+    name: str
+    """The long form, without its dashes."""
+    summary: str
+    """What it does, for the help text."""
+    short: str = ""
+    """The letter of the short form, or "" where there is none."""
+    metavar: str = ""
+    """What the help text calls its value, or "" if it takes none."""
+    values: tuple[str, ...] = ()
+    """The values that a shell may offer; FILES stands for the names of files."""
+
+
+def scan(
+    arguments: Sequence[str], flags: Sequence[Flag], command: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the long name and the value of each flag, and each operand under OPERAND, in order.
+
+    Lazy: a caller acts on what came before a fault. Raises UsageError, with a pointer to the help
+    of `command`.
+    """
+    rest = iter(arguments)
+    try:
+        for argument in rest:
+            if argument == "--":
+                yield from ((OPERAND, operand) for operand in rest)
+            elif argument.startswith("--"):
+                yield _read_long(argument, rest, flags)
+            elif argument.startswith("-") and argument != "-":
+                yield from _read_cluster(argument[1:], rest, flags)
+            else:
+                yield OPERAND, argument
+    except _ArgumentError as fault:
+        raise UsageError(f"{fault}; see '{command} --help'") from None
+
+
+def format_flags(flags: Sequence[Flag]) -> str:
+    """Return the flags as lines of a help text."""
+    return "".join(f"  {_spell(flag)}\n      {flag.summary}\n" for flag in flags)
+
+
+class _ArgumentError(Exception):
+    """What is wrong with an argument."""
+
+
+def _spell(flag: Flag) -> str:
+    short = f"-{flag.short}, " if flag.short else ""
+    return f"{short}--{flag.name} {flag.metavar}".rstrip()
+
+
+def _read_long(argument: str, rest: Iterator[str], flags: Sequence[Flag]) -> tuple[str, str]:
+    name, equals, value = argument[2:].partition("=")
+    flag = _find_long(name, flags)
+    if not flag.metavar:
+        if equals:
+            raise _ArgumentError(f"option '--{flag.name}' doesn't allow an argument")
+    elif not equals:
+        value = _take_value(rest, f"option '--{flag.name}' requires an argument")
+    return flag.name, value
+
+
+def _find_long(name: str, flags: Sequence[Flag]) -> Flag:
+    """Return the flag of this name, or else the only one whose name begins with it."""
+    found = [flag for flag in flags if flag.name.startswith(name)]
+    exact = [flag for flag in found if flag.name == name]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    if found:
+        candidates = " ".join(f"'--{flag.name}'" for flag in found)
+        raise _ArgumentError(f"option '--{name}' is ambiguous; possibilities: {candidates}")
+    raise _ArgumentError(f"unrecognized option '--{name}'")
+
+
+def _read_cluster(
+    letters: str, rest: Iterator[str], flags: Sequence[Flag]
+) -> Iterator[tuple[str, str]]:
+    """Read short flags; what follows one that takes a value, if anything, is its value."""
+    by_letter = {flag.short: flag for flag in flags if flag.short}
+    for index, letter in enumerate(letters, 1):
+        flag = by_letter.get(letter)
+        if flag is None:
+            raise _ArgumentError(f"invalid option -- '{letter}'")
+        if flag.metavar:
+            fault = f"option requires an argument -- '{letter}'"
+            yield flag.name, letters[index:] or _take_value(rest, fault)
+            return
+        yield flag.name, ""
+
+
+def _take_value(rest: Iterator[str], fault: str) -> str:
+    value = next(rest, None)
+    if value is None:
+        raise _ArgumentError(fault)
+    return value

@@ -1,0 +1,146 @@
+"""Host side: `instar amend` with many images: where their names come from, and what is reported.
+
+A line for each image that failed, or with --output json for each image; how far it is on a
+terminal or with --progress; a summary. Nothing here looks into an image.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from ..base.errors import UsageError
+from ..request.order import TIMEOUT, make_order
+from .report import write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from typing import Any
+
+    from ..amend.result import AmendOutcome
+    from ..request.options import AmendOptions
+    from .report import Report
+
+JOBS_MAX = 4096
+_KINDS = ("amended", "as asked", "failed")
+
+
+def amend_files(
+    files: list[str],
+    options: AmendOptions,
+    flags: dict[str, str],
+    report: Report,
+    limits: dict[str, Any],
+) -> int:
+    """Amend `files`, and those that --files-from names; return the exit status.
+
+    UsageError, or HostError if this machine can run no workers or the list cannot be read.
+    """
+    jobs = _read_jobs(flags.get("jobs", "1"))
+    if "debug" in flags:
+        raise UsageError("--debug shows the text of one sandbox; name one image, without --jobs")
+    if "null" in flags and "files-from" not in flags:
+        raise UsageError("--null is about the names of --files-from")
+    if not files and "files-from" not in flags:
+        raise UsageError("Expecting one image file name")
+    order = make_order(
+        *(options.compat, options.lazy_refcounts, flags.get("format"), "dry-run" in flags),
+        *(limits["cache"], limits.get("timeout", TIMEOUT)),
+        *(limits["drop_bitmaps"], limits.get("max_growth")),
+    )
+    gc.enable()  # unlike for one image, where the process is soon at its end
+    report.use_lines()
+    paths: Iterable[str] = files
+    if "files-from" in flags:
+        paths = _chain(files, flags["files-from"], null="null" in flags)
+    total = None if "files-from" in flags else len(files)
+    required = "require-confinement" in flags
+    # Imported here because a usage error needs none of it.
+    from ..fleet.batch import amend_batch
+
+    outcomes = amend_batch(paths, order, jobs=jobs, required=required)
+    return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
+
+
+def _read_jobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= JOBS_MAX):
+        raise UsageError(f"--jobs: expected a number from 1 to {JOBS_MAX}, not '{text}'")
+    return int(text)
+
+
+def _chain(files: list[str], source: str, *, null: bool) -> Iterator[str]:
+    from .name_list import read_names
+
+    yield from files
+    yield from read_names(source, null=null)
+
+
+def _report(
+    outcomes: Generator[AmendOutcome, None, None], report: Report, bar: Any, *, quiet: bool
+) -> int:
+    counts = dict.fromkeys(_KINDS, 0)
+
+    def take(outcomes: Iterable[AmendOutcome]) -> None:
+        for outcome in outcomes:
+            if bar is not None:
+                bar.clear()
+            counts[_tell(outcome, report, quiet=quiet)] += 1
+            if bar is not None:
+                bar.update()
+
+    try:
+        take(outcomes)
+    except KeyboardInterrupt as interrupt:
+        take(_rest(outcomes, interrupt))
+        raise
+    finally:
+        report.filename = None
+        if bar is not None:
+            bar.close()
+    if not quiet:
+        summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+        write("stderr", f"instar: {sum(counts.values())} images: {summary}\n")
+    return 1 if counts["failed"] else 0
+
+
+def _rest(
+    outcomes: Generator[AmendOutcome, None, None], interrupt: KeyboardInterrupt
+) -> Iterator[AmendOutcome]:
+    """What becomes of the images that were begun, wherever the interrupt met this process."""
+    try:
+        yield outcomes.throw(interrupt)
+        yield from outcomes
+    except KeyboardInterrupt:
+        return
+
+
+def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:
+    """Report one outcome; return which of _KINDS it is."""
+    report.filename = os.fsdecode(outcome.path)
+    if outcome.error is not None:
+        report.error(outcome.error)
+        return "failed"
+    assert outcome.result is not None  # noqa: S101 - one of the two is there
+    report.result(outcome.result, quiet=quiet)
+    return "amended" if outcome.result.action == "amended" else "as asked"
+
+
+def _make_bar(total: int | None, flags: dict[str, str], report: Report) -> Any:
+    """What shows how far the batch is, on a terminal or for --progress; None for nobody."""
+    if "quiet" in flags:
+        return None
+    # Imported here, as most batches have nobody who looks on.
+    from .counter import Counter
+
+    if "progress" in flags and not report.is_json:
+        return Counter(total, "stdout", stays=True)
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return Counter(total, "stderr", stays=False)
+    tqdm.monitor_interval = 0  # its thread would be there when a worker is forked
+    return tqdm(total=total, unit=" images", file=sys.stderr, leave=False)

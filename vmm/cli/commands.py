@@ -1,0 +1,151 @@
+"""Host side: the commands, their flags and their help: the one table of what a command line holds.
+
+The command reads its arguments by it and prints it as help; the man page and the completions of
+shells are made of it when the package is built (scripts/build_manual.py).
+"""
+
+from __future__ import annotations
+
+from ..base.record import record
+from ..request.options import AMENDABLE_FORMAT, CACHE_MODES, COMPAT_LEVELS
+from .arguments import FILES, Flag, format_flags
+from .report import OUTPUT_FORMATS
+
+DOCS = "https://instar.example"
+"""Where the documentation is, as pyproject.toml has it."""
+
+
+@record
+class Command:
+    """One command; `instar` itself, without any, is the first."""
+
+    name: str
+    """As it is typed."""
+    usage: tuple[str, ...]
+    """The forms of its command line."""
+    summary: str
+    """What it does, in one sentence without an end."""
+    text: str
+    """What to know besides: one paragraph, in lines."""
+    flags: tuple[Flag, ...]
+    """Its flags, in the order of the help."""
+    examples: tuple[tuple[str, str], ...]
+    """Command lines, and what each of them does."""
+
+
+_HELP = Flag("help", "print this help", short="h")
+_OUTPUT = Flag("output", "human or json", metavar="FORMAT", values=OUTPUT_FORMATS)
+_OPTION_VALUES = (
+    "help",
+    *(f"compat={level}" for level in COMPAT_LEVELS),
+    *("lazy_refcounts=on", "lazy_refcounts=off"),
+)
+
+AMEND = Command(
+    name="amend",
+    usage=("instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",),
+    summary="change options of qcow2 images in place, in a sandbox",
+    text="""\
+Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.
+""",
+    flags=(
+        Flag(
+            "options",
+            "what to change; '-o help' lists the keys",
+            short="o",
+            metavar="KEY=VALUE,...",
+            values=_OPTION_VALUES,
+        ),
+        Flag(
+            "format",
+            "the format of the image (only qcow2)",
+            short="f",
+            metavar="FMT",
+            values=(AMENDABLE_FORMAT,),
+        ),
+        Flag(
+            "cache",
+            "cache mode; unsafe leaves out the flushes",
+            short="t",
+            metavar="CACHE",
+            values=tuple(CACHE_MODES),
+        ),
+        Flag("quiet", "print nothing but errors", short="q"),
+        Flag("verbose", "say on stderr what was done to each image", short="v"),
+        Flag("progress", "show the progress", short="p"),
+        Flag("dry-run", "say what would change, and change nothing"),
+        _OUTPUT,
+        Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"),
+        Flag(
+            "files-from",
+            "take the names of images from FILE, or from stdin if '-'",
+            metavar="FILE",
+            values=(FILES,),
+        ),
+        Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
+        Flag("debug", "show the debug text of the sandbox on stderr"),
+        Flag("drop-bitmaps", "let a downgrade remove persistent bitmaps"),
+        Flag("max-growth", "how far the file may grow, by default 1G", metavar="SIZE"),
+        Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
+        Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
+        Flag("force", "accepted for the sake of qemu-img; has no effect"),
+        Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
+        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+        _HELP,
+    ),
+    examples=(
+        ("instar amend -o compat=1.1 disk.qcow2", "upgrade an image to version 3"),
+        ("instar amend -o compat=0.10 --dry-run disk.qcow2", "what would a downgrade write?"),
+        (
+            "find /images -name '*.qcow2' -print0 |\n"
+            "    instar amend -o lazy_refcounts=on --jobs 4 --files-from - --null",
+            "amend all images of a folder, four at a time",
+        ),
+    ),
+)
+
+DOCTOR = Command(
+    name="doctor",
+    usage=("instar doctor [--output FORMAT]",),
+    summary="say whether this machine can run the sandbox, and what to do if not",
+    text="""\
+Say whether this machine can run the sandbox, and what to do if not.
+""",
+    flags=(_OUTPUT, _HELP),
+    examples=(("instar doctor", "check /dev/kvm, the kernel and the sandbox itself"),),
+)
+
+HELP = Command(
+    name="help",
+    usage=("instar help [COMMAND]",),
+    summary="print the help of a command",
+    text="Print the help of COMMAND, or of instar.\n",
+    flags=(),
+    examples=(),
+)
+
+INSTAR = Command(
+    name="instar",
+    usage=(*AMEND.usage, *DOCTOR.usage, *HELP.usage),
+    summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
+    text="Commands:\n"
+    + "".join(f"  {command.name}\n      {command.summary}\n" for command in (AMEND, DOCTOR, HELP)),
+    flags=(_HELP, Flag("version", "print the version", short="V")),
+    examples=AMEND.examples[:1] + DOCTOR.examples,
+)
+
+COMMANDS = (INSTAR, AMEND, DOCTOR, HELP)
+
+
+def format_help(command: Command) -> str:
+    """Return the help text of a command, in whole lines."""
+    usage = "\n       ".join(command.usage)
+    parts = [f"Usage: {usage}\n", command.text]
+    if command.flags:
+        parts.append("Flags:\n" + format_flags(command.flags))
+    if command.examples:
+        examples = (f"# {what}\n{line}\n" for line, what in command.examples)
+        lines = "".join(examples).splitlines(keepends=True)
+        parts.append("Examples:\n" + "".join(f"  {line}" for line in lines))
+    parts.append(f"Documentation: {DOCS}\n")
+    return "\n".join(parts)

@@ -1,0 +1,178 @@
+"""Host side: what the user reads: results, errors and progress, for people or as JSON.
+
+The process may be confined by the time it has something to report, so a Report imports and opens
+all that it needs when it is told its format, before any image is looked at. Whatever comes from
+outside is escaped; a stream that is closed or full is no reason to fail.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..base.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
+from ..base.escape import escape
+from ..base.record import load_dump
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..amend.result import AmendResult, ByteRange
+    from ..contract.terms import Change
+
+OUTPUT_FORMATS = ("human", "json")
+
+# In the order of the ABI's INSTAR_PHASE_*.
+_PHASES = (
+    *("before the switch", "before the switch: refcount table", "before the switch: mapping"),
+    *("the switch", "after the switch", "after the switch: flags"),
+)
+_HEXADECIMAL_FIELDS = ("_features", "_offset")
+
+
+class Report:
+    """Where the outcome of one command goes: people read it, until told otherwise."""
+
+    def __init__(self) -> None:
+        """Start with nothing said and no file named."""
+        self.filename: str | None = None
+        self.verbose = False
+        self._dump: Callable[[object], str] | None = None
+        self._is_batch = False
+
+    @property
+    def is_json(self) -> bool:
+        """Whether stdout is to hold one JSON document and nothing else."""
+        return self._dump is not None
+
+    def use(self, output_format: str) -> None:
+        """Switch to one of OUTPUT_FORMATS; raises UsageError for another."""
+        if output_format not in OUTPUT_FORMATS:
+            raise UsageError(f"--output: expected human or json, not '{output_format}'")
+        self._dump = load_dump(indent=2) if output_format == "json" else None
+
+    def use_lines(self) -> None:
+        """Report many images: each document of JSON in one line, each error with its image."""
+        self._is_batch = True
+        if self._dump is not None:
+            self._dump = load_dump(indent=None)
+
+    def document(self, document: object) -> None:
+        """Write `document` to stdout, if it is JSON that is wanted."""
+        if self._dump is not None:
+            write("stdout", self._dump(document) + "\n")
+
+    def result(self, result: AmendResult, *, quiet: bool) -> None:
+        """Report a success, of which people hear only what is worth it, and if quiet nothing."""
+        self.document(result.to_dict())
+        if self.verbose and not quiet:
+            write("stderr", f"instar: {_describe_done(result)}\n")
+        if result.dry_run and not self.is_json and not quiet:
+            write("stdout", describe(result))
+        if not quiet:
+            for warning in result.warnings:
+                write("stderr", f"instar: warning: {escape(warning)}\n")
+
+    def error(self, error: BaseException) -> int:
+        """Report a failure in one line, and as JSON if wanted; return the exit status."""
+        message, exit_status = explain(error)
+        self.document({"filename": self.filename, "error": error_fields(error)})
+        prefix = f"'{self.filename}': " if self._is_about_image(error, message) else ""
+        write("stderr", f"instar: {escape(prefix + message)}\n")
+        return exit_status
+
+    def _is_about_image(self, error: BaseException, message: str) -> bool:
+        """Whether the message wants the image's name: these two never have it, others may."""
+        if self.filename is None or isinstance(error, ImageRejected | GuestFault):
+            return self.filename is not None
+        return self._is_batch and f"'{self.filename}'" not in message
+
+
+class Progress:
+    """Progress as qemu-img shows it: at 0, at 100 and whenever it moved by more than a point."""
+
+    def __init__(self) -> None:
+        """Start with nothing shown."""
+        self._shown: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show that `done` of `total` steps are done, if that is news."""
+        percent = min(100.0 * done / total, 100.0) if total else 100.0
+        if self._shown is None:
+            self._show(0.0)
+        moved = percent - (self._shown or 0.0)
+        if moved > 1 or (moved > 0 and percent == 100):
+            self._show(percent)
+
+    def end(self, *, succeeded: bool) -> None:
+        """Leave the line, after a last 100 if it went well."""
+        if succeeded:
+            self(1, 1)
+        write("stdout", "\n")
+
+    def _show(self, percent: float) -> None:
+        self._shown = percent
+        write("stdout", f"    ({percent:3.2f}/100%)\r")
+
+
+def show_debug(text: str) -> None:
+    """Show debug text of the guest, which is hostile, on stderr."""
+    for line in text.splitlines():
+        write("stderr", f"guest: {escape(line)}\n")
+
+
+def describe(result: AmendResult) -> str:
+    """Return what a dry run found out, as lines for people."""
+    state = f"compat {result.compat}, lazy_refcounts {'on' if result.lazy_refcounts else 'off'}"
+    name = escape(result.filename)
+    if result.action == "noop":
+        return f"{name}: nothing to change ({state})\n"
+    how = "atomic" if result.atomic else "not atomic"
+    lines = [f"{name}: would become {state} ({how})"]
+    lines += [f"  {_describe_change(change)}" for change in result.changes]
+    lines += [f"  {_describe_range(byte_range)}" for byte_range in result.ranges]
+    if result.more_ranges:
+        lines.append(f"  and {result.more_ranges} ranges more")
+    return "\n".join(lines) + "\n"
+
+
+def _describe_done(result: AmendResult) -> str:
+    """What is to be kept of an amend, in one line."""
+    what = f"dry run, {result.action}" if result.dry_run else result.action
+    written = 0 if result.dry_run else result.bytes_written
+    state = f"compat={result.compat},lazy_refcounts={'on' if result.lazy_refcounts else 'off'}"
+    return (
+        f"'{escape(result.filename)}': {what} ({state}), {written} bytes written, "
+        f"payload {result.payload_sha256}"
+    )
+
+
+def write(stream_name: str, text: str) -> None:
+    """Write `text` to sys.stdout or sys.stderr at once; failing to is no error."""
+    stream = getattr(sys, stream_name)
+    if stream is None:
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        # Otherwise the interpreter tries again on its way out, and makes the exit status 120.
+        setattr(sys, stream_name, None)
+
+
+def _describe_change(change: Change) -> str:
+    values = (_describe_value(change.field, value) for value in (change.before, change.after))
+    return f"{change.field}: {' -> '.join(values)}"
+
+
+def _describe_value(field: str, value: int | None) -> str:
+    if value is None:
+        return "none"
+    return hex(value) if field.endswith(_HEXADECIMAL_FIELDS) else str(value)
+
+
+def _describe_range(byte_range: ByteRange) -> str:
+    phase = _PHASES[byte_range.phase]
+    what = " of zeros" if byte_range.zeroes else ""
+    return f"{phase}: {byte_range.length} bytes{what} at {byte_range.offset:#x}"

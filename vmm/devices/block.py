@@ -1,0 +1,128 @@
+"""Host side: the block device (virtio 1.2, 5.2): reads of the image, and writes that are staged."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from instar.abi import (
+    INSTAR_BLOCK_AVAIL_ADDR,
+    INSTAR_BLOCK_DESC_ADDR,
+    INSTAR_BLOCK_QUEUE_SIZE,
+    INSTAR_BLOCK_REQUEST_MAX,
+    INSTAR_BLOCK_USED_ADDR,
+    INSTAR_PHASE_COUNT,
+    INSTAR_PHASE_PREPARE,
+    INSTAR_ZEROES_SEGMENTS_MAX,
+)
+
+from ..base.errors import GuestFault
+from ..image.staging import SECTOR_SIZE, StagedWrites, staging_budget
+from .virtqueue import Virtqueue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..image.image_file import ImageFile
+    from .memory import GuestMemory
+    from .virtqueue import Buffer
+
+_HEADER = Struct("<IIQ")
+_SEGMENT = Struct("<QII")  # sector, sectors, flags
+_T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
+_S_OK = b"\0"
+
+
+class BlockDevice:
+    """Reads come from the image file through what is staged; writes are staged, never passed on."""
+
+    def __init__(self, memory: GuestMemory, image: ImageFile, max_growth: int = 0) -> None:
+        """Serve the block queue in `memory` from an open image, which may grow by so many bytes."""
+        self._memory = memory
+        self._image = image
+        self._queue = Virtqueue(
+            memory,
+            INSTAR_BLOCK_QUEUE_SIZE,
+            INSTAR_BLOCK_DESC_ADDR,
+            INSTAR_BLOCK_AVAIL_ADDR,
+            INSTAR_BLOCK_USED_ADDR,
+        )
+        # What has been staged behind the end of the file can be read back.
+        self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
+        self.budget = image.work_max
+        self.staged = StagedWrites(staging_budget(image.size, max_growth))
+        self.bytes_read = 0
+
+    def notify(self) -> None:
+        """Carry out all requests that the guest made available, in order.
+
+        Raises GuestFault for a request that no correct driver makes, HostError if the file fails.
+        """
+        for head, buffers in self._queue.pop():
+            header, data, status = _split(buffers)
+            kind, phase, sector = _HEADER.unpack(self._memory.read(header.address, _HEADER.size))
+            written = 1
+            if kind == _T_IN:
+                buffer = self._check(data, sector, writable=True)
+                self._read(sector, buffer, phase)
+                written += buffer.size
+            elif kind == _T_OUT:
+                buffer = self._check(data, sector, writable=False)
+                self._write(sector, buffer, phase)
+            elif kind == _T_WRITE_ZEROES:
+                self._zero(sector, data, phase)
+            else:
+                raise GuestFault(f"block request of type {kind}")
+            self._memory.write(status.address, _S_OK)
+            self._queue.push(head, written)
+
+    def _check(self, data: Buffer | None, sector: int, *, writable: bool) -> Buffer:
+        if data is None or data.writable != writable:
+            raise GuestFault("block request without a buffer of the right direction")
+        if data.size % SECTOR_SIZE or data.size > INSTAR_BLOCK_REQUEST_MAX:
+            raise GuestFault(f"block request of {data.size} bytes")
+        if sector > self._capacity - data.size // SECTOR_SIZE:
+            raise GuestFault(f"block request for sector {sector} of {self._capacity}")
+        return data
+
+    def _read(self, sector: int, buffer: Buffer, phase: int) -> None:
+        if phase > INSTAR_PHASE_COUNT:
+            raise GuestFault(f"block request to read before phase {phase}")
+        self.bytes_read += buffer.size
+        if self.bytes_read > self.budget:
+            raise GuestFault(f"more than {self.budget} bytes read")
+        with self._memory.view(buffer.address, buffer.size) as view:
+            self._image.read_into(sector * SECTOR_SIZE, view)
+            if phase:
+                self.staged.overlay(sector, view, phase)
+
+    def _write(self, sector: int, buffer: Buffer, phase: int) -> None:
+        if phase >= INSTAR_PHASE_COUNT:
+            raise GuestFault(f"block request to write in phase {phase}")
+        self.staged.write(sector, self._memory.read(buffer.address, buffer.size), phase)
+
+    def _zero(self, sector: int, data: Buffer | None, phase: int) -> None:
+        if data is None or data.writable:
+            raise GuestFault("block request without a buffer of the right direction")
+        count, rest = divmod(data.size, _SEGMENT.size)
+        if rest or not 0 < count <= INSTAR_ZEROES_SEGMENTS_MAX:
+            raise GuestFault(f"block request to zero with {data.size} bytes of segments")
+        if sector or phase != INSTAR_PHASE_PREPARE:
+            raise GuestFault(f"block request to zero with sector {sector} in phase {phase}")
+        segments = self._memory.read(data.address, data.size)
+        for first, sectors, flags in _SEGMENT.iter_unpack(segments):
+            if flags or not sectors:
+                raise GuestFault(f"block request to zero {sectors} sectors with flags {flags:#x}")
+            if first > self._capacity - sectors:
+                raise GuestFault(f"block request for sector {first} of {self._capacity}")
+            self.staged.zero(first, sectors)
+
+
+def _split(buffers: list[Buffer]) -> tuple[Buffer, Buffer | None, Buffer]:
+    """Take a chain apart: header, data if any, status."""
+    header, status = buffers[0], buffers[-1]
+    if not 2 <= len(buffers) <= 3:
+        raise GuestFault(f"block request of {len(buffers)} buffers")
+    if header.writable or header.size != _HEADER.size:
+        raise GuestFault("block request without a header")
+    if not status.writable or status.size != len(_S_OK):
+        raise GuestFault("block request without a status byte")
+    return header, buffers[1] if len(buffers) == 3 else None, status

@@ -1,0 +1,63 @@
+"""Host side: guest memory. The one way from a guest address to bytes, checked and copied."""
+
+from __future__ import annotations
+
+import mmap
+
+from ..base.c import addressof, c_char
+from ..base.errors import GuestFault
+
+PAGE_SIZE = 4096
+
+
+class GuestMemory:
+    """The guest's RAM from guest-physical address 0 on, zeroed; host and guest both write it.
+
+    The single vCPU is stopped while the host looks, and what is looked at is copied first, so
+    nothing changes between a check and a use.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Map `size` bytes, a multiple of the page size."""
+        self._map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.size = size
+
+    @property
+    def host_address(self) -> int:
+        """Where the mapping starts in this process; valid until close()."""
+        return addressof(c_char.from_buffer(self._map))
+
+    def close(self) -> None:
+        """Unmap. No VM may use the memory any more."""
+        self._map.close()
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copy `size` bytes at `address` out. GuestFault if they are not all guest memory."""
+        self._check(address, size)
+        return self._map[address : address + size]
+
+    def write(self, address: int, data: bytes | bytearray) -> None:
+        """Copy `data` to `address`. GuestFault if that is not all guest memory."""
+        self._check(address, len(data))
+        self._map[address : address + len(data)] = data
+
+    def discard(self, address: int, size: int) -> None:
+        """Make whole pages zero by giving them back to the kernel (madvise(2), MADV_DONTNEED).
+
+        GuestFault if they are not all guest memory.
+        """
+        self._check(address, size)
+        self._map.madvise(mmap.MADV_DONTNEED, address, size)
+
+    def view(self, address: int, size: int) -> memoryview:
+        """Return a writable view for the kernel to read file data into.
+
+        The caller must not judge anything through it, and must release it before close().
+        GuestFault if it is not all guest memory.
+        """
+        self._check(address, size)
+        return memoryview(self._map)[address : address + size]
+
+    def _check(self, address: int, size: int) -> None:
+        if address < 0 or size < 0 or address > self.size - size:
+            raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")

@@ -1,0 +1,1 @@
+"""Host side: many images and other processes: batches, workers, a confined child."""

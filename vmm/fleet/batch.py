@@ -1,0 +1,248 @@
+"""Host side: many images for the command: this process opens them, confined workers amend them.
+
+A process that may open paths does not look into an image, and one that looks into images may open
+nothing (docs/decisions/0009-a-batch-is-opened-by-one-process-and-amended-by-others.md). What a
+worker says is judged before it becomes an outcome.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import socket
+import time
+from contextlib import suppress
+
+from ..amend.result import AmendOutcome
+from ..base.errors import HostError, InstarError
+from ..image.image_file import ImageFile
+from ..machine.payload import load_payload
+from ..request.order import announce
+from .document import EITHER, Expected, read_outcome
+from .supply import Supply
+from .worker import READY
+from .worker_process import AHEAD, WorkerProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+
+    from ..request.order import Order, PathLike
+    from .supply import Taken
+
+MARGIN = 30.0
+"""Seconds that a worker has for all of an image but its guest: the locks, the commit."""
+NAP = 0.002
+"""Seconds that this process lets answers come together while every worker has enough to do."""
+PATIENCE = 2.0
+"""Seconds that workers have to end the image at hand when the batch is given up."""
+
+
+def amend_batch(
+    paths: Iterable[PathLike], order: Order, *, jobs: int, required: bool
+) -> Generator[AmendOutcome, None, None]:
+    """Amend images in `jobs` confined processes; yield what became of each as it is known.
+
+    For a process without other threads, as it forks. `required` is that of confine(). Raises
+    HostError if this machine cannot run a single worker. Whoever stops early lets images that were
+    begun come to their end; after a KeyboardInterrupt, thrown in or met, their outcomes follow, and
+    then it goes on.
+    """
+    batch = _Batch(Supply(paths), order, jobs, required)
+    try:
+        yield from batch.run()
+    except KeyboardInterrupt:
+        yield from batch.finish()
+        raise
+    finally:
+        batch.stop()
+
+
+class _Batch:
+    """One call of amend_batch()."""
+
+    def __init__(self, supply: Supply, order: Order, jobs: int, required: bool) -> None:
+        self._supply = supply
+        self._order = order
+        self._jobs = jobs
+        self._required = required
+        self._payload = load_payload()
+        self._stop = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the workers
+        self._proven = False  # whether this machine can run workers
+        self._last = 0.0  # when all workers have to have ended
+        self._workers: dict[int, WorkerProcess] = {}
+        self._poll = select.poll()
+
+    def run(self) -> Iterator[AmendOutcome]:
+        while True:
+            yield from self._feed()
+            if not any(worker.sent for worker in self._workers.values()):
+                return
+            for descriptor in self._wait():
+                yield from self._take_answers(descriptor)
+
+    def finish(self) -> Iterator[AmendOutcome]:
+        """Begin no other image, and yield what becomes of those that were begun."""
+        self._stop[0] = 1
+        self._last = time.monotonic() + PATIENCE
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.channel.shutdown(socket.SHUT_WR)
+        while self._workers and (left := self._last - time.monotonic()) > 0:
+            for descriptor, _ in self._poll.poll(left * 1000):
+                yield from self._take_last(descriptor)
+
+    def _take_last(self, descriptor: int) -> Iterator[AmendOutcome]:
+        """Take what a worker says that is to end; the images which it leaves are as they were."""
+        worker = self._workers[descriptor]
+        while answer := worker.receive():
+            if not worker.ready or worker.takes_piece(answer):
+                worker.ready = True
+            elif (outcome := self._read(worker)) is None:
+                break
+            else:
+                worker.told.clear()
+                worker.sent.popleft()
+                yield outcome
+        if answer is not None:
+            self._poll.unregister(descriptor)
+            self._workers.pop(descriptor).end(self._last - time.monotonic())
+
+    def stop(self) -> None:
+        """End all workers, of which each may end the image at hand."""
+        self._stop[0] = 1
+        end = self._last or time.monotonic() + PATIENCE
+        for worker in self._workers.values():
+            worker.channel.close()
+        for worker in self._workers.values():
+            worker.end(end - time.monotonic())
+        self._workers.clear()
+
+    def _feed(self) -> Iterator[AmendOutcome]:
+        """Give the workers as much as they may have; images that cannot be opened are done."""
+        while len(self._workers) < self._jobs or self._least_busy().room:
+            taken = self._supply.take()
+            if taken is None:
+                return
+            try:
+                with self._open(taken.path) as image:
+                    self._choose_worker().send(taken, image)
+            except InstarError as error:
+                yield self._end(taken, error)
+
+    def _open(self, path: PathLike) -> ImageFile:
+        announce(path, self._order)
+        growth = self._order.request.max_growth
+        return ImageFile(os.fspath(path), writable=not self._order.dry_run, max_growth=growth)
+
+    def _least_busy(self) -> WorkerProcess:
+        return min(self._workers.values(), key=lambda worker: len(worker.sent))
+
+    def _choose_worker(self) -> WorkerProcess:
+        """Return the one that is to get the next image. HostError if there is none, nor can be."""
+        if not self._workers or (len(self._workers) < self._jobs and self._least_busy().sent):
+            try:
+                worker = WorkerProcess(self._order, self._payload, self._stop, self._required)
+            except HostError:
+                if not self._workers:
+                    raise
+                self._jobs = len(self._workers)  # those that there are will do
+            else:
+                self._workers[worker.channel.fileno()] = worker
+                self._poll.register(worker.channel, select.POLLIN)
+        worker = self._least_busy()
+        if not worker.sent:
+            worker.deadline = self._new_deadline()
+        return worker
+
+    def _new_deadline(self) -> float:
+        return time.monotonic() + self._order.timeout + MARGIN
+
+    def _wait(self) -> list[int]:
+        """The channels with an answer, or whose worker has ended or has to."""
+        busy = [worker.deadline for worker in self._workers.values() if worker.sent]
+        if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
+            time.sleep(NAP)
+        seconds = max(min(busy) - time.monotonic(), 0)
+        found = [descriptor for descriptor, _ in self._poll.poll(seconds * 1000 + 1)]
+        late = (fd for fd, worker in self._workers.items() if worker.is_late)
+        return list(dict.fromkeys((*found, *late)))
+
+    def _take_answers(self, descriptor: int) -> Iterator[AmendOutcome]:
+        """Take all that a worker has said by now, or end it if it should have said something."""
+        worker = self._workers[descriptor]
+        while (answer := worker.receive()) is not None:
+            if not answer:
+                yield from self._bury(descriptor, PATIENCE)
+                return
+            if not worker.ready:
+                if answer != READY:
+                    yield from self._bury(descriptor, PATIENCE, answer)
+                    return
+                worker.ready = self._proven = True
+            elif worker.takes_piece(answer):
+                continue
+            elif (outcome := self._read(worker)) is None:
+                worker.gave_up = False
+                yield from self._bury(descriptor, 0)
+                return
+            else:
+                worker.told.clear()
+                taken = worker.sent.popleft().taken
+                self._supply.done(taken)
+                worker.gave_up = outcome.error is not None
+                yield taken.tell(outcome)
+            worker.deadline = self._new_deadline()
+        if worker.is_late:
+            yield from self._bury(descriptor, 0)
+
+    def _read(self, worker: WorkerProcess) -> AmendOutcome | None:
+        """What a worker says of the first image that it was sent; None if that makes no sense."""
+        if not worker.sent:
+            return None
+        image = worker.sent[0]
+        expected = Expected(image.name, self._order, self._payload.sha256, image.size)
+        try:
+            outcome = read_outcome(worker.told, expected)
+        except ValueError:
+            return None
+        if isinstance(outcome, InstarError):
+            return AmendOutcome(image.taken.path, None, outcome)
+        return AmendOutcome(image.taken.path, outcome, None)
+
+    def _bury(
+        self, descriptor: int, patience: float, reason: bytes = b""
+    ) -> Iterator[AmendOutcome]:
+        """Have what a worker had not begun done by another, and say what became of it.
+
+        `reason` is what it said instead of READY. Raises that if there is no other worker, and
+        never was.
+        """
+        worker = self._workers.pop(descriptor)
+        self._poll.unregister(descriptor)
+        how = worker.end(patience)
+        # Every worker's end costs an image, or a worker, so that there is an end to all of them.
+        if not worker.ready and self._workers:
+            self._jobs = len(self._workers)
+        elif worker.sent and not worker.gave_up:
+            sent = worker.sent.popleft()
+            yield self._end(sent.taken, self._explain(worker, sent.name, how, reason))
+        for sent in reversed(worker.sent):
+            self._supply.put_back(sent.taken)
+
+    def _explain(self, worker: WorkerProcess, name: str, how: str, reason: bytes) -> InstarError:
+        """Why a worker ended, as the image says that it had then."""
+        if reason:
+            with suppress(ValueError):
+                error = read_outcome(reason, Expected(name, self._order, self._payload.sha256))
+                if isinstance(error, InstarError):
+                    if not self._proven:
+                        raise error
+                    return HostError(f"no worker for '{name}': {error}")
+        state = EITHER if worker.ready else "nothing was written"
+        return HostError(f"the confined worker {how} with '{name}'; {state}")
+
+    def _end(self, taken: Taken, error: InstarError) -> AmendOutcome:
+        self._supply.done(taken)
+        return AmendOutcome(taken.path, None, error)

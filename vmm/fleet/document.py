@@ -1,0 +1,234 @@
+"""Host side: results and errors that another process of ours sent as JSON, which may be taken over.
+
+What this process knows itself it does not take from there, and every other value must be one that
+an amend can have. So a lie is confined to what the image would have looked like to an honest one.
+"""
+
+from __future__ import annotations
+
+import json
+
+from instar.abi import (
+    FRAME_PAYLOAD_MAX,
+    INSTAR_PHASE_COUNT,
+    INSTAR_PHASE_PREPARE,
+    INSTAR_SEGMENTS_MAX,
+    INSTAR_STAGED_MAX,
+    REFUSAL_MAX,
+)
+
+from ..amend.result import RANGES_MAX, SWITCH, AmendResult, ByteRange
+from ..base.errors import (
+    GuestFault,
+    HostError,
+    ImageLocked,
+    ImageRejected,
+    InstarError,
+    Refusal,
+)
+from ..base.escape import escape
+from ..base.record import record
+from ..base.refusals import is_known
+from ..contract.terms import Change
+from ..image.staging import SECTOR_SIZE
+from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
+from ..request.options import COMPAT_LEVELS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
+
+    from ..request.order import Order
+
+    T = TypeVar("T")
+
+ANSWER_MAX = 1 << 20
+"""Bytes of a document. RANGES_MAX ranges take half of it; read, hostile ones take 25 MiB."""
+EITHER = "the image is the old one or the amended one, see with qemu-img info"
+"""What there is to say of an image where no document came."""
+
+_WORD = 1 << 64
+_COUNT = 1 << 63
+_DIGITS = 20
+_TEXT_MAX = 1 << 16
+_WARNINGS_MAX = 8
+_MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
+_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS)  # the magic does not change
+# What annotations call types; which strings Literals allow is judged by value.
+_PLAIN = {
+    "Mapping": "dict",
+    "None": "NoneType",
+    **dict.fromkeys(("Format", "Action", "Level"), "str"),
+}
+_KINDS = (HostError, ImageLocked, GuestFault)  # usage was checked before anybody was asked
+
+
+@record
+class Expected:
+    """What is known of an amend without asking the process that carried it out."""
+
+    name: str
+    """The image's path, as text."""
+    order: Order
+    """What that process was told to do."""
+    payload_sha256: str
+    """The digest of the payload that it has."""
+    end: int = _COUNT
+    """How far the file may reach in the end, in bytes."""
+
+
+def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | InstarError:
+    """Read a document, a result or an error. ValueError if no honest process says such a thing.
+
+    A result is the document itself, as the command writes it, or its "result", as a worker does.
+    """
+    try:
+        document = json.loads(text, parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
+        if "error" in document:
+            return _read_error(document["error"], expected.name)
+        return _read_result(document.get("result", document), expected)
+    except (LookupError, TypeError, AttributeError, RecursionError) as fault:
+        raise ValueError("not the document of an amend") from fault
+
+
+def _int(digits: str) -> int:
+    """Read a number that no amend exceeds; to read a longer one would take long."""
+    return int(digits) if len(digits) <= _DIGITS else _refuse(digits)
+
+
+def _refuse(_text: str) -> NoReturn:
+    raise ValueError("a number that no amend has")
+
+
+def _read_result(document: Any, expected: Expected) -> AmendResult:
+    lists = {
+        "changes": tuple(_build(Change, change) for change in document["changes"]),
+        "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
+        "warnings": tuple(_clean(warning, expected.name) for warning in document["warnings"]),
+    }
+    result = _build(AmendResult, {**document, **lists})
+    _demand(_is_as_told(result, expected))
+    _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
+    _demand(len(result.warnings) <= _WARNINGS_MAX)
+    if result.action == "noop":
+        _demand(not (result.changes or result.ranges or result.more_ranges or result.bytes_written))
+    else:
+        _demand(result.action == "amended")
+        _demand(_are_changes(result))
+        _demand(_are_ranges(result, expected.end))
+    return result
+
+
+def _is_as_told(result: AmendResult, expected: Expected) -> bool:
+    """Whether what this process knows is what the result says."""
+    order, request = expected.order, expected.order.request
+    versions = {"0.10": 2, "1.1": 3}
+    return (
+        result.filename == expected.name
+        and str(result.format) == "qcow2"
+        and result.payload_sha256 == expected.payload_sha256
+        and result.dry_run == order.dry_run
+        and request.version in (None, versions[result.compat])
+        and request.lazy_refcounts in (None, result.lazy_refcounts)
+        and not (result.lazy_refcounts and versions[result.compat] == 2)
+    )
+
+
+def _are_changes(result: AmendResult) -> bool:
+    """Whether these are fields of the header, in its order, each with another value than before."""
+    places = [_FIELDS.index(change.field) for change in result.changes]
+    values = {change.field: change.after for change in result.changes}
+    return (
+        places == sorted({*places})
+        and not {"version", "compatible_features"}.isdisjoint(values)
+        and values.get("version", COMPAT_LEVELS[result.compat]) == COMPAT_LEVELS[result.compat]
+        and all(change.before != change.after for change in result.changes)
+        and all(
+            value is None or 0 <= value < _WORD
+            for change in result.changes
+            for value in (change.before, change.after)
+        )
+    )
+
+
+def _are_ranges(result: AmendResult, end: int) -> bool:
+    """Whether ranges are whole sectors of the file, in order and apart, as many as there can be."""
+    last, told, switched = (0, False, 0), 0, 0
+    for part in result.ranges:
+        start = part.phase, not part.zeroes, part.offset
+        sound = (
+            0 <= part.phase < INSTAR_PHASE_COUNT
+            and last <= start
+            and 0 < part.length <= part.offset + part.length <= -(-end // SECTOR_SIZE) * SECTOR_SIZE
+            and not (part.offset % SECTOR_SIZE or part.length % SECTOR_SIZE)
+            and not (part.zeroes and part.phase != INSTAR_PHASE_PREPARE)
+        )
+        if not sound:
+            return False
+        last = *start[:2], part.offset + part.length
+        told += 0 if part.zeroes else part.length
+        switched += part.length if part.phase == SWITCH else 0
+    if result.bytes_written % SECTOR_SIZE or not told <= result.bytes_written <= INSTAR_STAGED_MAX:
+        return False
+    if result.more_ranges:
+        return len(result.ranges) == RANGES_MAX and 0 < result.more_ranges <= _MORE_MAX
+    return told == result.bytes_written and result.atomic == (switched == SECTOR_SIZE)
+
+
+def _read_error(error: Any, name: str) -> InstarError:
+    kind, message = error["kind"], _clean(error["message"], name)
+    for known in _KINDS:
+        if kind == known.__name__:
+            return known(message)
+    if kind == ImageRejected.__name__:
+        refusals = tuple(_read_refusal(refusal, name) for refusal in error["refusals"])
+        _demand(0 < len(refusals) <= REFUSAL_MAX)
+        return ImageRejected(refusals)
+    _demand(type(kind) is str)
+    return HostError(f"the confined process failed at '{name}': {message}")
+
+
+def _read_refusal(fields: Any, name: str) -> Refusal:
+    names = tuple(fields["names"])
+    _demand(all(type(one) is str and len(one) <= FRAME_PAYLOAD_MAX for one in names))
+    _demand(len(names) <= FRAME_PAYLOAD_MAX)
+    message = _clean(fields["message"], name)
+    refusal = _build(Refusal, {**fields, "message": message, "names": names})
+    _demand(is_known(refusal))
+    return refusal
+
+
+def _clean(text: Any, name: str) -> str:
+    """Words for people, with whatever is not printable escaped, but for the image's name."""
+    _demand(type(text) is str and len(text) <= _TEXT_MAX)
+    return name.join(map(escape, text.split(name))) if name else escape(text)
+
+
+def _demand(condition: bool) -> None:
+    if not condition:
+        raise ValueError("not what an amend can come to")
+
+
+def _build(kind: type[T], fields: dict[str, Any]) -> T:
+    """Make a record; TypeError or KeyError if its fields are not what their annotations say."""
+    for name, allowed in _types(kind):
+        if type(fields[name]).__name__ not in allowed:
+            raise TypeError(name)
+    return kind(**fields)
+
+
+_known_types: dict[type, tuple[tuple[str, list[str]], ...]] = {}
+
+
+def _types(kind: type) -> tuple[tuple[str, list[str]], ...]:
+    """The fields of a record, each with the names of the types that it may have."""
+    if kind not in _known_types:
+        _known_types[kind] = tuple(
+            (name, _translate(annotation)) for name, annotation in kind.__annotations__.items()
+        )
+    return _known_types[kind]
+
+
+def _translate(annotation: str) -> list[str]:
+    plain = annotation.partition("[")[0].split(" | ")
+    return [_PLAIN.get(name, name) for name in plain]

@@ -1,0 +1,146 @@
+"""Host side: amend() with isolation="process": the command does the work, in a child.
+
+The child confines itself before it reads the image, and this process keeps its rights. What the
+child says is judged before it becomes an outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from instar import abi
+
+from ..amend.result import AmendResult
+from ..base.errors import HostError, InstarError, UsageError
+from ..base.streams import StreamsKept
+from ..machine.payload import load_payload
+from ..request.order import announce
+from .document import ANSWER_MAX, EITHER, Expected, read_outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..request.order import Order
+
+MARGIN = 30.0
+"""Seconds that a child has for all but its guest: its start, the locks, the commit."""
+
+# The package is taken from where this one is, and nothing else is on the path but the standard
+# library: no site-packages, no PYTHON* variables, no current folder.
+_START = "import sys; sys.path.append(sys.argv.pop(1)); "
+AMEND = "from instar.vmm.cli import main; sys.exit(main())"
+"""The code of a process that is the command."""
+
+
+def child_command(code: str, *, isolated: bool = True) -> list[str]:
+    """The command line of a Python process that runs `code`; `sys` and this package are at hand.
+
+    Unless `isolated` it heeds PYTHON* variables, and the current folder may hold modules for it.
+    HostError if this process does not know its interpreter.
+    """
+    if not sys.executable:
+        raise HostError("cannot start a child: this process does not know its Python interpreter")
+    # By way of instar.abi: an editable install has a symbolic link in the place of vmm/.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(abi.__file__)))
+    flags = ["-I", "-S"] if isolated else ["-S"]
+    return [sys.executable, *flags, "-c", _START + code, os.path.dirname(package)]
+
+
+def amend_in_child(
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    order: Order,
+    *,
+    compat: str | None,
+    lazy_refcounts: bool | None,
+    dry_run: bool,
+    cache: str,
+    timeout: float,
+    drop_bitmaps: bool,
+    max_growth: int | None,
+) -> AmendResult:
+    """Amend an image as amend() does; the arguments are checked, as `order`, but for the path.
+
+    Raises what amend() raises, and HostError if the child cannot be started, dies, or says nothing
+    that makes sense.
+    """
+    try:
+        raw = os.fsencode(path)
+    except ValueError:
+        raise UsageError("the file name has characters that no file name can have") from None
+    if not raw:
+        raise UsageError("the file name is empty; name an image file")
+    if b"\0" in raw:
+        raise UsageError("the file name holds a NUL byte; name an image file")
+    announce(path, order)
+    options = [] if compat is None else [f"compat={compat}"]
+    if lazy_refcounts is not None:
+        options.append(f"lazy_refcounts={'on' if lazy_refcounts else 'off'}")
+    flags = ["--dry-run"] if dry_run else []
+    flags += ["--drop-bitmaps"] if drop_bitmaps else []
+    flags += [] if max_growth is None else [f"--max-growth={max_growth}"]
+    arguments = [
+        *("amend", "--output=json", f"--cache={cache}", f"--timeout={timeout}", *flags),
+        # qemu's rules want a list, and ignore an id in it.
+        *("-o", ",".join(options) or "id=none", "--"),
+    ]
+    answer, status = _run([*child_command(AMEND), *arguments, raw], timeout + MARGIN)
+    if status < 0:
+        name = signal.strsignal(-status)
+        raise HostError(f"the confined process was killed ({name}); {EITHER}")
+    expected = Expected(os.fsdecode(raw), order, load_payload().sha256)
+    try:
+        outcome = read_outcome(answer, expected)
+    except ValueError:
+        outcome = None
+    if isinstance(outcome, AmendResult) and status == 0:
+        return outcome
+    if isinstance(outcome, InstarError) and status != 0:
+        raise outcome
+    raise HostError(f"the confined process ended with status {status} and no outcome; {EITHER}")
+
+
+def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
+    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
+    try:
+        with StreamsKept():
+            child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+    except OSError as error:
+        raise HostError(f"cannot start a child: {error.strerror}") from error
+    end = time.monotonic() + seconds
+    with child:
+        try:
+            answer = _read_all(child, end)
+            return answer, child.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            raise HostError(
+                f"the confined process did not end within {seconds:g} s and was killed; {EITHER}"
+            ) from None
+        finally:
+            child.kill()  # does nothing to one that ended
+
+
+def _read_all(child: subprocess.Popen[bytes], end: float) -> bytes:
+    """Read the child's stdout to its end, or to where it is too long. TimeoutExpired at `end`."""
+    assert child.stdout is not None  # noqa: S101 - it is a pipe, see above
+    descriptor = child.stdout.fileno()
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    answer = bytearray()
+    while len(answer) <= ANSWER_MAX:
+        if not poll.poll(max(end - time.monotonic(), 0) * 1000):
+            raise subprocess.TimeoutExpired(child.args, 0)
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return bytes(answer)
+        answer += data
+    child.kill()
+    return b""

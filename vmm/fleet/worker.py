@@ -1,0 +1,134 @@
+"""Host side: a confined process that amends the images which its parent sends, one by one.
+
+The parent opens paths and never looks into an image; this process looks into images and can open
+nothing. It was forked from the parent, shares nothing with it but a socket, and keeps a virtual
+machine from image to image. When that had to be given up, this process ends, for it can make no
+other, and the parent forks another one.
+"""
+
+from __future__ import annotations
+
+import array  # noqa: F401 - recv_fds() imports it, which would be too late in a confined process
+import gc
+import os
+import signal
+import socket
+from struct import Struct
+
+from ..amend.sandbox import Sandbox
+from ..base.errors import InstarError, error_fields
+from ..base.record import load_dump
+from ..confine import Descriptors, confine
+from ..contract.judge import prepare
+from ..image.image_file import ImageFile
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+    from typing import NoReturn
+
+    from ..machine.payload import Payload
+    from ..request.order import Order
+
+NAME_MAX = 4096 + 256
+"""Bytes of a path that can be opened, and more: longer ones do not come here."""
+REGULAR, DEVICE = b"f", b"b"
+"""What kind of file an image is."""
+IMAGE = Struct("=cQ")
+"""What a message begins with: an image's kind, and its work_max as ImageFile has it."""
+READY = b"ready"
+"""What a worker says first, unless it says in JSON what is wrong."""
+MORE, LAST = b"+", b"."
+"""How a piece of an answer begins: whether another one follows, without which it is not whole."""
+PIECE = 32 << 10
+"""Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
+
+_CHANNEL = 3  # behind the standard streams
+
+
+def work(
+    channel: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, *, required: bool
+) -> NoReturn:
+    """Be a worker, in a process that was just forked; ends the process.
+
+    Each message of the parent is an image: IMAGE, its name, and its descriptor; each
+    answer is JSON, the outcome, in pieces. An image is not begun once the first byte of `stop` is
+    not 0. `required` is that of confine().
+    """
+    status = 1
+    try:
+        _work(channel, order, payload, stop, required)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _work(
+    parent: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, required: bool
+) -> None:
+    dump = load_dump(indent=None)
+    try:
+        shed = _shed(parent)
+    except OSError as error:
+        parent.send(dump({"error": error_fields(error)}).encode())
+        return
+    # Left to the end of its life, a socket would be asked for its name, for a warning.
+    with shed as channel:
+        try:
+            sandbox = Sandbox(payload=payload)
+            vcpu = sandbox.prepare(order.ram_size)
+            prepare(order.request)
+            # The lowest free number, which is what the kernel gives to every image.
+            image = os.dup(_CHANNEL)
+            os.close(image)
+            growth = order.request.max_growth
+            confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
+        except (InstarError, OSError) as error:
+            os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
+            return
+        gc.freeze()  # what is there by now stays: the collector need not look at it again
+        os.write(_CHANNEL, READY)
+        while sandbox.ready:
+            message, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
+            if not descriptors or stop[0]:
+                return
+            try:
+                answer = _amend(sandbox, descriptors[0], message, order)
+            except Exception as error:  # a defect, after which nothing is to be trusted
+                sandbox.close()
+                answer = {"error": error_fields(error)}
+            _tell(dump(answer).encode())
+
+
+def _tell(answer: bytes) -> None:
+    for at in range(0, len(answer), PIECE):
+        last = at + PIECE >= len(answer)
+        os.write(_CHANNEL, (LAST if last else MORE) + answer[at : at + PIECE])
+
+
+def _amend(sandbox: Sandbox, descriptor: int, message: bytes, order: Order) -> dict[str, object]:
+    kind, work_max = IMAGE.unpack_from(message)
+    name = os.fsdecode(message[IMAGE.size :])
+    growth = None if kind == DEVICE else order.request.max_growth
+    try:
+        with ImageFile.received(descriptor, name, growth, work_max) as image:
+            return {"result": sandbox.amend_open(image, order)}
+    except InstarError as error:
+        return {"error": error_fields(error)}
+
+
+def _shed(channel: socket.socket) -> socket.socket:
+    """Leave all that is the parent's, but for one end of the socket, to the parent."""
+    # An interrupt is the parent's business, which lets what has begun come to its end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    signal.set_wakeup_fd(-1)
+    null = os.open(os.devnull, os.O_RDWR)
+    descriptor = channel.detach()  # above the standard streams, which the command has filled
+    for stream in range(_CHANNEL):
+        os.dup2(null, stream)
+    if descriptor != _CHANNEL:
+        os.dup2(descriptor, _CHANNEL, inheritable=False)
+    os.closerange(_CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+    return socket.socket(fileno=_CHANNEL)

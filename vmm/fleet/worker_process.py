@@ -1,0 +1,134 @@
+"""Host side: a confined worker as its parent sees it: forked, sent images, heard, ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from contextlib import suppress
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
+
+from ..base.errors import HostError
+from ..base.record import record
+from .document import ANSWER_MAX
+from .worker import DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import mmap
+
+    from ..image.image_file import ImageFile
+    from ..machine.payload import Payload
+    from ..request.order import Order
+    from .supply import Taken
+
+AHEAD = 16
+"""Images that a worker has been sent at a time, so that it need not wait for this process."""
+
+
+@record
+class Sent:
+    """An image that a worker has."""
+
+    taken: Taken
+    name: str
+    size: int
+    """In bytes, that it may have at the end."""
+
+
+class WorkerProcess:
+    """A worker process as its parent sees it."""
+
+    def __init__(self, order: Order, payload: Payload, stop: mmap.mmap, required: bool) -> None:
+        """Fork it; it says READY, or what is wrong, before anything else. HostError."""
+        # An interrupt must not find the child before it knows that it is one.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.pid = os.fork()
+            if self.pid == 0:
+                work(other, order, payload, stop, required=required)
+        except OSError as error:
+            raise HostError(f"cannot start a worker: {error.strerror}") from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        other.close()
+        self.sent: deque[Sent] = deque()
+        self.told = bytearray()
+        """The pieces of an answer so far."""
+        self.ready = False
+        self.gave_up = False
+        """Whether its last answer was an error, behind which it may have to end."""
+        self.deadline = 0.0
+        """When it must have said what became of the first image that it has; set by the batch."""
+        self._limit = -1
+
+    @property
+    def room(self) -> bool:
+        """Whether it may be sent another image."""
+        return len(self.sent) < AHEAD
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it should have said what became of an image."""
+        return bool(self.sent) and self.deadline < time.monotonic()
+
+    def send(self, taken: Taken, image: ImageFile) -> None:
+        """Pass an image on; that the worker is no more shows when its answer is waited for."""
+        self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
+        self._allow(max(sent.size for sent in self.sent))
+        with suppress(OSError):
+            kind = DEVICE if image.is_device else REGULAR
+            message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+            socket.send_fds(self.channel, [message], [image.fd])
+
+    def _allow(self, size: int) -> None:
+        """Have the kernel refuse what would make a file larger than the largest image at hand."""
+        limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
+        own, most = getrlimit(RLIMIT_FSIZE)
+        if limit != self._limit and own == RLIM_INFINITY:
+            self._limit = limit
+            with suppress(ProcessLookupError):
+                prlimit(self.pid, RLIMIT_FSIZE, (limit, most))
+
+    def receive(self) -> bytes | None:
+        """The next answer; empty if the worker is no more, None if it has not said anything."""
+        try:
+            return self.channel.recv(PIECE + 1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            # It ended with images unread, which is told once, before what it said last.
+            return self.channel.recv(PIECE + 1)
+
+    def takes_piece(self, piece: bytes) -> bool:
+        """Keep a piece of an answer; whether another one must follow. Nonsense is the last one.
+
+        All pieces but the last are full, so that there are few of them, whoever sends them.
+        """
+        more = piece[:1] == MORE and len(piece) == PIECE + 1
+        if not (more or piece[:1] == LAST) or len(self.told) + len(piece) > ANSWER_MAX:
+            self.told.clear()
+            return False
+        self.told += piece[1:]
+        return more
+
+    def end(self, patience: float) -> str:
+        """Wait for its end, and enforce it after so many seconds; say what that was."""
+        self.channel.close()
+        end = time.monotonic() + patience
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        while pid == 0 and time.monotonic() < end:
+            time.sleep(0.002)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            os.kill(self.pid, signal.SIGKILL)
+            _, status = os.waitpid(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return f"ended with status {code}" if code >= 0 else f"was killed ({_name_signal(-code)})"
+
+
+def _name_signal(number: int) -> str:
+    return signal.strsignal(number) or str(number)

@@ -1,0 +1,111 @@
+"""Host side: writes what has been judged, phase by phase, with a barrier behind each."""
+
+from __future__ import annotations
+
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
+
+from ..base.errors import HostError
+from .image_file import UNSURE
+from .staging import SECTOR_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .image_file import ImageFile
+    from .staging import StagedWrites
+
+    Range = tuple[int, int, int, bool]  # phase, offset, length in bytes, whether of zeros
+
+_AS_BEFORE = "the image reads as before"
+_MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
+_AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
+
+
+def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[Range, ...], int]:
+    """What commit() would write, in order of the phases and in each of the offsets.
+
+    Returns the first ranges, no more than `most`, and how many others there are.
+    """
+    first: list[Range] = []
+    more = 0
+    for part in _plan(staged):
+        if len(first) < most:
+            first.append(part)
+        else:
+            more += 1
+    return tuple(first), more
+
+
+def _plan(staged: StagedWrites) -> Iterator[Range]:
+    for offset, end in _zeroes(staged):
+        yield INSTAR_PHASE_PREPARE, offset, end - offset, True
+    for phase in range(INSTAR_PHASE_COUNT):
+        for start, end in staged.runs(phase):
+            yield phase, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
+
+
+def _zeroes(staged: StagedWrites) -> Iterator[tuple[int, int]]:
+    """What is zeroed, in bytes: offset and end."""
+    for start, end in zip(*staged.zeroed(), strict=True):
+        yield start * SECTOR_SIZE, end * SECTOR_SIZE
+
+
+def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
+    """Write all phases. With `flush`, the change is on the disk when this returns.
+
+    Raises HostError, which says whether the image is the old one or may be the new one; a crash at
+    any moment leaves one of the two if the switch is one sector.
+    """
+    try:
+        grows = image.prepare_writes(staged.end() * SECTOR_SIZE)
+    except HostError as error:
+        raise HostError(f"{error}; {_AS_BEFORE}") from error
+    any_zeroed = bool(len(staged.zeroed()[0]))
+    for phase in range(INSTAR_PHASE_COUNT):
+        zeroes = any_zeroed and phase == INSTAR_PHASE_PREPARE
+        if not staged.count(phase) and not zeroes:
+            continue
+        try:
+            if zeroes:
+                image.zero(_zeroes(staged))
+            _write(image, staged, phase)
+            if flush:
+                image.barrier()
+        except (HostError, MemoryError) as error:
+            if phase == INSTAR_PHASE_PREPARE and grows:
+                _cut_back(image)
+            state = _state(phase, leaks=_changes_refcounts(staged))
+            raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
+
+
+def _write(image: ImageFile, staged: StagedWrites, phase: int) -> None:
+    # What lies after the old end comes first: a full disk is then noticed before refcounts rise.
+    inside = -(-image.size // SECTOR_SIZE)
+    for is_inside in (False, True):
+        for start, end in staged.runs(phase):
+            if (start < inside) == is_inside:
+                for offset, data in staged.pieces(phase, start, end):
+                    image.write(offset, data)
+
+
+def _changes_refcounts(staged: StagedWrites) -> bool:
+    """Whether more than the header changes: all that does takes or releases clusters."""
+    return any(
+        staged.count(phase)
+        for phase in range(INSTAR_PHASE_COUNT)
+        if phase not in (INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH)
+    )
+
+
+def _cut_back(image: ImageFile) -> None:
+    try:
+        image.cut_back()
+    except HostError:
+        return  # a file that is longer than it need be is no worse than what is reported
+
+
+def _state(phase: int, *, leaks: bool) -> str:
+    if phase < INSTAR_PHASE_SWITCH:
+        return _MAYBE_LEAKS if leaks else _AS_BEFORE
+    return UNSURE if phase == INSTAR_PHASE_SWITCH else _AMENDED

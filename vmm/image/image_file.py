@@ -1,0 +1,284 @@
+"""Host side: the image file. One descriptor from the first look to the last fdatasync."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
+
+from ..base.errors import HostError, UsageError
+from ..base.streams import StreamsKept, raise_above_streams
+from .staging import SECTOR_SIZE
+
+UNSURE = "the image may be amended or not, see with qemu-img info"
+"""What is to be said of the image where an error comes after its switch."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+HEADERS_END = 0x10000
+"""Where the part of a file ends that every amend may write, in bytes."""
+WORK_MIN = 1 << 29
+"""What any amend may cost, in bytes that are read."""
+WORK_FACTOR = 1024
+"""What an amend may cost for each byte of the image that is stored, not a hole."""
+
+_BLKROGET = 0x125E  # linux/fs.h
+_PIECE = 1 << 20
+_U64_MAX = (1 << 64) - 1
+_FAR = (1 << 63) - 1  # behind all files
+_HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class ImageFile:
+    """An open regular file or block device; a context manager.
+
+    Every OSError becomes a HostError that names the file.
+    """
+
+    def __init__(self, path: str | bytes, *, writable: bool, max_growth: int = 0) -> None:
+        """Open `path`, following symbolic links. HostError if it is not an image file at all.
+
+        `max_growth` is how many bytes a regular file may grow by; a block device does not.
+        """
+        self.name = os.fsdecode(path)
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self.is_device = False
+        self._hole = (0, 0)  # what was found last; nothing is written before all is read
+        self._size_limit = RLIM_INFINITY
+        if not self.name:
+            raise UsageError("the file name is empty; name an image file")
+        if "\0" in self.name:
+            raise UsageError("the file name holds a NUL byte; name an image file")
+        try:
+            self.fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
+        except UnicodeEncodeError as error:
+            raise UsageError("the file name has characters that no file name can have") from error
+        except OSError as error:
+            raise self._open_error(error) from error
+        try:
+            self.size, stored = self._measure(limited=writable)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.max_growth = 0 if self.is_device else max_growth
+        self.work_max = min(WORK_MIN + WORK_FACTOR * stored, _U64_MAX)
+
+    @classmethod
+    def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> ImageFile:
+        """Own a descriptor that another process of ours opened, and measured, as `name`.
+
+        `max_growth` is None for a block device. Raises HostError.
+        """
+        image = cls.__new__(cls)
+        image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
+        image.is_device, image.max_growth = max_growth is None, max_growth or 0
+        image._size_limit, image._hole = RLIM_INFINITY, (0, 0)
+        image.work_max = work_max
+        try:
+            image.size = os.lseek(fd, 0, os.SEEK_END)
+        except OSError as error:
+            os.close(fd)
+            raise image._failed("measure", error) from error
+        return image
+
+    def _open_error(self, error: OSError) -> HostError:
+        if error.errno == errno.EISDIR:
+            return HostError(f"could not open '{self.name}': it is a directory, not an image file")
+        if error.errno == errno.ENXIO:
+            return HostError(f"could not open '{self.name}': it is a socket or a missing device")
+        return HostError(f"could not open '{self.name}': {error.strerror}")
+
+    def _measure(self, *, limited: bool) -> tuple[int, int]:
+        """The size and what is stored of it, in bytes; of a block device, stat does not know it.
+
+        With `limited` the process must be allowed to write as far as headers reach: a limit on the
+        size of files cuts a write off wherever it lies, even within a sector. It is kept for
+        prepare_writes(): a confined process cannot ask for it any more.
+        """
+        try:
+            status = os.fstat(self.fd)
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                self._size_limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
+                self._check_limit(min(status.st_size, HEADERS_END))
+                # Some file systems do not count blocks, and none has an image of nothing but holes.
+                return status.st_size, status.st_blocks * 512 or status.st_size
+            if kind == stat.S_IFBLK:
+                self.is_device = True
+                self._check_device()
+                size = os.lseek(self.fd, 0, os.SEEK_END)
+                return size, size
+        except OSError as error:
+            raise self._failed("measure", error) from error
+        raise HostError(
+            f"'{self.name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device"
+        )
+
+    def _check_device(self) -> None:
+        """HostError if the block device is read-only, which the kernel lets it be opened with."""
+        from fcntl import ioctl
+
+        if any(ioctl(self.fd, _BLKROGET, bytes(4))):
+            raise HostError(
+                f"'{self.name}' is a read-only block device, and nothing was written; make it "
+                "writable (lvchange -prw, blockdev --setrw), or amend a copy"
+            )
+
+    def _check_limit(self, end: int) -> None:
+        if self._size_limit != RLIM_INFINITY and self._size_limit < end:
+            raise HostError(
+                f"the file size limit of {self._size_limit} bytes (ulimit -f) is too low"
+            )
+
+    def close(self) -> None:
+        """Close the descriptor, which is gone even if that fails (close(2)).
+
+        A failure counts if something was written, though what was behind a barrier is on the disk.
+        """
+        try:
+            os.close(self.fd)
+        except OSError as error:
+            if self.bytes_written and error.errno != errno.EINTR:
+                raise HostError(f"{self._failed('close', error)}; {UNSURE}") from error
+
+    def __enter__(self) -> ImageFile:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read `size` bytes, or less at the end of the file."""
+        data = bytearray(size)
+        with memoryview(data) as view:
+            return bytes(view[: self._read_available(offset, view)])
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view`; past the end of the file come zeros."""
+        count = self._read_available(offset, view)
+        if count < len(view):
+            view[count:] = bytes(len(view) - count)
+
+    def _read_available(self, offset: int, view: memoryview) -> int:
+        done = 0
+        # Nothing was there when the file was measured; the largest offsets the kernel can't take.
+        if offset >= self.size:
+            return 0
+        if len(view) >= _HOLE_MIN and self._is_hole(offset, len(view)):
+            done = max(min(len(view), self.size - offset), 0)
+            view[:done] = bytes(done)
+        end = min(len(view), self.size - offset)
+        while done < end:
+            # Released at once: a view that an error keeps alive would keep the memory mapped.
+            with view[done:end] as rest:
+                count = self._call("read", os.preadv, [rest], offset + done)
+            if count == 0:
+                break
+            done += count
+        self.bytes_read += done
+        return done
+
+    def _is_hole(self, offset: int, size: int) -> bool:
+        """Whether nothing is stored of these bytes, which then read as zeros.
+
+        To read them would have the kernel take, and clear, a page for each.
+        """
+        start, stop = self._hole
+        if not start <= offset < stop:
+            start, stop = self._hole = offset, self._seek(offset, os.SEEK_DATA)
+        return offset + size <= stop
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`."""
+        done = 0
+        while done < len(data):
+            count = self._call("write", os.pwrite, data[done:], offset + done)
+            if count == 0:
+                raise HostError(f"could not write '{self.name}': nothing was taken")
+            done += count
+        self.bytes_written += done
+
+    def prepare_writes(self, end: int) -> bool:
+        """See that writes up to `end` can be tried; return whether the file grows for them.
+
+        HostError if they lie beyond the limit on the size of files, or the file cannot grow.
+        """
+        self._check_limit(end)
+        if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
+            return False
+        self._call("extend", os.ftruncate, end)
+        return True
+
+    def cut_back(self) -> None:
+        """Give the file the size that it had. HostError if that fails."""
+        self._call("truncate", os.ftruncate, self.size)
+
+    def zero(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Make bytes zeros, from an offset to an end each, in ascending order.
+
+        Holes stay holes: they take no room, and need no time.
+        """
+        start = stop = 0  # of the data found last; what was looked at before it is a hole
+        for offset, end in ranges:
+            at = offset
+            while at < end:
+                if at >= stop:
+                    start = self._seek(at, os.SEEK_DATA)
+                    stop = self._seek(start, os.SEEK_HOLE)
+                last = min(stop, end)
+                for piece in range(max(start, at), last, _PIECE):
+                    self.write(piece, bytes(min(_PIECE, last - piece)))
+                at = last
+
+    def _seek(self, offset: int, how: int) -> int:
+        """Where the next data or hole from `offset` on begins (lseek(2)); _FAR if there is none.
+
+        Where that cannot be told, as on block devices, all counts as data.
+        """
+        try:
+            return os.lseek(self.fd, offset, how)
+        except OSError as error:
+            return _FAR if error.errno == errno.ENXIO or how == os.SEEK_HOLE else offset
+
+    def barrier(self) -> None:
+        """What was written before reaches the disk before what is written after."""
+        self._call("flush", os.fdatasync)
+
+    def _call(self, verb: str, function: Callable[..., int | None], *arguments: object) -> int:
+        """Call a function of os on the descriptor."""
+        try:
+            return function(self.fd, *arguments) or 0
+        except OSError as error:
+            raise self._failed(verb, error) from error
+        except OverflowError as error:
+            raise self._failed(verb, OSError(errno.EFBIG, os.strerror(errno.EFBIG))) from error
+
+    def _failed(self, verb: str, error: OSError) -> HostError:
+        return HostError(f"could not {verb} '{self.name}': {error.strerror}")
+
+
+def _open(path: str | bytes, flags: int) -> int:
+    """Open an image; its access time stays as it is if the process may have that (open(2)).
+
+    O_NONBLOCK: to open a FIFO or a device must not wait for anybody.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
+    with StreamsKept():
+        try:
+            descriptor = os.open(path, flags | os.O_NOATIME)
+        except PermissionError:  # the file is another user's, or it may not be opened at all
+            descriptor = os.open(path, flags)
+        return raise_above_streams(descriptor)

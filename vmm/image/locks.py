@@ -1,0 +1,62 @@
+"""Host side: qemu's image locks: instar and every qemu program keep out of each other's way.
+
+Each user of an image holds shared open-file-description locks on single bytes: PERMISSIONS + i for
+what it does, UNSHARED + i for what nobody else may do meanwhile. Users are compatible if neither
+holds what the other excludes; to find out, one probes for an exclusive lock, which it never takes.
+The bytes and permissions below are those that `qemu-img amend` takes (QEMU, docs/system/images,
+"Disk image file locking").
+"""
+
+from __future__ import annotations
+
+import errno
+from fcntl import F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, fcntl
+from os import SEEK_SET
+from struct import Struct
+
+from ..base.errors import HostError, ImageLocked
+
+_FLOCK = Struct("hh4xqqi4x")  # struct flock, x86-64
+
+_PERMISSIONS, _UNSHARED = 100, 200
+_READ, _WRITE, _RESIZE = 0, 1, 3
+_NAMES = {_READ: "consistent read", _WRITE: "write", _RESIZE: "resize"}
+_USED = (_READ, _WRITE, _RESIZE)
+_EXCLUDED = (_WRITE, _RESIZE)
+
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def lock_image(fd: int, name: str) -> str | None:
+    """Take the locks of an image's descriptor; they end when it is closed.
+
+    Returns None, or a warning where the file system has no such locks. Raises ImageLocked, in
+    qemu's words, if another process uses the image, and HostError if the kernel fails otherwise.
+    """
+    try:
+        for byte in (*(_PERMISSIONS + i for i in _USED), *(_UNSHARED + i for i in _EXCLUDED)):
+            fcntl(fd, F_OFD_SETLK, _FLOCK.pack(F_RDLCK, SEEK_SET, byte, 1, 0))
+        for i in _USED:
+            _probe(fd, name, _UNSHARED + i, f'"{_NAMES[i]}"')
+        for i in _EXCLUDED:
+            _probe(fd, name, _PERMISSIONS + i, f'shared "{_NAMES[i]}"')
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return f"'{name}' cannot be locked ({error.strerror}): see that nobody else uses it"
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise _locked(name, "exclusive") from error
+        raise HostError(f"could not lock '{name}': {error.strerror}") from error
+    return None
+
+
+def _probe(fd: int, name: str, byte: int, what: str) -> None:
+    answer = fcntl(fd, F_OFD_GETLK, _FLOCK.pack(F_WRLCK, SEEK_SET, byte, 1, 0))
+    if _FLOCK.unpack(answer)[0] != F_UNLCK:
+        raise _locked(name, what)
+
+
+def _locked(name: str, what: str) -> ImageLocked:
+    return ImageLocked(
+        f"Could not open '{name}': Failed to get {what} lock. "
+        f"Is another process using the image [{name}]?"
+    )

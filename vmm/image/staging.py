@@ -1,0 +1,286 @@
+"""Host side: the guest's writes, kept from the image until they have been judged.
+
+What is staged is extents of sectors, a list for each phase. Nobody outside this file knows how they
+are kept; docs/decisions/0018-staging-is-extents.md says why so.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
+
+from ..base.errors import GuestFault
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Extent = tuple[int, memoryview]
+    Numbers = memoryview[int]
+
+SECTOR_SIZE = 512
+
+_HEADERS = 128 << 10  # twice what a header takes
+_CHUNK_SHIFT = 11
+_CHUNK = 1 << _CHUNK_SHIFT  # sectors: as many as one block request has
+_BLOCK = 128  # sectors in a block of the store
+_EXTENT = Struct("=HHI")  # first sector and end, within the chunk; where in the store it begins
+_PIECE = 1 << 20
+_RANGE = Struct("=QQ")
+
+
+def staging_budget(image_size: int, max_growth: int) -> int:
+    """The bytes that a guest may stage for an image of this size, which may grow by so many.
+
+    INSTAR_STAGED_MAX is the most for any image.
+
+    A sector of the image is written in two phases at most. Of what the file grows by, only tables
+    are staged: a refcount takes two bytes, and a cluster no less than 512.
+    """
+    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128)
+
+
+class ZeroedInUse(Exception):
+    """A sector is to be zeroed, and to be zeroed again or written: never leaves the package."""
+
+    def __init__(self, sector: int, what: str) -> None:
+        """Take the sector, and what else is to happen to it."""
+        super().__init__(f"sector {sector} is to be zeroed {what}")
+        self.sector = sector
+
+
+class StagedWrites:
+    """An overlay of extents for each phase, and ranges that are to be zeroed in the first."""
+
+    def __init__(self, budget: int = INSTAR_STAGED_MAX) -> None:
+        """Start with nothing; `budget` is in bytes."""
+        # For each phase, and in it for each chunk of the image: its extents, packed, ascending.
+        # As objects they would take as much memory as a sector, of which each may be one.
+        self._extents: tuple[dict[int, bytes], ...] = tuple({} for _ in range(INSTAR_PHASE_COUNT))
+        self._counts = [0] * INSTAR_PHASE_COUNT
+        self._store: list[bytearray] = []
+        self._used = 0  # sectors of the store
+        # There may be a million ranges: packed they take a tenth of the memory.
+        self._ranges = bytearray()
+        self._last = (0, 0)
+        self._ascending, self._zero_end = True, 0
+        self._zeroed: tuple[Numbers, Numbers] | None = None
+        self._budget = budget // SECTOR_SIZE
+
+    def write(self, sector: int, data: bytes, phase: int) -> None:
+        """Stage whole sectors; the last write of one counts. GuestFault beyond the budget.
+
+        A sector that is written again in the same phase takes nothing of the budget.
+        """
+        self._zeroed = None
+        end = sector + len(data) // SECTOR_SIZE
+        first_chunk = sector & -_CHUNK if data else end
+        with memoryview(data) as view:
+            for first in range(first_chunk, end, _CHUNK):
+                start, stop = max(first, sector), min(first + _CHUNK, end)
+                part = view[(start - sector) * SECTOR_SIZE : (stop - sector) * SECTOR_SIZE]
+                self._write_chunk(phase, first >> _CHUNK_SHIFT, start - first, part)
+
+    def _write_chunk(self, phase: int, chunk: int, start: int, data: memoryview) -> None:
+        """Stage sectors of one chunk, from the one numbered `start` in it on."""
+        extents = self._extents[phase].get(chunk, b"")
+        end = start + len(data) // SECTOR_SIZE
+        last, last_end, at = _EXTENT.unpack(extents[-_EXTENT.size :]) if extents else (0, 0, 0)
+        if start < last_end:
+            extents = self._write_among(phase, extents, start, data)
+        elif extents and last_end == start and at + last_end - last == self._used:
+            self._append(phase, data)
+            extents = extents[: -_EXTENT.size] + _EXTENT.pack(last, end, at)
+        else:
+            extents += _EXTENT.pack(start, end, self._append(phase, data))
+        self._extents[phase][chunk] = extents
+
+    def _write_among(self, phase: int, extents: bytes, start: int, data: memoryview) -> bytes:
+        """The same where some of the sectors, or others that follow, are staged already."""
+        end, place = start + len(data) // SECTOR_SIZE, start
+        merged = []
+        for first, stop, at in (*_EXTENT.iter_unpack(extents), (end, end, 0)):
+            low, high = max(first, start), min(stop, end)
+            if place < low <= end:
+                gap = data[(place - start) * SECTOR_SIZE : (low - start) * SECTOR_SIZE]
+                merged.append((place, low, self._append(phase, gap)))
+                place = low
+            if first < stop:
+                merged.append((first, stop, at))
+            if low < high:
+                self._fill(at + low - first, data[(low - start) * SECTOR_SIZE :], high - low)
+                place = high
+        return b"".join(_EXTENT.pack(*extent) for extent in sorted(merged))
+
+    def _append(self, phase: int, data: memoryview) -> int:
+        """Put new sectors behind all others in the store; return where. GuestFault if too many."""
+        count, at = len(data) // SECTOR_SIZE, self._used
+        self._budget -= count
+        if self._budget < 0:
+            raise GuestFault("more sectors written than any amend of this image needs")
+        self._counts[phase] += count
+        self._used += count
+        while len(self._store) * _BLOCK < self._used:
+            self._store.append(bytearray(_BLOCK * SECTOR_SIZE))
+        self._fill(at, data, count)
+        return at
+
+    def _fill(self, at: int, data: memoryview, count: int) -> None:
+        done = 0
+        for block, start, end in _parts(at, count):
+            size = end - start
+            self._store[block][start:end] = data[done : done + size]
+            done += size
+
+    def zero(self, sector: int, count: int) -> None:
+        """Stage zeros for `count` sectors, at least one. GuestFault for too many ranges.
+
+        Those that follow each other in the file and in time count as one.
+        """
+        ranges, (last, length) = self._ranges, self._last
+        joined = bool(ranges) and last + length == sector
+        self._ascending &= sector >= last + length
+        if joined:
+            sector, count = last, length + count
+            del ranges[-_RANGE.size :]
+        elif len(ranges) >= INSTAR_SEGMENTS_MAX * _RANGE.size:
+            raise GuestFault(f"more than {INSTAR_SEGMENTS_MAX} ranges to be zeroed")
+        self._last = sector, count
+        self._zero_end = max(self._zero_end, sector + count)
+        ranges += _RANGE.pack(sector, count)
+        self._zeroed = None
+
+    def overlay(self, sector: int, view: memoryview, phase: int) -> None:
+        """Put the staged sectors of all phases below `phase` over those from `sector` on."""
+        end = sector + len(view) // SECTOR_SIZE
+        for number in range(phase):
+            for first, data in self.extents(number, sector, end):
+                at = (first - sector) * SECTOR_SIZE
+                view[at : at + len(data)] = data
+
+    def extents(self, phase: int, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """What a phase writes from one sector up to another: (first sector, data), ascending.
+
+        The data are not copied: write() may change them.
+        """
+        chunks = self._extents[phase]
+        if not chunks:
+            return
+        numbers = range(start >> _CHUNK_SHIFT, (end - 1 >> _CHUNK_SHIFT) + 1) if end else None
+        if numbers is not None and len(numbers) <= len(chunks):
+            met = [number for number in numbers if number in chunks]
+        else:
+            met = sorted(n for n in chunks if numbers is None or n in numbers)
+        for chunk in met:
+            base = chunk << _CHUNK_SHIFT
+            for first, stop, at in _EXTENT.iter_unpack(chunks[chunk]):
+                low = max(base + first, start)
+                high = base + stop if end is None else min(base + stop, end)
+                if low < high:
+                    yield from self._pieces(low, at + low - base - first, high - low)
+
+    def _pieces(self, sector: int, at: int, count: int) -> Iterator[Extent]:
+        for block, start, end in _parts(at, count):
+            yield sector, memoryview(self._store[block])[start:end].toreadonly()
+            sector += (end - start) // SECTOR_SIZE
+
+    def runs(self, phase: int) -> Iterator[tuple[int, int]]:
+        """What a phase writes, as (first sector, end), ascending, one for each contiguous run."""
+        start = end = -1
+        for sector, data in self.extents(phase):
+            if sector != end:
+                if start >= 0:
+                    yield start, end
+                start = sector
+            end = sector + len(data) // SECTOR_SIZE
+        if start >= 0:
+            yield start, end
+
+    def pieces(self, phase: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Take a run of runs() apart into (byte offset, data) of at most a MiB."""
+        step = _PIECE // SECTOR_SIZE
+        for first in range(start, end, step):
+            parts = self.extents(phase, first, min(first + step, end))
+            yield first * SECTOR_SIZE, b"".join([data for _, data in parts])
+
+    def sector(self, phase: int, number: int) -> bytes | None:
+        """What a phase writes to one sector; None if it does not."""
+        for _, data in self.extents(phase, number, number + 1):
+            return bytes(data)
+        return None
+
+    def count(self, phase: int) -> int:
+        """How many sectors a phase writes."""
+        return self._counts[phase]
+
+    def size(self) -> int:
+        """How many bytes are written in all phases, without what is zeroed."""
+        return sum(self._counts) * SECTOR_SIZE
+
+    def zeroed(self) -> tuple[Numbers, Numbers]:
+        """The ranges to be zeroed: first sectors, ascending, and ends; none is next to another.
+
+        Raises ZeroedInUse if one overlaps another, or a sector that is written.
+        """
+        if self._zeroed is None:
+            self._zeroed = self._join()
+        return self._zeroed
+
+    def _join(self) -> tuple[Numbers, Numbers]:
+        joined, start, end = bytearray(), -1, -1
+        for first, count in self._sorted_ranges():
+            if first < end:
+                raise ZeroedInUse(first, "twice")
+            if first == end:
+                end += count
+                continue
+            if end >= 0:
+                joined += _RANGE.pack(start, end)
+            start, end = first, first + count
+        if end >= 0:
+            joined += _RANGE.pack(start, end)
+        numbers = memoryview(joined).cast("Q")
+        starts, ends = numbers[::2], numbers[1::2]
+        self._keep_apart(starts, ends)
+        return starts, ends
+
+    def _sorted_ranges(self) -> Iterator[tuple[int, int]]:
+        if self._ascending:
+            return _RANGE.iter_unpack(self._ranges)
+        # As tuples they would take thrice the memory.
+        keys = sorted(first << 64 | count for first, count in _RANGE.iter_unpack(self._ranges))
+        return (divmod(key, 1 << 64) for key in keys)
+
+    def _keep_apart(self, starts: Numbers, ends: Numbers) -> None:
+        for phase in range(INSTAR_PHASE_COUNT if len(starts) else 0):
+            at = 0
+            for start, end in self.runs(phase):
+                while at < len(ends) and ends[at] <= start:
+                    at += 1
+                if at < len(ends) and starts[at] < end:
+                    raise ZeroedInUse(max(starts[at], start), "and written")
+
+    def end(self) -> int:
+        """The sector after the last one that is written or zeroed; 0 if nothing is."""
+        found = self._zero_end
+        for chunks in self._extents:
+            if chunks:
+                last = max(chunks)
+                _, stop, _ = _EXTENT.unpack(chunks[last][-_EXTENT.size :])
+                found = max(found, (last << _CHUNK_SHIFT) + stop)
+        return found
+
+    def is_empty(self) -> bool:
+        """Whether nothing is written or zeroed."""
+        return not self._ranges and not self._used
+
+
+def _parts(at: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """Sectors of the store as its blocks, and the bytes in each of them from and to."""
+    end = at + count
+    while at < end:
+        block, start = divmod(at, _BLOCK)
+        stop = min(start + end - at, _BLOCK)
+        yield block, start * SECTOR_SIZE, stop * SECTOR_SIZE
+        at += stop - start

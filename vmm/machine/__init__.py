@@ -1,0 +1,259 @@
+"""Host side: a virtual machine that runs the payload on an image, and collects what it says.
+
+Everything that the guest does ends in one of three ways: an outcome, whose staged writes are still
+to be judged; a GuestFault; or a HostError. Nothing here writes to the image.
+"""
+
+from __future__ import annotations
+
+from sys import abiflags
+
+from instar.abi import (
+    INSTAR_BLOCK_QUEUE,
+    INSTAR_PORT_EXIT,
+    INSTAR_PORT_NOTIFY,
+    INSTAR_PORT_SERIAL,
+    INSTAR_RAM_SIZE,
+    INSTAR_TRANSMIT_QUEUE,
+    OPERATION_CONFIG_ADDR,
+)
+
+from ..base.errors import GuestFault, HostError
+from ..base.streams import StreamsKept
+from ..devices.block import BlockDevice
+from ..devices.memory import GuestMemory
+from ..devices.serial import SerialPort
+from ..kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
+from ..kvm.system import Kvm
+from ..kvm.vm import KVM_CAP_XSAVE2
+from . import boot
+from .deadline import Deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    from ..image.image_file import ImageFile
+    from ..image.staging import StagedWrites
+    from ..kvm.vcpu import Vcpu
+    from .payload import Payload
+    from .reset import Snapshot
+
+    T = TypeVar("T")
+
+EXIT_BUDGET = 250_000
+"""How often a guest may stop for the host, and again for each WORK_OF_EXITS of its budget."""
+WORK_OF_EXITS = 32 << 30
+"""Bytes of work, which take no more than half as many requests, and words about the progress."""
+
+
+class Machine:
+    """A virtual machine for one run of a payload, or for one after the other; a context manager.
+
+    It is made before any byte of an image is read, so that the process can confine itself between.
+    """
+
+    def __init__(self, payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> None:
+        """Set up memory, tables and registers. HostError if this machine or Python cannot.
+
+        `ram_size` is what the guest has, in bytes: a multiple of INSTAR_RAM_SIZE up to
+        INSTAR_RAM_MAX.
+        """
+        if is_free_threaded():
+            raise HostError(
+                "free-threaded builds of Python are not supported; use the ordinary build"
+            )
+        self._payload = payload
+        self.ram_size = ram_size
+        self._snapshot: Snapshot | None = None
+        self.vm_exits = 0
+        """How often the guest of the last run stopped for the host."""
+        try:
+            self._memory = GuestMemory(ram_size)
+        except OSError as error:
+            raise HostError(f"no memory for the guest: {error.strerror}") from error
+        self._closers = [self._memory.close]
+        boot.load(self._memory, payload, boot.cached_system_pages(payload, ram_size))
+        try:
+            self._vcpu = self._create_vcpu()
+        except OSError as error:
+            self.close()
+            raise HostError(_explain(error)) from error
+
+    def _create_vcpu(self) -> Vcpu:
+        with StreamsKept():
+            with Kvm.open() as kvm:
+                self._vm = vm = kvm.create_vm()
+            self._closers.append(vm.close)
+            # SAFETY: close() closes the VM before it unmaps the memory.
+            vm.set_user_memory_region(0, 0, self._memory.host_address, self._memory.size)
+            vcpu = vm.create_vcpu(0)
+            self._closers.append(vcpu.close)
+        boot.set_registers(vcpu, self.ram_size, *self._payload.images)
+        return vcpu
+
+    def prepare_vcpu(self) -> int:
+        """Have KVM do what it does but once per machine; return the vCPU's descriptor.
+
+        From here on the run opens nothing and starts no thread. HostError if KVM fails.
+        """
+        _kvm(self._vcpu.run_immediate_exit)
+        return self._vcpu.fd
+
+    def keep(self) -> None:
+        """Remember the machine as it is, before its first run, so that reset() can be used.
+
+        HostError if KVM fails.
+        """
+        from .reset import Snapshot
+
+        xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
+        code_end = boot.code_end(self._payload)
+        self._snapshot = _kvm(Snapshot, self._memory, code_end, self._vcpu, xsave_size)
+
+    def reset(self) -> None:
+        """Make memory and registers what they were at keep(); each run has devices of its own.
+
+        Only after a run that returned an outcome: a guest that broke a rule is not to be trusted
+        with another image. HostError if KVM fails; the machine must be closed then.
+        """
+        assert self._snapshot is not None  # noqa: S101 - a mistake of this package, not of a guest
+        _kvm(self._snapshot.restore)
+
+    def close(self) -> None:
+        """End the virtual machine."""
+        while self._closers:
+            _kvm(self._closers.pop())
+
+    def run(
+        self,
+        image: ImageFile,
+        config: bytes,
+        timeout: float,
+        receive: Callable[[int, bytes], None],
+        debug: Callable[[str], None] | None = None,
+    ) -> StagedWrites:
+        """Run the payload on `image` to its end; once, or once after each reset().
+
+        Returns what the guest wrote.
+
+        Args:
+            image: the image file.
+            config: what the operation is told, as the ABI has it.
+            timeout: in seconds.
+            receive: called with the type and the payload of each frame; what it raises ends the
+                run.
+            debug: called with the guest's debug text.
+
+        Raises:
+            GuestFault: the guest breaks a rule or exceeds a budget.
+            HostError: the file or KVM fails.
+        """
+        self.vm_exits = 0
+        self._serial = SerialPort(self._memory, receive)
+        self._memory.write(OPERATION_CONFIG_ADDR, config)
+        block = BlockDevice(self._memory, image, image.max_growth)
+        try:
+            self._run_guest(block, timeout)
+        finally:
+            if debug and self._serial.text:
+                debug(self._serial.text.decode("ascii", "replace"))
+        self._serial.check_ended()
+        return block.staged
+
+    def _run_guest(self, block: BlockDevice, timeout: float) -> None:
+        with Deadline(timeout) as deadline:
+            _kvm(self._vcpu.set_signal_mask, deadline.run_mask)
+            self._loop(block, deadline, timeout)
+
+    def _loop(self, block: BlockDevice, deadline: Deadline, timeout: float) -> None:
+        exits = EXIT_BUDGET * (1 + block.budget // WORK_OF_EXITS)
+        while True:
+            event = _kvm(self._vcpu.run)
+            self.vm_exits += not isinstance(event, Interrupted)
+            # A write of one byte is all that the contract knows.
+            if isinstance(event, IoOut) and len(event.data) == 1:
+                if event.port == INSTAR_PORT_EXIT:
+                    if event.data != b"\0":
+                        raise GuestFault(f"the guest gave up with code {event.data[0]}")
+                    return
+                self._write_port(block, event.port, event.data)
+                if self._serial.finished:
+                    return  # nothing that the guest could do now would count
+            elif not isinstance(event, Interrupted):
+                raise GuestFault(self._describe(event))
+            if deadline.passed():
+                raise GuestFault(
+                    f"the sandbox did not finish within {timeout:g} s, and nothing was written; a "
+                    "slow disk or a large image may take longer: allow it with --timeout"
+                )
+            if self.vm_exits >= exits:
+                raise GuestFault(f"the guest stopped for the host {exits} times")
+
+    def _write_port(self, block: BlockDevice, port: int, data: bytes) -> None:
+        if port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_BLOCK_QUEUE:
+            block.notify()
+        elif port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_TRANSMIT_QUEUE:
+            self._serial.notify()
+        elif port == INSTAR_PORT_SERIAL:
+            self._serial.write_register(data)
+        else:
+            raise GuestFault(f"the guest wrote {data.hex()} to port {port:#x}")
+
+    def _describe(self, event: object) -> str:
+        rip = _kvm(self._vcpu.get_regs).rip
+        place = f"at {rip:#x} ({self._payload.locate(rip)})"
+        if isinstance(event, Shutdown):
+            address = _kvm(self._vcpu.get_sregs).cr2
+            return f"the guest faulted {place}, last page fault at {address:#x}"
+        if isinstance(event, IoOut | IoIn):
+            return f"the guest used port {event.port:#x} against the rules {place}"
+        if isinstance(event, Mmio):
+            return f"the guest touched {event.address:#x}, where nothing is, {place}"
+        assert isinstance(event, Other)  # noqa: S101 - the exits are a closed set
+        return f"the guest stopped with {event.name} {place}"
+
+    def __enter__(self) -> Machine:
+        """Close at the end of the block."""
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """Close."""
+        self.close()
+
+
+def is_free_threaded() -> bool:
+    """Whether this build of Python has no GIL (PEP 703), on which this package is not tested."""
+    return "t" in abiflags
+
+
+def _kvm(call: Callable[..., T], *arguments: object) -> T:
+    """Call the binding; what the kernel refuses in a run is the host's fault."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
+
+
+_ADVICE = {
+    "ENOENT": (
+        "load the module kvm_intel or kvm_amd, in a virtual machine enable nested virtualisation, "
+        "start a container with --device /dev/kvm"
+    ),
+    "EMFILE": "raise the limit of open files (ulimit -n) to 64",
+}
+_ACCESS = "ask for access to it, usually by joining the group kvm"
+_ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
+
+
+def _explain(error: OSError) -> str:
+    from errno import errorcode
+    from os import geteuid
+
+    name = errorcode.get(error.errno or 0, "")
+    advice = _ADVICE.get(name, "")
+    if name in ("EACCES", "EPERM"):  # root needs no group, but is not let in everywhere either
+        advice = _ACCESS if geteuid() else _ACCESS_OF_ROOT
+    advice = f"{advice}, and see instar doctor" if advice else "see instar doctor"
+    return f"could not use /dev/kvm: {error.strerror}; {advice}"

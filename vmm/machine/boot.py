@@ -1,0 +1,166 @@
+"""Host side: the guest's address space and first registers. No ring 0, no IDT, no writable code.
+
+Guest memory, guest-virtual = guest-physical (addresses from abi/instar_abi.h):
+
+    0x000000  not mapped
+    0x001000  one page with the TSS, supervisor only; page tables, not mapped
+    0x006000  stack RW, unmapped pages below and above
+    0x00b000  virtqueues RW
+    0x00e000  AmendConfig R
+    0x010000  executor: call table and constants R, text RX, data RW
+    0x018000  operation: constants R, text RX, data RW
+    0x058000  not mapped
+    0x059000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
+"""
+
+from __future__ import annotations
+
+from struct import pack_into
+
+from instar.abi import (
+    INSTAR_DMA_ADDR,
+    INSTAR_PORT_EXIT,
+    INSTAR_PORT_NOTIFY,
+    INSTAR_PORT_SERIAL,
+    INSTAR_QUEUE_ADDR,
+    INSTAR_QUEUE_PAGES_SIZE,
+    INSTAR_RAM_SIZE,
+    INSTAR_STACK_ADDR,
+    INSTAR_STACK_SIZE,
+    OPERATION_CONFIG_ADDR,
+    OPERATION_CONFIG_SIZE,
+)
+
+from ..devices.memory import PAGE_SIZE
+from ..kvm.structs import KvmDtable, KvmRegs, KvmSegment
+from .payload import PF_R, PF_W, PF_X
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..devices.memory import GuestMemory
+    from ..kvm.vcpu import Vcpu
+    from .payload import Image, Payload
+
+_TSS, _PML4, _PDPT, _PD, _PT = (PAGE_SIZE + i * PAGE_SIZE for i in range(5))
+LARGE_PAGE_SIZE = INSTAR_RAM_SIZE
+"""What one page table covers, and the processor's next larger page."""
+
+# Intel SDM vol. 3A, 4.5.4: page table entries. Accessed and dirty are set beforehand, which spares
+# the processor, or a software-paged KVM, a write to the tables.
+_PRESENT, _WRITE, _USER, _ACCESSED, _DIRTY, _NO_EXECUTE = 1, 2, 4, 0x20, 0x40, 1 << 63
+_LARGE = 0x80
+_TABLE = _PRESENT | _WRITE | _USER | _ACCESSED
+
+# Intel SDM vol. 3A, 2.5 and 2.2.1: 64-bit mode with SSE state enabled, write protection, NX.
+_CR0 = 0x80050033  # PG AM WP NE ET MP PE
+_CR4 = 0x620  # OSXMMEXCPT OSFXSR PAE
+_EFER = 0xD00  # NXE LMA LME
+_RFLAGS = 0x2  # IOPL 0: ports are open by the TSS's bitmap only
+
+_IO_MAP_BASE = 104  # Intel SDM vol. 3A, 8.7: the bitmap may start right behind the 64-bit TSS
+_IO_MAP_BYTES = 0x400 // 8
+_OPEN_PORTS = (INSTAR_PORT_EXIT, INSTAR_PORT_NOTIFY, INSTAR_PORT_SERIAL)
+_BUSY_TSS = 11
+
+
+def mappings(payload: Payload) -> list[tuple[int, int, int]]:
+    """All pages of the first 2 MiB that the guest can touch.
+
+    Each is (address, size, PF_R or that with one of PF_W and PF_X).
+    """
+    segments = [s for image in payload.images for s in image.segments]
+    return [
+        *((s.address, s.size, s.flags) for s in segments),
+        (INSTAR_STACK_ADDR, INSTAR_STACK_SIZE, PF_R | PF_W),
+        (INSTAR_QUEUE_ADDR, INSTAR_QUEUE_PAGES_SIZE, PF_R | PF_W),
+        (OPERATION_CONFIG_ADDR, OPERATION_CONFIG_SIZE, PF_R),
+        (INSTAR_DMA_ADDR, INSTAR_RAM_SIZE - INSTAR_DMA_ADDR, PF_R | PF_W),
+    ]
+
+
+def code_end(payload: Payload) -> int:
+    """The address after the last page of both images; below it lies all but the DMA window."""
+    end = max(s.address + s.size for image in payload.images for s in image.segments)
+    return -(-end // PAGE_SIZE) * PAGE_SIZE
+
+
+def system_pages(payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> bytearray:
+    """The page tables and the TSS, for the memory from system_address() on.
+
+    `ram_size` is a multiple of LARGE_PAGE_SIZE, in bytes.
+    """
+    pages = bytearray(5 * PAGE_SIZE)
+    for table, target in ((_PML4, _PDPT), (_PDPT, _PD), (_PD, _PT)):
+        pack_into("<Q", pages, table - _TSS, target | _TABLE)
+    for address, size, flags in mappings(payload):
+        bits = _rights(flags)
+        for page in range(address, address + size, PAGE_SIZE):
+            pack_into("<Q", pages, _PT - _TSS + page // PAGE_SIZE * 8, page | bits)
+    for page in range(LARGE_PAGE_SIZE, ram_size, LARGE_PAGE_SIZE):
+        entry = page | _LARGE | _rights(PF_R | PF_W)
+        pack_into("<Q", pages, _PD - _TSS + page // LARGE_PAGE_SIZE * 8, entry)
+    tss_entry = _TSS | _PRESENT | _ACCESSED | _NO_EXECUTE
+    pack_into("<Q", pages, _PT - _TSS + _TSS // PAGE_SIZE * 8, tss_entry)
+    _put_tss(pages)
+    return pages
+
+
+def _rights(flags: int) -> int:
+    bits = _PRESENT | _USER | _ACCESSED
+    bits |= _WRITE | _DIRTY if flags & PF_W else 0
+    return bits | (0 if flags & PF_X else _NO_EXECUTE)
+
+
+def system_address() -> int:
+    """Where system_pages() belong."""
+    return _TSS
+
+
+def _put_tss(pages: bytearray) -> None:
+    pack_into("<H", pages, 102, _IO_MAP_BASE)
+    bitmap = _IO_MAP_BASE
+    # One more byte of ones ends the bitmap: the processor reads two bytes for every access.
+    pages[bitmap : bitmap + _IO_MAP_BYTES + 1] = b"\xff" * (_IO_MAP_BYTES + 1)
+    for port in _OPEN_PORTS:
+        pages[bitmap + port // 8] &= ~(1 << port % 8)
+
+
+_latest: list[tuple[Payload, int, bytes]] = []
+
+
+def cached_system_pages(payload: Payload, ram_size: int) -> bytes:
+    """What system_pages() returns; that of the latest payload is kept, for it takes 60 us."""
+    for known, size, pages in _latest:
+        if known is payload and size == ram_size:
+            return pages
+    pages = bytes(system_pages(payload, ram_size))
+    _latest[:] = [(payload, ram_size, pages)]  # in one step, for all threads
+    return pages
+
+
+def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> None:
+    """Put the images and `tables`, which are system_pages(), into fresh memory."""
+    for image in payload.images:
+        for segment in image.segments:
+            memory.write(segment.address, segment.data)
+    memory.write(system_address(), tables)
+
+
+def set_registers(vcpu: Vcpu, ram_size: int, core: Image, operation: Image) -> None:
+    """Put the vCPU into 64-bit ring 3 at the executor's entry. OSError from KVM."""
+    sregs = vcpu.get_sregs()
+    sregs.cs = KvmSegment(limit=0xFFFFFFFF, selector=0x33, type=11, present=1, dpl=3, s=1, l=1, g=1)
+    data = KvmSegment(limit=0xFFFFFFFF, selector=0x2B, type=3, present=1, dpl=3, db=1, s=1, g=1)
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
+    sregs.tr = KvmSegment(
+        base=_TSS, limit=_IO_MAP_BASE + _IO_MAP_BYTES, selector=0x40, type=_BUSY_TSS, present=1
+    )
+    sregs.ldt = KvmSegment(unusable=1)
+    sregs.gdt = sregs.idt = KvmDtable()
+    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = _CR0, _PML4, _CR4, _EFER
+    vcpu.set_sregs(sregs)
+    # The stack is as after a call: 8 below a multiple of 16 (System V ABI, 3.2.2).
+    stack = INSTAR_STACK_ADDR + INSTAR_STACK_SIZE - 8
+    vcpu.set_regs(
+        KvmRegs(rip=core.entry, rdi=operation.entry, rsi=ram_size, rsp=stack, rflags=_RFLAGS)
+    )

@@ -1,0 +1,1 @@
+"""Host side: what the host itself reads of the format: headers, within bounds."""

@@ -1,0 +1,106 @@
+"""Host side: what a qcow2 header cluster refers to, for the write contract alone.
+
+The bytes are hostile. The walk is bounded by HEADER_LIMIT, follows no pointer out of the cluster,
+and can do nothing but describe or raise MalformedHeader; all use of it is to compare two headers.
+"""
+
+from __future__ import annotations
+
+from ..base.record import record
+from .probe import header_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HEADER_LIMIT = 0x10000
+"""The part of the header cluster that fields and extensions may use, in bytes."""
+
+_V2_LENGTH = 72
+_EXTENSION_HEADER = 8
+_END, _FEATURE_NAMES = 0, 0x6803F857
+_NAME_MAX = 1023
+
+
+class MalformedHeader(Exception):
+    """The bytes are not a header that the planner could have accepted or made."""
+
+
+@record
+class HeaderView:
+    """A header and all that it refers to in its cluster."""
+
+    fields: dict[str, int]
+    """The fixed fields, in the specification's names."""
+    raw: bytes
+    """The bytes of fields and extensions, end marker included."""
+    unknown: bytes
+    """Fields behind refcount_order and header_length; empty in version 2."""
+    extensions: tuple[tuple[int, bytes], ...]
+    """(type, data) in order, feature names left out: they are but words for error messages."""
+    name: bytes | None
+    """The backing file name, or None where there is no backing file."""
+
+
+def view_header(read: Callable[[int, int], bytes]) -> HeaderView:
+    """Walk the header that `read(offset, size)` gives. MalformedHeader if it cannot be walked.
+
+    `read` must return `size` bytes, or fewer at the end of the file.
+    """
+    start = read(0, 4096)
+    if len(start) < 512:
+        raise MalformedHeader("short header")
+    fields = header_fields(start)
+    length = fields.get("header_length", _V2_LENGTH)
+    bits = fields["cluster_bits"]
+    if fields["version"] not in (2, 3) or not 9 <= bits <= 21 or length % 8:
+        raise MalformedHeader("version, cluster_bits or header_length")
+    cluster_size = 1 << bits
+    name_offset = fields["backing_file_offset"]
+    limit = name_offset or cluster_size
+    if not _V2_LENGTH <= length <= limit <= cluster_size or length > HEADER_LIMIT:
+        raise MalformedHeader("header_length or backing_file_offset")
+    name = None
+    if name_offset:
+        size = fields["backing_file_size"]
+        if size > min(_NAME_MAX, cluster_size - name_offset):
+            raise MalformedHeader("backing_file_size")
+        name = read(name_offset, size)
+    walk = _Walk(read, start)
+    extensions = tuple(walk.extensions(length, limit))
+    unknown = walk.take(104, length - 104) if length > 104 else b""
+    return HeaderView(fields, walk.take(0, min(walk.end, limit)), unknown, extensions, name)
+
+
+class _Walk:
+    """Steps through the extensions, reading more of the header only where they go on."""
+
+    def __init__(self, read: Callable[[int, int], bytes], start: bytes) -> None:
+        self._read = read
+        self._loaded = start
+        self.end = 0
+
+    def take(self, at: int, size: int) -> bytes:
+        if at + size > HEADER_LIMIT:
+            raise MalformedHeader("header larger than its limit")
+        if at + size > len(self._loaded):
+            self._loaded = self._read(0, HEADER_LIMIT)
+        if at + size > len(self._loaded):
+            raise MalformedHeader("header reaches beyond the file")
+        return self._loaded[at : at + size]
+
+    def extensions(self, at: int, limit: int) -> list[tuple[int, bytes]]:
+        found = []
+        while at < limit:
+            header = self.take(at, _EXTENSION_HEADER)
+            kind, size = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
+            at += _EXTENSION_HEADER
+            if size > limit - at:
+                raise MalformedHeader("extension reaches beyond its limit")
+            if kind == _END:
+                break
+            if kind != _FEATURE_NAMES:
+                found.append((kind, self.take(at, size)))
+            at += -(-size // 8) * 8
+        self.end = at
+        return found

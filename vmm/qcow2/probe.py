@@ -1,0 +1,126 @@
+"""Host side: what the host reads of an image itself: the fixed header, at fixed offsets.
+
+No offset or length found in the image is followed here. What is read serves as the guest's
+cross-check, and to name what a file is that is not a qcow2 image.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from ..base.record import record
+
+PROBE_SIZE = 512
+_MAGIC = b"QFI\xfb"
+_QCOW1 = _MAGIC + b"\0\0\0\1"
+
+# The qcow2 specification, "Header".
+_HEADER = Struct(">4sIQIIQIIQQIIQ")
+_V3_FIELDS = Struct(">QQQII")
+HEADER_FIELDS = (
+    *("magic", "version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),
+    *("crypt_method", "l1_size", "l1_table_offset", "refcount_table_offset"),
+    *("refcount_table_clusters", "nb_snapshots", "snapshots_offset"),
+)
+V3_FIELDS = (
+    *("incompatible_features", "compatible_features", "autoclear_features"),
+    *("refcount_order", "header_length"),
+)
+
+_SIGNATURES = (
+    (0, _QCOW1, "a qcow (version 1) image"),
+    (0, b"KDMV", "a vmdk image"),
+    (0, b"COWD", "a vmdk image"),
+    (0, b"# Disk DescriptorFile", "a vmdk descriptor"),
+    (0, b"conectix", "a vhd (vpc) image"),
+    (0, b"vhdxfile", "a vhdx image"),
+    (0, b"LUKS\xba\xbe", "a luks volume"),
+    (0, b"QED\0", "a qed image"),
+    (0, b"WithoutFreeSpace", "a parallels image"),
+    (0, b"WithouFreSpacExt", "a parallels image"),
+    (0, b"OOOO SCSI", "a bochs image"),
+    (64, b"\x7f\x10\xda\xbe", "a vdi image"),
+)
+_PACKED = (
+    (0, b"\x1f\x8b", "gzip (.gz)"),
+    (0, b"\xfd7zXZ\0", "xz (.xz)"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd (.zst)"),
+    (0, b"BZh", "bzip2 (.bz2)"),
+    (0, b"\x04\x22\x4d\x18", "lz4 (.lz4)"),
+    (0, b"PK\3\4", "zip"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip (.7z)"),
+    (257, b"ustar", "tar"),
+)
+
+
+@record
+class FixedHeader:
+    """The header's fixed fields; those that version 2 lacks have the values it implies."""
+
+    version: int
+    cluster_bits: int
+    size: int
+    incompatible_features: int
+    compatible_features: int
+    autoclear_features: int
+    refcount_order: int
+
+    @property
+    def cluster_size(self) -> int:
+        """In bytes; 0 where cluster_bits are out of range."""
+        return 1 << self.cluster_bits if 9 <= self.cluster_bits <= 21 else 0
+
+    @property
+    def refcount_bits(self) -> int:
+        """Of one refcount; 0 where refcount_order is out of range."""
+        return 1 << self.refcount_order if self.refcount_order <= 6 else 0
+
+    @property
+    def lazy_refcounts(self) -> bool:
+        """Whether the lazy refcounts bit is set."""
+        return bool(self.compatible_features & 1)
+
+
+def header_fields(head: bytes) -> dict[str, int]:
+    """Name the fields of a header's first 104 bytes; those of version 3 only if it is that."""
+    fields = dict(zip(HEADER_FIELDS, _HEADER.unpack_from(head), strict=True))
+    del fields["magic"]
+    if fields["version"] != 2:
+        fields.update(zip(V3_FIELDS, _V3_FIELDS.unpack_from(head, _HEADER.size), strict=True))
+    return fields
+
+
+def parse_fixed_header(head: bytes) -> FixedHeader | None:
+    """Read the fields that the guest's reading is compared with; None if it is not qcow2's magic.
+
+    `head` is the start of the file; where the file ends early, the rest counts as zeros.
+    """
+    if not head.startswith(_MAGIC) or head.startswith(_QCOW1):
+        return None
+    fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
+    return FixedHeader(
+        fields["version"],
+        fields["cluster_bits"],
+        fields["size"],
+        fields.get("incompatible_features", 0),
+        fields.get("compatible_features", 0),
+        fields.get("autoclear_features", 0),
+        fields.get("refcount_order", 4),
+    )
+
+
+def identify(head: bytes, tail: bytes) -> str:
+    """Name what a file that is not qcow2 looks like, by its first and its last 512 bytes."""
+    if not head:
+        return "an empty file"
+    for offset, signature, name in _SIGNATURES:
+        if head[offset : offset + len(signature)] == signature:
+            return name
+    if tail[-512:].startswith(b"conectix"):
+        return "a vhd (vpc) image"
+    for offset, signature, name in _PACKED:
+        if head[offset : offset + len(signature)] == signature:
+            return f"a file packed by {name}, to be unpacked first"
+    if len(head) < 72:
+        return f"a file of {len(head)} bytes, too short for any image"
+    return "a raw image, or no image at all"
