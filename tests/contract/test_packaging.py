@@ -1,8 +1,7 @@
-"""Test side: what is shipped, that it is the same wherever it is built, and who imports whom."""
+"""Test side: what is shipped, that it is the same wherever it is built."""
 
 from __future__ import annotations
 
-import ast
 import email.message
 import fcntl
 import os
@@ -13,7 +12,6 @@ import sys
 import tarfile
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import build_guest
@@ -277,55 +275,13 @@ class TestPayload:
                 assert inside, f"{source.relative_to(ROOT)} includes {path}"
 
 
-def imports_of(module: Path) -> Iterator[str]:
-    """The modules that a source file imports, at its top or anywhere."""
-    for node in ast.walk(ast.parse(module.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            name = node.module or ""
-            if node.level:
-                package = ("instar", *module.relative_to(ROOT).parts[:-1])
-                name = ".".join((*package[: len(package) - node.level + 1], name)).rstrip(".")
-            assert name
-            yield name
-            yield from (f"{name}.{alias.name}" for alias in node.names)
-
-
-def is_in(name: str, *packages: str) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-class TestArrows:
-    @pytest.mark.parametrize(
-        "module", sorted((ROOT / "vmm").rglob("*.py")), ids=lambda path: path.relative_to(ROOT)
-    )
-    def test_the_host_imports_the_contract_and_no_parser(self, module: Path) -> None:
-        for name in imports_of(module):
-            assert not is_in(name, "construct", "cffi", "_planner", "tests", "scripts"), name
-            assert (
-                name == "instar"
-                or not is_in(name, "instar")
-                or is_in(name, "instar.vmm", "instar.abi", "instar.__version__")
-            ), name
-
-    @pytest.mark.parametrize(
-        "module", sorted((ROOT / "vmm" / "kvm").rglob("*.py")), ids=lambda path: path.name
-    )
-    def test_the_kvm_binding_knows_nothing_of_instar(self, module: Path) -> None:
-        for name in imports_of(module):
-            assert (
-                name in ("instar", "instar.vmm")
-                or not is_in(name, "instar")
-                or is_in(name, "instar.vmm.kvm")
-            ), name
-
+class TestImports:
     def test_the_contract_imports_nothing(self) -> None:
         assert abi.__file__ is not None
-        assert list(imports_of(Path(abi.__file__))) == []
+        assert "import" not in Path(abi.__file__).read_text(encoding="ascii")
 
     def test_the_package_loads_neither_a_parser_nor_what_it_does_not_use(self) -> None:
         code = "import sys, instar, instar.abi, instar.vmm.cli; print(*sys.modules)"
         loaded = run(sys.executable, "-c", code, cwd=ROOT).split()
-        for name in loaded:
-            assert not is_in(name, "construct", "cffi", "_cffi_backend", "_planner"), name
+        tops = {name.partition(".")[0] for name in loaded}
+        assert tops.isdisjoint({"construct", "cffi", "_cffi_backend", "_planner"})
