@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import abi
@@ -79,6 +79,7 @@ def test_what_holds_in_the_end_comes_back_as_records(compat: int | None, lazy: i
     assert told == (expected if outcome.planned else {})
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_the_guest_reads_options_as_the_host_writes_them(records: bytes) -> None:
     outcome = plan(records)

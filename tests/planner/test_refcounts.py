@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import abi
@@ -34,6 +34,7 @@ def encode(counts: list[int], order: int) -> bytes:
     return bytes(block)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(ORDERS))
 def test_a_block_reads_and_changes_as_the_specification_says(
     data: st.DataObject, order: int
@@ -232,6 +233,7 @@ def test_more_references_than_there_are_cannot_be_given_up(order: int) -> None:
     assert books.refusals[0][2:] == (1, 2)
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(ORDERS), st.sampled_from([9, 10, 13]))
 def test_any_changes_leave_what_the_slow_reference_counts(
     data: st.DataObject, order: int, bits: int
