@@ -1,7 +1,6 @@
 /* Pure, either side: the option compat: version 2 or 3. docs/qcow2.md says what each step is for. */
-#include "amend/options/compat.h"
-
 #include "amend/bitmap_release.h"
+#include "amend/options/option.h"
 #include "amend/snapshot_table.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/qcow2.h"

@@ -1,6 +1,5 @@
 /* Pure, either side: the option lazy_refcounts: a compatible feature bit of version 3. */
-#include "amend/options/lazy_refcounts.h"
-
+#include "amend/options/option.h"
 #include "qcow2/qcow2.h"
 
 static void resolve(struct amendment *amendment, const struct option_value *asked)

@@ -3,9 +3,10 @@
 
 #include <string.h>
 
-#include "amend/options/compat.h"
-#include "amend/options/lazy_refcounts.h"
 #include "bits.h"
+
+/* Each is all that its file offers. */
+extern const struct option compat_option, lazy_refcounts_option;
 
 const struct option *const all_options[] = {
     &compat_option,
