@@ -2,7 +2,7 @@
  *
  * By its refcount a table that is written or given up has one user. Refcounts may be wrong, so what
  * the header and its extensions name is compared by its place too; of all that L1 and L2 tables name,
- * the host sees to that (vmm/contract/tables.py).
+ * the host sees to that (vmm/contract/roles.py).
  */
 #include "qcow2/overlap.h"
 
