@@ -13,6 +13,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def load_table(package: Path) -> Any:
     """
     tree = ModuleType("instar")
     tree.__path__ = [str(package), str(ROOT)]
+    vars(tree)["__version__"] = run_path(str(ROOT / "vmm" / "public.py"))["__version__"]
     sys.modules["instar"] = tree
     import instar.vmm.cli.commands
 
@@ -141,14 +143,9 @@ def _escape(text: str) -> str:
 def build_manual(package: Path, directory: Path) -> list[Path]:
     """Make all files below `directory`, and return their paths."""
     table = load_table(package)
-    version = re.search(
-        r'^__version__ = "(.*)"$', (ROOT / "vmm" / "public.py").read_text("utf-8"), re.MULTILINE
-    )
-    if version is None:
-        raise SystemExit("build_manual: vmm/public.py has no __version__")
     parser = make_parser(table.COMMANDS, table.FILES)
     texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
-    texts[MANUAL] = write_manual(table.COMMANDS, table.DOCS, version[1])
+    texts[MANUAL] = write_manual(table.COMMANDS, table.DOCS, sys.modules["instar"].__version__)
     made = []
     for name, text in texts.items():
         path = directory / name
