@@ -110,14 +110,14 @@ bool release_cluster(struct books *books, uint64_t offset, uint64_t references, 
     if (refcount == references &&
         !is_free_of_tables(books->image, offset, books->image->header.cluster_size, use))
         return false;
+    books->any_left_alone |= refcount - references == 1;
     return set_refcount(books, &books->released, offset, refcount - references);
 }
 
 bool release_clusters(struct books *books, uint64_t offset, uint64_t bytes, uint32_t use)
 {
     for (uint64_t at = 0; at < bytes; at += books->image->header.cluster_size)
-        if (!is_exclusive(&books->counts, offset + at, use) ||
-            !release_cluster(books, offset + at, 1, use))
+        if (!release_cluster(books, offset + at, 1, use))
             return false;
     return true;
 }

@@ -24,6 +24,7 @@ struct books {
     uint64_t expected;       /* and so many of these are still to come */
     bool table_moved;
     bool any_released;
+    bool any_left_alone; /* a cluster was given up that has one user left */
 };
 
 void open_books(struct books *books, struct books_memory *memory, struct qcow2_image *image);
@@ -36,7 +37,7 @@ bool expect_clusters(struct books *books, uint64_t count);
 bool get_final_refcount(struct books *books, uint64_t offset, uint64_t *refcount);
 /* Take `references` of this use off the refcount of the cluster at `offset` in INSTAR_PHASE_RELEASE. */
 bool release_cluster(struct books *books, uint64_t offset, uint64_t references, uint32_t use);
-/* Give up the clusters of a table, which must have no other use. */
+/* Give up the clusters of a table. */
 bool release_clusters(struct books *books, uint64_t offset, uint64_t bytes, uint32_t use);
 /* Stage all that is still in memory, and the refcount table's new place in the old header's first
  * sector, of which `sector` is to hold a copy. */

@@ -1,5 +1,5 @@
 /* Pure, either side: zero clusters of the untrusted image give up host clusters that they share, so
- * that each other user's data stay; and who is left alone with one gets OFLAG_COPIED.
+ * that each other user's data stay.
  */
 #include "amend/detach.h"
 
@@ -21,7 +21,6 @@
 struct detachment {
     struct books *books;
     struct agenda_memory *agenda;
-    bool flags_needed;
 };
 
 /* A zero cluster that shares its host cluster with another table gives it up: that table's data must
@@ -30,17 +29,15 @@ static bool detach_entry(struct walk *walk, uint64_t table_users, uint8_t *entry
 {
     struct detachment *detachment = walk->context;
     struct books *books = detachment->books;
-    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK, users, left;
+    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK, users;
     if (!get_refcount(&books->counts, cluster, &users))
         return false;
     if (table_users == 0 || users < table_users)
         return refuse_refcount(walk->image, cluster, users, table_users);
     if (users == table_users && !is_encrypted(walk->image))
         return true;
-    if (!release_cluster(books, cluster, table_users, AMEND_USE_ZERO_CLUSTER) ||
-        !get_final_refcount(books, cluster, &left))
+    if (!release_cluster(books, cluster, table_users, AMEND_USE_ZERO_CLUSTER))
         return false;
-    detachment->flags_needed |= !walk->active && left == 1;
     store_be64(entry, QCOW2_L2_ZERO);
     return true;
 }
@@ -134,7 +131,7 @@ static bool detach_part(struct walk *walk, const struct io_range *part)
     return flush_writes(&walk->image->file, &list);
 }
 
-bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda, bool *flags_needed)
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda)
 {
     struct detachment detachment = {.books = books, .agenda = agenda};
     struct walk walk = {
@@ -143,47 +140,6 @@ bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda, boo
         .snapshots = true,
         .visit = detach_part,
         .context = &detachment,
-    };
-    bool done = walk_tables(&walk);
-    *flags_needed = detachment.flags_needed;
-    return done;
-}
-
-static bool lacks_flag(const uint8_t *entry)
-{
-    uint64_t value = load_be64(entry);
-    return (value & QCOW2_TABLE_OFFSET_MASK) &&
-           !(value & (QCOW2_L2_COPIED | QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO));
-}
-
-/* "OFLAG_COPIED": set in the active L2 tables if and only if the refcount is 1. */
-static bool flag_entry(struct walk *walk, uint64_t place, uint8_t *entry)
-{
-    struct books *books = walk->context;
-    uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK, before, after;
-    (void)place;
-    if (!is_cluster(walk->image, cluster))
-        return true; /* newly taken, or not sound before */
-    if (!get_final_refcount(books, cluster, &after) ||
-        !get_refcount(&books->counts, cluster, &before))
-        return false;
-    if (after == 1 && before > 1)
-        store_be64(entry, value | QCOW2_L2_COPIED);
-    return true;
-}
-
-static bool flag_part(struct walk *walk, const struct io_range *part)
-{
-    return change_part(walk, part, INSTAR_PHASE_FLAGS, lacks_flag, flag_entry);
-}
-
-bool set_copied_flags(struct books *books)
-{
-    struct walk walk = {
-        .image = books->image,
-        .phase = INSTAR_PHASE_FLAGS + 1,
-        .visit = flag_part,
-        .context = books,
     };
     return walk_tables(&walk);
 }

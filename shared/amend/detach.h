@@ -14,12 +14,7 @@ struct agenda_memory {
     uint64_t refcounts[BATCH_SIZE / IO_SECTOR_SIZE];    /* of each table of a batch, as needed */
 };
 
-/* Of both, false means refused. */
-
-/* Turn zero clusters that share their host cluster into plain ones. Sets *flags_needed if a table that
- * is not active gave up a cluster that has one user left. */
-bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda, bool *flags_needed);
-/* Set OFLAG_COPIED where the active L2 tables are the one user that is left. */
-bool set_copied_flags(struct books *books);
+/* Turn zero clusters that share their host cluster into plain ones. False: refused. */
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda);
 
 #endif

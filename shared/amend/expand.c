@@ -61,6 +61,21 @@ void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *coun
                AMEND_ERROR_DOWNGRADE_BLOCKED, counts->zero, 0, 0);
 }
 
+/* How many layers an L2 table has: its refcount, which must not count zero clusters that gave it up. */
+static bool get_table_users(struct books *books, uint64_t table, uint64_t *users)
+{
+    bool known = books->counts.last_table == table;
+    uint64_t left;
+    if (!get_table_refcount(&books->counts, table, users))
+        return false;
+    if (known || !books->any_released)
+        return true;
+    if (!get_final_refcount(books, table, &left))
+        return false;
+    return left == *users ||
+           refuse_overlap(books->image, table, AMEND_USE_L2_TABLE, AMEND_USE_ZERO_CLUSTER);
+}
+
 /* Turn a zero cluster into an unallocated one where that reads as zeros, else into zeroed data. */
 static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 {
@@ -73,6 +88,8 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
         /* It was, unless something has been written over the table since. */
         if (!is_cluster(image, cluster))
             return refuse_entry(image, place, value);
+        if (cluster == table)
+            return refuse_overlap(image, cluster, AMEND_USE_ZERO_CLUSTER, AMEND_USE_L2_TABLE);
         store_be64(entry, value & ~QCOW2_L2_ZERO);
         return is_free_of_tables(image, cluster, size, AMEND_USE_ZERO_CLUSTER) &&
                add_zeroes(&image->file, &expansion->zeroes, cluster, size);
@@ -81,7 +98,7 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
         store_be64(entry, 0);
         return true;
     }
-    if (!get_table_refcount(&expansion->books->counts, table, &table_users))
+    if (!get_table_users(expansion->books, table, &table_users))
         return false;
     if (table_users == 0)
         return refuse_refcount(image, table, 0, 1);
@@ -110,17 +127,18 @@ static bool expand_all(struct books *books, struct io_segment *segments)
         .visit = expand_part,
         .context = &expansion,
     };
+    books->counts.last_table = 0;
     return walk_tables(&walk) && flush_zeroes(&image->file, &expansion.zeroes);
 }
 
 bool expand_zero_clusters(struct books *books, union expansion_memory *memory,
                           const struct downgrade_counts *counts)
 {
-    bool flags_needed = false, backed = has_backing_file(books->image);
+    bool backed = has_backing_file(books->image);
     if (counts->zero == 0)
         return true;
     if ((counts->allocated || backed) && !expect_clusters(books, backed ? counts->zero : 0))
         return false;
-    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda, &flags_needed)) &&
-           expand_all(books, memory->segments) && (!flags_needed || set_copied_flags(books));
+    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda)) &&
+           expand_all(books, memory->segments);
 }

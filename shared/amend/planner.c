@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "amend/amendment.h"
+#include "amend/flags.h"
 #include "amend/layout.h"
 #include "qcow2/extensions.h"
 #include "qcow2/header.h"
@@ -77,7 +78,9 @@ static bool stage_tables(struct amendment *amendment)
     for (const struct option *const *option = all_options; *option; option++)
         if ((*option)->stage && !(*option)->stage(amendment))
             return false;
-    if (!finish_books(books, amendment->workspace->new_header))
+    bool downgrade = target->version < amendment->image.header.version;
+    if (!finish_books(books, amendment->workspace->new_header) ||
+        (books->any_left_alone && !set_copied_flags(books, downgrade)))
         return false;
     if (books->table_moved) {
         uint64_t bytes = books->counts.table_entries * QCOW2_TABLE_ENTRY_SIZE;

@@ -49,10 +49,12 @@ static bool check_crypto(struct qcow2_image *image, const struct extension *exte
     const uint8_t *data = image->memory->header + extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
     if (h->crypt_method != QCOW2_CRYPT_LUKS || extension->length != QCOW2_CRYPTO_EXTENSION_SIZE)
         return false;
-    h->crypto_offset = load_be64(data);
-    h->crypto_length = load_be64(data + 8);
-    return h->crypto_offset % h->cluster_size == 0 &&
-           inside_image(image, h->crypto_offset, h->crypto_length);
+    uint64_t offset = load_be64(data), length = load_be64(data + 8);
+    uint64_t end = round_up(image->file.io->size, h->cluster_size);
+    uint64_t present = offset < end ? end - offset : 0;
+    h->crypto_offset = offset;
+    h->crypto_length = length < present ? length : present;
+    return offset % h->cluster_size == 0;
 }
 
 static bool check_extension(struct qcow2_image *image, const struct extension *extension)

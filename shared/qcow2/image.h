@@ -55,8 +55,8 @@ struct qcow2_header {
     uint32_t nb_bitmaps;     /* these three are set for a consistent one only */
     uint64_t bitmap_directory_offset;
     uint64_t bitmap_directory_size; /* in bytes */
-    uint64_t crypto_offset;         /* of the LUKS header; both are 0 if there is none */
-    uint64_t crypto_length;         /* in bytes */
+    uint64_t crypto_offset;         /* of the LUKS header, if there is one */
+    uint64_t crypto_length;         /* in bytes, as far as it is in the image */
 };
 
 struct qcow2_image {

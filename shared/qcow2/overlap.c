@@ -1,6 +1,6 @@
 /* Pure, either side: what else uses the clusters of the untrusted image that an operation changes.
  *
- * By its refcount a table that is written or given up has one user. Refcounts may be wrong, so what
+ * By its refcount a table that gets new entries has one user. Refcounts may be wrong, so what
  * the header and its extensions name is compared by its place too; of all that L1 and L2 tables name,
  * the host sees to that (vmm/contract/roles.py).
  */
@@ -20,7 +20,7 @@ struct region {
     uint32_t use; /* AMEND_USE_* */
 };
 
-static bool refuse_overlap(struct qcow2_image *image, uint64_t offset, uint32_t use, uint32_t other)
+bool refuse_overlap(struct qcow2_image *image, uint64_t offset, uint32_t use, uint32_t other)
 {
     return refuse(image->file.verdict, REFUSAL_OVERLAP, AMEND_ERROR_PARSE_FAILED,
                   cluster_of(image, offset), use, other);

@@ -10,6 +10,8 @@
 
 /* Of all these, false means refused. */
 
+/* Refuse, as the cluster at `offset` has two uses; returns false. */
+bool refuse_overlap(struct qcow2_image *image, uint64_t offset, uint32_t use, uint32_t other);
 /* Whether nothing of [offset, offset + length), which is for `use`, belongs to the header or to a
  * table that it or an extension names, unless that is the same use. */
 bool is_free_of_tables(struct qcow2_image *image, uint64_t offset, uint64_t length, uint32_t use);

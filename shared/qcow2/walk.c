@@ -204,8 +204,7 @@ static bool walk_long_table(struct walk *walk, uint64_t table_offset, uint32_t e
 static bool walk_snapshot_table(struct walk *walk, const struct snapshot *snapshot)
 {
     if (snapshot->l1_size > SHORT_ENTRIES)
-        return flush_queue(walk) &&
-               walk_long_table(walk, snapshot->l1_table_offset, snapshot->l1_size);
+        return walk_long_table(walk, snapshot->l1_table_offset, snapshot->l1_size);
     if (walk->queued == IO_RANGES_MAX && !flush_queue(walk))
         return false;
     walk->queue[walk->queued] = (struct io_range){

@@ -58,6 +58,22 @@ def test_a_cluster_that_counts_as_free_is_not_taken_if_an_entry_names_it(planner
         accepted_by_contract(data, REQUEST, answer)
 
 
+@pytest.mark.parametrize("counted", [1, 2])
+def test_an_l2_table_that_is_data_too_is_not_written(planner: Any, counted: int) -> None:
+    image = replace(IMAGE, clusters={0: Data(b"a"), 5: Zero()})
+    table = image.regions()["snapshot[0].l2_table[0]"].start
+    image = replace(
+        image,
+        snapshots=[Snapshot(name=b"s", clusters={0: Data(b"b"), 1: Zero()})],
+        patches=[("l2_table[0]", 0, table.to_bytes(8, "big"))],
+        refcounts={table >> BITS: counted},
+    )
+    data, answer = planned(planner, image)
+    assert any(write.offset == table for write in answer.writes)
+    with pytest.raises(ImageRejected, match="as data"):
+        accepted_by_contract(data, REQUEST, answer)
+
+
 def test_the_honest_image_of_these_tests_is_amended(planner: Any) -> None:
     data, answer = planned(planner, IMAGE)
     own = IMAGE.regions()["data[1]"]

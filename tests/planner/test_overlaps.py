@@ -14,7 +14,7 @@ import pytest
 from instar import abi
 from instar.vmm.request import AmendRequest
 from tests.planner.test_expansion import assert_sound, visible
-from tests.support.forge import Data, Image, Snapshot, Zero
+from tests.support.forge import Bitmap, Cluster, Data, Image, Snapshot, Zero, ZeroAllocated, layout
 from tests.support.forge.audit import faults
 from tests.support.forge.reader import Reader
 from tests.support.planner import Answer, apply, ask
@@ -196,3 +196,187 @@ class TestHeaderCluster:
         snapshot = image.regions()["snapshot_table"].start
         data = count(put(data, snapshot, 1 << 40), image, 0, 2)
         assert refused(planner, data, UP)[0] == "snapshot_table"
+
+
+class TestFlags:
+    """Whoever is left alone with a cluster gets OFLAG_COPIED, or the image is refused."""
+
+    BITS = 12
+
+    def image(self, **more: Any) -> Image:
+        clusters: dict[int, Cluster] = {0: Data(b"d"), 1: ZeroAllocated(b"z"), 2: Data(b"e")}
+        fields: dict[str, Any] = {"cluster_bits": self.BITS, "size": 1 << 16, "clusters": clusters}
+        return Image(**{**fields, **more})
+
+    def shared(self, image: Image, region: str, entry: int = 1) -> tuple[bytes, int]:
+        """The entry's host cluster is that of something else, and both count."""
+        host = image.regions()[region].start
+        old = image.regions()[f"data[{entry}]"].start
+        data = image.build()
+        table = image.regions()["l2_table[0]"].start
+        flags = int.from_bytes(data[table + 8 * entry :][:8], "big") & 1
+        data = put(data, table + 8 * entry, host | flags)
+        data = count(data, image, old >> self.BITS, 0)
+        return count(data, image, host >> self.BITS, 2), host
+
+    def test_an_active_entry_that_is_left_alone_gets_its_flag(self, planner: Any) -> None:
+        image = self.image()
+        data, host = self.shared(image, "data[0]")
+        table = image.regions()["l2_table[0]"].start
+        data = put(data, table, host)
+        assert faults(Reader(data)) == []
+        answer = ask(planner, data, DOWN)
+        assert answer.planned, answer.refusals
+        amended = assert_sound(data, DOWN, answer)
+        assert int.from_bytes(amended[table:][:8], "big") == host | layout.COPIED
+
+    def test_an_l1_entry_cannot_get_it(self, planner: Any) -> None:
+        clusters: dict[int, Cluster] = {1: ZeroAllocated(b"z"), 600: Data(b"d")}
+        image = self.image(size=4 << 20, clusters=clusters)
+        data, host = self.shared(image, "l2_table[1]")
+        data = put(data, image.regions()["l1_table"].start + 8, host)
+        assert faults(Reader(data)) == []
+        expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, DOWN) == expected
+
+    @pytest.mark.parametrize("first", [1, 601])
+    def test_a_table_is_not_counted_by_a_zero_cluster_that_gives_it_up(
+        self, planner: Any, first: int
+    ) -> None:
+        clusters: dict[int, Cluster] = {
+            first: ZeroAllocated(b"z"),
+            600 - first // 600 * 599: Zero(),
+        }
+        image = self.image(size=4 << 20, clusters=clusters, backing_file=b"base")
+        given, taken = (1, 0) if first > 600 else (0, 1)
+        host = image.regions()[f"l2_table[{taken}]"].start
+        old = image.regions()[f"data[{first}]"].start
+        place = image.regions()[f"l2_table[{given}]"].start + 8 * (first % 512)
+        data = put(image.build(), place, host | 1)
+        data = count(count(data, image, old >> self.BITS, 0), image, host >> self.BITS, 2)
+        data = put(data, image.regions()["l1_table"].start + 8 * taken, host)
+        assert faults(Reader(data)) == []
+        expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_ZERO_CLUSTER)
+        assert refused(planner, data, DOWN) == expected
+
+    def test_a_zero_cluster_is_not_filled_in_its_own_table(self, planner: Any) -> None:
+        image = self.image()
+        data, host = self.shared(image, "l2_table[0]")
+        data = put(data, image.regions()["l1_table"].start, host)
+        assert faults(Reader(data)) == []
+        expected = users(host, abi.AMEND_USE_ZERO_CLUSTER, abi.AMEND_USE_L2_TABLE)
+        assert refused(planner, data, DOWN) == expected
+
+    def test_data_in_a_bitmap_that_is_given_up_get_it(self, planner: Any) -> None:
+        image = self.image(bitmaps=[Bitmap(name=b"b", dirty=(0,), granularity_bits=9)])
+        data, host = self.shared(image, "bitmap[0].data[0]", entry=2)
+        assert faults(Reader(data)) == []
+        answer = ask(planner, data, DOWN)
+        assert answer.planned, answer.refusals
+        amended = assert_sound(data, DOWN, answer)
+        table = image.regions()["l2_table[0]"].start
+        assert int.from_bytes(amended[table + 16 :][:8], "big") == host | layout.COPIED
+
+    def test_data_in_a_snapshot_table_that_moves_cannot(self, planner: Any) -> None:
+        clusters: dict[int, Cluster] = {0: Data(b"d"), 2: Data(b"e")}
+        old = [Snapshot(name=b"s", extra_data_size=0, clusters={})]
+        image = self.image(version=2, clusters=clusters, snapshots=old)
+        data, host = self.shared(image, "snapshot_table", entry=2)
+        assert faults(Reader(data)) == []
+        expected = users(host, abi.AMEND_USE_DATA, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, UP) == expected
+        # A refcount that is too high, and nothing else, is no reason.
+        leaked = count(image.build(), image, host >> self.BITS, 2)
+        answer = ask(planner, leaked, UP)
+        assert answer.planned, answer.refusals
+
+
+class TestCryptoHeader:
+    """The LUKS header lies where only a header extension says."""
+
+    BITS = 12
+
+    def image(self, version: int, **more: Any) -> Image:
+        clusters: dict[int, Cluster] = {0: Data(b"d")}
+        if version == 3:
+            clusters[1] = ZeroAllocated(b"z")
+        fields = {"version": version, "cluster_bits": self.BITS, "size": 1 << 16}
+        crypto = {"crypt_method": 2, "crypto_header": KEY_SLOTS * 3}
+        return Image(**{**fields, **crypto, "clusters": clusters, **more})
+
+    @pytest.mark.parametrize("part", [0, 1, 2])
+    @pytest.mark.parametrize("counted", [1, 2])
+    def test_it_is_not_set_free_as_a_zero_cluster_of_its_own(
+        self, planner: Any, part: int, counted: int
+    ) -> None:
+        image = self.image(3)
+        region = image.regions()["crypto_header"]
+        host = region.start + (part << self.BITS)
+        old = image.regions()["data[1]"].start
+        table = image.regions()["l2_table[0]"].start
+        data = put(image.build(), table + 8, host | (layout.COPIED if counted == 1 else 0) | 1)
+        data = count(count(data, image, old >> self.BITS, 0), image, host >> self.BITS, counted)
+        if counted == 1:
+            expected = users(host, abi.AMEND_USE_ZERO_CLUSTER, abi.AMEND_USE_CRYPTO_HEADER)
+            assert refused(planner, data, DOWN) == expected
+            return
+        assert faults(Reader(data)) == []
+        answer = ask(planner, data, DOWN)
+        assert answer.planned, answer.refusals
+        amended = assert_sound(data, DOWN, answer)
+        assert amended[region.start : region.stop] == KEY_SLOTS * 3
+
+    @pytest.mark.parametrize("part", [0, 2])
+    def test_it_is_not_taken_though_it_counts_as_free(self, planner: Any, part: int) -> None:
+        image = self.image(2, snapshots=[Snapshot(name=b"s", extra_data_size=0)])
+        host = image.regions()["crypto_header"].start + (part << self.BITS)
+        data = count(image.build(), image, host >> self.BITS, 0)
+        expected = users(host, abi.AMEND_USE_NEW, abi.AMEND_USE_CRYPTO_HEADER)
+        assert refused(planner, data, UP) == expected
+
+    def test_an_l2_table_or_a_refcount_block_in_it_is_not_written(self, planner: Any) -> None:
+        image = self.image(3)
+        pointer = image.build().index((0x0537BE77).to_bytes(4, "big")) + 8
+        for region, user in (
+            ("l2_table[0]", abi.AMEND_USE_L2_TABLE),
+            ("refcount_block[0]", abi.AMEND_USE_REFCOUNT_BLOCK),
+        ):
+            host = image.regions()[region].start
+            data = put(image.build(), pointer, host)
+            data = put(data, pointer + 8, 1 << self.BITS)
+            expected = users(host, user, abi.AMEND_USE_CRYPTO_HEADER)
+            assert refused(planner, data, DOWN) == expected
+
+    def test_it_must_be_named_where_the_header_says_luks(self, planner: Any) -> None:
+        image = Image(crypt_method=2)
+        for request in (DOWN, AmendRequest(None, True)):
+            assert refused(planner, image.build(), request)[0] == "crypto_extension"
+
+
+class TestBitmaps:
+    """The directory lies where only a header extension says."""
+
+    @pytest.mark.parametrize(
+        ("region", "user"),
+        [
+            ("l2_table[0]", abi.AMEND_USE_L2_TABLE),
+            ("refcount_block[0]", abi.AMEND_USE_REFCOUNT_BLOCK),
+        ],
+    )
+    def test_a_directory_that_is_another_table_is_not_given_up(
+        self, planner: Any, region: str, user: int
+    ) -> None:
+        bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+        image = Image(
+            cluster_bits=12,
+            size=1 << 16,
+            backing_file=b"base",
+            clusters={0: Zero()},
+            bitmaps=bitmaps,
+        )
+        host, data = image.regions()[region].start, image.build()
+        directory = image.regions()["bitmap_directory"]
+        pointer = data.index(directory.start.to_bytes(8, "big"))
+        data = put(data, pointer, host)
+        expected = users(host, user, abi.AMEND_USE_BITMAP_DIRECTORY)
+        assert refused(planner, data, DOWN) == expected
