@@ -45,6 +45,8 @@ class Answer:
     details: dict[str, int]
     """Of the first reason."""
     claim: Claim
+    names: bytes
+    """Of the bitmaps that are in the way, each as a u16 length and its bytes."""
     read_calls: int
     progress_calls: int
     misuse: bool
@@ -98,6 +100,7 @@ def _answer(ffi: Any, outcome: Any) -> Answer:
             bool(result.atomic),
             {"version": result.resulting_version, **fields},
         ),
+        names=bytes(ffi.buffer(outcome.names, outcome.names_size)),
         read_calls=outcome.read_calls,
         progress_calls=outcome.progress_calls,
         misuse=outcome.misuse,
