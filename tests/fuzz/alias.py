@@ -1,0 +1,223 @@
+"""Test side: images in which structures overlap, through the payload: amended right, or refused.
+
+Right means: every layer, snapshot and bitmap, the LUKS header and the extensions say what they
+said, no refcount or flag is wrong that was not, and the same request again changes nothing. Refused
+means that no byte has moved. Anything else is a finding, above all a fault of the honest guest.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from instar import AmendResult, ImageRejected, InstarError, Sandbox
+from tests.fuzz.alias_images import BACKING, Case, is_sound, random_cases
+from tests.support.forge.model import Model
+from tests.support.forge.reader import Reader, UnreadableError
+from tests.support.qemu import Qemu
+
+TIMEOUT = 60.0
+AGAIN, BY_READER, BY_QEMU = 10, 41, 400
+"""Of so many amended images one is amended again, looked at by the forge's reader, by qemu-img."""
+
+
+class FindingError(AssertionError):
+    """An image was neither amended right nor refused."""
+
+
+@dataclass
+class Tally:
+    """What a run came to."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    findings: int = 0
+    by_reader: int = 0
+    by_qemu: int = 0
+
+    @property
+    def cases(self) -> int:
+        """How many images there were."""
+        return self.outcomes.total()
+
+
+class Aliases:
+    """Amends images by a sandbox that is kept; a context manager."""
+
+    def __init__(self, qemu: Qemu | None = None) -> None:
+        """Take a qemu, if one is to look at some results too."""
+        self._qemu = qemu
+        self._folder = TemporaryDirectory(prefix="instar-alias-", dir="/dev/shm")
+        self._path = Path(self._folder.name, "image")
+        self._sandbox = Sandbox()
+        (Path(self._folder.name) / "backing").write_bytes(BACKING)
+        self.tally = Tally()
+
+    def __enter__(self) -> Aliases:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sandbox.close()
+        self._folder.cleanup()
+
+    def judge(self, case: Case) -> None:
+        """Amend one image. FindingError says what is wrong with what came of it."""
+        before = case.model
+        sound = is_sound(before)
+        self._path.write_bytes(case.data)
+        looked_at = self._qemu and self.tally.outcomes["sound amended"] % BY_QEMU == 0
+        shown = self._show(case) if looked_at and sound else None
+        outcome = self._amend(case)
+        name = outcome.action if isinstance(outcome, AmendResult) else outcome.refusals[0].name
+        self.tally.outcomes[f"{'sound' if sound else 'wrong'} {name}"] += 1
+        data = self._path.read_bytes()
+        if name != "amended":
+            if data != case.data:
+                raise FindingError(f"changed, though the outcome is {name}")
+            return
+        after = Model(data, backing=before.backing)
+        compare(before, after, sound=sound)
+        if self.tally.outcomes.total() % BY_READER == 0:
+            self.tally.by_reader += 1
+            compare_by_reader(before, after)
+        if self.tally.outcomes.total() % AGAIN == 0:
+            again = self._amend(case)
+            if not isinstance(again, AmendResult) or again.action != "noop":
+                raise FindingError(f"the same again: {again}")
+        if shown is not None:
+            self.tally.by_qemu += 1
+            self._path.write_bytes(data)
+            clean, contents = self._show(case)
+            # What it found wrong by rules of its own may have gone.
+            if shown[0] and not clean:
+                raise FindingError("qemu-img check finds something wrong now")
+            if shown[1] is not None and shown[1] != contents:
+                raise FindingError("qemu-img reads something else now")
+
+    def _amend(self, case: Case) -> AmendResult | ImageRejected:
+        try:
+            return self._sandbox.amend(self._path, timeout=TIMEOUT, **case.request)
+        except ImageRejected as error:
+            return error
+        except InstarError as error:
+            raise FindingError(f"{type(error).__name__}: {error}") from error
+
+    def _show(self, case: Case) -> tuple[bool, bytes | None]:
+        """Whether qemu-img finds the image clean, and what it reads, if it does."""
+        model = Model(self._path.read_bytes())
+        image: dict[str, Any] = {"driver": "qcow2", "file.filename": str(self._path)}
+        if model.crypt_method or model.has_data_file:
+            return False, None  # for want of a secret, or of a file
+        if case.backed:
+            image |= {"backing.driver": "raw", "backing.file.driver": "file"}
+            image["backing.file.filename"] = str(Path(self._folder.name) / "backing")
+        described, raw = f"json:{json.dumps(image)}", Path(self._folder.name) / "raw"
+        clean = self._run("check", described) == 0
+        read = self._run("convert", "-O", "raw", described, str(raw)) == 0
+        return clean, raw.read_bytes() if read else None
+
+    def _run(self, *arguments: str) -> int:
+        assert self._qemu
+        return self._qemu.img(*arguments, accept=range(256)).status
+
+
+def compare(before: Model, after: Model, *, sound: bool) -> None:
+    """FindingError unless the amended image says what the image said."""
+    for number, (old, new) in enumerate(zip(before.contents(), after.contents(), strict=True)):
+        for guest, (was, now) in enumerate(zip(old, new, strict=True)):
+            if was is not None and was != now:
+                raise FindingError(f"layer {number} reads otherwise at cluster {guest}")
+    for what, (was, now) in _pairs(before.said(), after.said()):
+        if was != now:
+            raise FindingError(f"{what}: was {was!r:.80}, is {now!r:.80}")
+    dropped = after.version == 2 and before.version == 3
+    if not dropped and before.bitmaps() != after.bitmaps():
+        raise FindingError("bitmaps say otherwise")
+    if before.refcount_order != 4:
+        return
+    was_wrong, is_wrong = before.wrong_refcounts, after.wrong_refcounts
+    for cluster, (stored, counted) in is_wrong.items():
+        # Where refcounts are wrong a leak does no harm, and what is taken has as many users as its
+        # table's refcount says.
+        tables = {
+            use.place >> after.bits for use in after.uses if use.offset >> after.bits == cluster
+        }
+        excused = not sound and (stored > counted or tables & was_wrong.keys())
+        if cluster not in was_wrong and not excused:
+            raise FindingError(f"cluster {cluster}: refcount {stored}, {counted} users")
+    if sound and after.wrong_flags:
+        raise FindingError("an entry's COPIED flag is wrong")
+
+
+def _pairs(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for name, value in one.items():
+        yield name, (value, other[name])
+
+
+def compare_by_reader(before: Model, after: Model) -> None:
+    """The same for the contents, by the forge's other reader."""
+    if before.has_data_file or before.crypt_method:
+        return
+    old, new = (Reader(model.data, backing=before.backing) for model in (before, after))
+    for layer in old.layers:
+        for guest in range(min(-(-before.size >> before.bits), 150)):
+            was = _read(old, guest, layer)
+            if was is not None and was != _read(new, guest, layer):
+                raise FindingError(f"the forge's reader: layer {layer}, cluster {guest}")
+
+
+def _read(reader: Reader, guest: int, layer: int | None) -> bytes | None:
+    """What is read there; None where qemu reads nothing."""
+    entry = reader.entry(guest, layer)
+    unaligned = reader.host_range(entry).start % reader.cluster_size
+    with suppress(UnreadableError, zlib.error):
+        return (
+            None
+            if unaligned and not entry.descriptor.compressed
+            else reader.read_whole(guest, layer)
+        )
+    return None
+
+
+def run(
+    seed: int, runs: int, seconds: float, keep: Path | None = None, qemu: Qemu | None = None
+) -> Tally:
+    """Judge `runs` cases of this seed, or as many as `seconds` allow; findings are told."""
+    end = time.monotonic() + seconds
+    rng = random.Random(seed)  # noqa: S311 - a seed means the same images in every run
+    with Aliases(qemu) as aliases:
+        tally = aliases.tally
+        for number, case in zip(range(runs), random_cases(rng), strict=False):
+            try:
+                aliases.judge(case)
+            except FindingError as error:
+                tally.findings += 1
+                print(f"seed {seed}, case {number}: {error}; {case.request}; {case.story}")
+                if keep is not None and tally.findings < 20:
+                    keep.with_name(f"{keep.name}-{number}.qcow2").write_bytes(case.data)
+            if time.monotonic() > end:
+                break
+    return tally
+
+
+def run_and_print(seed: int, runs: int, seconds: float, keep: Path, qemu: Qemu | None) -> int:
+    """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
+    started = time.monotonic()
+    tally = run(seed, runs, seconds, keep, qemu)
+    for outcome, count in tally.outcomes.most_common():
+        print(f"{count:10} {outcome}")
+    took = time.monotonic() - started
+    print(
+        f"seed {seed}: {tally.cases} cases in {took:.0f} s, {tally.by_reader} by the forge's "
+        f"reader and {tally.by_qemu} by qemu-img too, {tally.findings} findings",
+        flush=True,
+    )
+    return tally.findings
