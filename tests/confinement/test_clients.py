@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from instar.vmm.cli import trials
 from instar.vmm.confine.rules import CLIENT_RULES, RULES
 from tests.support.forge import Data, Image, Zero, ZeroAllocated, parse_header
 from tests.support.process import PACKAGE, attempt
@@ -106,6 +107,16 @@ def test_a_large_downgrade_comes_to_its_end(
         image.write_bytes(large)
     downgrade(code, arguments, env, *images)
     assert len({image.read_bytes() for image in images}) == 1
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("env", CLIENTS.values(), ids=CLIENTS)
+def test_the_doctor_finds_nothing_wrong_where_an_amend_works(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str]
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    trials.use_memory()
 
 
 # What the runs above need only by chance, or where they go wrong.

@@ -15,14 +15,15 @@ from ..fleet.isolation import AMEND, child_command
 SECONDS = 60.0
 """How long a trial may take, with a guest that may take 10."""
 
-# As much memory as a run may take, and more objects than an allocator has in store.
+# More memory and more objects than an allocator has in store. It may take several times as much:
+# jemalloc keeps what it has freed, and asks for more at a time each time.
 _MEMORY = """
 import os
 from instar.vmm.confine import Descriptors, confine
 image = os.open(sys.argv[1], os.O_RDWR)
 confine(Descriptors(image=image, image_size=os.fstat(image).st_size, vcpu=0))
-block = bytearray(16 << 20)
-block += bytes(8 << 20)
+block = bytearray(8 << 20)
+block += bytes(4 << 20)
 del block
 objects = [bytes(number) for number in range(5000)]
 del objects
