@@ -21,10 +21,12 @@ from tests.support.process import PACKAGE, attempt
 pytestmark = pytest.mark.kvm
 
 LIBRARIES = Path("/usr/lib/x86_64-linux-gnu")
+# Each release of Debian has one version of mimalloc, by another name: version 2 in 12, 3 in 13.
+MIMALLOC_SO = next((x.name for x in sorted(LIBRARIES.glob("libmimalloc.so.[0-9]"))), "libmimalloc")
 PACKAGES = {
     "libjemalloc.so.2": "libjemalloc2",
     "libtcmalloc_minimal.so.4": "libtcmalloc-minimal4",
-    "libmimalloc.so.2": "libmimalloc2.0",
+    MIMALLOC_SO: "libmimalloc-dev",
     "libeatmydata.so.1": "libeatmydata1",
 }
 JEMALLOC, TCMALLOC, MIMALLOC, EATMYDATA = ({"LD_PRELOAD": str(LIBRARIES / x)} for x in PACKAGES)
