@@ -20,6 +20,7 @@ import instar
 from tests.sandbox.rogues import open_descriptors
 from tests.support.forge import Image
 
+TIME = "timeout is a number of seconds above 0 and below 1e9"
 USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "compat": ({"compat": "2.0"}, "Unknown compatibility level '2.0': use 0.10 (v2) or 1.1 (v3)"),
     "compat of nothing": (
@@ -30,17 +31,18 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "compat in a list": ({"compat": ["1.1"]}, "compat is a str, such as '1.1', not ['1.1']"),
     "cache in a list": ({"cache": []}, "cache is a str, not []"),
     "format as a number": ({"format": 2}, "format is a str, not 2"),
-    "time in words": ({"timeout": "30"}, "timeout is a positive number of seconds, not '30'"),
-    "no time at all": ({"timeout": None}, "timeout is a positive number of seconds, not None"),
+    "time in words": ({"timeout": "30"}, f"{TIME}, not '30'"),
+    "no time at all": ({"timeout": None}, f"{TIME}, not None"),
     "cache": ({"cache": "slow"}, "Invalid cache option: slow"),
     "cache of nothing": ({"cache": ""}, "Invalid cache option: "),
     "format": ({"format": "qcow3"}, "Unknown driver 'qcow3'"),
     "lazy": ({"lazy_refcounts": "on"}, "lazy_refcounts is None, True or False, not 'on'"),
     "lazy of two": ({"lazy_refcounts": 2}, "lazy_refcounts is None, True or False, not 2"),
-    "no time": ({"timeout": 0}, "timeout is a positive number of seconds, not 0"),
-    "negative time": ({"timeout": -1.5}, "timeout is a positive number of seconds, not -1.5"),
-    "endless time": ({"timeout": float("inf")}, "timeout is a positive number of seconds, not inf"),
-    "no number": ({"timeout": float("nan")}, "timeout is a positive number of seconds, not nan"),
+    "no time": ({"timeout": 0}, f"{TIME}, not 0"),
+    "negative time": ({"timeout": -1.5}, f"{TIME}, not -1.5"),
+    "endless time": ({"timeout": float("inf")}, f"{TIME}, not inf"),
+    "all too long": ({"timeout": 1e9}, f"{TIME}, not 1000000000.0"),
+    "no number": ({"timeout": float("nan")}, f"{TIME}, not nan"),
 }
 
 
@@ -186,6 +188,12 @@ def test_a_count_of_pieces_is_a_positive_number(count: Any) -> None:
     for name in ("chunk_size", "chunks"):
         with pytest.raises(instar.UsageError, match=r"^chunk_size and chunks are positive"):
             instar.amend_many([], compat="1.1", **{name: count})
+
+
+@pytest.mark.parametrize("executor", [7, "threads", instar.Sandbox])
+def test_what_is_no_executor_is_refused(executor: Any) -> None:
+    with pytest.raises(instar.UsageError, match=r"^executor is a concurrent.futures.Executor, not"):
+        instar.amend_many([], compat="1.1", executor=executor)
 
 
 @pytest.mark.kvm

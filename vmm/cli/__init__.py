@@ -119,7 +119,7 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
             raise UsageError(f"unknown command '{command}'; see 'instar --help'")
         write("stdout", f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
         return 0
-    raise UsageError("expecting a command, amend or doctor; see 'instar --help'")
+    raise UsageError("expecting a command, amend, doctor or help; see 'instar --help'")
 
 
 def _help(names: list[str]) -> int:

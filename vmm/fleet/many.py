@@ -79,6 +79,8 @@ def amend_many(
         raise UsageError(f"paths are an iterable, not {paths!r:.60}") from None
     if not all(type(count) is int and count > 0 for count in (chunk_size, chunks)):
         raise UsageError("chunk_size and chunks are positive numbers")
+    if executor is not None and not hasattr(executor, "submit"):
+        raise UsageError(f"executor is a concurrent.futures.Executor, not {executor!r:.60}")
     if executor is None:
         return _amend_in_turn(supply, order, reuse)
     return _Distribution(supply, order, reuse, executor, chunk_size, chunks).run()

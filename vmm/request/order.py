@@ -87,7 +87,7 @@ def make_order(
     if lazy_refcounts not in (None, True, False):
         raise UsageError(f"lazy_refcounts is None, True or False, not {lazy_refcounts!r}")
     if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
-        raise UsageError(f"timeout is a positive number of seconds, not {timeout!r}")
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
     if drop_bitmaps not in (True, False):
         raise UsageError(f"drop_bitmaps is True or False, not {drop_bitmaps!r}")
     growth = MAX_GROWTH if max_growth is None else max_growth
