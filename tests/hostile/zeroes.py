@@ -66,7 +66,7 @@ def _metadata() -> Iterator[Case]:
             yield Case(
                 f"a zero cluster lies in the {region}, with refcount {count}",
                 replace(base, clusters=clusters, refcounts={host: count}),
-                reason=OVERLAP if count == 1 and region != "l2_table[0]" else REFCOUNT,
+                reason=OVERLAP if count else REFCOUNT,
                 differs=(KEPT if unseen else "") if refused else ("" if unseen else GIVEN_UP),
                 rewrites=not refused,
             )
