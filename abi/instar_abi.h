@@ -101,8 +101,9 @@ struct AmendConfig {
     uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
     uint64_t max_growth;                     /* IN: bytes by which the file may grow */
     uint64_t work_max;                       /* IN: bytes, see AMEND_*_WORK */
+    uint64_t read_along[2]; /* IN: offsets of sectors that may be wanted after the header; 0: none */
     uint32_t options_size;                   /* IN: bytes of the option records that follow */
-    uint8_t reserved[36];                    /* IN: 0 */
+    uint8_t reserved[20];                    /* IN: 0 */
 };
 
 /* Options and their values. What is asked for follows the AmendConfig in its page; what holds in the end

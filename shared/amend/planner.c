@@ -119,6 +119,8 @@ bool plan_amend(const struct AmendConfig *config, const struct asked_options *as
     start_verdict(verdict);
     open_qcow2(&amendment.image, &workspace->image, io, verdict, config->work_max);
     open_books(&amendment.books, &workspace->books, &amendment.image);
+    for (uint32_t i = 0; i < READ_ALONG_MAX; i++)
+        amendment.image.along[i] = config->read_along[i];
     amendment.image.file.max_growth = config->max_growth;
     amendment.image.file.fixed_size = config->flags & AMEND_FLAG_FIXED_SIZE;
     if (!judge(&amendment, config, asked))

@@ -1,6 +1,8 @@
 /* Pure, either side: parses the header's fields and judges each; the untrusted image starts here. */
 #include "qcow2/header.h"
 
+#include <string.h>
+
 #include "bits.h"
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"
@@ -156,13 +158,32 @@ bool load_header(struct qcow2_image *image, uint64_t end)
     return true;
 }
 
+/* Read the start of the header, and in the same request what is to be read along. */
+static bool read_start(struct qcow2_image *image)
+{
+    struct qcow2_memory *memory = image->memory;
+    uint64_t end = image->file.end;
+    struct io_range ranges[1 + READ_ALONG_MAX] = {
+        {0, end < FIRST_READ ? end : FIRST_READ, memory->header},
+    };
+    uint32_t count = end ? 1 : 0;
+    memset(memory->header, 0, FIRST_READ);
+    for (uint32_t i = 0; i < READ_ALONG_MAX; i++) {
+        if (image->along[i] % IO_SECTOR_SIZE || image->along[i] >= end)
+            image->along[i] = 0;
+        if (image->along[i])
+            ranges[count++] = (struct io_range){image->along[i], IO_SECTOR_SIZE, memory->along[i]};
+    }
+    image->header_loaded = FIRST_READ;
+    return read_ranges(&image->file, INSTAR_PHASE_PREPARE, ranges, count);
+}
+
 bool parse_header(struct qcow2_image *image)
 {
     struct qcow2_header *h = &image->header;
     uint8_t *raw = image->memory->header;
-    if (!read_image(&image->file, INSTAR_PHASE_PREPARE, 0, raw, FIRST_READ))
+    if (!read_start(image))
         return false;
-    image->header_loaded = FIRST_READ;
     if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC) {
         refuse(image->file.verdict, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0, 0);
         return false;

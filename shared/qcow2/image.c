@@ -14,6 +14,18 @@ void open_qcow2(struct qcow2_image *image, struct qcow2_memory *memory, const st
     };
 }
 
+bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sector)
+{
+    for (uint32_t i = 0; i < READ_ALONG_MAX; i++)
+        if (image->along[i] && image->along[i] == offset) {
+            *sector = image->memory->along[i];
+            return true;
+        }
+    *sector = image->memory->table;
+    return read_image(&image->file, INSTAR_PHASE_PREPARE, offset, image->memory->table,
+                      IO_SECTOR_SIZE);
+}
+
 bool inside_image(const struct qcow2_image *image, uint64_t offset, uint64_t length)
 {
     uint64_t cluster_size = image->header.cluster_size;

@@ -13,10 +13,12 @@
 #define TABLE_SIZE 0x10000u
 #define BATCH_SIZE 0x100000u
 #define SEEN_MAX 8192u
+#define READ_ALONG_MAX 2u
 
 /* Memory for the readers; need not be initialised. */
 struct qcow2_memory {
     uint8_t header[HEADER_SIZE];
+    uint8_t along[READ_ALONG_MAX][IO_SECTOR_SIZE];
     uint8_t table[TABLE_SIZE];
     uint8_t other_table[TABLE_SIZE];
     uint8_t batch[BATCH_SIZE];
@@ -64,6 +66,7 @@ struct qcow2_image {
     struct qcow2_memory *memory;
     struct qcow2_header header;
     uint32_t header_loaded; /* bytes of memory->header that have been read */
+    uint64_t along[READ_ALONG_MAX]; /* sectors to be read with the header; 0: none */
     bool header_alone;      /* all L2 tables say so: nothing else is in the header's cluster */
     bool snapshots_checked;
     uint64_t snapshots_size; /* of the snapshot table in bytes */
@@ -75,6 +78,9 @@ struct qcow2_image {
 /* Start to read an image; no more work is done than takes as long as reading work_max bytes. */
 void open_qcow2(struct qcow2_image *image, struct qcow2_memory *memory, const struct image_io *io,
                 struct verdict *verdict, uint64_t work_max);
+
+/* Have the sector at `offset` as it is, perhaps without a read. False: refused. */
+bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sector);
 
 /* Whether [offset, offset + length) lies after the header cluster and inside the image, whose last
  * cluster counts as whole: qemu leaves it short. */

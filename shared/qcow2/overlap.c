@@ -11,8 +11,6 @@
 #include "qcow2/qcow2.h"
 #include "qcow2/walk.h"
 
-#define SECTOR QCOW2_SECTOR_SIZE
-
 /* What the header or an extension names. */
 struct region {
     uint64_t offset;
@@ -65,15 +63,14 @@ bool is_exclusive(struct refcounts *refcounts, uint64_t offset, uint32_t use)
 /* The refcount of the header's cluster; 0 also where the refcount table is not valid. */
 static bool get_header_refcount(struct qcow2_image *image, uint64_t *refcount)
 {
-    uint8_t *sector = image->memory->table;
+    const uint8_t *sector;
     *refcount = 0;
-    if (!read_image(&image->file, INSTAR_PHASE_PREPARE, image->header.refcount_table_offset, sector,
-                    SECTOR))
+    if (!read_sector(image, image->header.refcount_table_offset, &sector))
         return false;
     uint64_t block = load_be64(sector);
     if (!is_cluster(image, block))
         return true;
-    if (!read_image(&image->file, INSTAR_PHASE_PREPARE, block, sector, SECTOR))
+    if (!read_sector(image, block, &sector))
         return false;
     *refcount = load_refcount(sector, 0, image->header.refcount_order);
     return true;

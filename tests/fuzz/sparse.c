@@ -88,6 +88,11 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
         .max_growth = flags & AMEND_FLAG_FIXED_SIZE ? 0 : GROWTH,
         .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
     };
+    /* Unlike the host's, which are inside the image; only an upgrade may be wrong about them. */
+    if (version == 2 && flags & ASK_COMPAT_V3) {
+        config->read_along[0] = load_be64(raw + 48);
+        config->read_along[1] = config->read_along[0] + config->cluster_size;
+    }
 }
 
 struct asked_options sparse_options(uint8_t flags)

@@ -53,7 +53,7 @@ def plan(records: bytes) -> Any:
     assert header is not None
     request = AmendRequest(None, None)
     raw = bytearray(pack_config(header, request, len(IMAGE), WORK_MIN, progress=False, debug=False))
-    at = 88
+    at = 104
     assert struct.unpack_from("<I", raw, at) == (0,)
     struct.pack_into("<I", raw, at, len(records))
     outcome = planner.ffi.new("struct host_outcome *")

@@ -55,6 +55,23 @@ def test_an_amend_takes_a_handful_of_exits(path: Path, name: str) -> None:
     assert [part.phase for part in result.ranges] == phases
 
 
+@pytest.mark.parametrize(("field", "exits"), [("refcount_table", 4), ("refcount_block[0]", 4)])
+def test_an_upgrade_of_tables_that_moved_takes_one_exit_more(
+    path: Path, field: str, exits: int
+) -> None:
+    image = Image(version=2, cluster_bits=12, size=1 << 20, clusters={0: Data(b"d")})
+    regions, data = image.regions(), bytearray(image.build())
+    moved = regions[field]
+    at = len(data)
+    data += data[moved.start : moved.stop]
+    block = regions["refcount_block[0]"].start
+    data[block + 2 * (at >> 12) : block + 2 * (at >> 12) + 2] = b"\0\1"
+    name = 48 if field == "refcount_table" else regions["refcount_table"].start
+    data[name : name + 8] = at.to_bytes(8, "big")
+    path.write_bytes(data + bytes(4096))
+    assert instar.amend(path, compat="1.1").vm_exits == exits
+
+
 def test_a_downgrade_with_data_takes_one_exit_more(path: Path) -> None:
     Image(clusters={0: Data(b"\5"), 9000: Data(b"\6")}).write(path)
     assert instar.amend(path, compat="0.10").vm_exits == 5

@@ -364,8 +364,32 @@ class TestConfig:
             "current_autoclear_features": 2,
             "max_growth": 0,
             "work_max": 6789,
-            "reserved": bytes(36),
+            "read_along_0": 0,
+            "read_along_1": 0,
+            "reserved": bytes(20),
         }
+
+    @pytest.mark.parametrize(
+        ("version", "request_", "table", "size", "along"),
+        [
+            (2, AmendRequest(3, None), 0x10000, 0x40000, (0x10000, 0x30000)),
+            (2, AmendRequest(3, True), 0x10000, 0x30001, (0x10000, 0x30000)),
+            (2, AmendRequest(3, None), 0x10000, 0x30000, (0, 0)),
+            (2, AmendRequest(3, None), 0x10100, 0x40000, (0, 0)),
+            (2, AmendRequest(3, None), (1 << 64) - 512, 0x40000, (0, 0)),
+            (2, AmendRequest(2, None), 0x10000, 0x40000, (0, 0)),
+            (2, AmendRequest(None, True), 0x10000, 0x40000, (0, 0)),
+            (3, AmendRequest(3, None), 0x10000, 0x40000, (0, 0)),
+            (3, AmendRequest(2, None), 0x10000, 0x40000, (0, 0)),
+        ],
+    )
+    def test_it_says_where_an_upgrade_looks_for_a_refcount(
+        self, version: int, request_: AmendRequest, table: int, size: int, along: tuple[int, int]
+    ) -> None:
+        header = FixedHeader(version, 16, 1 << 30, 0, 0, 0, 4, table, 2)
+        raw = pack_config(header, request_, size, 6789, progress=False, debug=False)
+        fields = dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack_from(raw), strict=True))
+        assert (fields["read_along_0"], fields["read_along_1"]) == along
 
     @pytest.mark.parametrize("version", [None, 2, 3])
     @pytest.mark.parametrize("lazy", [None, False, True])

@@ -103,9 +103,21 @@ def pack_config(
         *(header.cluster_size, header.version, header.refcount_bits, 0),
         *(header.incompatible_features, header.compatible_features, header.size),
         *(image_size, header.autoclear_features, request.max_growth, work_max),
+        *_read_along(header, request, image_size),
         *(len(options), b""),
     )
     return config + options
+
+
+def _read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
+    """Where an upgrade looks for the refcount of the header's cluster: each look is an exit.
+
+    The first refcount block lies right after the refcount table, unless one of them has moved.
+    """
+    table = header.refcount_table_offset
+    block = table + header.refcount_table_clusters * header.cluster_size
+    wanted = request.version == 3 and header.version == 2 and table % 512 == block % 512 == 0
+    return (table, block) if wanted and block < image_size else (0, 0)
 
 
 def pack_options(values: Mapping[int, int | bytes]) -> bytes:

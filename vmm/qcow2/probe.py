@@ -64,6 +64,8 @@ class FixedHeader:
     compatible_features: int
     autoclear_features: int
     refcount_order: int
+    refcount_table_offset: int = 0
+    refcount_table_clusters: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -106,6 +108,8 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
         fields.get("compatible_features", 0),
         fields.get("autoclear_features", 0),
         fields.get("refcount_order", 4),
+        fields["refcount_table_offset"],
+        fields["refcount_table_clusters"],
     )
 
 
