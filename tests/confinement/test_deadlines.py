@@ -44,5 +44,5 @@ def test_an_endless_guest_is_ended(
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=50)
     assert time.monotonic() - started < 40
     assert done.returncode == 1
-    assert done.stderr.count("the guest did not finish within 0.2 s") == count
+    assert done.stderr.count("the sandbox did not finish within 0.2 s") == count
     assert [(image.read_bytes(), image.stat().st_mtime_ns) for image in images] == before

@@ -93,7 +93,7 @@ def _extra_data() -> Iterator[Case]:
             yield Case(
                 f"v{version}: a snapshot that claims {number(size)} bytes of extra data",
                 _entry(version, 36, u32(size)),
-                reason=TABLE,
+                reason="snapshot_extra_data",
             )
 
 

@@ -22,7 +22,7 @@ COPIED = layout.COPIED
 COMPRESSED = 1 << 62
 INSIDE = "file_must_be_whole"
 UNREAD = "refcounts_not_read"
-TABLE = "snapshot_table"
+TABLE, LONG = "snapshot_table", "snapshot_extra_data"
 ENTRY = "l2_entry"
 MANY = replace(V3, size=8 << 29)
 """An L1 table of eight entries, of which one is used."""
@@ -58,7 +58,7 @@ def _overlaps() -> Iterator[Case]:
         ("refcount table is a data cluster", refcounts, "data[0]", ("", ""), (UNREAD, "")),
         ("refcount table is its block", refcounts, "refcount_block[0]", ("", ""), ("", "")),
         ("snapshot table is the L1 table", snapshots, "l1_table", ("", extra), (empty, blocks)),
-        ("snapshot table is a data cluster", snapshots, "data[0]", (TABLE, TABLE), ("", "")),
+        ("snapshot table is a data cluster", snapshots, "data[0]", (LONG, LONG), ("", "")),
         (
             "snapshot table is a refcount table",
             snapshots,

@@ -42,7 +42,7 @@ refuse/too-many-snapshots: compat=1.1
     => refused | snapshot_table
 refuse/snapshot-extra-data-too-long: compat=1.1
     create t.qcow2 64M; snapshot -c s t.qcow2; poke snapshot 0 extra_data_size 1025
-    => refused | snapshot_table
+    => refused | snapshot_extra_data
 refuse/snapshot-l1-too-large: compat=0.10
     create t.qcow2 64M; snapshot -c s t.qcow2; poke snapshot 0 l1_size 4194305
     => refused | snapshot_table

@@ -16,6 +16,7 @@ from instar.vmm.base.errors import GuestFault
 from instar.vmm.devices.block import BlockDevice
 from instar.vmm.devices.memory import GuestMemory
 from instar.vmm.image.image_file import ImageFile
+from instar.vmm.machine import boot
 from tests.support.driver import (
     DATA,
     DMA,
@@ -178,7 +179,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "is not in the DMA window",
     ),
     "data over the page tables": (
-        {"kind": IN, "data": (abi.INSTAR_RAM_SIZE - 0x10000, 512, WRITE)},
+        {"kind": IN, "data": (boot.system_address(), 512, WRITE)},
         "is not in the DMA window",
     ),
     "a status outside the window": (

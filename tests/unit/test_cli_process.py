@@ -43,6 +43,12 @@ DRIVER = """
 import sys
 loaded = set(sys.modules)
 import os
+import instar.vmm
+
+# Its own front door is the amend, whose place the fake takes.
+module = type(sys)("instar.vmm.amend")
+module.__path__ = [os.path.join(*instar.vmm.__path__, "amend")]
+sys.modules["instar.vmm.amend"] = module
 from instar.vmm.contract.terms import Change
 from instar.vmm.amend.result import AmendResult, ByteRange
 
@@ -54,9 +60,7 @@ def finish(path, dry_run=False, **_options):
 
 {body}
 
-module = type(sys)("instar.vmm.amend")
 module.amend_image = amend
-sys.modules["instar.vmm.amend"] = module
 from instar.vmm.cli import main
 status = main(sys.argv[1:])
 {after}

@@ -20,7 +20,7 @@ PARTS = (SIZE, 0x1000, 0x2000, 0x3000)
 
 @pytest.fixture
 def memory() -> Iterator[GuestMemory]:
-    memory = GuestMemory(0x4000)
+    memory = GuestMemory(DMA_END)
     yield memory
     memory.close()
 
@@ -224,7 +224,7 @@ class TestBadRings:
         driver = Driver(memory, SIZE, *places)
         driver.describe(0, DMA, 1)
         driver.offer(0)
-        places[part] = 0x4000 if part != 1 else 0x3FFE
+        places[part] = DMA_END if part != 1 else DMA_END - 2
         with pytest.raises(GuestFault, match="are not guest memory"):
             take(Virtqueue(memory, SIZE, *places))
 
@@ -234,7 +234,7 @@ class TestBadRings:
 def test_any_rings_give_chains_in_the_window_or_a_fault(
     descriptors: bytes, available: bytes, doorbells: int
 ) -> None:
-    memory = GuestMemory(0x4000)
+    memory = GuestMemory(DMA_END)
     memory.write(PARTS[1], descriptors)
     memory.write(PARTS[2], available)
     queue = Virtqueue(memory, *PARTS)
@@ -267,7 +267,7 @@ def test_any_rings_give_chains_in_the_window_or_a_fault(
 def test_nearly_good_rings_give_chains_in_the_window_or_a_fault(
     descriptors: list[tuple[int, int, int, int]], head: int
 ) -> None:
-    memory = GuestMemory(0x4000)
+    memory = GuestMemory(DMA_END)
     driver = Driver(memory, *PARTS)
     for slot, descriptor in enumerate(descriptors):
         driver.describe(slot, *descriptor)

@@ -64,6 +64,8 @@ uint32_t write_options(const struct target *target, uint8_t records[FRAME_PAYLOA
     uint32_t at = 0;
     for (uint32_t key = 1; key <= OPTION_KEY_MAX; key++) {
         const struct option *option = find_option(key);
+        if (!option)
+            continue; /* a key that only a later planner knows */
         struct option_value value = option->tell(target);
         bool plain = option->kind != OPTION_KIND_BYTES;
         struct OptionRecord record = {
