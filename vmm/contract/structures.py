@@ -31,8 +31,6 @@ BITMAPS, LUKS = 0x23852875, 0x0537BE77
 
 _SNAPSHOT = Struct(">QIHHIIQII")
 _BITMAPS = Struct(">IIQQ")
-_CRYPTO = 0x0537BE77  # header extension type
-_POINTER = Struct(">QQ")
 _BITMAP = Struct(">QIIBBHI")
 _LUKS = Struct(">QQ")
 _U64 = Struct(">Q")
@@ -93,16 +91,6 @@ class Snapshots:
             extra = extra[:16] + _U64.pack(_NO_ICOUNT)
         entry = fixed[:-4] + len(extra).to_bytes(4, "big") + extra + strings
         return entry + bytes(-len(entry) % 8)
-
-
-def crypto_header(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> range:
-    """The clusters of the LUKS header, as the last extension that has it says; or none."""
-    pointers = [data for kind, data in extensions if kind == _CRYPTO]
-    if not pointers:
-        return range(0)
-    if len(pointers[-1]) != _POINTER.size:
-        raise GuestFault("the guest accepted a malformed LUKS header extension")
-    return disk.clusters(*_POINTER.unpack(pointers[-1]))
 
 
 def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
