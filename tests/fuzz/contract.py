@@ -1,0 +1,263 @@
+"""Test side: plans of honest guests, mutated, through the judge; what it accepts is taken apart."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract.judge import judge
+from instar.vmm.contract.terms import Judgement, Original
+from instar.vmm.image.image_file import WORK_MIN
+from tests.fuzz.contract_lies import lie
+from tests.fuzz.contract_mutations import Rogue
+from tests.fuzz.contract_plans import copy_of, honest_cases
+from tests.fuzz.contract_states import (
+    LAST,
+    MISSING,
+    SWITCH,
+    FindingError,
+    difference,
+    errors,
+    meaning,
+    state,
+    wanted,
+)
+from tests.support.planner import ask
+from tests.support.planning import Case
+from tests.support.project import load_planner
+
+MUTANTS = 100
+"""Of each plan."""
+SECONDS_MAX = 5.0
+"""Processor time that a verdict may take."""
+MEMORY_MIN, MEMORY_FACTOR = 96 << 20, 8
+"""What a verdict may take of memory, and so many times what is staged and stored."""
+LIES = 1 / 50
+"""How many of all executions show an image with a number that is far too large."""
+READING_MAX = 5.0
+"""Seconds that an image may take to be read."""
+_SPARE = 17  # clusters that a file may grow by without use
+
+
+@dataclass
+class Tally:
+    """What a run came to."""
+
+    executions: int = 0
+    endings: Counter[str] = field(default_factory=Counter)
+    blames: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+
+
+class Trial:
+    """One plan of an honest guest, and what of it must hold for all that the judge accepts."""
+
+    def __init__(self, case: Case) -> None:
+        """Take the plan. FindingError if it is not accepted, or is not sound itself."""
+        self.before = meaning(case.data)
+        self.honest = case
+        self.growth = 0
+        self._seen: set[int] = set()
+        self._leaks = 0
+        if verdict(case) is None:
+            raise FindingError("an honest plan is not accepted")
+        final = state(case, LAST)
+        self.growth = max(len(final) - len(case.data), 0)
+        self._leaks = errors(final)[1]
+        self.check(random.Random(0), case)  # noqa: S311 - reproducible, not secret
+
+    def check(self, rng: random.Random, case: Case) -> bool:
+        """Take apart what was accepted; False if it is known. FindingError."""
+        if not case.claim.amended:
+            if difference(wanted(self.before, case.request), self.before):
+                raise FindingError("a no-op, and the image is not as asked")
+            return True
+        known = hash((tuple(map(_frozen, case.phases)), frozenset(case.zeroes)))
+        if known in self._seen:
+            return False
+        self._seen.add(known)
+        for phase in range(-1, LAST + 1):
+            self._check_state(case, phase, state(case, phase))
+            following = case.phases[phase + 1] if phase < LAST else {}
+            if len(following) > 1 and phase + 1 != SWITCH:
+                some = {n for n in following if rng.random() < 0.5}
+                self._check_state(case, phase, state(case, phase, some))
+        self._check_result(case, state(case, LAST))
+        return True
+
+    def _check_state(self, case: Case, phase: int, image: bytes) -> None:
+        after = phase >= SWITCH
+        expected = wanted(self.before, case.request) if after else self.before
+        try:
+            differs = difference(expected, meaning(image))
+        except FindingError:
+            raise
+        except Exception as error:
+            raise FindingError(f"after phase {phase}: unreadable, {error!r}") from error
+        if differs:
+            raise FindingError(f"after phase {phase}: {differs}")
+        found = {text for text in errors(image)[0] if phase == LAST or MISSING not in text}
+        if found:
+            raise FindingError(f"after phase {phase}: {sorted(found)[:3]}")
+
+    def _check_result(self, case: Case, image: bytes) -> None:
+        found, leaks = errors(image)
+        if found or leaks > self._leaks:
+            raise FindingError(f"at the end: {leaks} leaks, {sorted(found)[:3]}")
+        spare = _SPARE << case.data[23]
+        if len(image) - len(case.data) > 2 * self.growth + (3 if self.growth else 1) * spare:
+            raise FindingError(f"the file grows from {len(case.data)} to {len(image)}")
+        again = ask(load_planner(), image, case.request)
+        if not again.planned or again.amended:
+            raise FindingError(f"asked again: {again.refusals}, amended {again.amended}")
+
+
+class _TooLongError(Exception):
+    """Tables of a mutated image are too long to be read here."""
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise _TooLongError after some time."""
+
+    def end(*_: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, READING_MAX)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _frozen(phase: dict[int, bytes]) -> frozenset[tuple[int, bytes]]:
+    return frozenset(phase.items())
+
+
+def verdict(case: Case, size: int = 0) -> Judgement | None:
+    """What the judge says, None for a fault. ImageRejected, and FindingError.
+
+    `size` is that of the file, if it is longer than what it stores.
+    """
+    data, stored = case.data, len(case.data)
+    size = max(size, stored)
+
+    def read(offset: int, count: int) -> bytes:
+        end = min(offset + count, size)
+        return data[offset:end].ljust(max(end - offset, 0), b"\0")
+
+    staged = case.staged()
+    start, most = time.process_time(), _peak()
+    original = Original(read, size, WORK_MIN, stored)
+    try:
+        return judge(original, case.request, staged, case.claim)
+    except GuestFault:
+        return None
+    finally:
+        took, grown = time.process_time() - start, _peak() - most
+        if took > SECONDS_MAX:
+            raise FindingError(f"the judge takes {took:.1f} s")
+        if grown > MEMORY_MIN + MEMORY_FACTOR * (staged.size() + stored):
+            raise FindingError(f"the judge takes {grown >> 20} MiB")
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def run(seed: int, runs: int, seconds: float, keep: Path | None = None, most: int = 1) -> Tally:
+    """Mutate plans until one of the limits; ends at the finding numbered `most`."""
+    tally, end = Tally(), time.monotonic() + seconds
+    number = 0
+    while tally.executions < runs and time.monotonic() < end and len(tally.findings) < most:
+        # Each image has a generator of its own: it is found again without those before it.
+        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - reproducible, not secret
+        _run_image(rng, f"{seed}/{number}", tally, (runs, end), keep)
+        number += 1
+    return tally
+
+
+def _run_image(
+    rng: random.Random, name: str, tally: Tally, limits: tuple[int, float], keep: Path | None
+) -> None:
+    case = next(honest_cases(rng))
+    changed, what = case, "honest"
+    try:
+        trial = Trial(case)
+        for _ in range(MUTANTS):
+            if tally.executions >= limits[0] or time.monotonic() > limits[1]:
+                return
+            changed = copy_of(case)
+            if rng.random() < LIES:
+                _tell(rng, tally)
+            rogue = Rogue(rng, changed)
+            with suppress(_TooLongError), _limited():
+                rogue.mutate()
+            what = " ".join(rogue.done)
+            tally.executions += 1
+            tally.endings[_execute(rng, trial, changed, what, tally)] += 1
+    except FindingError as error:
+        tally.findings.append(f"{name}: {what}: {error}")
+        if keep is not None:
+            keep.with_name(f"{keep.name}-{len(tally.findings)}").write_bytes(_pickled(changed))
+
+
+def _tell(rng: random.Random, tally: Tally) -> None:
+    """Let the judge see an image that is not what a guest says it is. FindingError."""
+    told = lie(rng)
+    tally.executions += 1
+    try:
+        verdict(told.case, told.size)
+    except ImageRejected as error:
+        tally.endings[f"a lie, {error.refusals[0].name}"] += 1
+    else:
+        tally.endings["a lie"] += 1
+
+
+def _execute(rng: random.Random, trial: Trial, case: Case, what: str, tally: Tally) -> str:
+    try:
+        judgement = verdict(case)
+    except ImageRejected as error:
+        tally.blames[f"{error.refusals[0].name} {dict(error.refusals[0].detail)}"] += 1
+        return f"rejected: {error.refusals[0].name}"
+    except FindingError:
+        raise
+    except Exception as error:
+        raise FindingError(f"the judge raises {error!r}") from error
+    if judgement is None:
+        return "a fault"
+    try:
+        with _limited():
+            return "accepted" if trial.check(rng, case) else "accepted again"
+    except _TooLongError as error:
+        raise FindingError("what is accepted takes too long to be read") from error
+
+
+def _pickled(case: Case) -> bytes:
+    fields: dict[str, Any] = dict(vars(case))
+    claim, request = fields.pop("claim"), fields.pop("request")
+    fields["claim"] = (claim.amended, claim.atomic, dict(claim.fields))
+    fields["request"] = (request.version, request.lazy_refcounts, request.drop_bitmaps)
+    return pickle.dumps(fields)
+
+
+def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
+    """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
+    tally = run(seed, runs, seconds, keep)
+    endings = ", ".join(f"{count} {ending}" for ending, count in sorted(tally.endings.items()))
+    print(f"seed {seed}: {tally.executions} plans: {endings}", flush=True)
+    for finding in tally.findings:
+        print(f"seed {seed}: {finding}", flush=True)
+    return len(tally.findings)

@@ -1,0 +1,184 @@
+"""Test side: what an image means, by the forge's reader, and what the states of a commit may mean.
+
+A state is the image as a crash may leave it: all phases up to one, and some sectors of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from instar import abi
+from instar.vmm.request import AmendRequest
+from tests.support.forge import Reader, layout, parse_bitmaps, parse_extensions
+from tests.support.forge.audit import _copied_flags, counted_refcounts, stored_refcounts
+from tests.support.planning import SECTOR, Case
+
+_BELOW = b"\xbb"
+"""What backing files hold, so that it can be told from zeros."""
+
+
+class FindingError(AssertionError):
+    """The judge let something pass that damages the image, or blamed the wrong side."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What readers make of an image: its header, but for places, and all that it names."""
+
+    fields: dict[str, Any]
+    name: bytes
+    extensions: tuple[tuple[int, bytes], ...]
+    """All but feature names and bitmaps; that of encryption with its header's bytes."""
+    layers: tuple[dict[int, bytes], ...]
+    """The clusters of each layer that read as something else than what is below."""
+    snapshots: tuple[tuple[Any, ...], ...]
+    bitmaps: tuple[tuple[Any, ...], ...]
+
+
+_FIELDS = (
+    *("version", "cluster_bits", "size", "crypt_method", "l1_size", "nb_snapshots"),
+    *("incompatible_features", "compatible_features", "refcount_order", "compression_type"),
+)
+_CARRIED = ("date_sec", "date_nsec", "vm_clock_nsec", "id", "name", "l1_size")
+
+
+def meaning(data: bytes) -> Meaning:
+    """Read an image whole. Any exception says that it cannot be read."""
+    image = Reader(data)
+    header = image.header
+    start, size = header.backing_file_offset, header.backing_file_size
+    name = bytes(data[start : start + size]) if start else b""
+    if header.magic != b"QFI\xfb":
+        raise FindingError("no magic")
+    end = max(*(image.l1_table(layer)[1] for layer in image.layers), 1) * image.l2_entries
+    if name:
+        image.backing = _BELOW * min(end * image.cluster_size, 1 << 20)
+    fields = {key: header.get(key, 4 if key == "refcount_order" else 0) for key in _FIELDS}
+    # A guest may leave out whole L2 tables with zero clusters: docs/threat-model.md says so.
+    header.version = 3
+    return Meaning(
+        fields,
+        name,
+        tuple(_extensions(image)),
+        tuple(_layer(image, layer) for layer in image.layers),
+        tuple(_snapshot(image, entry) for entry in image.snapshots),
+        tuple(_bitmaps(image)),
+    )
+
+
+def _extensions(image: Reader) -> Iterator[tuple[int, bytes]]:
+    for extension in parse_extensions(image.data):
+        data = bytes(extension.data)
+        if extension.type == layout.EXTENSION_CRYPTO_HEADER:
+            pointer = layout.CryptoHeaderExtension.parse(data)
+            data += image.take(pointer.offset, pointer.length)
+        names = (layout.EXTENSION_FEATURE_NAME_TABLE, layout.EXTENSION_BITMAPS)
+        if extension.type not in names:
+            yield extension.type, data
+
+
+def _layer(image: Reader, layer: int | None) -> dict[int, bytes]:
+    found = {}
+    for l1_index, l1_entry in image.l1_entries(layer):
+        for index, _ in image.l2_entries_in(l1_index, l1_entry):
+            at = index * image.cluster_size
+            below = image.backing[at : at + image.cluster_size].ljust(image.cluster_size, b"\0")
+            if (read := image.read_whole(index, layer)) != below:
+                found[index] = read
+    return found
+
+
+def _snapshot(image: Reader, entry: Any) -> tuple[Any, ...]:
+    extra = entry.extra_data
+    size = image.header.size if extra.disk_size is None else extra.disk_size
+    state = entry.vm_state_size if extra.vm_state_size is None else extra.vm_state_size
+    icount = -1 if extra.icount is None else extra.icount
+    return *(bytes(v) if isinstance(v, bytes) else v for v in map(entry.get, _CARRIED)), *(
+        (size, state, icount, bytes(extra.get("unknown") or b""))
+    )
+
+
+def _bitmaps(image: Reader) -> Iterator[tuple[Any, ...]]:
+    for bitmap in parse_bitmaps(image.data):
+        table = image.take(bitmap.bitmap_table_offset, 8 * bitmap.bitmap_table_size)
+        data = []
+        for at in range(0, len(table), 8):
+            word = int.from_bytes(table[at : at + 8], "big")
+            offset = word & 0x00FFFFFFFFFFFE00
+            data.append(image.take(offset, image.cluster_size) if offset else word)
+        name = bytes(bitmap.name)
+        yield name, bitmap.flags, bitmap.type, bitmap.granularity_bits, tuple(data)
+
+
+def errors(data: bytes) -> tuple[set[str], int]:
+    """The faults of an image but for leaks, and how many clusters have leaked.
+
+    A flag COPIED that is missing says so in its last words, and is an error at the end only.
+    """
+    image = Reader(data)
+    stored, counted = stored_refcounts(image), counted_refcounts(image)
+    leaks = sum(count > counted[cluster] for cluster, count in stored.items())
+    low = (cluster for cluster, count in counted.items() if stored.get(cluster, 0) < count)
+    found = {f"host cluster {cluster}: {counted[cluster]} references" for cluster in low}
+    flags = _copied_flags(image, stored)
+    found.update(
+        f"{what}: {MISSING if exclusive else 'COPIED is not true'}"
+        for what, copied, exclusive in flags
+        if copied != exclusive
+    )
+    return found, leaks
+
+
+MISSING = "COPIED is missing"
+
+
+def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # type: ignore[assignment]
+    """The image after all phases up to one, and after some sectors of the next."""
+    image = bytearray(case.data)
+
+    def put(sector: int, data: bytes) -> None:
+        start = sector * SECTOR
+        if len(image) < start + SECTOR:
+            image.extend(bytes(start + SECTOR - len(image)))
+        image[start : start + SECTOR] = data
+
+    for first, count in case.zeroes:
+        start, end = first * SECTOR, (first + count) * SECTOR
+        image.extend(bytes(max(min(end, 1 << 26) - len(image), 0)))
+        image[start:end] = bytes(min(end, len(image)) - start)
+    for number, sectors in enumerate(case.phases):
+        for sector, data in sectors.items():
+            if number <= phase or (number == phase + 1 and sector in some):
+                put(sector, data)
+    return bytes(image)
+
+
+def wanted(before: Meaning, request: AmendRequest) -> Meaning:
+    """What the amended image must mean."""
+    fields = dict(before.fields)
+    fields["version"] = request.version or fields["version"]
+    if request.lazy_refcounts is not None:
+        word = fields["compatible_features"] & ~1
+        fields["compatible_features"] = word | request.lazy_refcounts
+    if fields["version"] == 2:
+        # What version 2 cannot say: of compatible features this is no loss.
+        fields["compatible_features"] = 0
+        fields["incompatible_features"] = 0
+    downgraded = fields["version"] < before.fields["version"]
+    bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
+    layers, snapshots = before.layers, before.snapshots
+    return Meaning(fields, before.name, before.extensions, layers, snapshots, bitmaps)
+
+
+def difference(one: Meaning, other: Meaning) -> str:
+    """In what two meanings differ; empty if in nothing."""
+    for part, value in vars(one).items():
+        now = getattr(other, part)
+        if value != now:
+            return f"{part}: {str(value)[:300]}, then {str(now)[:300]}"
+    return ""
+
+
+SWITCH, LAST = abi.INSTAR_PHASE_SWITCH, abi.INSTAR_PHASE_COUNT - 1
