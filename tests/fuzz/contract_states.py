@@ -165,7 +165,7 @@ def wanted(before: Meaning, request: AmendRequest) -> Meaning:
     if fields["version"] == 2:
         # What version 2 cannot say: of compatible features this is no loss.
         fields["compatible_features"] = 0
-        fields["incompatible_features"] = 0
+        fields["incompatible_features"] = fields["compression_type"] = 0
     downgraded = fields["version"] < before.fields["version"]
     bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
     layers, snapshots = before.layers, before.snapshots
