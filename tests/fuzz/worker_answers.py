@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from instar import abi
 from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
 from instar.vmm.contract.terms import Change
 from instar.vmm.fleet.worker import LAST, MORE, PIECE
@@ -160,7 +161,8 @@ def _refusal() -> dict[str, Any]:
         "the image is marked dirty, as it was not closed; repair it with qemu-img check -r all"
     )
     code = {"code": "DIRTY", "code_number": 8}
-    return {"name": "dirty", "number": 7, **code, "message": message, "detail": {}}
+    refusal = {"name": "dirty", "number": abi.REFUSAL_DIRTY, **code, "message": message}
+    return {**refusal, "detail": {}, "names": []}
 
 
 def _fields(result: AmendResult) -> dict[str, Any]:

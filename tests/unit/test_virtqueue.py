@@ -190,7 +190,7 @@ class TestBadRings:
             (0, 1),
             (0, 0xFFFFFFFF),
             (0x10000, 512),
-            (0x1F0000, 512),
+            (DMA - 512, 512),
             (DMA, 0xFFFFFFFF),
             ((1 << 64) - 1, 1),
             ((1 << 64) - 1, 0xFFFFFFFF),
