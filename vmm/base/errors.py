@@ -127,8 +127,17 @@ def explain(error: BaseException) -> tuple[str, int]:
 def _blame_host(error: BaseException) -> BaseException:
     """Return what is to be reported: without a free descriptor even an import fails, anywhere."""
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
-        return HostError("no descriptor is free; raise the limit of open files (ulimit -n) to 64")
+        return HostError(f"no descriptor is free; {_RAISE_LIMIT}")
     return error
+
+
+_RAISE_LIMIT = "raise the limit of open files (ulimit -n) to 64"
+
+
+def reason_of(error: OSError) -> str:
+    """Say why a system call failed, and what helps where that is known."""
+    helps = f"; {_RAISE_LIMIT}" if error.errno in _NO_DESCRIPTOR else ""
+    return f"{error.strerror}{helps}"
 
 
 KINDS: tuple[type[InstarError], ...] = (

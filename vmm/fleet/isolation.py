@@ -16,7 +16,7 @@ import time
 from instar import abi
 
 from ..amend.result import AmendResult
-from ..base.errors import HostError, InstarError, UsageError
+from ..base.errors import HostError, InstarError, UsageError, reason_of
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
 from ..request.order import announce
@@ -114,7 +114,7 @@ def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
                 stderr=subprocess.DEVNULL,
             )
     except OSError as error:
-        raise HostError(f"cannot start a child: {error.strerror}") from error
+        raise HostError(f"cannot start a child: {reason_of(error)}") from error
     end = time.monotonic() + seconds
     with child:
         try:

@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import suppress
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
-from ..base.errors import HostError
+from ..base.errors import HostError, reason_of
 from ..base.record import record
 from .document import ANSWER_MAX
 from .worker import DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
@@ -51,7 +51,7 @@ class WorkerProcess:
             if self.pid == 0:
                 work(other, order, payload, stop, required=required)
         except OSError as error:
-            raise HostError(f"cannot start a worker: {error.strerror}") from error
+            raise HostError(f"cannot start a worker: {reason_of(error)}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         other.close()
