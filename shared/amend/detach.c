@@ -29,13 +29,17 @@ static bool detach_entry(struct walk *walk, uint64_t table_users, uint8_t *entry
 {
     struct detachment *detachment = walk->context;
     struct books *books = detachment->books;
-    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK, users;
+    uint64_t cluster = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK, users, left;
     if (!get_refcount(&books->counts, cluster, &users))
         return false;
     if (table_users == 0 || users < table_users)
         return refuse_refcount(walk->image, cluster, users, table_users);
-    if (users == table_users && !is_encrypted(walk->image))
-        return true;
+    if (users == table_users && !is_encrypted(walk->image)) {
+        if (books->any_released && !get_final_refcount(books, cluster, &left))
+            return false;
+        return !books->any_released || left == users ||
+               refuse_refcount(walk->image, cluster, left, table_users);
+    }
     if (!release_cluster(books, cluster, table_users, AMEND_USE_ZERO_CLUSTER))
         return false;
     store_be64(entry, QCOW2_L2_ZERO);

@@ -61,19 +61,19 @@ void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *coun
                AMEND_ERROR_DOWNGRADE_BLOCKED, counts->zero, 0, 0);
 }
 
-/* How many layers an L2 table has: its refcount, which must not count zero clusters that gave it up. */
-static bool get_table_users(struct books *books, uint64_t table, uint64_t *users)
+/* Whether nothing has given up an L2 table that is to change: what lies in it too is not of an L2 table,
+ * and its refcount does not count its layers. */
+static bool is_kept(struct books *books, uint64_t table)
 {
     bool known = books->counts.last_table == table;
-    uint64_t left;
-    if (!get_table_refcount(&books->counts, table, users))
-        return false;
+    uint64_t users, left;
     if (known || !books->any_released)
         return true;
-    if (!get_final_refcount(books, table, &left))
+    if (!get_table_refcount(&books->counts, table, &users) ||
+        !get_final_refcount(books, table, &left))
         return false;
-    return left == *users ||
-           refuse_overlap(books->image, table, AMEND_USE_L2_TABLE, AMEND_USE_ZERO_CLUSTER);
+    return left == users ||
+           refuse_overlap(books->image, table, AMEND_USE_L2_TABLE, AMEND_USE_UNKNOWN);
 }
 
 /* Turn a zero cluster into an unallocated one where that reads as zeros, else into zeroed data. */
@@ -84,6 +84,8 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
     uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
     uint64_t table = cluster_of(image, place), table_users;
     uint32_t size = image->header.cluster_size;
+    if (!is_kept(expansion->books, table))
+        return false;
     if (cluster) {
         /* It was, unless something has been written over the table since. */
         if (!is_cluster(image, cluster))
@@ -98,7 +100,7 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
         store_be64(entry, 0);
         return true;
     }
-    if (!get_table_users(expansion->books, table, &table_users))
+    if (!get_table_refcount(&expansion->books->counts, table, &table_users))
         return false;
     if (table_users == 0)
         return refuse_refcount(image, table, 0, 1);

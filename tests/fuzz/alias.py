@@ -18,16 +18,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from instar import AmendResult, ImageRejected, InstarError, Sandbox
+from instar.vmm.image.image_file import ImageFile
 from tests.fuzz.alias_images import BACKING, Case, is_sound, random_cases
 from tests.support.forge.model import Model
 from tests.support.forge.reader import Reader, UnreadableError
 from tests.support.qemu import Qemu
 
 TIMEOUT = 60.0
-AGAIN, BY_READER, BY_QEMU = 10, 41, 400
-"""Of so many amended images one is amended again, looked at by the forge's reader, by qemu-img."""
+AGAIN, BY_PHASE, BY_READER, BY_QEMU = 10, 4, 41, 400
+"""Of so many images one is amended again, looked at between phases, by another reader, by qemu."""
 
 
 class FindingError(AssertionError):
@@ -60,11 +62,15 @@ class Aliases:
         self._sandbox = Sandbox()
         (Path(self._folder.name) / "backing").write_bytes(BACKING)
         self.tally = Tally()
+        self._states: list[bytes] = []
+        self._barrier = patch.object(ImageFile, "barrier", self._note_state)
 
     def __enter__(self) -> Aliases:
+        self._barrier.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._barrier.stop()
         self._sandbox.close()
         self._folder.cleanup()
 
@@ -75,6 +81,7 @@ class Aliases:
         self._path.write_bytes(case.data)
         looked_at = self._qemu and self.tally.outcomes["sound amended"] % BY_QEMU == 0
         shown = self._show(case) if looked_at and sound else None
+        self._states.clear()
         outcome = self._amend(case)
         name = outcome.action if isinstance(outcome, AmendResult) else outcome.refusals[0].name
         self.tally.outcomes[f"{'sound' if sound else 'wrong'} {name}"] += 1
@@ -85,6 +92,9 @@ class Aliases:
             return
         after = Model(data, backing=before.backing)
         compare(before, after, sound=sound)
+        if self.tally.outcomes.total() % BY_PHASE == 0:
+            for state in self._states:
+                compare_contents(before, Model(state, backing=before.backing))
         if self.tally.outcomes.total() % BY_READER == 0:
             self.tally.by_reader += 1
             compare_by_reader(before, after)
@@ -101,6 +111,10 @@ class Aliases:
                 raise FindingError("qemu-img check finds something wrong now")
             if shown[1] is not None and shown[1] != contents:
                 raise FindingError("qemu-img reads something else now")
+
+    def _note_state(self, *_: object) -> None:
+        """Keep what the file holds after a phase, as a crash could leave it."""
+        self._states.append(self._path.read_bytes())
 
     def _amend(self, case: Case) -> AmendResult | ImageRejected:
         try:
@@ -130,7 +144,14 @@ class Aliases:
 
 
 def compare(before: Model, after: Model, *, sound: bool) -> None:
-    """FindingError unless the amended image says what the image said."""
+    """FindingError unless the amended image says what the image said, and counts its clusters."""
+    compare_contents(before, after)
+    if before.refcount_order == 4:
+        compare_refcounts(before, after, sound=sound)
+
+
+def compare_contents(before: Model, after: Model) -> None:
+    """FindingError unless an image, perhaps one between two phases, says what the image said."""
     for number, (old, new) in enumerate(zip(before.contents(), after.contents(), strict=True)):
         for guest, (was, now) in enumerate(zip(old, new, strict=True)):
             if was is not None and was != now:
@@ -141,8 +162,10 @@ def compare(before: Model, after: Model, *, sound: bool) -> None:
     dropped = after.version == 2 and before.version == 3
     if not dropped and before.bitmaps() != after.bitmaps():
         raise FindingError("bitmaps say otherwise")
-    if before.refcount_order != 4:
-        return
+
+
+def compare_refcounts(before: Model, after: Model, *, sound: bool) -> None:
+    """FindingError if a refcount or a flag is wrong that was not."""
     was_wrong, is_wrong = before.wrong_refcounts, after.wrong_refcounts
     for cluster, (stored, counted) in is_wrong.items():
         # Where refcounts are wrong a leak does no harm, and what is taken has as many users as its

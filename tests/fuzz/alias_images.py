@@ -46,9 +46,9 @@ class Case:
         return Model(self.data, backing=BACKING if self.backed else b"")
 
     def put(self, place: int, value: int, size: int = 8) -> None:
-        """Write a number, if it has a place in the file."""
+        """Write a number, as far as its field holds it, if it has a place in the file."""
         if place + size <= len(self.data):
-            self.data[place : place + size] = value.to_bytes(size, "big")
+            self.data[place : place + size] = (value % (1 << 8 * size)).to_bytes(size, "big")
 
 
 def random_cases(rng: random.Random) -> Iterator[Case]:

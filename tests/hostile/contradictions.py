@@ -175,9 +175,9 @@ def _bitmaps() -> Iterator[Case]:
     for part in ("data", "table", "directory"):
         name = f"a bitmap's {part} counts as free and is taken"
         draw = partial(_bitmap_is_free, part=part)
-        yield drawn(name, draw, backed=True, drop_bitmaps=True, reason="overlap")
+        yield drawn(name, draw, backed=True, drop_bitmaps=True, reason="refcount")
     name = "a bitmap's data are a zero cluster's"
-    yield drawn(name, _bitmap_is_zero, drop_bitmaps=True, reason="overlap")
+    yield drawn(name, _bitmap_is_zero, drop_bitmaps=True, reason="refcount")
 
 
 def _bitmap_is_free(plot: Plot, part: str) -> None:

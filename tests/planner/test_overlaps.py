@@ -256,7 +256,7 @@ class TestFlags:
         data = count(count(data, image, old >> self.BITS, 0), image, host >> self.BITS, 2)
         data = put(data, image.regions()["l1_table"].start + 8 * taken, host)
         assert faults(Reader(data)) == []
-        expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_ZERO_CLUSTER)
+        expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_UNKNOWN)
         assert refused(planner, data, DOWN) == expected
 
     def test_a_zero_cluster_is_not_filled_in_its_own_table(self, planner: Any) -> None:
@@ -356,27 +356,48 @@ class TestCryptoHeader:
 class TestBitmaps:
     """The directory lies where only a header extension says."""
 
-    @pytest.mark.parametrize(
-        ("region", "user"),
-        [
-            ("l2_table[0]", abi.AMEND_USE_L2_TABLE),
-            ("refcount_block[0]", abi.AMEND_USE_REFCOUNT_BLOCK),
-        ],
-    )
-    def test_a_directory_that_is_another_table_is_not_given_up(
-        self, planner: Any, region: str, user: int
-    ) -> None:
-        bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+    @pytest.mark.parametrize("backed", [False, True], ids=["alone", "backed"])
+    def test_an_l2_table_that_is_a_bitmap_is_not_written(self, planner: Any, backed: bool) -> None:
         image = Image(
             cluster_bits=12,
             size=1 << 16,
-            backing_file=b"base",
+            backing_file=b"base" if backed else None,
             clusters={0: Zero()},
-            bitmaps=bitmaps,
+            bitmaps=[Bitmap(name=b"b", dirty=(0,), granularity_bits=9)],
         )
+        host, old = (image.regions()[r].start for r in ("l2_table[0]", "bitmap[0].data[0]"))
+        data = put(image.build(), image.regions()["bitmap[0].table"].start, host)
+        data = count(count(data, image, host >> 12, 2), image, old >> 12, 0)
+        data = put(data, image.regions()["l1_table"].start, host)
+        assert faults(Reader(data)) == []
+        expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, DOWN) == expected
+
+    def test_a_zero_cluster_is_not_filled_where_a_bitmap_was(self, planner: Any) -> None:
+        image = Image(
+            cluster_bits=12,
+            size=1 << 16,
+            clusters={0: ZeroAllocated(b"z")},
+            bitmaps=[Bitmap(name=b"b", dirty=(0,), granularity_bits=9)],
+        )
+        host = image.regions()["bitmap[0].data[0]"].start
+        entry = image.regions()["l2_table[0]"].start
+        data = put(image.build(), entry, host | layout.COPIED | 1)
+        name, details = refused(planner, data, DOWN)
+        assert (name, details) == ("refcount", {"offset": host, "refcount": 0, "needed": 1})
+
+    @pytest.mark.parametrize("region", ["l2_table[0]", "refcount_block[0]", "l1_table"])
+    def test_a_directory_that_is_another_table_is_none(self, planner: Any, region: str) -> None:
+        bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+        image = Image(cluster_bits=12, size=1 << 16, clusters={0: Zero()}, bitmaps=bitmaps)
         host, data = image.regions()[region].start, image.build()
-        directory = image.regions()["bitmap_directory"]
-        pointer = data.index(directory.start.to_bytes(8, "big"))
-        data = put(data, pointer, host)
-        expected = users(host, user, abi.AMEND_USE_BITMAP_DIRECTORY)
+        pointer = data.index(image.regions()["bitmap_directory"].start.to_bytes(8, "big"))
+        assert refused(planner, put(data, pointer, host), DOWN)[0] == "bitmaps"
+
+    def test_a_directory_is_not_given_up_as_a_bitmap(self, planner: Any) -> None:
+        bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+        image = Image(cluster_bits=12, size=1 << 16, bitmaps=bitmaps)
+        directory = image.regions()["bitmap_directory"].start
+        data = put(image.build(), directory, directory)
+        expected = users(directory, abi.AMEND_USE_BITMAP, abi.AMEND_USE_BITMAP_DIRECTORY)
         assert refused(planner, data, DOWN) == expected

@@ -103,8 +103,9 @@ static bool stage(struct amendment *amendment)
     if (amendment->snapshots_needed)
         return complete_snapshots(books, amendment->snapshots_needed, &target->snapshots_offset);
     return !is_downgrade(amendment) ||
-           (expand_zero_clusters(books, &amendment->workspace->expansion, &amendment->counts) &&
-            (!target->drop_bitmaps || release_bitmaps(books)));
+           /* What has been given up is known before anything is written. */
+           ((!target->drop_bitmaps || release_bitmaps(books)) &&
+            expand_zero_clusters(books, &amendment->workspace->expansion, &amendment->counts));
 }
 
 static struct option_value tell(const struct target *target)

@@ -162,8 +162,10 @@ class Model:
         return layers
 
     def _extended(self, entry: int, bitmap: int) -> object:
-        stored = self.take(entry & OFFSET, self.cluster_size) if entry & OFFSET else b""
-        return entry, bitmap, stored
+        offset = entry & OFFSET
+        if offset % self.cluster_size:
+            return None
+        return entry, bitmap, self.take(offset, self.cluster_size) if offset else b""
 
     def _visible(self, entry: int, guest: int) -> object:
         offset = entry & OFFSET
