@@ -28,8 +28,8 @@ void store_refcount(uint8_t *block, uint64_t index, uint32_t order, uint64_t ref
         *first = (uint8_t)(others | (uint32_t)refcount << shift);
         return;
     }
-    for (uint32_t i = bits / 8; i-- > 0; refcount >>= 8)
-        first[i] = (uint8_t)refcount;
+    for (uint32_t i = bits / 8; i > 0; refcount >>= 8)
+        first[--i] = (uint8_t)refcount;
 }
 
 uint64_t largest_refcount(uint32_t order)
