@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from ..base.errors import ImageRejected, InstarError
+from ..base.errors import ImageRejected, InstarError, documented
 from ..request.order import path_as_text
 
 TYPE_CHECKING = False
@@ -68,5 +68,5 @@ def _name(error: Exception) -> str:
     """The kind of an error, with the names of all reasons to refuse."""
     if isinstance(error, ImageRejected):
         return f"ImageRejected ({', '.join(refusal.name for refusal in error.refusals)})"
-    documented = (kind for kind in type(error).__mro__ if InstarError in kind.__bases__)
-    return next(documented, type(error)).__name__
+    kind = documented(type(error)) if isinstance(error, InstarError) else type(error)
+    return kind.__name__
