@@ -13,7 +13,7 @@ import pytest
 from construct import ConstructError
 
 import instar
-from instar.vmm.request.options import parse_options
+from instar.vmm.request.lists import parse_options
 from tests.baselines.case import FAILING_FLUSH, FOLDER, Case
 from tests.baselines.catalogue import CASES
 from tests.baselines.reading import audited, described, is_opaque, layer_digests, open_image
@@ -50,11 +50,9 @@ class Both:
     def _amend(self) -> tuple[str, ...]:
         """What instar says: an action, the names of its reasons, or of an error."""
         try:
-            options = parse_options([self.case.options])
-            compat: Any = options.compat
-            self.request = Request(compat, options.lazy_refcounts)
-            lazy = options.lazy_refcounts
-            return (instar.amend(self.ours, compat=compat, lazy_refcounts=lazy).action,)
+            options = parse_options([self.case.options]) or {}
+            self.request = Request(**options)
+            return (instar.amend(self.ours, **options).action,)
         except instar.ImageRejected as error:
             return tuple(dict.fromkeys(refusal.name for refusal in error.refusals))
         except instar.UsageError as error:

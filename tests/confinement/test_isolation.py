@@ -14,7 +14,8 @@ import instar
 from instar.vmm.amend import amend_image
 from instar.vmm.fleet import isolation
 from instar.vmm.machine.payload import load_payload
-from instar.vmm.request.order import Isolation
+from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Data, Image, Snapshot
 
 SAMPLE = Image(
@@ -184,5 +185,5 @@ def test_before_read_may_end_the_amend(tmp_path: Path) -> None:
 
     before = path.stat()
     with pytest.raises(instar.HostError, match="no"):
-        amend_image(path, lazy_refcounts=True, before_read=refuse)
+        amend_image(path, AmendRequest.of(lazy_refcounts=True), before_read=refuse)
     assert path.stat() == before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import instar
-from instar.vmm.request.order import Compat
+from instar.vmm.request.options import Compat
 from tests.confinement.scenes import LAZY, SCENES, Scene, write_image
 from tests.support.process import ALL, run
 

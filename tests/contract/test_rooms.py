@@ -96,7 +96,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/image/staging.py": {"bisect", "struct"},
     "vmm/qcow2": {"struct"},
     "vmm/request": {"difflib"},
-    "vmm/request/order.py": {"os", "sys"},
+    "vmm/request/keywords.py": {"os", "sys"},
     "vmm/kvm": {"fcntl", "mmap", "os", "struct"},
     "vmm/base": {"dataclasses", "inspect", "json"},
     "vmm/base/streams.py": {"fcntl", "os"},

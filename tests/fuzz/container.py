@@ -66,8 +66,8 @@ def _runs(image: bytes, part: range) -> Iterator[tuple[int, bytes]]:
 
 def request_flags(request: AmendRequest) -> int:
     """The flags of an input that say what is asked for, as in sparse.h."""
-    flags = ASK_COMPAT if request.version else 0
-    flags |= ASK_COMPAT_V3 if request.version == 3 else 0
+    flags = ASK_COMPAT if request.compat else 0
+    flags |= ASK_COMPAT_V3 if request.compat == 3 else 0
     flags |= ASK_LAZY if request.lazy_refcounts is not None else 0
     return flags | (ASK_LAZY_ON if request.lazy_refcounts else 0)
 
@@ -79,6 +79,6 @@ def request_of(flags: int) -> AmendRequest | None:
         version = 3 if flags & ASK_COMPAT_V3 else 2
     if flags & ASK_LAZY:
         lazy = bool(flags & ASK_LAZY_ON)
-    request = AmendRequest(version, lazy)
+    request = AmendRequest.of(compat=version, lazy_refcounts=lazy)
     known = ASK_COMPAT | ASK_COMPAT_V3 | ASK_LAZY | ASK_LAZY_ON
     return request if request_flags(request) == flags & known else None

@@ -249,7 +249,7 @@ def _pickled(case: Case) -> bytes:
     fields: dict[str, Any] = dict(vars(case))
     claim, request = fields.pop("claim"), fields.pop("request")
     fields["claim"] = (claim.amended, claim.atomic, dict(claim.fields))
-    fields["request"] = (request.version, request.lazy_refcounts, request.drop_bitmaps)
+    fields["request"] = (request.compat, request.lazy_refcounts, request.drop_bitmaps)
     return pickle.dumps(fields)
 
 

@@ -61,14 +61,14 @@ def _snapshot(rng: random.Random) -> Lie:
     image = Image(version=2, size=1 << 20, snapshots=snapshots)
     start = image.regions()["snapshot_table"].start + rng.choice((0, 48))
     at, width = rng.choice(((36, 4), (36, 4), (8, 4), (12, 2), (14, 2), (0, 8)))
-    request = AmendRequest(3, None, False, 1 << 26)
+    request = AmendRequest.of(compat=3, max_growth=1 << 26)
     return _changed(rng, _planned(image, request), start + at, width)
 
 
 def _header(rng: random.Random) -> Lie:
-    request = AmendRequest(rng.choice((2, 3)), None, False, 1 << 26)
+    request = AmendRequest.of(compat=rng.choice((2, 3)), max_growth=1 << 26)
     snapshots = (Snapshot(name=b"a", extra_data_size=0),)
-    image = Image(version=5 - (request.version or 2), size=1 << 20, snapshots=snapshots)
+    image = Image(version=5 - (request.compat or 2), size=1 << 20, snapshots=snapshots)
     at, width = rng.choice(((24, 8), (36, 4), (40, 8), (48, 8), (56, 4), (60, 4), (64, 8)))
     return _changed(rng, _planned(image, request), at, width)
 
@@ -77,14 +77,15 @@ def _bitmap(rng: random.Random) -> Lie:
     image = Image(size=1 << 20, bitmaps=[Bitmap(name=b"b", dirty=(0,))])
     start = image.regions()["bitmap_directory"].start
     offsets = ((start, 8), (start + 8, 4), (start + 18, 2), (start + 20, 4), (128, 8), (136, 8))
-    request = AmendRequest(2, None, True, 1 << 26)
+    request = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 26)
     return _changed(rng, _planned(image, request), *rng.choice(offsets))
 
 
 def _windows(rng: random.Random) -> Lie:
     """A bitmap whose clusters have their refcounts each in another sector, and as much staged."""
     case = _planned(
-        Image(size=1 << 20, bitmaps=[Bitmap(name=b"b")]), AmendRequest(2, None, True, 1 << 26)
+        Image(size=1 << 20, bitmaps=[Bitmap(name=b"b")]),
+        AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 26),
     )
     image = Image(size=1 << 20, bitmaps=[Bitmap(name=b"b")])
     directory = image.regions()["bitmap_directory"].start

@@ -32,9 +32,21 @@ _GROWTH = 1 << 26
 _SIZE_MAX = 1 << 19
 _NAMING = (*(layout.EXTENSION_BITMAPS, layout.EXTENSION_CRYPTO_HEADER, layout.EXTENSION_DATA_FILE),)
 _REQUESTS = (
-    *(AmendRequest(2, None), AmendRequest(2, None), AmendRequest(2, None, True)),
-    *(AmendRequest(3, None), AmendRequest(3, None), AmendRequest(3, True)),
-    *(AmendRequest(2, False, True), AmendRequest(None, True), AmendRequest(None, False)),
+    *(
+        AmendRequest.of(compat=2),
+        AmendRequest.of(compat=2),
+        AmendRequest.of(compat=2, drop_bitmaps=True),
+    ),
+    *(
+        AmendRequest.of(compat=3),
+        AmendRequest.of(compat=3),
+        AmendRequest.of(compat=3, lazy_refcounts=True),
+    ),
+    *(
+        AmendRequest.of(compat=2, lazy_refcounts=False, drop_bitmaps=True),
+        AmendRequest.of(lazy_refcounts=True),
+        AmendRequest.of(lazy_refcounts=False),
+    ),
 )
 
 
@@ -49,8 +61,9 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
         if len(data) > _SIZE_MAX or faults(Reader(data)):
             continue
         for request in rng.sample(_REQUESTS, 3):
-            options = request.version, request.lazy_refcounts, request.drop_bitmaps
-            grown = AmendRequest(*options, _GROWTH)
+            grown = AmendRequest.of(
+                **request.options, drop_bitmaps=request.drop_bitmaps, max_growth=_GROWTH
+            )
             try:
                 answer = ask(load_planner(), data, grown)
             except AssertionError:  # no header

@@ -158,7 +158,7 @@ def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # typ
 def wanted(before: Meaning, request: AmendRequest) -> Meaning:
     """What the amended image must mean."""
     fields = dict(before.fields)
-    fields["version"] = request.version or fields["version"]
+    fields["version"] = request.compat or fields["version"]
     if request.lazy_refcounts is not None:
         word = fields["compatible_features"] & ~1
         fields["compatible_features"] = word | request.lazy_refcounts

@@ -150,7 +150,7 @@ def _check_accepted(
     if len(after) != len(image) or claim.amended == staged.is_empty():
         raise JudgeError("the image grows, or the phases are not those of the claim")
     lazy = bool(after[87] & 1) and after[7] == 3
-    if request.version not in (None, after[7]) or request.lazy_refcounts not in (None, lazy):
+    if request.compat not in (None, after[7]) or request.lazy_refcounts not in (None, lazy):
         raise JudgeError("the image is not as asked")
     # Magic, size of the name and all from cluster_bits to the snapshot table.
     if image[:4] != after[:4] or image[16:72] != after[16:72]:

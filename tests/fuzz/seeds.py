@@ -25,7 +25,9 @@ from tests.support.forge import (
 )
 
 REQUESTS = tuple(
-    AmendRequest(version, lazy) for version in (None, 2, 3) for lazy in (None, False, True)
+    AmendRequest.of(compat=version, lazy_refcounts=lazy)
+    for version in (None, 2, 3)
+    for lazy in (None, False, True)
 )
 _PARTS = (
     *("header_cluster", "l1_table", "l2_table", "snapshot_table"),
@@ -155,7 +157,7 @@ def _cut_table() -> Input:
     whole = Image(cluster_bits=12, size=_SMALL, clusters={0: Unallocated()})
     end = len(whole.build())
     moved = replace(whole, patches=[("l1_table", 0, (1 << 63 | end).to_bytes(8, "big"))])
-    seed = seed_input(moved, AmendRequest(2, None), MODE_TWICE)
+    seed = seed_input(moved, AmendRequest.of(compat=2), MODE_TWICE)
     return replace(seed, size=end + 512)
 
 
@@ -165,7 +167,7 @@ def _tables_in_turn() -> Input:
     names = [(first + 2 * n) << 9 | 1 << 63 for n in range(tables)] * 2
     image = Image(cluster_bits=9, size=2 * tables << 15)
     moved = replace(image, patches=[("l1_table", 0, struct.pack(f">{len(names)}Q", *names))])
-    seed = seed_input(moved, AmendRequest(2, None), MODE_TWICE)
+    seed = seed_input(moved, AmendRequest.of(compat=2), MODE_TWICE)
     return replace(seed, size=(first + 2 * tables) << 9)
 
 
@@ -175,7 +177,7 @@ def _failing_rewrite() -> Input:
     image = Image(
         version=2, cluster_bits=13, size=_SMALL, backing_file=b"n" * 1000, extensions=full
     )
-    return replace(seed_input(image, AmendRequest(3, None)), fail_read=2)
+    return replace(seed_input(image, AmendRequest.of(compat=3)), fail_read=2)
 
 
 def write_seeds(directory: Path) -> int:
@@ -188,20 +190,20 @@ def write_seeds(directory: Path) -> int:
             count += 1
     for name, image in _zero_images():
         for mode in (0, MODE_LONG):
-            seed = seed_input(image, AmendRequest(2, None), mode)
+            seed = seed_input(image, AmendRequest.of(compat=2), mode)
             (directory / f"{name}-{mode}").write_bytes(seed.pack())
             count += 1
         for units in (4, 16, 64):  # end before the first zero cluster, and behind it
-            seed = seed_input(image, AmendRequest(2, None))
+            seed = seed_input(image, AmendRequest.of(compat=2))
             limited = replace(seed, fail_read=LIMITED | units)
             (directory / f"{name}-limited-{units}").write_bytes(limited.pack())
             count += 1
-    bitmaps = seed_input(dict(seed_images())["bitmaps"], AmendRequest(2, None))
+    bitmaps = seed_input(dict(seed_images())["bitmaps"], AmendRequest.of(compat=2))
     bitmaps = replace(bitmaps, flags=bitmaps.flags | AMEND_FLAG_DROP_BITMAPS)
     (directory / "bitmaps-dropped").write_bytes(bitmaps.pack())
     count += 1
     for name, image in _long_images():
-        seed = seed_input(image, AmendRequest(2, None), MODE_LONG)
+        seed = seed_input(image, AmendRequest.of(compat=2), MODE_LONG)
         (directory / name).write_bytes(seed.pack())
         count += 1
     others = {

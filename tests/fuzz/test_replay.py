@@ -91,5 +91,5 @@ def test_sandbox_and_library_agree(planner: Any) -> None:
 def test_requests_survive_the_way_through_flags() -> None:
     for version in (None, 2, 3):
         for lazy in (None, False, True):
-            request = AmendRequest(version, lazy)
+            request = AmendRequest.of(compat=version, lazy_refcounts=lazy)
             assert container.request_of(container.request_flags(request)) == request

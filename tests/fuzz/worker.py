@@ -25,7 +25,8 @@ from instar.vmm.base.errors import HostError
 from instar.vmm.fleet import batch, worker_process
 from instar.vmm.fleet.worker import IMAGE, NAME_MAX, READY, _shed
 from instar.vmm.machine.payload import load_payload
-from instar.vmm.request.order import Order, make_order
+from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import make_request
 from tests.fuzz.worker_answers import Answer, HangError, make_answer
 from tests.fuzz.worker_oracle import judge
 
@@ -33,10 +34,10 @@ IMAGES = 300
 SIZE = 1 << 20
 EARLY = 0.02
 """How many of the workers end before they are ready."""
-ORDERS = (
-    make_order("1.1", True, None, False, "writeback", 0.5, max_growth=1 << 20),
-    make_order("0.10", None, None, True, "writeback", 0.5, max_growth=0),
-    make_order(None, False, None, False, "writeback", 0.5),
+REQUESTS = (
+    make_request({"compat": "1.1", "lazy_refcounts": True, "timeout": 0.5, "max_growth": 1 << 20}),
+    make_request({"compat": "0.10", "dry_run": True, "timeout": 0.5, "max_growth": 0}),
+    make_request({"lazy_refcounts": False, "timeout": 0.5}),
 )
 
 
@@ -58,7 +59,7 @@ class Round:
     """One batch, of which both sides know how each image is answered."""
 
     name: str
-    order: Order
+    request: AmendRequest
     crosses: bool
     """Whether answers may be taken for those of the next image."""
     sha256: str
@@ -66,7 +67,7 @@ class Round:
     def answer(self, path: str) -> Answer:
         """How the worker answers for an image, however often it is asked."""
         rng = random.Random(f"{self.name} {Path(path).name!r}")  # noqa: S311 - reproducible
-        return make_answer(rng, path, self.order, self.sha256, SIZE, crosses=self.crosses)
+        return make_answer(rng, path, self.request, self.sha256, SIZE, crosses=self.crosses)
 
 
 def run(seed: int, runs: int, seconds: float) -> Tally:
@@ -83,7 +84,7 @@ def run(seed: int, runs: int, seconds: float) -> Tally:
             number += 1
             rng = random.Random(f"{seed} {number}")  # noqa: S311 - reproducible
             this = Round(
-                f"{seed}/{number}", rng.choice(ORDERS), number % 4 == 0, load_payload().sha256
+                f"{seed}/{number}", rng.choice(REQUESTS), number % 4 == 0, load_payload().sha256
             )
             _run_round(this, paths, rng.choice((1, 2, 3)), tally)
     return tally
@@ -94,7 +95,7 @@ def _run_round(this: Round, paths: list[str], jobs: int, tally: Tally) -> None:
     started = time.monotonic()
     with _impostors(this, tally) as early:
         try:
-            for outcome in batch.amend_batch(paths, this.order, jobs=jobs, required=False):
+            for outcome in batch.amend_batch(paths, this.request, jobs=jobs, required=False):
                 told[str(outcome.path)] += 1
                 tally.endings[_judge(this, outcome, early)] += 1
         except HostError as error:
@@ -112,7 +113,7 @@ def _judge(this: Round, outcome: AmendOutcome, early: list[str]) -> str:
     """Hold an outcome to what the worker said; return its kind."""
     path = str(outcome.path)
     answer = this.answer(path)
-    fault = judge(outcome, path, this.order, this.sha256, SIZE)
+    fault = judge(outcome, path, this.request, this.sha256, SIZE)
     if fault:
         raise FindingError(f"{this.name}: {fault} of {path!r}: {outcome!r}")
     if answer.honest is not None and not this.crosses:

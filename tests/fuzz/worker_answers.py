@@ -11,9 +11,10 @@ from typing import Any
 
 from instar import abi
 from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
+from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
 from instar.vmm.fleet.worker import LAST, MORE, PIECE
-from instar.vmm.request.order import Order
+from instar.vmm.request import AmendRequest
 
 JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 6, 77, 511, 512, 1 << 20, 1 << 31, 1 << 62, 1 << 63),
@@ -103,7 +104,7 @@ class Answer:
 
 
 def make_answer(
-    rng: random.Random, path: str, order: Order, sha256: str, size: int, *, crosses: bool
+    rng: random.Random, path: str, request: AmendRequest, sha256: str, size: int, *, crosses: bool
 ) -> Answer:
     """An answer of a worker that has this image; `crosses` allows what the next one may get."""
     fault = ""
@@ -117,14 +118,15 @@ def make_answer(
             error = {**error, "kind": "ImageRejected", "refusals": [_refusal()]}
             message = str(_refusal()["message"])
         return Answer(rng, {"error": error}, fault, None if fault else message)
-    result = _result(rng, path, order, sha256, size)
+    result = _result(rng, path, request, sha256, size)
     document = {"result": _fields(result)}
     return Answer(rng, document, fault, None if fault else result)
 
 
-def _result(rng: random.Random, path: str, order: Order, sha256: str, size: int) -> AmendResult:
-    request = order.request
-    version = request.version or 3
+def _result(
+    rng: random.Random, path: str, request: AmendRequest, sha256: str, size: int
+) -> AmendResult:
+    version = request.compat or 3
     noop = rng.random() < 0.2
     several = rng.choice((0, 0, 0, 1, 5, 40)) if rng.random() < 0.99 else 4000
     several = min(several, size // 1024 - 2)
@@ -137,16 +139,17 @@ def _result(rng: random.Random, path: str, order: Order, sha256: str, size: int)
         Change("compatible_features", 0, 1),
         Change("autoclear_features", 0, 1),
     )
-    if request.version:
+    if request.compat:
         changes = (Change("version", 5 - version, version), *changes)
     return AmendResult(
         filename=path,
         format="qcow2",
         action="noop" if noop else "amended",
-        compat="1.1" if version == 3 else "0.10",
-        lazy_refcounts=lazy and version == 3,
+        options=FrozenDict(
+            compat="1.1" if version == 3 else "0.10", lazy_refcounts=lazy and version == 3
+        ),
         atomic=True,
-        dry_run=order.dry_run,
+        dry_run=request.dry_run,
         bytes_read=rng.randrange(1 << 30),
         bytes_written=0 if noop else 512 * len(ranges),
         vm_exits=rng.randrange(1 << 20),

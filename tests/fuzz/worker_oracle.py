@@ -10,7 +10,7 @@ from typing import Any
 from instar.vmm.amend.result import AmendOutcome, AmendResult
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected
 from instar.vmm.base.refusals import REASONS
-from instar.vmm.request.order import Order
+from instar.vmm.request import AmendRequest
 
 HEADER = (
     *("version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),
@@ -20,13 +20,13 @@ HEADER = (
 )
 
 
-def judge(outcome: AmendOutcome, path: str, order: Order, sha256: str, size: int) -> str:
+def judge(outcome: AmendOutcome, path: str, request: AmendRequest, sha256: str, size: int) -> str:
     """Say what is wrong, or nothing."""
     if (outcome.result is None) == (outcome.error is None) or outcome.path != path:
         return "neither result nor error, or both, or of another image"
     if outcome.result is not None:
-        end = size + order.request.max_growth
-        return _judge_result(outcome.result, path, order, sha256, end)
+        end = size + request.max_growth
+        return _judge_result(outcome.result, path, request, sha256, end)
     error = outcome.error
     if type(error) not in (HostError, ImageLocked, ImageRejected, GuestFault):
         return "a kind that no image has"
@@ -39,9 +39,11 @@ def judge(outcome: AmendOutcome, path: str, order: Order, sha256: str, size: int
     return ""
 
 
-def _judge_result(result: AmendResult, path: str, order: Order, sha256: str, end: int) -> str:
+def _judge_result(
+    result: AmendResult, path: str, request: AmendRequest, sha256: str, end: int
+) -> str:
     known = (result.filename, result.format, result.payload_sha256, result.dry_run)
-    if known != (path, "qcow2", sha256, order.dry_run) or type(result.dry_run) is not bool:
+    if known != (path, "qcow2", sha256, request.dry_run) or type(result.dry_run) is not bool:
         return "what the parent knows was believed"
     if (result.compat, result.lazy_refcounts) not in (
         ("0.10", False),
@@ -49,10 +51,10 @@ def _judge_result(result: AmendResult, path: str, order: Order, sha256: str, end
         ("1.1", True),
     ):
         return "a state that no image has"
-    version = order.request.version
+    version = request.compat
     if version and result.compat != {2: "0.10", 3: "1.1"}[version]:
         return "another version than was asked for"
-    if order.request.lazy_refcounts not in (None, result.lazy_refcounts):
+    if request.lazy_refcounts not in (None, result.lazy_refcounts):
         return "other lazy refcounts than were asked for"
     counts = (result.bytes_read, result.bytes_written, result.vm_exits, result.more_ranges)
     if any(type(n) is not int or not 0 <= n < 1 << 63 for n in counts):

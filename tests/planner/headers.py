@@ -28,7 +28,9 @@ _LIMITS = {layout.EXTENSION_BACKING_FORMAT: (0, 15), layout.EXTENSION_BITMAPS: (
 cluster_bits = st.sampled_from([*range(9, 17), 9, 10, 11, 12, 16, 21])
 
 requests = st.builds(
-    AmendRequest, st.sampled_from([None, 2, 3]), st.sampled_from([None, False, True])
+    AmendRequest.of,
+    compat=st.sampled_from([None, 2, 3]),
+    lazy_refcounts=st.sampled_from([None, False, True]),
 )
 
 

@@ -15,7 +15,11 @@ from tests.support.forge import Bitmap, Compressed, Data, Extension, Image, Snap
 from tests.support.planner import SECTOR, ask
 from tests.support.planner_checks import assert_promises
 
-REQUESTS = [AmendRequest(version, lazy) for version in (None, 2, 3) for lazy in (None, False, True)]
+REQUESTS = [
+    AmendRequest.of(compat=version, lazy_refcounts=lazy)
+    for version in (None, 2, 3)
+    for lazy in (None, False, True)
+]
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFE, 0xFF)
 SEEDS = range(16)
 ROUNDS = 500
@@ -96,17 +100,17 @@ def test_damage_gives_a_verdict_and_never_a_misstep(planner: Any, seed: int) -> 
 
 def demanding() -> Iterator[tuple[Image, AmendRequest]]:
     """Images whose plans need reads in all places."""
-    yield whole(3, 9), AmendRequest(2, None)
-    yield whole(3, 16), AmendRequest(2, None)
-    yield whole(2, 12), AmendRequest(3, True)
-    yield whole(3, 12), AmendRequest(None, True)
+    yield whole(3, 9), AmendRequest.of(compat=2)
+    yield whole(3, 16), AmendRequest.of(compat=2)
+    yield whole(2, 12), AmendRequest.of(compat=3, lazy_refcounts=True)
+    yield whole(3, 12), AmendRequest.of(lazy_refcounts=True)
     large = [Extension(0x11111111, b"x" * 3000)]
-    yield whole(2, 16, extensions=large), AmendRequest(3, None)
+    yield whole(2, 16, extensions=large), AmendRequest.of(compat=3)
     far = {"backing_file": b"n" * 1023, "backing_file_offset": 100_000}
     larger = [Extension(0x11111111, b"x" * 30_000), Extension(0x22222222, b"y" * 30_000)]
-    yield whole(2, 17, extensions=larger, **far), AmendRequest(3, None)
+    yield whole(2, 17, extensions=larger, **far), AmendRequest.of(compat=3)
     near = {"backing_file": b"n" * 1023, "backing_file_offset": 5000}
-    yield whole(2, 16, extensions=large, **near), AmendRequest(3, None)
+    yield whole(2, 16, extensions=large, **near), AmendRequest.of(compat=3)
 
 
 @pytest.mark.parametrize(("image", "request_"), list(demanding()))
@@ -125,6 +129,8 @@ def test_a_read_that_fails_is_a_refusal_whichever_it_is(
 
 def test_progress_is_told_where_it_is_asked_for_and_nowhere_else(planner: Any) -> None:
     data = whole(3, 12).build()
-    assert ask(planner, data, AmendRequest(2, None), progress=True).progress_calls > 0
-    assert ask(planner, data, AmendRequest(2, None)).progress_calls == 0
-    assert ask(planner, data, AmendRequest(None, True), progress=True).progress_calls == 0
+    assert ask(planner, data, AmendRequest.of(compat=2), progress=True).progress_calls > 0
+    assert ask(planner, data, AmendRequest.of(compat=2)).progress_calls == 0
+    assert (
+        ask(planner, data, AmendRequest.of(lazy_refcounts=True), progress=True).progress_calls == 0
+    )

@@ -30,7 +30,7 @@ def aimed_at(target: str, image: Image = IMAGE) -> Image:
     return replace(image, patches=[("l2_table[0]", 8, entry)], refcounts=counts)
 
 
-REQUEST = AmendRequest(2, None, max_growth=1 << 20)
+REQUEST = AmendRequest.of(compat=2, max_growth=1 << 20)
 
 
 def planned(planner: Any, image: Image) -> tuple[bytes, Answer]:

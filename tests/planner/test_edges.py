@@ -23,8 +23,8 @@ from tests.support.forge import (
 from tests.support.forge.model import ZERO, Model
 from tests.support.planner import SECTOR, Answer, accepted_by_contract, apply, ask
 
-TOGGLE = AmendRequest(None, True)
-DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=1 << 40)
+TOGGLE = AmendRequest.of(lazy_refcounts=True)
+DOWN = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 40)
 BACKING = bytes(range(1, 252)) * 40_000
 UNKNOWN = 0x11111111
 
@@ -114,7 +114,7 @@ class TestBitmaps:
             assert verdict(planner, data, request_) == ("bitmaps_extension",)
 
     def test_a_directory_behind_the_end_names_nothing(self, planner: Any) -> None:
-        request = AmendRequest(2, None)
+        request = AmendRequest.of(compat=2)
         data = self.IMAGE.build()
         answer = ask(planner, data, request)
         assert (answer.refusals, answer.names) == (("downgrade_bitmaps",), b"\3\0one")

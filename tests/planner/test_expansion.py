@@ -118,7 +118,7 @@ def assert_sound(data: bytes, request: AmendRequest, answer: Answer) -> bytes:
 def test_an_expansion_reads_as_before_after_every_phase(planner: Any, image: Image) -> None:
     data = image.build()
     assert faults(Reader(data)) == []
-    request = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)
+    request = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=GROWTH)
     answer = ask(planner, data, request)
     assert answer.planned, answer.refusals
     assert not answer.misuse
@@ -130,7 +130,7 @@ def test_an_expansion_reads_as_before_after_every_phase(planner: Any, image: Ima
         for _, entry in Reader(amended).l2_entries_in(index, l1_entry)
         if not entry.descriptor.compressed
     )
-    back = AmendRequest(3, None, max_growth=GROWTH)
+    back = AmendRequest.of(compat=3, max_growth=GROWTH)
     again = ask(planner, amended, back)
     assert again.planned
     assert visible(assert_sound(amended, back, again)) == visible(data)
@@ -140,7 +140,7 @@ def test_an_expansion_reads_as_before_after_every_phase(planner: Any, image: Ima
 @given(image=old_images())
 def test_a_snapshot_table_is_completed_and_says_the_same(planner: Any, image: Image) -> None:
     data = image.build()
-    request = AmendRequest(3, None, max_growth=GROWTH)
+    request = AmendRequest.of(compat=3, max_growth=GROWTH)
     answer = ask(planner, data, request)
     assert answer.planned, answer.refusals
     before, after = Reader(data), Reader(assert_sound(data, request, answer))
@@ -159,7 +159,7 @@ def test_a_snapshot_table_is_completed_and_says_the_same(planner: Any, image: Im
 def test_a_refusal_to_grow_names_all_that_is_needed(planner: Any) -> None:
     zeros: dict[int, Cluster] = dict.fromkeys(range(GUEST_CLUSTERS), Zero())
     image = Image(cluster_bits=12, size=GUEST_CLUSTERS << 12, backing_file=b"b", clusters=zeros)
-    answer = ask(planner, image.build(), AmendRequest(2, None, max_growth=5 << 12))
+    answer = ask(planner, image.build(), AmendRequest.of(compat=2, max_growth=5 << 12))
     assert answer.refusals == ("growth",)
     assert answer.details == {"needed": (GUEST_CLUSTERS + 1) << 12, "allowed": 5 << 12}
 
@@ -167,7 +167,7 @@ def test_a_refusal_to_grow_names_all_that_is_needed(planner: Any) -> None:
 def test_an_empty_backing_file_name_is_none(planner: Any) -> None:
     image = Image(cluster_bits=12, size=1 << 14, backing_file=b"", clusters={0: Zero()})
     data = image.build()
-    answer = ask(planner, data, AmendRequest(2, None, max_growth=GROWTH))
+    answer = ask(planner, data, AmendRequest.of(compat=2, max_growth=GROWTH))
     assert answer.planned
     assert not any(write.zeroes for write in answer.writes)
-    accepted_by_contract(data, AmendRequest(2, None, max_growth=GROWTH), answer)
+    accepted_by_contract(data, AmendRequest.of(compat=2, max_growth=GROWTH), answer)

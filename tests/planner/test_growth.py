@@ -41,7 +41,7 @@ def test_a_refcount_table_that_moves_for_more_than_it_comes_to_is_accepted(
     planner: Any, holes: int, moves: bool
 ) -> None:
     data = full(holes)
-    request = AmendRequest(2, None, max_growth=1 << 30)
+    request = AmendRequest.of(compat=2, max_growth=1 << 30)
     answer = ask(planner, data, request)
     assert answer.planned
     assert moves == any((write.phase, write.offset) == (1, 0) for write in answer.writes)

@@ -19,7 +19,7 @@ from tests.support.table_images import cut
 
 BITS = 12
 SIZE = 1 << BITS
-DOWN, DEVICE = AmendRequest(2, None), AmendRequest(2, None, fixed_size=True)
+DOWN, DEVICE = AmendRequest.of(compat=2), AmendRequest.of(compat=2, fixed_size=True)
 CUTS = [1, 512, 700, 1024, SIZE - 1, SIZE]
 
 
@@ -40,7 +40,7 @@ def test_a_zero_cluster_in_a_short_last_cluster_becomes_zeros(
 
 def test_clusters_are_taken_behind_a_short_last_cluster(planner: Any) -> None:
     data = cut(700, backed=True, other=Zero())
-    request = AmendRequest(2, None, max_growth=2 << BITS)
+    request = AmendRequest.of(compat=2, max_growth=2 << BITS)
     answer = ask(planner, data, request)
     assert answer.planned
     amended = assert_sound(data, request, answer)
@@ -65,7 +65,7 @@ def test_a_refcount_behind_the_end_is_written_only_where_the_file_may_grow(
     data = bytearray(built.ljust(last << BITS, b"\0") + built[block : block + SECTOR])
     table = regions["refcount_table"].start
     data[table : table + 8] = (last << BITS).to_bytes(8, "big")
-    request = AmendRequest(2, None, max_growth=growth)
+    request = AmendRequest.of(compat=2, max_growth=growth)
     answer = ask(planner, bytes(data), request)
     assert answer.refusals == refusals
     if not refusals:

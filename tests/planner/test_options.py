@@ -51,7 +51,7 @@ def plan(records: bytes) -> Any:
     planner = load_planner()
     header = parse_fixed_header(IMAGE[:512])
     assert header is not None
-    request = AmendRequest(None, None)
+    request = AmendRequest.of()
     raw = bytearray(pack_config(header, request, len(IMAGE), WORK_MIN, progress=False, debug=False))
     at = 104
     assert struct.unpack_from("<I", raw, at) == (0,)

@@ -20,8 +20,8 @@ from tests.support.forge.reader import Reader
 from tests.support.planner import Answer, apply, ask
 
 GROWTH = 1 << 24
-DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)
-UP = AmendRequest(3, None, max_growth=GROWTH)
+DOWN = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=GROWTH)
+UP = AmendRequest.of(compat=3, max_growth=GROWTH)
 KEY_SLOTS = b"LUKS\xba\xbe" + b"k" * 3000
 
 
@@ -163,7 +163,7 @@ class TestHeaderCluster:
     @pytest.mark.parametrize("at", [400, 512])
     def test_a_toggle_leaves_them(self, planner: Any, at: int) -> None:
         data, content = self.with_compressed(16, 3, at, 2)
-        request = AmendRequest(None, True)
+        request = AmendRequest.of(lazy_refcounts=True)
         answer = ask(planner, data, request)
         assert answer.planned
         assert visible(assert_sound(data, request, answer))[0][3] == content
@@ -349,7 +349,7 @@ class TestCryptoHeader:
 
     def test_it_must_be_named_where_the_header_says_luks(self, planner: Any) -> None:
         image = Image(crypt_method=2)
-        for request in (DOWN, AmendRequest(None, True)):
+        for request in (DOWN, AmendRequest.of(lazy_refcounts=True)):
             assert refused(planner, image.build(), request)[0] == "crypto_extension"
 
 

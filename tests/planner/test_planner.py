@@ -12,7 +12,7 @@ from tests.support.forge import Extension, Image
 from tests.support.planner import HEADER_LIMIT, ask, read_cluster
 from tests.support.planner_checks import assert_promises, size_in_place
 
-UPGRADE, DOWNGRADE = AmendRequest(3, None), AmendRequest(2, None)
+UPGRADE, DOWNGRADE = AmendRequest.of(compat=3), AmendRequest.of(compat=2)
 
 
 def thorough(examples: int) -> settings:

@@ -16,14 +16,14 @@ from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocat
 from tests.support.planner import Answer, ask
 
 GROWTH = 1 << 20
-DOWN = AmendRequest(2, None, drop_bitmaps=True, max_growth=GROWTH)
-UP = AmendRequest(3, None, max_growth=GROWTH)
+DOWN = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=GROWTH)
+UP = AmendRequest.of(compat=3, max_growth=GROWTH)
 SMALL: dict[str, Any] = {"cluster_bits": 9, "size": 1 << 20}
 ZEROES: dict[int, Any] = {0: Data(b"a"), 1: Zero(), 70: ZeroAllocated(b"x"), 300: Zero()}
 OWN = Snapshot(name=b"own", clusters={0: Data(b"b"), 1: Zero(), 200: ZeroAllocated(b"y")})
 
 IMAGES = {
-    "a toggle": (Image(), AmendRequest(None, True)),
+    "a toggle": (Image(), AmendRequest.of(lazy_refcounts=True)),
     "a header": (Image(version=2), UP),
     "zero clusters": (Image(**SMALL, clusters=ZEROES, snapshots=[OWN]), DOWN),
     "zero clusters, backing file": (

@@ -16,7 +16,7 @@ import pytest
 
 import instar
 from instar.vmm.machine.payload import load_payload
-from instar.vmm.request.order import Isolation
+from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Data, Image, parse_header
 from tests.support.process import run
 
@@ -213,7 +213,7 @@ def test_each_amend_is_an_audit_event_that_a_hook_may_object_to(
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stderr == f"({str(path)!r}, 3, None, False)\n"
+    assert done.stderr == f"({str(path)!r}, 3, None, False, {{'compat': 3}})\n"
     assert done.stdout == ("prevented\n" if objects else "")
     assert (path.read_bytes() == before) == objects
 
@@ -223,7 +223,8 @@ def test_the_commands_amends_are_audit_events_too(tmp_path: Path, flags: tuple[s
     path = write(tmp_path / "image")
     patch = WATCH.replace("object:", "False:")
     done = run("amend", *flags, "-o", "lazy_refcounts=off", "--dry-run", path, patch=patch)
-    assert f"({str(path)!r}, None, False, True)" in done.stderr.splitlines()
+    event = f"({str(path)!r}, None, False, True, {{'lazy_refcounts': False}})"
+    assert event in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("flags", [(), ("-j1",)])

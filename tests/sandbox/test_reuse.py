@@ -28,13 +28,13 @@ from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
 from instar.vmm.machine import Machine, boot
 from instar.vmm.machine import reset as snapshot
 from instar.vmm.machine.payload import PF_W, Payload
-from instar.vmm.request.order import make_order
+from instar.vmm.request.keywords import make_request
 from tests.sandbox.rogues import Rogues
 from tests.support.forge import Image
 
 pytestmark = pytest.mark.kvm
 
-ORDER = make_order(None, True, None, False, "writeback", 10)
+REQUEST = make_request({"lazy_refcounts": True, "timeout": 10})
 TRACE = 0x5A
 RAM_SIZE = 2 * INSTAR_RAM_SIZE
 """What these guests have: some in pages of either size."""
@@ -109,7 +109,7 @@ def write_image(path: Path, payload: Payload) -> None:
 
 def run(machine: Machine, path: Path) -> Outcome:
     with ImageFile(str(path), writable=False) as image:
-        return plan(machine, image, ORDER)
+        return plan(machine, image, REQUEST)
 
 
 @pytest.fixture(params=["traces", "more_traces"])

@@ -16,7 +16,7 @@ from instar.vmm import machine as machine_module
 from instar.vmm.amend import sandbox as sandbox_module
 from instar.vmm.kvm.vcpu import Vcpu
 from instar.vmm.machine import Machine
-from instar.vmm.request.order import Order, make_order
+from instar.vmm.request import AmendRequest
 from tests.sandbox.rogues import Rogues, open_descriptors
 from tests.support.forge import Data, Image, parse_header
 
@@ -262,9 +262,8 @@ def test_a_forked_child_is_not_stopped_by_a_thread_that_it_does_not_have(
     assert status == [0]
 
 
-def with_ram(ram_size: int) -> Order:
-    order = make_order(None, True, None, False, "writeback", 10)
-    return Order(order.request, order.dry_run, order.flush, order.timeout, ram_size)
+def with_ram(ram_size: int) -> AmendRequest:
+    return AmendRequest.of(lazy_refcounts=True, timeout=10, ram_size=ram_size)
 
 
 def test_a_kept_machine_that_needs_more_ram_than_it_has_is_made_anew(
@@ -284,6 +283,6 @@ def test_a_guest_has_the_ram_that_was_asked_for_and_no_more(path: Path, rogues: 
         write(path)
         with pytest.raises(instar.GuestFault, match="0x3ffe00 is not in the DMA window"):
             sandbox.carry_out(path, with_ram(abi.INSTAR_RAM_SIZE))
-        order = with_ram(2 * abi.INSTAR_RAM_SIZE)
-        assert sandbox.carry_out(path, order).action == "amended"
+        request = with_ram(2 * abi.INSTAR_RAM_SIZE)
+        assert sandbox.carry_out(path, request).action == "amended"
     assert parse_header(path.read_bytes()).compatible_features == 1

@@ -10,7 +10,7 @@ import pytest
 import instar
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.request import AmendRequest
-from instar.vmm.request.order import Isolation
+from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Bitmap, Image, Reader, faults, find_extension, layout
 from tests.support.table_images import DOWNGRADES, MIXED, UPGRADES, cut
 
@@ -115,10 +115,10 @@ class TestGrowth:
             instar.amend(tmp_path / "image", compat="0.10", drop_bitmaps=maybe)
 
     def test_a_block_device_does_not_grow(self, tmp_path: Path) -> None:
-        request = AmendRequest(2, None, drop_bitmaps=True, max_growth=1 << 30)
+        request = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 30)
         self.IMAGE.write(tmp_path / "image")
         with ImageFile(str(tmp_path / "image"), writable=True, max_growth=1 << 30) as image:
             assert request.fit(image.is_device) is request
             image.is_device = True
-            fixed = AmendRequest(2, None, drop_bitmaps=True, max_growth=0, fixed_size=True)
+            fixed = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=0, fixed_size=True)
             assert request.fit(image.is_device) == fixed

@@ -47,7 +47,7 @@ def assert_as_asked(before: Cluster, after: Cluster, request: AmendRequest) -> N
     assert after.name == before.name
     assert after.extensions == before.extensions
     version, old_version = after.fields["version"], before.fields["version"]
-    assert version == (request.version or old_version)
+    assert version == (request.compat or old_version)
     for name in ("size", "crypt_method", "l1_size", "l1_table_offset", "snapshots_offset"):
         assert after.fields[name] == before.fields[name]
     if version == 2:

@@ -107,7 +107,7 @@ class Case:
 def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Case:
     """What the planner makes of an image that it must not refuse."""
     planner = load_planner()
-    request = AmendRequest(compat, lazy)
+    request = AmendRequest.of(compat=compat, lazy_refcounts=lazy)
     header = parse_fixed_header(data[:SECTOR])
     assert header is not None
     raw = pack_config(header, request, len(data), WORK_MIN, progress=False, debug=False)

@@ -38,7 +38,7 @@ class Model:
         self.size: int = 1 << self.header.cluster_bits
         self.old = stored_refcounts(Reader(data))
         self.changes: Counter[int] = Counter()
-        fields = {"version": request.version or 0, "incompatible_features": 0}
+        fields = {"version": request.compat or 0, "incompatible_features": 0}
         fields |= {"compatible_features": 0, "autoclear_features": 0}
         phases: list[dict[int, bytes]] = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
         self.case = Case(data, request, phases, Claim(True, True, fields))
@@ -159,7 +159,9 @@ class Model:
 
 def downgrade(image: Image, *, drop_bitmaps: bool = False, max_growth: int = GROWTH) -> Model:
     """A downgrade that fills zero clusters and, if asked to, removes bitmaps."""
-    model = Model(image.build(), AmendRequest(2, None, drop_bitmaps, max_growth))
+    model = Model(
+        image.build(), AmendRequest.of(compat=2, drop_bitmaps=drop_bitmaps, max_growth=max_growth)
+    )
     layers = Reader(model.data).layers
     for table in dict.fromkeys(table for layer in layers for table in model.tables(layer)):
         for place, word in model.entries(table):
@@ -210,7 +212,7 @@ def _release_bitmaps(model: Model) -> None:
 
 def upgrade(image: Image, *, max_growth: int = GROWTH) -> Model:
     """An upgrade that writes the snapshot table anew."""
-    model = Model(image.build(), AmendRequest(3, None, False, max_growth))
+    model = Model(image.build(), AmendRequest.of(compat=3, max_growth=max_growth))
     at = model.header.snapshots_offset
     table = b""
     for _ in range(model.header.nb_snapshots):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import instar
-from instar.vmm.request.order import Compat
+from instar.vmm.request.options import Compat
 from tests.support.qemu import Qemu, Run
 
 PAGE = 4096

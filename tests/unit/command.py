@@ -13,7 +13,10 @@ import pytest
 from instar.vmm import cli
 from instar.vmm.amend.result import AmendResult, ByteRange
 from instar.vmm.base.errors import Refusal
+from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
+from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import make_request
 
 LAZY = ["-o", "lazy_refcounts=on"]
 
@@ -33,8 +36,7 @@ def make_result(**changed: Any) -> AmendResult:
         "filename": "disk.qcow2",
         "format": "qcow2",
         "action": "amended",
-        "compat": "1.1",
-        "lazy_refcounts": True,
+        "options": FrozenDict(compat="1.1", lazy_refcounts=True),
         "atomic": True,
         "dry_run": False,
         "bytes_read": 4096,
@@ -48,22 +50,29 @@ def make_result(**changed: Any) -> AmendResult:
 
 
 class FakeAmend:
-    """Stands in for amend() and amend_image(): remembers its calls, does as it is told."""
+    """Stands in for amend_image(): remembers its calls, does as it is told."""
 
     def __init__(self) -> None:
         """Start with no calls, and with success as the outcome."""
-        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.calls: list[tuple[str, AmendRequest]] = []
+        self.callbacks: list[tuple[Any, Any]] = []
         self.steps: list[tuple[int, int]] = []
         self.debug_text = ""
         self.error: BaseException | None = None
         self.result: AmendResult | None = None
 
     def __call__(
-        self, path: str, *, before_read: Callable[[Any], None] | None = None, **options: Any
+        self,
+        path: str,
+        request: AmendRequest,
+        *,
+        before_read: Callable[[Any], None] | None = None,
+        **options: Any,
     ) -> AmendResult:
-        """Be called as amend() or amend_image() is."""
+        """Be called as amend_image() is."""
         assert before_read is None  # it would confine the process of the tests
-        self.calls.append((path, options))
+        self.calls.append((path, request))
+        self.callbacks.append((options.get("progress"), options.get("debug")))
         for step in self.steps:
             if options.get("progress"):
                 options["progress"](*step)
@@ -71,15 +80,23 @@ class FakeAmend:
             options["debug"](self.debug_text)
         if self.error:
             raise self.error
-        return self.result or make_result(filename=path, dry_run=options.get("dry_run", False))
+        return self.result or make_result(filename=path, dry_run=request.dry_run)
 
 
 def fake_amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
     """Put a fake where the command and the doctor look for the amend."""
     fake = FakeAmend()
-    for name, function in (("instar.vmm.amend", "amend_image"), ("instar.vmm.api", "amend")):
+
+    def by_keywords(path: str, **keywords: Any) -> AmendResult:
+        return fake(path, make_request(keywords))
+
+    places: tuple[tuple[str, str, Callable[..., AmendResult]], ...] = (
+        ("instar.vmm.amend", "amend_image", fake),
+        ("instar.vmm.api", "amend", by_keywords),
+    )
+    for name, function, stand_in in places:
         module = ModuleType(name)
-        setattr(module, function, fake)
+        setattr(module, function, stand_in)
         monkeypatch.setitem(sys.modules, name, module)
     return fake
 

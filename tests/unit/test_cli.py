@@ -12,6 +12,7 @@ from instar.vmm import cli
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
 from instar.vmm.cli import commands
 from instar.vmm.cli.arguments import scan
+from instar.vmm.request.keywords import make_request
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend
 
 
@@ -20,6 +21,8 @@ def amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
     """Put a fake where the command looks for amend_image()."""
     return fake_amend(monkeypatch)
 
+
+DOWN = ["-o", "compat=0.10"]
 
 # What amend() is called with besides its defaults, by the names of the observed cases.
 CALLS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -33,10 +36,6 @@ CALLS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "opt-after-file": (["d", *LAZY], {"lazy_refcounts": True}),
     "dashdash": ([*LAZY, "--", "d"], {"lazy_refcounts": True}),
     "f-qcow2": (["-f", "qcow2", *LAZY, "d"], {"lazy_refcounts": True, "format": "qcow2"}),
-    "f-raw is for amend() to refuse": (
-        ["-fraw", *LAZY, "d"],
-        {"lazy_refcounts": True, "format": "raw"},
-    ),
     "f-twice": (
         ["-f", "raw", "-f", "qcow2", *LAZY, "d"],
         {"lazy_refcounts": True, "format": "qcow2"},
@@ -62,10 +61,10 @@ CALLS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"lazy_refcounts": True, "drop_bitmaps": True},
     ),
     "max-growth": (
-        ["--max-growth=1.5G", *LAZY, "d"],
-        {"lazy_refcounts": True, "max_growth": 3 << 29},
+        ["--max-growth=1.5G", *DOWN, "d"],
+        {"compat": "0.10", "max_growth": 3 << 29},
     ),
-    "no growth": (["--max-growth", "0", *LAZY, "d"], {"lazy_refcounts": True, "max_growth": 0}),
+    "no growth": (["--max-growth", "0", *DOWN, "d"], {"compat": "0.10", "max_growth": 0}),
 }
 
 
@@ -77,17 +76,8 @@ def test_calls_amend_once(
     expected: dict[str, Any],
 ) -> None:
     assert cli.main(["amend", *arguments]) == 0
-    defaults = {
-        "compat": None,
-        "lazy_refcounts": None,
-        "format": None,
-        "dry_run": False,
-        "drop_bitmaps": False,
-        "cache": "writeback",
-        "progress": None,
-        "debug": None,
-    }
-    assert amend.calls == [("d", {**defaults, **expected})]
+    assert amend.calls == [("d", make_request(expected))]
+    assert amend.callbacks == [(None, None)]
     assert capsys.readouterr() == ("", "")
 
 
@@ -96,7 +86,7 @@ def test_calls_amend_once(
 )
 def test_passes_qemus_cache_modes_on(amend: FakeAmend, mode: str) -> None:
     assert cli.main(["amend", "-t", mode, *LAZY, "d"]) == 0
-    assert amend.calls[0][1]["cache"] == mode
+    assert amend.calls[0][1].flush is (mode != "unsafe")
 
 
 USAGE_ERRORS = {

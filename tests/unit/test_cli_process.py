@@ -49,14 +49,16 @@ import instar.vmm
 module = type(sys)("instar.vmm.amend")
 module.__path__ = [os.path.join(*instar.vmm.__path__, "amend")]
 sys.modules["instar.vmm.amend"] = module
+from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
 from instar.vmm.amend.result import AmendResult, ByteRange
 
-def finish(path, dry_run=False, **_options):
+def finish(path, request, **_options):
+    options = FrozenDict(compat="1.1", lazy_refcounts=True)
     return AmendResult(
-        filename=path, format="qcow2", action="amended", compat="1.1", lazy_refcounts=True,
-        atomic=True, dry_run=dry_run, bytes_read=0, bytes_written=0, vm_exits=0,
-        payload_sha256="", changes=(Change("version", 2, 3),), ranges=(ByteRange(1, 0, 512),))
+        filename=path, format="qcow2", action="amended", options=options, atomic=True,
+        dry_run=request.dry_run, bytes_read=0, bytes_written=0, vm_exits=0, payload_sha256="",
+        changes=(Change("version", 2, 3),), ranges=(ByteRange(1, 0, 512),))
 
 {body}
 
@@ -102,7 +104,7 @@ sys.addaudithook(
     lambda event, _: seen.append(event) if WATCHING and event in ("import", "open") else None)
 WATCHING = False
 
-def amend(path, **options):
+def amend(path, request, **options):
     global WATCHING
     WATCHING = True
     from instar.vmm.base.errors import HostError, ImageRejected, Refusal
@@ -116,7 +118,7 @@ def amend(path, **options):
         raise KeyboardInterrupt
     if path == "bug":
         raise ZeroDivisionError
-    return finish(path, **options)
+    return finish(path, request, **options)
 """
 
 
@@ -154,7 +156,7 @@ def test_a_stdout_that_is_closed_or_full_does_not_make_the_amend_fail(
 
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
 def test_a_stderr_that_is_closed_or_full_does_not_change_the_exit_status(redirect: str) -> None:
-    body = "def amend(path, **options): raise KeyboardInterrupt"
+    body = "def amend(path, request, **options): raise KeyboardInterrupt"
     done = run(body, "amend", *LAZY, "d", redirect=redirect)
     assert (done.returncode, done.stdout) == (1, b"")
 
@@ -162,10 +164,10 @@ def test_a_stderr_that_is_closed_or_full_does_not_change_the_exit_status(redirec
 @pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_an_image_never_gets_the_number_of_a_standard_stream(tmp_path: Path, redirect: str) -> None:
     body = f"""
-def amend(path, **options):
+def amend(path, request, **options):
     number = os.open({str(tmp_path / "image")!r}, os.O_RDWR | os.O_CREAT)
     os.write(number, str(number).encode())
-    return finish(path, **options)
+    return finish(path, request, **options)
 """
     done = run(body, "amend", "-p", *LAZY, "d", redirect=redirect)
     assert done.returncode == 0
@@ -178,7 +180,7 @@ def test_signals_end_in_one_line_even_two_of_them(first: str, second: str) -> No
     body = f"""
 import signal
 
-def amend(path, **options):
+def amend(path, request, **options):
     try:
         os.kill(os.getpid(), signal.{first})
         for _ in range(1000000):
@@ -195,7 +197,7 @@ def amend(path, **options):
 
 
 def test_an_interrupt_is_json_too() -> None:
-    body = "def amend(path, **options): raise KeyboardInterrupt"
+    body = "def amend(path, request, **options): raise KeyboardInterrupt"
     done = run(body, "amend", "--output=json", *LAZY, "d")
     error = json.loads(done.stdout)["error"]
     assert (error["kind"], error["exit_status"]) == ("KeyboardInterrupt", done.returncode)

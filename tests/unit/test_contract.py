@@ -177,7 +177,7 @@ def test_whatever_is_staged_besides_is_judged_or_a_fault(
     before, after = parse_header(hostile.data), parse_header(hostile.amended())
     for field in ("size", "l1_table_offset", "refcount_table_offset", "cluster_bits", "l1_size"):
         assert before[field] == after[field]
-    assert hostile.request.version in (None, after.version)
+    assert hostile.request.compat in (None, after.version)
 
 
 @settings(max_examples=50, deadline=None)

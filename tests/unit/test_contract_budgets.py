@@ -84,7 +84,12 @@ def outcome(
     start = time.process_time()
     try:
         with pytest.raises((GuestFault, ImageRejected)) as caught:
-            judge(original, AmendRequest(2, None, True, 1 << 62), staged, claim)
+            judge(
+                original,
+                AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 62),
+                staged,
+                claim,
+            )
         seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -118,7 +123,7 @@ def test_more_memory_than_the_budget_is_a_refusal(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ImageRejected) as caught:
         judge(
             original,
-            AmendRequest(2, None, True, 0),
+            AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=0),
             staged,
             Claim(True, True, {"version": 2, **fields}),
         )

@@ -110,7 +110,7 @@ class TestRequests:
         if version is None:
             case.stage({0: case.data[:512]})
             case.claims(amended=True)
-        case.request = AmendRequest(version, True)
+        case.request = AmendRequest.of(compat=version, lazy_refcounts=True)
         assert fault_of(case) == "the guest reports lazy refcounts in a version 2 image"
 
     @pytest.mark.parametrize("lazy", [False, None])

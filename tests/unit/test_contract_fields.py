@@ -84,13 +84,13 @@ class TestFields:
     @pytest.mark.parametrize(
         ("make", "request_"),
         [
-            (upgrade, AmendRequest(None, True)),
-            (upgrade, AmendRequest(2, None)),
-            (downgrade, AmendRequest(3, None)),
-            (downgrade, AmendRequest(None, False)),
-            (toggle, AmendRequest(2, None)),
-            (toggle, AmendRequest(None, False)),
-            (toggle, AmendRequest(3, None)),
+            (upgrade, AmendRequest.of(lazy_refcounts=True)),
+            (upgrade, AmendRequest.of(compat=2)),
+            (downgrade, AmendRequest.of(compat=3)),
+            (downgrade, AmendRequest.of(lazy_refcounts=False)),
+            (toggle, AmendRequest.of(compat=2)),
+            (toggle, AmendRequest.of(lazy_refcounts=False)),
+            (toggle, AmendRequest.of(compat=3)),
         ],
     )
     def test_something_else_than_was_asked_for(

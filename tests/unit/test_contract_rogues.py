@@ -201,7 +201,7 @@ class TestPlaces:
     def test_the_file_grows_by_more_than_it_may(self) -> None:
         model = downgrade(BLOCKS)
         growth = model.case.staged().end() * 512 - len(model.data)
-        model.case.request = AmendRequest(2, None, False, growth)
+        model.case.request = AmendRequest.of(compat=2, max_growth=growth)
         model.case.judge()
-        model.case.request = AmendRequest(2, None, False, growth - 512)
+        model.case.request = AmendRequest.of(compat=2, max_growth=growth - 512)
         assert_fault(model, "^the guest lets the file grow by more than it may$")

@@ -157,7 +157,7 @@ class TestTheResultIsAcceptedAsAnInputWouldBe:
     def moved(self, clusters: int) -> Model:
         """An upgrade that moves the refcount table, to this many clusters of 64 KiB."""
         image = Image(version=2, size=64 << 20)
-        model = Model(image.build(), AmendRequest(3, None, False, 1 << 30))
+        model = Model(image.build(), AmendRequest.of(compat=3, max_growth=1 << 30))
         table = model.header.refcount_table_offset
         place = model.allocate(clusters)
         moved = model.read(table, 65536)
@@ -188,7 +188,9 @@ class TestTheResultIsAcceptedAsAnInputWouldBe:
         self, make: Callable[[], Case], clusters: int
     ) -> None:
         honest = make()
-        model = Model(honest.data, AmendRequest(honest.request.version, None, False, 1 << 30))
+        model = Model(
+            honest.data, AmendRequest.of(compat=honest.request.compat, max_growth=1 << 30)
+        )
         table = model.header.refcount_table_offset
         for n in range(clusters):
             block = model.allocate(1)
@@ -204,7 +206,7 @@ class TestTheResultIsAcceptedAsAnInputWouldBe:
         image = Image(**SMALL, clusters={n: Zero() for n in range(3)}, backing_file=b"base")
         model = downgrade(image)
         model.case.judge()
-        model = Model(model.data, AmendRequest(2, None, False, 1 << 30))
+        model = Model(model.data, AmendRequest.of(compat=2, max_growth=1 << 30))
         used = len(model.data) // 512
         assert used + far < 256  # the one block counts them
         for n in range(3):

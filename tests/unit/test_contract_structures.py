@@ -64,7 +64,7 @@ class TestStructures:
 
     def test_bitmaps_are_removed_unasked(self) -> None:
         model = downgrade(BITMAPS, drop_bitmaps=True)
-        model.case.request = AmendRequest(2, None)
+        model.case.request = AmendRequest.of(compat=2)
         assert_fault(model, "^the guest downgrades an image with bitmaps$")
 
     def test_bitmaps_are_removed_and_stay_in_use(self) -> None:

@@ -19,6 +19,7 @@ from instar.vmm.base.errors import GuestFault, HostError
 from instar.vmm.cli import doctor, trials
 from instar.vmm.confine import BARRIERS
 from instar.vmm.machine.payload import load_payload
+from instar.vmm.request.keywords import make_request
 from tests.support.forge.audit import faults
 from tests.support.forge.reader import Reader
 from tests.unit.command import FakeAmend, fake_amend, make_result, read_json
@@ -290,7 +291,7 @@ def test_doctor_repeats_what_the_sandbox_says(
     amend.error = GuestFault("triple fault")
     line = diagnose(capsys, monkeypatch, doctor.check_sandbox)
     assert line == "FAIL it: triple fault: see the lines above"
-    assert amend.calls[0][1] == {"lazy_refcounts": True}
+    assert amend.calls[0][1] == make_request({"lazy_refcounts": True})
 
 
 @pytest.mark.kvm

@@ -15,12 +15,12 @@ from instar.vmm.base.errors import Refusal, error_fields
 from instar.vmm.base.record import load_dump
 from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
 from instar.vmm.fleet.document import ANSWER_MAX, Expected, read_outcome
-from instar.vmm.request.order import make_order
+from instar.vmm.request.keywords import make_request
 from tests.support.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
 from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
 
-ORDER = make_order("1.1", True, None, False, "writeback", 30)
-EXPECTED = Expected(NAME, ORDER, SHA256, 1 << 20)
+REQUEST = make_request({"compat": "1.1", "lazy_refcounts": True, "timeout": 30})
+EXPECTED = Expected(NAME, REQUEST, SHA256, 1 << 20)
 
 
 def read(document: Any, expected: Expected = EXPECTED) -> Any:
@@ -44,8 +44,14 @@ LIES: dict[str, list[Any]] = {
     "filename": ["/images/b.qcow2", "", None, 1],
     "format": ["raw", "\x1b[31mqcow2", None],
     "action": ["noop", "", "\n", None, ["amended"]],
-    "compat": ["0.10", "1.2", "v3", None, 3],
-    "lazy_refcounts": [False, 1, None],
+    "options": [
+        *({"compat": level, "lazy_refcounts": True} for level in ("0.10", "1.2", "v3", None, 3)),
+        *({"compat": "1.1", "lazy_refcounts": lazy} for lazy in (False, 1, None, "on")),
+        {"lazy_refcounts": True, "compat": "1.1"},
+        {"compat": "1.1"},
+        {"compat": "1.1", "lazy_refcounts": True, "size": 1},
+        *(None, [], "compat", 7),
+    ],
     "atomic": [False, 1, None],
     "dry_run": [True, 0, None],
     "bytes_read": [-1, 1 << 63, True, "1", None],
@@ -107,10 +113,10 @@ def test_a_result_at_odds_with_itself_is_no_outcome(document: Any) -> None:
 
 
 def test_a_range_may_reach_to_the_end_of_a_short_last_sector() -> None:
-    end = Expected(NAME, ORDER, SHA256, 8192 - 100)
+    end = Expected(NAME, REQUEST, SHA256, 8192 - 100)
     assert read(RESULT, end).ranges[0].offset + 4096 == 8192
     with pytest.raises(ValueError, match="not what an amend"):
-        read(RESULT, Expected(NAME, ORDER, SHA256, 8192 - 512))
+        read(RESULT, Expected(NAME, REQUEST, SHA256, 8192 - 512))
 
 
 def test_a_list_of_ranges_is_cut_off_only_where_it_is_full() -> None:
@@ -120,7 +126,7 @@ def test_a_list_of_ranges_is_cut_off_only_where_it_is_full() -> None:
         for n in range(1, RANGES_MAX)
     ]
     full = {**RESULT, "ranges": [*several, last], "more_ranges": 7, "bytes_written": 1 << 22}
-    expected = Expected(NAME, ORDER, SHA256, 1 << 30)
+    expected = Expected(NAME, REQUEST, SHA256, 1 << 30)
     assert read(full, expected).more_ranges == 7
     with pytest.raises(ValueError, match="not what an amend"):
         read({**full, "ranges": several}, expected)
@@ -233,8 +239,8 @@ def test_the_most_hostile_document_takes_little_memory(part: str) -> None:
 
 
 IMAGES = {
-    "plain": (Image(version=2), ORDER),
-    "as asked": (Image(lazy_refcounts=True), ORDER),
+    "plain": (Image(version=2), REQUEST),
+    "as asked": (Image(lazy_refcounts=True), REQUEST),
     "downgraded": (
         Image(
             size=1 << 20,
@@ -242,24 +248,24 @@ IMAGES = {
             clusters={0: Zero(), 1: ZeroAllocated(b"x"), 2: Data(b"a")},
             snapshots=[Snapshot(name=b"a", clusters={0: Data(b"b")})],
         ),
-        make_order("0.10", None, None, False, "writeback", 30),
+        make_request({"compat": "0.10", "timeout": 30}),
     ),
-    "dry": (Image(), make_order(None, True, None, True, "writeback", 30)),
+    "dry": (Image(), make_request({"lazy_refcounts": True, "dry_run": True, "timeout": 30})),
 }
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize(("image", "order"), IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize(("image", "request_"), IMAGES.values(), ids=IMAGES)
 def test_what_an_amend_really_comes_to_is_believed(
-    tmp_path: Path, image: Image, order: Any
+    tmp_path: Path, image: Image, request_: Any
 ) -> None:
     path = tmp_path / "image"
     image.write(path)
-    end = path.stat().st_size + order.request.max_growth
+    end = path.stat().st_size + request_.max_growth
     with instar.Sandbox() as sandbox:
-        result = sandbox.carry_out(path, order)
-    text = load_dump(None)(result).encode()
-    assert read_outcome(text, Expected(str(path), order, SHA256, end)) == result
+        result = sandbox.carry_out(path, request_)
+    text = load_dump(None)({"result": result}).encode()
+    assert read_outcome(text, Expected(str(path), request_, SHA256, end)) == result
 
 
 def test_is_known_tells_refusals_apart() -> None:

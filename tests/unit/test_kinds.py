@@ -23,11 +23,11 @@ from instar.vmm.base.errors import (
 )
 from instar.vmm.base.refusals import translate
 from instar.vmm.fleet.document import Expected, read_outcome
-from instar.vmm.request.order import make_order
+from instar.vmm.request.keywords import make_request
 
 (REFUSAL,) = translate(((7, 8, 0, 0, 0),))
-ORDER = make_order(None, True, None, False, "writeback", 30)
-EXPECTED = Expected("disk", ORDER, "00" * 32)
+REQUEST = make_request({"lazy_refcounts": True, "timeout": 30})
+EXPECTED = Expected("disk", REQUEST, "00" * 32)
 
 
 def import_all() -> None:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import pytest
 
 from instar.vmm.base.errors import ImageRejected, UsageError
-from instar.vmm.request.options import (
-    BOOLEANS,
-    CACHE_MODES,
-    COMPAT_LEVELS,
-    OTHER_FORMATS,
-    AmendOptions,
-    check_format,
-    parse_options,
-    parse_size,
-)
+from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format
+from instar.vmm.request.lists import parse_options, parse_size
+from instar.vmm.request.options import BOOLEANS, COMPAT_LEVELS
 
-HELP = AmendOptions(help=True)
-LAZY = AmendOptions(lazy_refcounts=True)
-NOT_LAZY = AmendOptions(lazy_refcounts=False)
+HELP = None
+LAZY = {"lazy_refcounts": True}
+NOT_LAZY = {"lazy_refcounts": False}
 
 # The names are those of the cases that were observed with qemu-img.
 ACCEPTED = {
@@ -26,19 +19,19 @@ ACCEPTED = {
     "o-implied-no": (["nolazy_refcounts"], NOT_LAZY),
     "o-repeat": (
         ["compat=1.1", "lazy_refcounts=on"],
-        AmendOptions(compat="1.1", lazy_refcounts=True),
+        {"compat": "1.1", "lazy_refcounts": True},
     ),
     "o-repeat-conflict": (["lazy_refcounts=off", "lazy_refcounts=on"], LAZY),
     "o-dup": (["lazy_refcounts=on,lazy_refcounts=off"], NOT_LAZY),
-    "o-dup2": (["compat=9.9,compat=1.1"], AmendOptions(compat="1.1")),
-    "o-dup2, in two lists": (["compat=9.9", "compat=0.10"], AmendOptions(compat="0.10")),
-    "compat-0.10": (["compat=0.10"], AmendOptions(compat="0.10")),
-    "compat-1.1": (["compat=1.1"], AmendOptions(compat="1.1")),
-    "compat-v2": (["compat=v2"], AmendOptions(compat="v2")),
-    "compat-v3": (["compat=v3"], AmendOptions(compat="v3")),
+    "o-dup2": (["compat=9.9,compat=1.1"], {"compat": "1.1"}),
+    "o-dup2, in two lists": (["compat=9.9", "compat=0.10"], {"compat": "0.10"}),
+    "compat-0.10": (["compat=0.10"], {"compat": "0.10"}),
+    "compat-1.1": (["compat=1.1"], {"compat": "1.1"}),
+    "compat-v2": (["compat=v2"], {"compat": "v2"}),
+    "compat-v3": (["compat=v3"], {"compat": "v3"}),
     "id": (["id=x,lazy_refcounts=on"], LAZY),
-    "id-only": (["id=x"], AmendOptions()),
-    "id, bare": (["id,noid"], AmendOptions()),
+    "id-only": (["id=x"], {}),
+    "id, bare": (["id,noid"], {}),
     "help": (["help"], HELP),
     "help-q": (["?"], HELP),
     "help-mixed": (["help,foo=bar"], HELP),
@@ -190,7 +183,9 @@ def fault(*lists: str) -> str:
 
 
 @pytest.mark.parametrize(("lists", "expected"), ACCEPTED.values(), ids=ACCEPTED)
-def test_accepts_what_qemu_img_accepts(lists: list[str], expected: AmendOptions) -> None:
+def test_accepts_what_qemu_img_accepts(
+    lists: list[str], expected: dict[str, object] | None
+) -> None:
     assert parse_options(lists) == expected
 
 

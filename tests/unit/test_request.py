@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instar.vmm.contract import rules
+from instar.vmm.qcow2.header_view import HeaderView
 from instar.vmm.qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from instar.vmm.request import AmendRequest
 
@@ -39,6 +41,14 @@ def without_name(fields: dict[str, int]) -> dict[str, int]:
     return {name: value for name, value in fields.items() if name != "backing_file_offset"}
 
 
+def header(fields: dict[str, int]) -> HeaderView:
+    return HeaderView(fields, b"", b"", (), None)
+
+
+def expect(request: AmendRequest, before: dict[str, int]) -> dict[str, int]:
+    return rules.expected(request, header(before)).fields
+
+
 def test_the_fields_of_these_tests_are_the_headers() -> None:
     assert tuple(V3) == (*HEADER_FIELDS[1:], *V3_FIELDS)
 
@@ -69,38 +79,43 @@ def test_the_fields_of_these_tests_are_the_headers() -> None:
 def test_a_request_is_satisfied_if_all_it_asks_for_is_true(
     version: int | None, lazy: bool | None, fields: dict[str, int], satisfied: bool
 ) -> None:
-    assert AmendRequest(version, lazy).satisfied_by(fields) is satisfied
+    request = AmendRequest.of(compat=version, lazy_refcounts=lazy)
+    assert rules.is_satisfied(request, header(fields)) is satisfied
 
 
 def test_a_lazy_toggle_changes_one_bit() -> None:
     before = {**V3, "compatible_features": 0xF0, "header_length": 104}
-    after = AmendRequest(None, True).expected_fields(before)
+    after = expect(AmendRequest.of(lazy_refcounts=True), before)
     assert after == {**without_name(before), "compatible_features": 0xF1}
-    after = AmendRequest(None, False).expected_fields({**before, "compatible_features": 0xF1})
+    after = expect(AmendRequest.of(lazy_refcounts=False), {**before, "compatible_features": 0xF1})
     assert after == without_name(before)
 
 
 def test_an_upgrade_implies_what_version_2_means() -> None:
-    assert AmendRequest(3, None).expected_fields(V2) == without_name(V3)
-    assert AmendRequest(3, True).expected_fields(V2) == without_name(LAZY)
+    assert expect(AmendRequest.of(compat=3), V2) == without_name(V3)
+    assert expect(AmendRequest.of(compat=3, lazy_refcounts=True), V2) == without_name(LAZY)
 
 
 def test_a_downgrade_leaves_the_fields_of_version_2() -> None:
-    assert AmendRequest(2, None).expected_fields(LAZY) == without_name(V2)
+    assert expect(AmendRequest.of(compat=2), LAZY) == without_name(V2)
 
 
 def test_whoever_writes_clears_unknown_autoclear_bits() -> None:
-    after = AmendRequest(None, True).expected_fields({**V3, "autoclear_features": 0xFF})
+    after = expect(AmendRequest.of(lazy_refcounts=True), {**V3, "autoclear_features": 0xFF})
     assert after["autoclear_features"] == 3
 
 
 def test_what_is_passed_in_is_left_alone() -> None:
     before = dict(V3)
-    AmendRequest(2, False).expected_fields(before)
+    expect(AmendRequest.of(compat=2, lazy_refcounts=False), before)
     assert before == V3
 
 
-REQUESTS = st.builds(AmendRequest, st.sampled_from([None, 2, 3]), st.sampled_from([None, 0, 1]))
+REQUESTS = st.builds(
+    AmendRequest.of,
+    compat=st.sampled_from([None, 2, 3]),
+    lazy_refcounts=st.sampled_from([None, False, True]),
+)
 WORDS = st.integers(0, (1 << 64) - 1)
 
 
@@ -111,11 +126,11 @@ def test_only_version_and_feature_words_ever_change(
     before = {**(V3 if v3 else V2), "size": size}
     if v3:
         before.update(compatible_features=compatible, autoclear_features=autoclear)
-    after = request.expected_fields(before)
+    after = expect(request, before)
     untouched = set(V2) - {"version", "backing_file_offset"}
     assert {name: after[name] for name in untouched} == {name: before[name] for name in untouched}
     assert set(after) == set(without_name(V3 if after["version"] == 3 else V2))
-    assert after["version"] == (request.version or before["version"])
+    assert after["version"] == (request.compat or before["version"])
 
 
 @given(REQUESTS, st.booleans(), WORDS)
@@ -123,5 +138,5 @@ def test_what_is_expected_satisfies_the_request_where_version_3_results(
     request: AmendRequest, v3: bool, compatible: int
 ) -> None:
     before = {**V3, "compatible_features": compatible} if v3 else V2
-    after = request.expected_fields(before)
-    assert after["version"] == 2 or request.satisfied_by(after)
+    after = expect(request, before)
+    assert after["version"] == 2 or rules.is_satisfied(request, header(after))

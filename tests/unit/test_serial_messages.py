@@ -348,7 +348,7 @@ class TestConfig:
         return fields
 
     def test_it_says_what_the_host_saw(self) -> None:
-        assert self.pack(AmendRequest(None, None)) == {
+        assert self.pack(AmendRequest.of()) == {
             "magic": abi.AMEND_CONFIG_MAGIC,
             "target_format": abi.AMEND_FORMAT_QCOW2,
             "flags": abi.AMEND_FLAG_QUIET,
@@ -372,15 +372,21 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("version", "request_", "table", "size", "along"),
         [
-            (2, AmendRequest(3, None), 0x10000, 0x40000, (0x10000, 0x30000)),
-            (2, AmendRequest(3, True), 0x10000, 0x30001, (0x10000, 0x30000)),
-            (2, AmendRequest(3, None), 0x10000, 0x30000, (0, 0)),
-            (2, AmendRequest(3, None), 0x10100, 0x40000, (0, 0)),
-            (2, AmendRequest(3, None), (1 << 64) - 512, 0x40000, (0, 0)),
-            (2, AmendRequest(2, None), 0x10000, 0x40000, (0, 0)),
-            (2, AmendRequest(None, True), 0x10000, 0x40000, (0, 0)),
-            (3, AmendRequest(3, None), 0x10000, 0x40000, (0, 0)),
-            (3, AmendRequest(2, None), 0x10000, 0x40000, (0, 0)),
+            (2, AmendRequest.of(compat=3), 0x10000, 0x40000, (0x10000, 0x30000)),
+            (
+                2,
+                AmendRequest.of(compat=3, lazy_refcounts=True),
+                0x10000,
+                0x30001,
+                (0x10000, 0x30000),
+            ),
+            (2, AmendRequest.of(compat=3), 0x10000, 0x30000, (0, 0)),
+            (2, AmendRequest.of(compat=3), 0x10100, 0x40000, (0, 0)),
+            (2, AmendRequest.of(compat=3), (1 << 64) - 512, 0x40000, (0, 0)),
+            (2, AmendRequest.of(compat=2), 0x10000, 0x40000, (0, 0)),
+            (2, AmendRequest.of(lazy_refcounts=True), 0x10000, 0x40000, (0, 0)),
+            (3, AmendRequest.of(compat=3), 0x10000, 0x40000, (0, 0)),
+            (3, AmendRequest.of(compat=2), 0x10000, 0x40000, (0, 0)),
         ],
     )
     def test_it_says_where_an_upgrade_looks_for_a_refcount(
@@ -394,23 +400,26 @@ class TestConfig:
     @pytest.mark.parametrize("version", [None, 2, 3])
     @pytest.mark.parametrize("lazy", [None, False, True])
     def test_it_says_what_is_asked_for(self, version: int | None, lazy: bool | None) -> None:
-        assert self.pack(AmendRequest(version, lazy))["flags"] == abi.AMEND_FLAG_QUIET
+        assert (
+            self.pack(AmendRequest.of(compat=version, lazy_refcounts=lazy))["flags"]
+            == abi.AMEND_FLAG_QUIET
+        )
         asked = {abi.OPTION_COMPAT: version, abi.OPTION_LAZY_REFCOUNTS: lazy}
         assert self.options == {key: value for key, value in asked.items() if value is not None}
 
     @pytest.mark.parametrize(
         ("request_", "flag"),
         [
-            (AmendRequest(2, None, drop_bitmaps=True), abi.AMEND_FLAG_DROP_BITMAPS),
-            (AmendRequest(2, None, fixed_size=True), abi.AMEND_FLAG_FIXED_SIZE),
+            (AmendRequest.of(compat=2, drop_bitmaps=True), abi.AMEND_FLAG_DROP_BITMAPS),
+            (AmendRequest.of(compat=2, fixed_size=True), abi.AMEND_FLAG_FIXED_SIZE),
         ],
     )
     def test_it_says_what_may_be_done_for_it(self, request_: AmendRequest, flag: int) -> None:
         assert self.pack(request_)["flags"] == flag | abi.AMEND_FLAG_QUIET
 
     def test_it_says_how_far_the_file_may_grow(self) -> None:
-        assert self.pack(AmendRequest(2, None, max_growth=1 << 40))["max_growth"] == 1 << 40
+        assert self.pack(AmendRequest.of(compat=2, max_growth=1 << 40))["max_growth"] == 1 << 40
 
     def test_it_asks_for_progress_and_text_where_they_are_wanted(self) -> None:
-        flags = self.pack(AmendRequest(None, None), progress=True, debug=True)["flags"]
+        flags = self.pack(AmendRequest.of(), progress=True, debug=True)["flags"]
         assert flags == abi.AMEND_FLAG_PROGRESS

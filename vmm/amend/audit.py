@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 
 from ..base.errors import ImageRejected, InstarError, documented
-from ..request.order import path_as_text
+from ..request.keywords import path_as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..request import AmendRequest
-    from ..request.order import Order, PathLike
+    from ..request.keywords import PathLike
     from .result import AmendResult
 
 _LOGGER = logging.getLogger("instar")
@@ -24,26 +24,31 @@ _LOGGER.addHandler(logging.NullHandler())  # else logging prints warnings that n
 
 
 def logged(
-    path: PathLike, order: Order, payload_sha256: str, act: Callable[[], AmendResult]
+    path: PathLike, request: AmendRequest, payload_sha256: str, act: Callable[[], AmendResult]
 ) -> AmendResult:
     """Do `act` and leave one record: INFO for a result, WARNING for an error, which goes on."""
     try:
         result = act()
     except Exception as error:
-        _record(logging.WARNING, path, order, payload_sha256, _name(error), 0)
+        _record(logging.WARNING, path, request, payload_sha256, _name(error), 0)
         raise
-    written = 0 if order.dry_run else result.bytes_written
-    _record(logging.INFO, path, order, payload_sha256, result.action, written)
+    written = 0 if request.dry_run else result.bytes_written
+    _record(logging.INFO, path, request, payload_sha256, result.action, written)
     return result
 
 
 def _record(
-    level: int, path: PathLike, order: Order, payload_sha256: str, verdict: str, written: int
+    level: int,
+    path: PathLike,
+    request: AmendRequest,
+    payload_sha256: str,
+    verdict: str,
+    written: int,
 ) -> None:
-    verdict = f"dry run, {verdict}" if order.dry_run else verdict
+    verdict = f"dry run, {verdict}" if request.dry_run else verdict
     facts: dict[str, object] = {
         "image": path_as_text(path),
-        "request": describe_request(order.request),
+        "request": describe_request(request),
         "verdict": verdict,
         "bytes_written": written,
         "payload_sha256": payload_sha256,
@@ -59,9 +64,8 @@ def _record(
 
 def describe_request(request: AmendRequest) -> str:
     """Spell the options as -o has them."""
-    version = {None: "", 2: "compat=0.10", 3: "compat=1.1"}[request.version]
-    lazy = {None: "", True: "lazy_refcounts=on", False: "lazy_refcounts=off"}
-    return ",".join(filter(None, (version, lazy[request.lazy_refcounts]))) or "nothing"
+    spelled = (f"{row.key}={row.spell(row.tell(value))}" for row, value in request.asked())
+    return ",".join(spelled) or "nothing"
 
 
 def _name(error: Exception) -> str:

@@ -8,7 +8,6 @@ from instar.abi import (
     AMEND_ACTION_AMENDED,
     AMEND_ACTION_NOOP,
     AMEND_CONFIG_MAGIC,
-    AMEND_FLAG_DROP_BITMAPS,
     AMEND_FLAG_FIXED_SIZE,
     AMEND_FLAG_PROGRESS,
     AMEND_FLAG_QUIET,
@@ -25,7 +24,6 @@ from instar.abi import (
     OPTION_COMPAT,
     OPTION_KIND_BYTES,
     OPTION_KIND_FLAG,
-    OPTION_KIND_NUMBER,
     OPTION_LAZY_REFCOUNTS,
     REFUSAL_MAX,
     AmendConfig_FORMAT,
@@ -38,6 +36,7 @@ from instar.abi import (
 from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim
+from ..request.options import OPTIONS, PERMISSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,10 +54,7 @@ _SNAPSHOT = Struct("<IHH")  # number, bytes of ID and name
 _OPTION = Struct(OptionRecord_FORMAT)
 _NUMBER = Struct("<Q")
 
-OPTION_KINDS = {
-    OPTION_COMPAT: OPTION_KIND_NUMBER,
-    OPTION_LAZY_REFCOUNTS: OPTION_KIND_FLAG,
-}
+OPTION_KINDS = {option.abi_key: option.abi_kind for option in OPTIONS}
 """Of each option's key, what its values are: numbers, flags or bytes."""
 
 
@@ -92,11 +88,11 @@ def pack_config(
     debug: bool,
 ) -> bytes:
     """The AmendConfig for what the host saw of the header, and the options that are asked for."""
-    asked = {OPTION_COMPAT: request.version, OPTION_LAZY_REFCOUNTS: request.lazy_refcounts}
-    options = pack_options({key: value for key, value in asked.items() if value is not None})
+    options = pack_options({option.abi_key: value for option, value in request.asked()})
     flags = AMEND_FLAG_PROGRESS if progress else 0
     flags |= AMEND_FLAG_QUIET if not debug else 0
-    flags |= AMEND_FLAG_DROP_BITMAPS if request.drop_bitmaps else 0
+    for permission in PERMISSIONS:
+        flags |= permission.flag if request.permissions.get(permission.key) else 0
     flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
     config = _CONFIG.pack(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
@@ -116,7 +112,7 @@ def _read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> 
     """
     table = header.refcount_table_offset
     block = table + header.refcount_table_clusters * header.cluster_size
-    wanted = request.version == 3 and header.version == 2 and table % 512 == block % 512 == 0
+    wanted = request.compat == 3 and header.version == 2 and table % 512 == block % 512 == 0
     return (table, block) if wanted and block < image_size else (0, 0)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from _collections_abc import Mapping  # collections.abc would cost the command collections
+
 from ..base.errors import InstarError
 from ..base.record import record, to_dict
 from ..contract.terms import Change
-from ..request.order import PathLike, path_as_text
+from ..request.keywords import PathLike, path_as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,10 +55,8 @@ class AmendResult:
     """Always "qcow2"."""
     action: Action
     """"amended", or "noop" where the image was already as asked."""
-    compat: Level
-    """The compatibility level now: "0.10" or "1.1"."""
-    lazy_refcounts: bool
-    """Whether lazy refcounts are on now."""
+    options: Mapping[str, str | int | None]
+    """What holds now, by option: a str, an int or a bool; None where there is none."""
     atomic: bool
     """Whether the change takes effect with the write of one sector."""
     dry_run: bool
@@ -78,9 +78,24 @@ class AmendResult:
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
 
+    @property
+    def compat(self) -> Level:
+        """The compatibility level now: "0.10" or "1.1"."""
+        return str(self.options["compat"])  # type: ignore[return-value]
+
+    @property
+    def lazy_refcounts(self) -> bool:
+        """Whether lazy refcounts are on now."""
+        return bool(self.options["lazy_refcounts"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the command's JSON document: dicts, lists and plain values."""
-        document: dict[str, Any] = to_dict(self)
+        fields: dict[str, Any] = to_dict(self)
+        document: dict[str, Any] = {}
+        for name, value in fields.items():
+            if name == "options":  # two have been there since before there was this one
+                document.update(compat=self.compat, lazy_refcounts=self.lazy_refcounts)
+            document[name] = value
         return document
 
 

@@ -14,7 +14,7 @@ from ..image.image_file import ImageFile
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
-from ..request.order import TIMEOUT, Cache, Compat, Order, PathLike, announce, make_order
+from ..request.keywords import PathLike, announce, check_path, make_request, takes_keywords
 from . import carry_out, plan
 from .result import AmendResult
 
@@ -22,6 +22,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from typing_extensions import Unpack
+
+    from ..request import AmendRequest
+    from ..request.options import Keywords
     from .messages import Outcome
 
 
@@ -52,34 +56,33 @@ class Sandbox:
         """Refuse to be copied or pickled: KVM serves none but its maker's memory. UsageError."""
         raise UsageError("a Sandbox cannot be copied or pickled; make another one")
 
+    @takes_keywords
     def amend(
         self,
         path: PathLike,
         *,
-        compat: Compat | None = None,
-        lazy_refcounts: bool | None = None,
-        format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
-        dry_run: bool = False,
-        cache: Cache = "writeback",
-        timeout: float = TIMEOUT,
-        drop_bitmaps: bool = False,
-        max_growth: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         debug: Callable[[str], None] | None = None,
+        **keywords: Unpack[Keywords],
     ) -> AmendResult:
-        """Do what instar.amend() does, with the same arguments, result and errors.
+        """Do what instar.amend() does, with the same result and errors.
 
         Raises UsageError, too, if the sandbox is closed or busy in another thread.
+
+        Args:
+            path: the image, a regular file or a block device.
+            {keywords}
+            progress: called as progress(done, total) during a long scan.
+            debug: called with the guest's debug text.
         """
-        order = make_order(
-            compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
-        )
-        return self.carry_out(path, order, progress, debug)
+        request = make_request(keywords)
+        check_path(path)
+        return self.carry_out(path, request, progress, debug)
 
     def carry_out(
         self,
         path: PathLike,
-        order: Order,
+        request: AmendRequest,
         progress: Callable[[int, int], None] | None = None,
         debug: Callable[[str], None] | None = None,
     ) -> AmendResult:
@@ -88,11 +91,11 @@ class Sandbox:
         def act() -> AmendResult:
             self._begin()
             try:
-                announce(path, order)
-                growth = order.request.max_growth
-                name, writable = os.fspath(path), not order.dry_run
+                announce(path, request)
+                growth = request.max_growth
+                name, writable = os.fspath(path), not request.dry_run
                 with ImageFile(name, writable=writable, max_growth=growth) as image:
-                    return self._amend(image, order, progress, debug)
+                    return self._amend(image, request, progress, debug)
             finally:
                 self._busy.release()
 
@@ -100,13 +103,13 @@ class Sandbox:
             return act()
         from .audit import logged
 
-        return logged(path, order, self._payload.sha256, act)
+        return logged(path, request, self._payload.sha256, act)
 
-    def amend_open(self, image: ImageFile, order: Order) -> AmendResult:
+    def amend_open(self, image: ImageFile, request: AmendRequest) -> AmendResult:
         """Do what amend() does with an image that is open; it is locked, but not closed, here."""
         self._begin()
         try:
-            return self._amend(image, order, None, None)
+            return self._amend(image, request, None, None)
         finally:
             self._busy.release()
 
@@ -134,14 +137,14 @@ class Sandbox:
     def _amend(
         self,
         image: ImageFile,
-        order: Order,
+        request: AmendRequest,
         progress: Callable[[int, int], None] | None,
         debug: Callable[[str], None] | None,
     ) -> AmendResult:
         warning = lock_image(image.fd, image.name)
-        outcome = self._plan(image, order, progress, debug)
+        outcome = self._plan(image, request, progress, debug)
         try:
-            return carry_out(image, order, outcome, self._payload.sha256, warning)
+            return carry_out(image, request, outcome, self._payload.sha256, warning)
         except GuestFault:
             self._discard()
             raise
@@ -149,14 +152,14 @@ class Sandbox:
     def _plan(
         self,
         image: ImageFile,
-        order: Order,
+        request: AmendRequest,
         progress: Callable[[int, int], None] | None,
         debug: Callable[[str], None] | None,
     ) -> Outcome:
         """Run the machine, and make it ready again or close it, before anything is written."""
         try:
-            machine = self._machine_for(order.ram_size)
-            outcome = plan(machine, image, order, progress, debug)
+            machine = self._machine_for(request.ram_size)
+            outcome = plan(machine, image, request, progress, debug)
             machine.reset()
         except ImageRejected:  # by the host: the guest was not run
             raise

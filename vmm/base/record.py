@@ -43,6 +43,31 @@ else:
         return cls
 
 
+if TYPE_CHECKING:
+    K = TypeVar("K")
+    V = TypeVar("V")
+
+    class FrozenDict(dict[K, V]):
+        """See below."""
+
+else:
+
+    class FrozenDict(dict):
+        """A dict that does not change, so that a record can hold it and be hashed."""
+
+        def __hash__(self):  # noqa: ANN204 - that of object
+            return hash(frozenset(self.items()))
+
+        def __reduce__(self):  # noqa: ANN204 - that of object
+            return FrozenDict, (dict(self),)
+
+        def _refuse(self, *_args, **_kwargs):  # noqa: ANN002, ANN003, ANN202
+            raise TypeError("a FrozenDict does not change")
+
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+
 def to_dict(value: Any) -> Any:
     """Return a record as JSON has it: dicts, lists and plain values, fields in their order."""
     if isinstance(value, tuple | list):

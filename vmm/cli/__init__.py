@@ -17,7 +17,9 @@ from instar import __version__
 from ..base.errors import HostError, UsageError
 from ..base.streams import fill_streams
 from ..base.supported import check_machine
-from ..request.options import CACHE_MODES, OPTIONS_HELP, check_format, parse_options, parse_size
+from ..request.keywords import CACHE_MODES, check_format, make_request
+from ..request.lists import options_help, parse_options, parse_size
+from ..request.options import FLAG, PERMISSIONS
 from .arguments import OPERAND, scan
 from .commands import AMEND, COMMANDS, INSTAR, format_help
 from .report import Progress, Report, show_debug, write
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from ..amend.result import AmendResult
     from ..image.image_file import ImageFile
-    from ..request.options import AmendOptions
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal
@@ -142,15 +143,15 @@ def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
     if not lists:
         raise UsageError("Must specify options (-o); '-o help' lists them")
     options = parse_options(lists)
-    if options.help:
+    if options is None:
         check_format(flags.get("format"))
-        write("stdout", OPTIONS_HELP)
+        write("stdout", options_help())
         return 0
     check_machine()
     if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
         from .batch import amend_files
 
-        return amend_files(files, options, flags, report, _read_limits(flags))
+        return amend_files(files, {**options, **_read_keywords(flags)}, flags, report)
     if not files:
         raise UsageError("Expecting one image file name")
     result = _call_amend(files[0], options, flags, report, own_process=own_process)
@@ -190,13 +191,13 @@ def _read_arguments(
 
 def _call_amend(
     filename: str,
-    options: AmendOptions,
+    options: dict[str, Any],
     flags: dict[str, str],
     report: Report,
     *,
     own_process: bool,
 ) -> AmendResult:
-    limits = _read_limits(flags)
+    keywords = {**options, **_read_keywords(flags)}
     required = "require-confinement" in flags
     if required and not own_process:
         raise HostError("a process that only calls the command is not confined")
@@ -215,14 +216,10 @@ def _call_amend(
     try:
         result = amend_image(
             filename,
-            compat=options.compat,
-            lazy_refcounts=options.lazy_refcounts,
-            format=flags.get("format"),
-            dry_run="dry-run" in flags,
+            make_request(keywords),
             progress=progress,
             debug=show_debug if "debug" in flags else None,
             before_read=confine_process if own_process else None,
-            **limits,
         )
     finally:
         if progress is not None:
@@ -230,16 +227,22 @@ def _call_amend(
     return result
 
 
-def _read_limits(flags: dict[str, str]) -> dict[str, Any]:
+def _read_keywords(flags: dict[str, str]) -> dict[str, Any]:
+    """What the flags say of a request, as keywords of make_request(). UsageError."""
     cache = flags.get("cache", "writeback")
     if cache not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {cache}")
-    return {
-        "cache": cache,
-        "drop_bitmaps": "drop-bitmaps" in flags,
-        **({"max_growth": _read_size(flags["max-growth"])} if "max-growth" in flags else {}),
-        **({"timeout": _read_seconds(flags["timeout"])} if "timeout" in flags else {}),
-    }
+    keywords: dict[str, Any] = {"cache": cache, "dry_run": "dry-run" in flags}
+    if "format" in flags:
+        keywords["format"] = flags["format"]
+    for permission in PERMISSIONS:
+        if permission.name in flags:
+            text = flags[permission.name]
+            allowed = permission.kind == FLAG or _read_size(permission.name, text)
+            keywords[permission.key] = allowed
+    if "timeout" in flags:
+        keywords["timeout"] = _read_seconds(flags["timeout"])
+    return keywords
 
 
 def _read_seconds(text: str) -> float:
@@ -249,8 +252,8 @@ def _read_seconds(text: str) -> float:
         raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None
 
 
-def _read_size(text: str) -> int:
+def _read_size(flag: str, text: str) -> int:
     size = parse_size(text)
     if size is None:
-        raise UsageError(f"--max-growth: expected a size such as 512M or 1.5G, not '{text}'")
+        raise UsageError(f"--{flag}: expected a size such as 512M or 1.5G, not '{text}'")
     return size

@@ -11,7 +11,7 @@ import os
 import sys
 
 from ..base.errors import UsageError
-from ..request.order import TIMEOUT, make_order
+from ..request.keywords import make_request
 from .report import write
 
 TYPE_CHECKING = False
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..amend.result import AmendOutcome
-    from ..request.options import AmendOptions
     from .report import Report
 
 JOBS_MAX = 4096
@@ -29,14 +28,14 @@ _KINDS = ("amended", "as asked", "failed")
 
 def amend_files(
     files: list[str],
-    options: AmendOptions,
+    keywords: dict[str, Any],
     flags: dict[str, str],
     report: Report,
-    limits: dict[str, Any],
 ) -> int:
     """Amend `files`, and those that --files-from names; return the exit status.
 
-    UsageError, or HostError if this machine can run no workers or the list cannot be read.
+    `keywords` are those of make_request(). Raises UsageError, or HostError if this machine can run
+    no workers or the list cannot be read.
     """
     jobs = _read_jobs(flags.get("jobs", "1"))
     if "debug" in flags:
@@ -45,11 +44,7 @@ def amend_files(
         raise UsageError("--null is about the names of --files-from")
     if not files and "files-from" not in flags:
         raise UsageError("Expecting one image file name")
-    order = make_order(
-        *(options.compat, options.lazy_refcounts, flags.get("format"), "dry-run" in flags),
-        *(limits["cache"], limits.get("timeout", TIMEOUT)),
-        *(limits["drop_bitmaps"], limits.get("max_growth")),
-    )
+    request = make_request(keywords)
     gc.enable()  # unlike for one image, where the process is soon at its end
     report.use_lines()
     paths: Iterable[str] = files
@@ -60,7 +55,7 @@ def amend_files(
     # Imported here because a usage error needs none of it.
     from ..fleet.batch import amend_batch
 
-    outcomes = amend_batch(paths, order, jobs=jobs, required=required)
+    outcomes = amend_batch(paths, request, jobs=jobs, required=required)
     return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
 
 

@@ -7,7 +7,8 @@ shells are made of it when the package is built (scripts/build_manual.py).
 from __future__ import annotations
 
 from ..base.record import record
-from ..request.options import AMENDABLE_FORMAT, CACHE_MODES, COMPAT_LEVELS
+from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES
+from ..request.options import FLAG, OPTIONS, PERMISSIONS
 from .arguments import FILES, Flag, format_flags
 from .report import OUTPUT_FORMATS
 
@@ -37,8 +38,8 @@ _HELP = Flag("help", "print this help", short="h")
 _OUTPUT = Flag("output", "human or json", metavar="FORMAT", values=OUTPUT_FORMATS)
 _OPTION_VALUES = (
     "help",
-    *(f"compat={level}" for level in COMPAT_LEVELS),
-    *("lazy_refcounts=on", "lazy_refcounts=off"),
+    *(f"{row.key}={value}" for row in OPTIONS for value in row.choices),
+    *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
 )
 
 AMEND = Command(
@@ -84,8 +85,10 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
         ),
         Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
         Flag("debug", "show the debug text of the sandbox on stderr"),
-        Flag("drop-bitmaps", "let a downgrade remove persistent bitmaps"),
-        Flag("max-growth", "how far the file may grow, by default 1G", metavar="SIZE"),
+        *(
+            Flag(row.name, row.help, metavar="" if row.kind == FLAG else "SIZE")
+            for row in PERMISSIONS
+        ),
         Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
         Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
         Flag("force", "accepted for the sake of qemu-img; has no effect"),

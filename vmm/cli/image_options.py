@@ -7,7 +7,7 @@ shown. Read as qemu does: KEY=VALUE,... with ",," for a comma.
 from __future__ import annotations
 
 from ..base.errors import UsageError
-from ..request.options import split_list
+from ..request.lists import split_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

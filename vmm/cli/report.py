@@ -12,10 +12,11 @@ import sys
 from ..base.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
 from ..base.escape import escape
 from ..base.record import load_dump
+from ..request.options import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ..amend.result import AmendResult, ByteRange
     from ..contract.terms import Change
@@ -123,7 +124,7 @@ def show_debug(text: str) -> None:
 
 def describe(result: AmendResult) -> str:
     """Return what a dry run found out, as lines for people."""
-    state = f"compat {result.compat}, lazy_refcounts {'on' if result.lazy_refcounts else 'off'}"
+    state = ", ".join(f"{key} {text}" for key, text in _spell_options(result))
     name = escape(result.filename)
     if result.action == "noop":
         return f"{name}: nothing to change ({state})\n"
@@ -140,11 +141,18 @@ def _describe_done(result: AmendResult) -> str:
     """What is to be kept of an amend, in one line."""
     what = f"dry run, {result.action}" if result.dry_run else result.action
     written = 0 if result.dry_run else result.bytes_written
-    state = f"compat={result.compat},lazy_refcounts={'on' if result.lazy_refcounts else 'off'}"
+    state = ",".join(f"{key}={text}" for key, text in _spell_options(result))
     return (
         f"'{escape(result.filename)}': {what} ({state}), {written} bytes written, "
         f"payload {result.payload_sha256}"
     )
+
+
+def _spell_options(result: AmendResult) -> Iterator[tuple[str, str]]:
+    """What holds of each option, but for those that the image lacks."""
+    for row in OPTIONS:
+        if (told := result.options[row.key]) is not None:
+            yield row.key, escape(row.spell(told))
 
 
 def write(stream_name: str, text: str) -> None:

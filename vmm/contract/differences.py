@@ -21,7 +21,7 @@ SWITCH, RELEASE, FLAGS = INSTAR_PHASE_SWITCH, INSTAR_PHASE_RELEASE, INSTAR_PHASE
 SLACK = "slack"
 """Bytes of the header cluster that nothing refers to."""
 HEADER = "header"
-"""Fields of the header, which AmendRequest.expected_fields() names one by one."""
+"""Fields of the header, which the rules of the options name one by one."""
 LAYOUT = "layout"
 """The place of extensions and of the backing file name, and whether there are feature names."""
 TABLE_PLACE = "refcount table's place"

@@ -13,7 +13,7 @@ from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.header_view import MalformedHeader
 from .differences import BITMAPS, HEADER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
-from .rules import allowed
+from .rules import allowed, expected, is_satisfied, judge_request, rules_of
 from .terms import Change, Judgement
 
 TYPE_CHECKING = False
@@ -36,8 +36,9 @@ _PLACES = (*_TABLE_PLACE, "snapshots_offset")
 
 def prepare(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
-    if request.version is not None:
-        from . import tables  # noqa: F401 - only a change of version writes tables
+    tuple(rules_of(request))
+    if request.writes_tables:
+        from . import tables  # noqa: F401 - many changes write the header only
 
 
 def judge(
@@ -102,7 +103,7 @@ def _judge_noop(
 ) -> None:
     if not staged.is_empty():
         raise GuestFault("the guest reports a no-op, yet wrote")
-    if not request.satisfied_by(before.fields):
+    if not is_satisfied(request, before):
         raise GuestFault("the guest reports a no-op, yet the image is not as asked")
     _judge_features(before, before.fields["version"])
     if not atomic:
@@ -125,7 +126,8 @@ class _Amended:
         self._before = states.before
         self._request = request
         self._staged = staged
-        self._allowed = allowed(request, states.before.fields["version"])
+        self._allowed = allowed(request, states.before)
+        self._expected = expected(request, states.before)
 
     def judge(self, atomic: bool) -> HeaderView:
         """Return the amended header."""
@@ -139,7 +141,7 @@ class _Amended:
         after = states.view(SWITCH)
         self._judge_fields(after)
         _judge_request(before, request)
-        if after.name != before.name:
+        if after.name != self._expected.name:
             raise GuestFault("the guest changes the backing file name")
         dropped = self._judge_extensions(after)
         self._judge_rest(after, dropped)
@@ -148,14 +150,13 @@ class _Amended:
 
     def _judge_fields(self, after: HeaderView) -> None:
         before, places = self._before, self._states.places
-        expected = self._request.expected_fields(before.fields)
-        expected.update(places)
-        if (SWITCH, SNAPSHOTS_PLACE) in self._allowed and expected["nb_snapshots"]:
-            expected["snapshots_offset"] = after.fields["snapshots_offset"]
+        wanted = {**self._expected.fields, **places}
+        if (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
+            wanted["snapshots_offset"] = after.fields["snapshots_offset"]
         fields = dict(after.fields)
         del fields["backing_file_offset"]
         differs = any(before.fields.get(name) != value for name, value in fields.items())
-        if before.raw[:4] != after.raw[:4] or fields != expected:
+        if before.raw[:4] != after.raw[:4] or fields != wanted:
             raise GuestFault(_FIELD)
         if differs and (SWITCH, HEADER) not in self._allowed:
             raise GuestFault(_FIELD)
@@ -170,16 +171,16 @@ class _Amended:
     def _judge_extensions(self, after: HeaderView) -> bytes | None:
         """Return the bitmaps extension if it is dropped and its clusters are to be released."""
         before = self._before
-        kept = before.extensions
-        bitmaps = [data for kind, data in kept if kind == _BITMAPS]
-        if bitmaps and after.fields["version"] < before.fields["version"]:
-            if (SWITCH, BITMAPS) not in self._allowed:
-                raise GuestFault("the guest downgrades an image with bitmaps")
-            kept = tuple(extension for extension in kept if extension[0] != _BITMAPS)
-        if after.extensions != kept:
+        bitmaps = [data for kind, data in before.extensions if kind == _BITMAPS]
+        downgraded = after.fields["version"] < before.fields["version"]
+        if bitmaps and downgraded and (SWITCH, BITMAPS) not in self._allowed:
+            raise GuestFault("the guest downgrades an image with bitmaps")
+        wanted = self._expected.extensions
+        if after.extensions != wanted:
             raise GuestFault("the guest changes, adds or drops a header extension")
+        dropped = bitmaps and all(kind != _BITMAPS for kind, _ in wanted)
         # Else a program that does not know bitmaps has written, and may have used the clusters.
-        if kept == before.extensions or not before.fields["autoclear_features"] & _BITMAPS_VALID:
+        if not dropped or not before.fields["autoclear_features"] & _BITMAPS_VALID:
             return None
         if len(bitmaps) > 1:
             raise GuestFault("the guest accepted two bitmaps extensions")
@@ -210,7 +211,7 @@ class _Amended:
             return self._staged.zeroed()
         except ZeroedInUse as error:
             fault = GuestFault(str(error))
-            if self._request.version != 2:
+            if self._request.compat != 2:
                 raise fault from error
             from .tables import explain
 
@@ -222,11 +223,7 @@ class _Amended:
 
 def _judge_request(before: HeaderView, request: AmendRequest) -> None:
     """The request is one that has to be carried out, as far as the header tells."""
-    version = request.version or before.fields["version"]
-    if request.satisfied_by(before.fields):
+    if is_satisfied(request, before):
         raise GuestFault("the guest reports success, yet the image was as asked before")
-    _judge_features(before, version)
-    if version == 2 and request.lazy_refcounts:
-        raise GuestFault("the guest reports lazy refcounts in a version 2 image")
-    if version < before.fields["version"] and before.fields["refcount_order"] != 4:
-        raise GuestFault("the guest downgrades an image with another refcount width")
+    _judge_features(before, request.compat or before.fields["version"])
+    judge_request(request, before)

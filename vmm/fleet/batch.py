@@ -18,7 +18,7 @@ from ..amend.result import AmendOutcome
 from ..base.errors import HostError, InstarError
 from ..image.image_file import ImageFile
 from ..machine.payload import load_payload
-from ..request.order import announce
+from ..request.keywords import announce
 from .document import EITHER, Expected, read_outcome
 from .supply import Supply
 from .worker import READY
@@ -28,7 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from ..request.order import Order, PathLike
+    from ..request import AmendRequest
+    from ..request.keywords import PathLike
     from .supply import Taken
 
 MARGIN = 30.0
@@ -40,7 +41,7 @@ PATIENCE = 2.0
 
 
 def amend_batch(
-    paths: Iterable[PathLike], order: Order, *, jobs: int, required: bool
+    paths: Iterable[PathLike], request: AmendRequest, *, jobs: int, required: bool
 ) -> Generator[AmendOutcome, None, None]:
     """Amend images in `jobs` confined processes; yield what became of each as it is known.
 
@@ -49,7 +50,7 @@ def amend_batch(
     begun come to their end; after a KeyboardInterrupt, thrown in or met, their outcomes follow, and
     then it goes on.
     """
-    batch = _Batch(Supply(paths), order, jobs, required)
+    batch = _Batch(Supply(paths), request, jobs, required)
     try:
         yield from batch.run()
     except KeyboardInterrupt:
@@ -62,9 +63,9 @@ def amend_batch(
 class _Batch:
     """One call of amend_batch()."""
 
-    def __init__(self, supply: Supply, order: Order, jobs: int, required: bool) -> None:
+    def __init__(self, supply: Supply, request: AmendRequest, jobs: int, required: bool) -> None:
         self._supply = supply
-        self._order = order
+        self._request = request
         self._jobs = jobs
         self._required = required
         self._payload = load_payload()
@@ -132,9 +133,9 @@ class _Batch:
                 yield self._end(taken, error)
 
     def _open(self, path: PathLike) -> ImageFile:
-        announce(path, self._order)
-        growth = self._order.request.max_growth
-        return ImageFile(os.fspath(path), writable=not self._order.dry_run, max_growth=growth)
+        announce(path, self._request)
+        growth = self._request.max_growth
+        return ImageFile(os.fspath(path), writable=not self._request.dry_run, max_growth=growth)
 
     def _least_busy(self) -> WorkerProcess:
         return min(self._workers.values(), key=lambda worker: len(worker.sent))
@@ -143,7 +144,7 @@ class _Batch:
         """Return the one that is to get the next image. HostError if there is none, nor can be."""
         if not self._workers or (len(self._workers) < self._jobs and self._least_busy().sent):
             try:
-                worker = WorkerProcess(self._order, self._payload, self._stop, self._required)
+                worker = WorkerProcess(self._request, self._payload, self._stop, self._required)
             except HostError:
                 if not self._workers:
                     raise
@@ -157,7 +158,7 @@ class _Batch:
         return worker
 
     def _new_deadline(self) -> float:
-        return time.monotonic() + self._order.timeout + MARGIN
+        return time.monotonic() + self._request.timeout + MARGIN
 
     def _wait(self) -> list[int]:
         """The channels with an answer, or whose worker has ended or has to."""
@@ -202,7 +203,7 @@ class _Batch:
         if not worker.sent:
             return None
         image = worker.sent[0]
-        expected = Expected(image.name, self._order, self._payload.sha256, image.size)
+        expected = Expected(image.name, self._request, self._payload.sha256, image.size)
         try:
             outcome = read_outcome(worker.told, expected)
         except ValueError:
@@ -235,7 +236,7 @@ class _Batch:
         """Why a worker ended, as the image says that it had then."""
         if reason:
             with suppress(ValueError):
-                error = read_outcome(reason, Expected(name, self._order, self._payload.sha256))
+                error = read_outcome(reason, Expected(name, self._request, self._payload.sha256))
                 if isinstance(error, InstarError):
                     if not self._proven:
                         raise error

@@ -27,18 +27,18 @@ from ..base.errors import (
     Refusal,
 )
 from ..base.escape import escape
-from ..base.record import record
+from ..base.record import FrozenDict, record
 from ..base.refusals import is_known
 from ..contract.terms import Change
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
-from ..request.options import COMPAT_LEVELS
+from ..request.options import COMPAT_LEVELS, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeVar
 
-    from ..request.order import Order
+    from ..request import AmendRequest
 
     T = TypeVar("T")
 
@@ -56,9 +56,9 @@ _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
 _FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS)  # the magic does not change
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
-    "Mapping": "dict",
-    "None": "NoneType",
-    **dict.fromkeys(("Format", "Action", "Level"), "str"),
+    "Mapping": ("dict", "FrozenDict"),
+    "None": ("NoneType",),
+    **dict.fromkeys(("Format", "Action"), ("str",)),
 }
 _KINDS = (HostError, ImageLocked, GuestFault)  # usage was checked before anybody was asked
 
@@ -69,7 +69,7 @@ class Expected:
 
     name: str
     """The image's path, as text."""
-    order: Order
+    request: AmendRequest
     """What that process was told to do."""
     payload_sha256: str
     """The digest of the payload that it has."""
@@ -80,7 +80,7 @@ class Expected:
 def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | InstarError:
     """Read a document, a result or an error. ValueError if no honest process says such a thing.
 
-    A result is the document itself, as the command writes it, or its "result", as a worker does.
+    A result has the fields of an AmendResult: the document itself, or its "result".
     """
     try:
         document = json.loads(text, parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
@@ -106,7 +106,10 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
         "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
         "warnings": tuple(_clean(warning, expected.name) for warning in document["warnings"]),
     }
-    result = _build(AmendResult, {**document, **lists})
+    options = FrozenDict(document["options"])
+    _demand([*options] == [row.key for row in OPTIONS])
+    _demand(all(row.is_told(options[row.key]) for row in OPTIONS))
+    result = _build(AmendResult, {**document, **lists, "options": options})
     _demand(_is_as_told(result, expected))
     _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
     _demand(len(result.warnings) <= _WARNINGS_MAX)
@@ -114,33 +117,33 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
         _demand(not (result.changes or result.ranges or result.more_ranges or result.bytes_written))
     else:
         _demand(result.action == "amended")
-        _demand(_are_changes(result))
+        _demand(_are_changes(result, expected.request))
         _demand(_are_ranges(result, expected.end))
     return result
 
 
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     """Whether what this process knows is what the result says."""
-    order, request = expected.order, expected.order.request
-    versions = {"0.10": 2, "1.1": 3}
+    request = expected.request
+    told = {row.key: row.tell(value) for row, value in request.asked()}
     return (
         result.filename == expected.name
         and str(result.format) == "qcow2"
         and result.payload_sha256 == expected.payload_sha256
-        and result.dry_run == order.dry_run
-        and request.version in (None, versions[result.compat])
-        and request.lazy_refcounts in (None, result.lazy_refcounts)
-        and not (result.lazy_refcounts and versions[result.compat] == 2)
+        and result.dry_run == request.dry_run
+        and all(result.options[key] == value for key, value in told.items())
+        and not (result.lazy_refcounts and COMPAT_LEVELS[result.compat] == 2)
     )
 
 
-def _are_changes(result: AmendResult) -> bool:
+def _are_changes(result: AmendResult, request: AmendRequest) -> bool:
     """Whether these are fields of the header, in its order, each with another value than before."""
+    moved = [row.fields for row, _ in request.asked()]
     places = [_FIELDS.index(change.field) for change in result.changes]
     values = {change.field: change.after for change in result.changes}
     return (
         places == sorted({*places})
-        and not {"version", "compatible_features"}.isdisjoint(values)
+        and any(not fields or not values.keys().isdisjoint(fields) for fields in moved)
         and values.get("version", COMPAT_LEVELS[result.compat]) == COMPAT_LEVELS[result.compat]
         and all(change.before != change.after for change in result.changes)
         and all(
@@ -231,4 +234,4 @@ def _types(kind: type) -> tuple[tuple[str, list[str]], ...]:
 
 def _translate(annotation: str) -> list[str]:
     plain = annotation.partition("[")[0].split(" | ")
-    return [_PLAIN.get(name, name) for name in plain]
+    return [kind for name in plain for kind in _PLAIN.get(name, (name,))]

@@ -1,4 +1,4 @@
-"""Host side: amend() with isolation="process": the command does the work, in a child.
+"""Host side: amend() with isolation="process": a child does the work.
 
 The child confines itself before it reads the image, and this process keeps its rights. What the
 child says is judged before it becomes an outcome.
@@ -19,12 +19,14 @@ from ..amend.result import AmendResult
 from ..base.errors import HostError, InstarError, UsageError, reason_of
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
-from ..request.order import announce
+from ..request.keywords import announce
+from .child import write_task
 from .document import ANSWER_MAX, EITHER, Expected, read_outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..request.order import Order
+    from ..request import AmendRequest
+    from ..request.keywords import PathLike
 
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
@@ -34,6 +36,8 @@ MARGIN = 30.0
 _START = "import sys; sys.path.append(sys.argv.pop(1)); "
 AMEND = "from instar.vmm.cli import main; sys.exit(main())"
 """The code of a process that is the command."""
+CHILD = "from instar.vmm.fleet.child import main; main()"
+"""The code of a process that amends one image, as it is told."""
 
 
 def child_command(code: str, *, isolated: bool = True) -> list[str]:
@@ -50,19 +54,8 @@ def child_command(code: str, *, isolated: bool = True) -> list[str]:
     return [sys.executable, *flags, "-c", _START + code, os.path.dirname(package)]
 
 
-def amend_in_child(
-    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
-    order: Order,
-    *,
-    compat: str | None,
-    lazy_refcounts: bool | None,
-    dry_run: bool,
-    cache: str,
-    timeout: float,
-    drop_bitmaps: bool,
-    max_growth: int | None,
-) -> AmendResult:
-    """Amend an image as amend() does; the arguments are checked, as `order`, but for the path.
+def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
+    """Amend an image as amend() does; the request is checked, the path is not.
 
     Raises what amend() raises, and HostError if the child cannot be started, dies, or says nothing
     that makes sense.
@@ -75,23 +68,13 @@ def amend_in_child(
         raise UsageError("the file name is empty; name an image file")
     if b"\0" in raw:
         raise UsageError("the file name holds a NUL byte; name an image file")
-    announce(path, order)
-    options = [] if compat is None else [f"compat={compat}"]
-    if lazy_refcounts is not None:
-        options.append(f"lazy_refcounts={'on' if lazy_refcounts else 'off'}")
-    flags = ["--dry-run"] if dry_run else []
-    flags += ["--drop-bitmaps"] if drop_bitmaps else []
-    flags += [] if max_growth is None else [f"--max-growth={max_growth}"]
-    arguments = [
-        *("amend", "--output=json", f"--cache={cache}", f"--timeout={timeout}", *flags),
-        # qemu's rules want a list, and ignore an id in it.
-        *("-o", ",".join(options) or "id=none", "--"),
-    ]
-    answer, status = _run([*child_command(AMEND), *arguments, raw], timeout + MARGIN)
+    announce(path, request)
+    task = write_task(raw, request)
+    answer, status = _run(child_command(CHILD), task, request.timeout + MARGIN)
     if status < 0:
         name = signal.strsignal(-status)
         raise HostError(f"the confined process was killed ({name}); {EITHER}")
-    expected = Expected(os.fsdecode(raw), order, load_payload().sha256)
+    expected = Expected(os.fsdecode(raw), request, load_payload().sha256)
     try:
         outcome = read_outcome(answer, expected)
     except ValueError:
@@ -103,13 +86,16 @@ def amend_in_child(
     raise HostError(f"the confined process ended with status {status} and no outcome; {EITHER}")
 
 
-def _run(command: list[str | bytes], seconds: float) -> tuple[bytes, int]:
-    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
+def _run(command: list[str], task: bytes, seconds: float) -> tuple[bytes, int]:
+    """Run a child with a task; return what it wrote to stdout, and its status as Popen has it."""
     try:
-        with StreamsKept():
+        # A file in memory, unlike a pipe, takes all of a task whether somebody reads it or not.
+        with StreamsKept(), open(os.memfd_create("instar-task"), "w+b") as stdin:
+            stdin.write(task)
+            stdin.seek(0)
             child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )

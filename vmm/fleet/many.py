@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 
 from ..amend.result import AmendOutcome
 from ..amend.sandbox import Sandbox
 from ..base.errors import HostError, InstarError, UsageError
-from ..request.order import TIMEOUT, Cache, Compat, Order, PathLike, make_order
+from ..request.keywords import PathLike, check_path, make_request, takes_keywords
 from .supply import Supply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor, Future
 
+    from typing_extensions import Unpack
+
+    from ..request import AmendRequest
+    from ..request.options import Keywords
     from .supply import Taken
+else:  # its module imports logging
+    Executor = object
 
 CHUNK_SIZE = 16
 """Images that go to an executor's worker in one piece, by default."""
@@ -23,21 +29,15 @@ CHUNKS = 256
 """Pieces that an executor has to do at a time, by default."""
 
 
+@takes_keywords
 def amend_many(
     paths: Iterable[PathLike],
     *,
-    compat: Compat | None = None,
-    lazy_refcounts: bool | None = None,
-    format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
-    dry_run: bool = False,
-    cache: Cache = "writeback",
-    timeout: float = TIMEOUT,
-    drop_bitmaps: bool = False,
-    max_growth: int | None = None,
     reuse: bool = True,
     executor: Executor | None = None,
     chunk_size: int = CHUNK_SIZE,
     chunks: int = CHUNKS,
+    **keywords: Unpack[Keywords],
 ) -> Iterator[AmendOutcome]:
     """Amend all images alike, and yield what became of each as soon as that is known.
 
@@ -47,15 +47,8 @@ def amend_many(
     stops early stops what has not begun.
 
     Args:
-        paths: the images.
-        compat: as for instar.amend(), like those up to `max_growth`.
-        lazy_refcounts: see there.
-        format: see there.
-        dry_run: see there.
-        cache: see there.
-        timeout: see there; for each image.
-        drop_bitmaps: see there.
-        max_growth: see there; for each image.
+        paths: the images. What follows holds for each of them.
+        {keywords}
         reuse: whether images share a virtual machine, as in an instar.Sandbox, or get one each.
         executor: who does the work, any concurrent.futures.Executor: threads, processes, or other
             machines, which need this package, /dev/kvm and the images under the same paths. It
@@ -68,9 +61,7 @@ def amend_many(
         UsageError: an argument other than a path is invalid.
         ImageRejected: for a `format` that cannot be amended.
     """
-    order = make_order(
-        compat, lazy_refcounts, format, dry_run, cache, timeout, drop_bitmaps, max_growth
-    )
+    request = make_request(keywords)
     if isinstance(paths, str | bytes | os.PathLike):
         raise UsageError(f"paths are several, such as a list; for one image take [{paths!r:.60}]")
     try:
@@ -82,46 +73,46 @@ def amend_many(
     if executor is not None and not hasattr(executor, "submit"):
         raise UsageError(f"executor is a concurrent.futures.Executor, not {executor!r:.60}")
     if executor is None:
-        return _amend_in_turn(supply, order, reuse)
-    return _Distribution(supply, order, reuse, executor, chunk_size, chunks).run()
+        return _amend_in_turn(supply, request, reuse)
+    return _Distribution(supply, request, reuse, executor, chunk_size, chunks).run()
 
 
-def _amend_in_turn(supply: Supply, order: Order, reuse: bool) -> Iterator[AmendOutcome]:
+def _amend_in_turn(supply: Supply, request: AmendRequest, reuse: bool) -> Iterator[AmendOutcome]:
     with Sandbox() as sandbox:
         while (taken := supply.take()) is not None:
             supply.done(taken)
-            yield taken.tell(_amend_one(sandbox, taken.path, order))
+            yield taken.tell(_amend_one(sandbox, taken.path, request))
             if not reuse:
                 sandbox.renew()
 
 
-def _amend_here(paths: Iterable[PathLike], order: Order, reuse: bool) -> Iterator[AmendOutcome]:
+def _amend_here(
+    paths: Iterable[PathLike], request: AmendRequest, reuse: bool
+) -> Iterator[AmendOutcome]:
     with Sandbox() as sandbox:
         for path in paths:
-            yield _amend_one(sandbox, path, order)
+            yield _amend_one(sandbox, path, request)
             if not reuse:
                 sandbox.renew()
 
 
-def _amend_one(sandbox: Sandbox, path: PathLike, order: Order) -> AmendOutcome:
+def _amend_one(sandbox: Sandbox, path: PathLike, request: AmendRequest) -> AmendOutcome:
     try:
-        return AmendOutcome(path, sandbox.carry_out(path, order), None)
+        check_path(path)
+        return AmendOutcome(path, sandbox.carry_out(path, request), None)
     except InstarError as error:
         return AmendOutcome(path, None, error.with_traceback(None))
-    except TypeError:
-        fault = UsageError(f"a path is a string, bytes or a path object, not {path!r:.60}")
-        return AmendOutcome(path, None, fault)
 
 
 def amend_chunk(
-    paths: list[PathLike], order: Order, reuse: bool, _call: tuple[bytes, int]
+    paths: list[PathLike], request: AmendRequest, reuse: bool, _call: tuple[bytes, int]
 ) -> list[AmendOutcome]:
     """Amend a few images; what an executor's worker does.
 
     No two calls are alike, because of `_call`: an executor may answer a call that it has seen
     before with the old answer, as dask's does.
     """
-    return list(_amend_here(paths, order, reuse))
+    return list(_amend_here(paths, request, reuse))
 
 
 class _Distribution:
@@ -130,14 +121,14 @@ class _Distribution:
     def __init__(
         self,
         supply: Supply,
-        order: Order,
+        request: AmendRequest,
         reuse: bool,
         executor: Executor,
         chunk_size: int,
         chunks: int,
     ) -> None:
         self._supply = supply
-        self._job = order, reuse
+        self._job = request, reuse
         self._call = os.urandom(8), 0
         self._executor = executor
         self._chunk_size, self._chunks = chunk_size, chunks

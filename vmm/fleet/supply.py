@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from ..request.order import PathLike
+    from ..request.keywords import PathLike
 
 REMEMBERED = 1 << 16
 """Images whose names are kept, the latest ones, to say that one is listed again."""

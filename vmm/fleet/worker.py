@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from ..machine.payload import Payload
-    from ..request.order import Order
+    from ..request import AmendRequest
 
 NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
@@ -47,7 +47,12 @@ _CHANNEL = 3  # behind the standard streams
 
 
 def work(
-    channel: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, *, required: bool
+    channel: socket.socket,
+    request: AmendRequest,
+    payload: Payload,
+    stop: mmap.mmap,
+    *,
+    required: bool,
 ) -> NoReturn:
     """Be a worker, in a process that was just forked; ends the process.
 
@@ -57,14 +62,14 @@ def work(
     """
     status = 1
     try:
-        _work(channel, order, payload, stop, required)
+        _work(channel, request, payload, stop, required)
         status = 0
     finally:
         os._exit(status)
 
 
 def _work(
-    parent: socket.socket, order: Order, payload: Payload, stop: mmap.mmap, required: bool
+    parent: socket.socket, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
 ) -> None:
     dump = load_dump(indent=None)
     try:
@@ -76,12 +81,12 @@ def _work(
     with shed as channel:
         try:
             sandbox = Sandbox(payload=payload)
-            vcpu = sandbox.prepare(order.ram_size)
-            prepare(order.request)
+            vcpu = sandbox.prepare(request.ram_size)
+            prepare(request)
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)
             os.close(image)
-            growth = order.request.max_growth
+            growth = request.max_growth
             confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
         except (InstarError, OSError) as error:
             os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
@@ -93,7 +98,7 @@ def _work(
             if not descriptors or stop[0]:
                 return
             try:
-                answer = _amend(sandbox, descriptors[0], message, order)
+                answer = _amend(sandbox, descriptors[0], message, request)
             except Exception as error:  # a defect, after which nothing is to be trusted
                 sandbox.close()
                 answer = {"error": error_fields(error)}
@@ -106,13 +111,15 @@ def _tell(answer: bytes) -> None:
         os.write(_CHANNEL, (LAST if last else MORE) + answer[at : at + PIECE])
 
 
-def _amend(sandbox: Sandbox, descriptor: int, message: bytes, order: Order) -> dict[str, object]:
+def _amend(
+    sandbox: Sandbox, descriptor: int, message: bytes, request: AmendRequest
+) -> dict[str, object]:
     kind, work_max = IMAGE.unpack_from(message)
     name = os.fsdecode(message[IMAGE.size :])
-    growth = None if kind == DEVICE else order.request.max_growth
+    growth = None if kind == DEVICE else request.max_growth
     try:
         with ImageFile.received(descriptor, name, growth, work_max) as image:
-            return {"result": sandbox.amend_open(image, order)}
+            return {"result": sandbox.amend_open(image, request)}
     except InstarError as error:
         return {"error": error_fields(error)}
 

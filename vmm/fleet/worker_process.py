@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..image.image_file import ImageFile
     from ..machine.payload import Payload
-    from ..request.order import Order
+    from ..request import AmendRequest
     from .supply import Taken
 
 AHEAD = 16
@@ -41,7 +41,9 @@ class Sent:
 class WorkerProcess:
     """A worker process as its parent sees it."""
 
-    def __init__(self, order: Order, payload: Payload, stop: mmap.mmap, required: bool) -> None:
+    def __init__(
+        self, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
+    ) -> None:
         """Fork it; it says READY, or what is wrong, before anything else. HostError."""
         # An interrupt must not find the child before it knows that it is one.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -49,7 +51,7 @@ class WorkerProcess:
             self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self.pid = os.fork()
             if self.pid == 0:
-                work(other, order, payload, stop, required=required)
+                work(other, request, payload, stop, required=required)
         except OSError as error:
             raise HostError(f"cannot start a worker: {reason_of(error)}") from error
         finally:

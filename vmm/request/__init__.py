@@ -1,68 +1,93 @@
-"""Host side: what is asked of an image, and what the amended header must then say."""
+"""Host side: what is asked of an image: the one record, and the table of what can be asked."""
 
 from __future__ import annotations
 
-from ..base.record import record
+from instar.abi import INSTAR_RAM_SIZE
+
+from ..base.record import FrozenDict, record
+from .options import BY_KEY, FLAG, OPTIONS, PERMITTED, TEXT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
-_LAZY_REFCOUNTS = 1
-_AUTOCLEAR_KNOWN = 3
+    from .options import Option, Value
+
+TIMEOUT = 30.0
+"""How long a guest may run by default, in seconds."""
 
 
 @record
 class AmendRequest:
-    """The options of one amend; None leaves the image's value."""
+    """What is asked of one image, or alike of many; checked (make_request), and never changed.
 
-    version: int | None
-    """2 or 3."""
-    lazy_refcounts: bool | None
-    """Whether lazy refcounts shall be on."""
-    drop_bitmaps: bool = False
-    """Whether a downgrade removes persistent bitmaps."""
-    max_growth: int = 0
-    """By how many bytes the image file may grow."""
+    Each option and each permission of the tables is an attribute as well: an option that is not
+    asked for, and stays as it is, is None; a permission that is not given is False or 0.
+    """
+
+    options: FrozenDict[str, Value] = FrozenDict()
+    """What shall hold, by the keys of OPTIONS, in the ABI's form; what is not in it stays."""
+    permissions: FrozenDict[str, int] = FrozenDict()
+    """What is allowed besides, by the keys of PERMISSIONS."""
+    dry_run: bool = False
+    """Whether the commit is left out."""
+    flush: bool = True
+    """Whether the commit is on the disk when the amend returns."""
+    timeout: float = TIMEOUT
+    """How long the guest may run, in seconds."""
+    ram_size: int = INSTAR_RAM_SIZE
+    """What the guest needs, in bytes: a multiple of INSTAR_RAM_SIZE up to INSTAR_RAM_MAX."""
     fixed_size: bool = False
     """Whether the image is on a block device, which cannot grow."""
+
+    @classmethod
+    def of(cls, **values: Any) -> AmendRequest:
+        """Make one of values by their names: options in the ABI's form, permissions, fields."""
+        values = {name: value for name, value in values.items() if value is not None}
+        options = {key: values.pop(key) for key in BY_KEY if key in values}
+        permissions = {key: values.pop(key) for key in PERMITTED if key in values}
+        return cls(FrozenDict(options), FrozenDict(permissions), **values)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look an option or a permission up by its key."""
+        if name in BY_KEY:
+            return self.options.get(name)
+        if name in PERMITTED:
+            return self.permissions.get(name, False if PERMITTED[name].kind == FLAG else 0)
+        raise AttributeError(f"AmendRequest has no attribute {name!r}")
+
+    def asked(self) -> Iterator[tuple[Option, Value]]:
+        """The options that are asked for, in the order of the table, each with its value."""
+        return ((row, self.options[row.key]) for row in OPTIONS if row.key in self.options)
+
+    @property
+    def writes_tables(self) -> bool:
+        """Whether more than the header may have to be written."""
+        return any(option.writes_tables for option, _ in self.asked())
 
     def fit(self, is_device: bool) -> AmendRequest:
         """The request as it can be for this file: a block device does not grow."""
         if not is_device:
             return self
-        return AmendRequest(self.version, self.lazy_refcounts, self.drop_bitmaps, fixed_size=True)
+        permissions = FrozenDict({**self.permissions, "max_growth": 0})
+        fitting = {**vars(self), "permissions": permissions, "fixed_size": True}
+        return AmendRequest(**fitting)
 
-    def satisfied_by(self, fields: Mapping[str, int]) -> bool:
-        """Whether a header with these fields already is as asked."""
-        lazy = bool(fields.get("compatible_features", 0) & _LAZY_REFCOUNTS)
-        return self.version in (None, fields["version"]) and self.lazy_refcounts in (None, lazy)
+    def to_document(self) -> dict[str, Any]:
+        """What another process of ours is told: plain values, as JSON has them."""
+        texts = {
+            key: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+            for key, value in self.options.items()
+        }
+        return {**vars(self), "options": texts, "permissions": self.permissions}
 
-    def expected_fields(self, before: Mapping[str, int]) -> dict[str, int]:
-        """All fixed fields of the amended header but the place of the backing file name.
-
-        qcow2 specification, "Header": an upgrade gives version 3's fields the values that version 2
-        implies; whoever writes clears unknown autoclear bits.
-        """
-        after = dict(before)
-        del after["backing_file_offset"]
-        after["version"] = self.version or before["version"]
-        if after["version"] == 2:
-            return {name: after[name] for name in after if name in _V2_NAMES}
-        if before["version"] == 2:
-            after.update(incompatible_features=0, compatible_features=0, autoclear_features=0)
-            after.update(refcount_order=4, header_length=112)
-        after["autoclear_features"] &= _AUTOCLEAR_KNOWN
-        if self.lazy_refcounts is not None:
-            after["compatible_features"] &= ~_LAZY_REFCOUNTS
-            after["compatible_features"] |= _LAZY_REFCOUNTS if self.lazy_refcounts else 0
-        return after
-
-
-_V2_NAMES = frozenset(
-    (
-        *("version", "backing_file_size", "cluster_bits", "size", "crypt_method", "l1_size"),
-        *("l1_table_offset", "refcount_table_offset", "refcount_table_clusters"),
-        *("nb_snapshots", "snapshots_offset"),
-    )
-)
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> AmendRequest:
+        """Make it of what to_document() returned."""
+        options = {
+            key: value.encode("utf-8", "surrogateescape") if BY_KEY[key].kind == TEXT else value
+            for key, value in document["options"].items()
+        }
+        permissions = FrozenDict(document["permissions"])
+        return cls(**{**document, "options": FrozenDict(options), "permissions": permissions})

@@ -1,21 +1,39 @@
-"""Host side: the options of an amend: which keys and values exist, and how -o lists are read.
+"""Host side: the table of options: what an amend can be asked for, and what it may be allowed.
 
-The lists follow qemu-img's rules to the letter (docs/amend.md); nothing here does any I/O.
+An option is a row here, a key in abi/instar_abi.h, and a file each in shared/amend/options/ and in
+vmm/contract/rules/ (docs/adding-an-option.md). From the rows follow the -o parser and its help, the
+keywords of instar.amend(), the records in the config page, the flags of the command, the options in
+a result, and the tables of docs/amend.md.
+
+A value has three forms: as a keyword has it ("1.1", True), as the ABI has it (3, 1), and as it is
+told ("1.1", True). Nothing here does any I/O.
 """
 
 from __future__ import annotations
 
-from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT
+from instar.abi import (
+    AMEND_FLAG_DROP_BITMAPS,
+    OPTION_BYTES_MAX,
+    OPTION_COMPAT,
+    OPTION_KIND_BYTES,
+    OPTION_KIND_FLAG,
+    OPTION_KIND_NUMBER,
+    OPTION_LAZY_REFCOUNTS,
+)
 
-from ..base.errors import ImageRejected, Refusal, UsageError
+from ..base.errors import UsageError
 from ..base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping
+    from typing import Any
 
-COMPAT_LEVELS = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
-"""The values of compat and the header version that each stands for."""
+    Value = int | bytes
+    Told = str | int | None
+
+FLAG, NUMBER, SIZE, TEXT, CHOICE = "flag", "number", "size", "text", "choice"
+"""The kinds of values."""
 
 BOOLEANS = {
     "on": True,
@@ -29,202 +47,261 @@ BOOLEANS = {
 }
 """The spellings of a boolean; there are no others, and case matters."""
 
-CACHE_MODES = {
-    "none": True,
-    "off": True,
-    "writeback": True,
-    "writethrough": True,
-    "directsync": True,
-    "unsafe": False,
+_ABI_KINDS = {
+    FLAG: OPTION_KIND_FLAG,
+    NUMBER: OPTION_KIND_NUMBER,
+    SIZE: OPTION_KIND_NUMBER,
+    TEXT: OPTION_KIND_BYTES,
+    CHOICE: OPTION_KIND_NUMBER,
 }
-"""The cache modes and whether each one flushes: the one thing in which they differ here."""
-
-AMENDABLE_FORMAT = "qcow2"
-
-_SIZE_SUFFIXES = "bkmgtpe"
-
-OTHER_FORMATS = (
-    "bochs",
-    "cloop",
-    "dmg",
-    "luks",
-    "parallels",
-    "qcow",
-    "qed",
-    "raw",
-    "vdi",
-    "vhdx",
-    "vmdk",
-    "vpc",
-    "vvfat",
-)
-"""The image formats that qemu-img knows by name besides."""
-
-OPTIONS_HELP = """\
-Amend options for 'qcow2':
-  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])
-  lazy_refcounts=<bool (on/off)> - Postpone refcount updates
-"""
-
-_IMPLEMENTED = ("compat", "lazy_refcounts")
-
-_NOT_YET = (
-    "backing_file",
-    "backing_fmt",
-    "data_file",
-    "data_file_raw",
-    "encrypt.iter-time",
-    "encrypt.keyslot",
-    "encrypt.new-secret",
-    "encrypt.old-secret",
-    "encrypt.state",
-    "refcount_bits",
-    "size",
-)
-
-_CREATE_ONLY = (
-    "cluster_size",
-    "compression_type",
-    "encrypt.cipher-alg",
-    "encrypt.cipher-mode",
-    "encrypt.format",
-    "encrypt.hash-alg",
-    "encrypt.ivgen-alg",
-    "encrypt.ivgen-hash-alg",
-    "encrypt.key-secret",
-    "encryption",
-    "extended_l2",
-    "keep_data_file",
-    "preallocation",
-)
-
-_QUOTE_LIMIT = 60
 
 
 @record
-class AmendOptions:
-    """What the -o lists ask for."""
+class Option:
+    """What an image has, and can be asked to have."""
 
-    help: bool = False
-    """Whether they ask for the list of options, which overrides all else."""
-    compat: str | None = None
-    """A key of COMPAT_LEVELS, or None where compat is not given."""
-    lazy_refcounts: bool | None = None
-    """None where lazy_refcounts is not given."""
+    key: str
+    """In -o lists, in the keywords of Python, and in results."""
+    kind: str
+    """FLAG, NUMBER, SIZE, TEXT or CHOICE."""
+    abi_key: int
+    """OPTION_* of the ABI."""
+    help: str
+    """What `-o help` says, in qemu-img's words."""
+    meaning: str
+    """What docs/amend.md says, as sentences."""
+    keyword: str
+    """What the docstrings say of the keyword: a phrase, without an end."""
+    since: str
+    """The release of instar that has it first."""
+    choices: Mapping[str, int] = {}
+    """Of a CHOICE: its spellings, and the number that each stands for; the first one is told."""
+    least: int = 0
+    """Of a NUMBER or SIZE: the least one."""
+    most: int = (1 << 63) - 1
+    """Of a NUMBER or SIZE: the greatest one."""
+    multiple: int = 1
+    """Of a NUMBER or SIZE: what it is a multiple of."""
+    only: bool | None = None
+    """Of a FLAG: the one value that can be asked for, if there is but one."""
+    fault: str = ""
+    """What is said of a wrong value, which stands at {}; "" for what is said of the kind."""
+    fields: tuple[str, ...] = ()
+    """Header fields of which one changes whenever the option does; none if there are no such."""
+    writes_tables: bool = False
+    """Whether a change may write more than the header, so that the file can grow."""
 
+    @property
+    def abi_kind(self) -> int:
+        """OPTION_KIND_* of the ABI."""
+        return _ABI_KINDS[self.kind]
 
-def parse_options(lists: Sequence[str]) -> AmendOptions:
-    """Read the arguments of all -o in order; raise one UsageError that names all their faults."""
-    faults = [f"Invalid option list: {_shorten(text)}" for text in lists if not _is_list(text)]
-    items = list(split_list(",".join(text for text in lists if _is_list(text))))
-    if not faults and any(value is None for _key, value in items):
-        return AmendOptions(help=True)
-    # All values but those of compat are judged one by one, and of compat only the last.
-    last = {key: value for key, value in items if value is not None}
-    compat, lazy_refcounts = last.get("compat"), last.get("lazy_refcounts")
-    faults += [_judge(key, value) for key, value in items if value is not None]
-    if compat is not None and compat not in COMPAT_LEVELS:
-        faults.append(f"Unknown compatibility level {_quote(compat)}: use 0.10 (v2) or 1.1 (v3)")
-    faults = [fault for fault in dict.fromkeys(faults) if fault]
-    if faults:
-        raise UsageError("; ".join(faults))
-    lazy = None if lazy_refcounts is None else BOOLEANS[lazy_refcounts]
-    return AmendOptions(compat=compat, lazy_refcounts=lazy)
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a wrong value is forgiven that another one of the same -o lists replaces."""
+        return self.kind in (CHOICE, TEXT)
 
+    def take(self, value: Any) -> Value:
+        """The ABI's form of a keyword's value. UsageError if there is none."""
+        if self.kind == CHOICE:
+            self._demand(type(value) is str, f"is a str, such as {[*self.choices][-2]!r}", value)
+            if value not in self.choices:
+                raise UsageError(self.describe_fault(repr(value)))
+            return self.choices[value]
+        if self.kind == FLAG:
+            self._demand(value in (True, False), "is None, True or False", value)
+            if self.only not in (None, value):
+                raise UsageError(self.describe_fault("'on'" if value else "'off'"))
+            return bool(value)
+        if self.kind == TEXT:
+            return self._take_text(value)
+        self._demand(type(value) is int, "is a number" + " of bytes" * (self.kind == SIZE), value)
+        if not self.least <= value <= self.most or value % self.multiple:
+            raise UsageError(self.describe_fault(f"'{value}'"))
+        return int(value)
 
-def parse_size(text: str) -> int | None:
-    """Read a size in bytes as qemu-img does: 512, 1.5G, 64k, 0x1000; None if it is none.
+    def _take_text(self, value: Any) -> bytes:
+        self._demand(isinstance(value, str | bytes), "is a str or bytes", value)
+        try:
+            raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        except UnicodeEncodeError:
+            raise UsageError(f"{self.key} has characters that no text can have") from None
+        if 0 in raw:
+            raise UsageError(f"{self.key} holds a NUL byte")
+        if len(raw) > min(self.most, OPTION_BYTES_MAX):
+            limit = min(self.most, OPTION_BYTES_MAX)
+            raise UsageError(f"{self.key} has {len(raw)} bytes, and can have {limit}")
+        return bytes(raw)
 
-    The suffixes b, k, M, G, T, P and E, in either case, are powers of 1024; a part of a byte is cut
-    off.
-    """
-    if text[:2].lower() == "0x":
-        digits = text[2:].lower()
-        size = int(digits, 16) if digits and not digits.strip("0123456789abcdef") else None
-        return size if size is None or size < 1 << 63 else None
-    suffix = text[-1:].lower()
-    number = text[:-1] if suffix and suffix in _SIZE_SUFFIXES else text
-    whole, point, fraction = number.partition(".")
-    if not whole or (whole + fraction).strip("0123456789") or len(number) > 40:
-        return None
-    if point and (not fraction or suffix == "b" or number == text):
-        return None
-    shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
-    size = (int(whole + fraction) << shift) // 10 ** len(fraction)
-    return size if size < 1 << 63 else None
+    def _demand(self, condition: bool, what: str, value: object) -> None:
+        if not condition:
+            raise UsageError(f"{self.key} {what}, not {value!r:.60}")
 
+    def describe_fault(self, quoted: str) -> str:
+        """Say that a value is wrong, which is given in quotes."""
+        if self.fault:
+            return self.fault.format(quoted)
+        expected = {FLAG: "'on' or 'off'", SIZE: "a size such as 512M or 1.5G"}.get(self.kind)
+        if self.kind == FLAG and self.only is not None:
+            expected = "'on'" if self.only else "'off'"
+        if self.kind == NUMBER:
+            expected = f"a number from {self.least} to {self.most}"
+        of = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
+        return f"Parameter '{self.key}' expects {expected}{of}, not {quoted}"
 
-def check_format(name: str | None) -> None:
-    """Refuse every image format but qcow2; None stands for "not given".
+    def tell(self, value: Value) -> Told:
+        """What a result says of the ABI's form; text that is empty is none."""
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "surrogateescape") or None
+        if self.kind == CHOICE:
+            return next(name for name, number in self.choices.items() if number == value)
+        return bool(value) if self.kind == FLAG else value
 
-    Raises UsageError for a name that is no format's, and ImageRejected for another format.
-    """
-    if name in (None, AMENDABLE_FORMAT):
-        return
-    if name not in OTHER_FORMATS:
-        raise UsageError(f"Unknown driver '{name}'")
-    refusal = Refusal(
-        name="unsupported_format",
-        number=0,  # the guest has no such reason: it is never asked about another format
-        code="UNSUPPORTED_FORMAT",
-        code_number=AMEND_ERROR_UNSUPPORTED_FORMAT,
-        message=f"Format driver '{name}' does not support option amendment",
-        detail={},
-    )
-    raise ImageRejected((refusal,))
+    def is_told(self, told: object) -> bool:
+        """Whether a result may say this."""
+        if self.kind == CHOICE:
+            return type(told) is str and told in map(self.tell, self.choices.values())
+        if self.kind == FLAG:
+            return type(told) is bool
+        if self.kind == TEXT:
+            return told is None or (type(told) is str and 0 < len(told) <= OPTION_BYTES_MAX)
+        return type(told) is int and 0 <= told < 1 << 64
 
-
-def _is_list(text: str) -> bool:
-    """Tell whether nothing of a -o argument would merge with the next one's first item."""
-    trailing_commas = len(text) - len(text.rstrip(","))
-    return text != "" and not text.startswith(",") and trailing_commas % 2 == 0
-
-
-def split_list(text: str) -> Iterator[tuple[str, str | None]]:
-    """Yield keys and values; a value of None means that the item asks for help."""
-    while text:
-        item, comma, text = text.partition(",")
-        key, equals, value = item.partition("=")
-        # A doubled comma is a literal one, but only in a value: after a bare key it is an empty
-        # item, as in qemu-img.
-        while equals and comma and text.startswith(","):
-            more, comma, text = text[1:].partition(",")
-            value += "," + more
-        if equals:
-            yield key, value
-        elif key in ("help", "?"):
-            yield key, None
-        elif key.startswith("no"):
-            yield key[2:], "off"
-        else:
-            yield key, "on"
-
-
-def _judge(key: str, value: str) -> str:
-    """Say what is wrong with an item, or nothing."""
-    if key in ("id", "compat"):
-        return ""
-    if key == "lazy_refcounts":
-        fault = f"Parameter '{key}' expects 'on' or 'off', not {_quote(value)}"
-        return "" if value in BOOLEANS else fault
-    if key in _NOT_YET:
-        return f"option '{key}' is not yet supported"
-    if key in _CREATE_ONLY:
-        return f"option '{key}' cannot be amended: it is set when the image is created"
-    return f"unknown option {_quote(key)}{_suggest(key)}"
-
-
-def _suggest(key: str) -> str:
-    # Imported here because only a faulty command line needs it, and it brings in re.
-    from difflib import get_close_matches
-
-    nearest = get_close_matches(key.lower(), _IMPLEMENTED + _NOT_YET + _CREATE_ONLY, n=1)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    def spell(self, told: Told) -> str:
+        """What is told, as -o has it."""
+        if self.kind == FLAG:
+            return "on" if told else "off"
+        return str("" if told is None else told)
 
 
-def _quote(text: str) -> str:
-    return f"'{_shorten(text)}'"
+@record
+class Permission:
+    """What an amend may do besides to carry out what it is asked for: a flag of the command."""
+
+    key: str
+    """In the keywords of Python; the command has dashes in it."""
+    kind: str
+    """FLAG, or SIZE: up to so many bytes."""
+    flag: int
+    """AMEND_FLAG_* of the ABI; 0 if it has a field of AmendConfig."""
+    help: str
+    """What --help says."""
+    meaning: str
+    """What docs/amend.md says, as sentences."""
+    keyword: str
+    """What the docstrings say of the keyword: a phrase, without an end."""
+    since: str
+    """The release of instar that has it first."""
+    default: int = 0
+    """Of a SIZE: what it is where it is not said."""
+
+    @property
+    def name(self) -> str:
+        """The name of the command's flag."""
+        return self.key.replace("_", "-")
+
+    @property
+    def initial(self) -> bool | None:
+        """The default of the keyword."""
+        return False if self.kind == FLAG else None
+
+    def take(self, value: Any) -> int:
+        """The value, or what stands for it. UsageError if it is none."""
+        if self.kind == FLAG:
+            if value not in (True, False):
+                raise UsageError(f"{self.key} is True or False, not {value!r}")
+            return bool(value)
+        size = self.default if value is None else value
+        if type(size) is not int or not 0 <= size < 1 << 63:
+            raise UsageError(f"{self.key} is a number of bytes, not {value!r}")
+        return size
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= _QUOTE_LIMIT else f"{text[:_QUOTE_LIMIT]}..."
+COMPAT_LEVELS = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
+"""The values of compat and the header version that each stands for."""
+
+OPTIONS = (
+    Option(
+        key="compat",
+        kind=CHOICE,
+        abi_key=OPTION_COMPAT,
+        help="Compatibility level (v2 [0.10] or v3 [1.1])",
+        meaning="The compatibility level: the version of the header.",
+        keyword='the compatibility level, "0.10" ("v2") or "1.1" ("v3")',
+        since="0.1",
+        choices=COMPAT_LEVELS,
+        fault="Unknown compatibility level {}: use 0.10 (v2) or 1.1 (v3)",
+        fields=("version",),
+        writes_tables=True,
+    ),
+    Option(
+        key="lazy_refcounts",
+        kind=FLAG,
+        abi_key=OPTION_LAZY_REFCOUNTS,
+        help="Postpone refcount updates",
+        meaning="Whether updates of reference counts may be postponed. Needs compat 1.1.",
+        keyword="whether refcount updates may be postponed",
+        since="0.1",
+        fields=("compatible_features",),
+    ),
+)
+"""In the order in which results and rules have them."""
+
+PERMISSIONS = (
+    Permission(
+        key="drop_bitmaps",
+        kind=FLAG,
+        flag=AMEND_FLAG_DROP_BITMAPS,
+        help="let a downgrade remove persistent bitmaps",
+        meaning="Let a downgrade remove persistent bitmaps, which version 2 lacks, and frees their "
+        "clusters. Without it they prevent the downgrade.",
+        keyword="whether a downgrade removes persistent bitmaps, which version 2 lacks; else they "
+        "prevent it",
+        since="0.1",
+    ),
+    Permission(
+        key="max_growth",
+        kind=SIZE,
+        flag=0,
+        help="how far the file may grow, by default 1G",
+        meaning="By how much the file may grow where a downgrade has to fill zero clusters over a "
+        "backing file: bytes, or a number with a suffix k, M, G, T, P or E (powers of 1024), 1G if "
+        "it isn't said. A block device does not grow.",
+        keyword="by how many bytes the file may grow where a downgrade has to fill zero clusters "
+        "over a backing file; None stands for 1 GiB. A block device does not grow",
+        since="0.1",
+        default=1 << 30,
+    ),
+)
+
+BY_KEY = {option.key: option for option in OPTIONS}
+PERMITTED = {permission.key: permission for permission in PERMISSIONS}
+
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from typing_extensions import TypedDict
+
+    Compat: TypeAlias = Literal["0.10", "v2", "1.1", "v3"]
+    Cache: TypeAlias = Literal["none", "off", "writeback", "writethrough", "directsync", "unsafe"]
+else:  # typing would cost the command more than its amend
+    Compat = Cache = str
+
+    class TypedDict:
+        """Stands in for the one of typing, for its annotations."""
+
+        def __init_subclass__(cls, *, total: bool) -> None:
+            """Take what type checkers go by."""
+
+
+class Keywords(TypedDict, total=False):
+    """The keywords of instar.amend() and the like that make up a request, as type checkers see."""
+
+    compat: Compat | None
+    lazy_refcounts: bool | None
+    format: str | None
+    dry_run: bool
+    cache: Cache
+    timeout: float
+    drop_bitmaps: bool
+    max_growth: int | None

@@ -1,8 +1,42 @@
-"""Host side: what a change of `lazy_refcounts` may make different, and in which phase."""
+"""Host side: the rules of `lazy_refcounts`: a compatible feature bit of version 3."""
 
 from __future__ import annotations
 
 from ..differences import HEADER, SWITCH
+from .rule import Rule
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ...qcow2.header_view import HeaderView
+    from ...request import AmendRequest
+    from ..differences import Differences
+    from .rule import Draft
 
 TOGGLE = frozenset({(SWITCH, HEADER)})
 """The feature words in the header's first sector: nothing else, and nothing before."""
+
+_LAZY_REFCOUNTS = 1
+
+
+def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
+    lazy = bool(header.fields.get("compatible_features", 0) & _LAZY_REFCOUNTS)
+    return bool(lazy == request.lazy_refcounts)
+
+
+def _allowed(_request: AmendRequest, _before: HeaderView) -> Differences:
+    return TOGGLE
+
+
+def _expect(request: AmendRequest, _before: HeaderView, draft: Draft) -> None:
+    if draft.fields["version"] == 3:
+        draft.fields["compatible_features"] &= ~_LAZY_REFCOUNTS
+        draft.fields["compatible_features"] |= _LAZY_REFCOUNTS if request.lazy_refcounts else 0
+
+
+def _forbid(request: AmendRequest, before: HeaderView) -> str:
+    if request.lazy_refcounts and (request.compat or before.fields["version"]) == 2:
+        return "the guest reports lazy refcounts in a version 2 image"
+    return ""
+
+
+RULE = Rule(_is_satisfied, _allowed, _expect, _forbid)

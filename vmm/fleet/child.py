@@ -1,0 +1,60 @@
+"""Host side: what amend(isolation="process") starts: a process that confines itself for one amend.
+
+What it is asked stands in its stdin, as JSON; its answer, a result or an error, goes to its stdout.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+
+from ..amend import amend_image
+from ..base.errors import error_fields, explain
+from ..base.record import load_dump
+from ..confine import Descriptors, confine
+from ..request import AmendRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from ..image.image_file import ImageFile
+
+
+def write_task(path: bytes, request: AmendRequest) -> bytes:
+    """What a child finds in its stdin."""
+    return json.dumps({"path": os.fsdecode(path), "request": request.to_document()}).encode()
+
+
+def main() -> NoReturn:
+    """Do what stdin says; ends the process with the status that the command would have."""
+    gc.disable()  # the process is soon at its end
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    dump = load_dump(indent=None)
+    status = 0
+    document: dict[str, Any]
+    try:
+        task = json.load(sys.stdin.buffer)
+        request = AmendRequest.from_document(task["request"])
+        document = {"result": amend_image(task["path"], request, before_read=_confine)}
+    except (Exception, KeyboardInterrupt) as error:
+        document = {"error": error_fields(error)}
+        status = explain(error)[1]
+    answer = dump(document).encode()
+    while answer:
+        answer = answer[os.write(1, answer) :]
+    os._exit(status)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _confine(image: ImageFile, vcpu: int) -> None:
+    confine(Descriptors(image.fd, image.size, vcpu, image.max_growth))

@@ -1,0 +1,203 @@
+"""Host side: the keywords with which Python's callers ask for an amend, checked once.
+
+The public functions take them as `**keywords: Unpack[Keywords]`, which is what type checkers see.
+takes_keywords() spells them out for everybody else: inspect.signature(), help() and editors.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT
+
+from ..base.errors import ImageRejected, Refusal, UsageError
+from . import TIMEOUT, AmendRequest, options
+from .options import CHOICE, OPTIONS, PERMISSIONS, Keywords
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Literal, TypeAlias, TypeVar
+
+    Isolation: TypeAlias = Literal["process"]
+    F = TypeVar("F", bound=Callable[..., Any])
+else:  # typing would cost the command more than its amend
+    Isolation = str
+
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+CACHE_MODES = {
+    "none": True,
+    "off": True,
+    "writeback": True,
+    "writethrough": True,
+    "directsync": True,
+    "unsafe": False,
+}
+"""The cache modes and whether each one flushes: the one thing in which they differ here."""
+
+AMENDABLE_FORMAT = "qcow2"
+
+OTHER_FORMATS = (
+    "bochs",
+    "cloop",
+    "dmg",
+    "luks",
+    "parallels",
+    "qcow",
+    "qed",
+    "raw",
+    "vdi",
+    "vhdx",
+    "vmdk",
+    "vpc",
+    "vvfat",
+)
+"""The image formats that qemu-img knows by name besides."""
+
+_CONDUCT: dict[str, tuple[object, str]] = {
+    "format": (None, 'None or "qcow2"; the image must be that in any case'),
+    "dry_run": (False, "do everything but the commit"),
+    "cache": (
+        "writeback",
+        'qemu-img\'s cache mode; "unsafe" leaves out the flushes, the others are alike',
+    ),
+    "timeout": (TIMEOUT, "how long the guest may run, in seconds"),
+}
+"""How it is done: each keyword, what it is where it is not given, and what it is about."""
+
+_DEFAULTS: dict[str, Any] = {
+    **{option.key: None for option in OPTIONS},
+    **{name: default for name, (default, _) in _CONDUCT.items()},
+    **{permission.key: permission.initial for permission in PERMISSIONS},
+}
+"""All keywords, in order, and what each is where it is not given."""
+
+
+def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
+    """Check the keywords of instar.amend(), which documents them.
+
+    Raises UsageError, and ImageRejected for a format that cannot be amended.
+    """
+    values = {**_DEFAULTS, **keywords}
+    for name in ("format", "cache"):
+        if type(values[name]) not in (str, type(None)):
+            raise UsageError(f"{name} is a str, not {values[name]!r:.60}")
+    for option in OPTIONS:
+        if option.kind == CHOICE and type(values[option.key]) not in (str, type(None)):
+            option.take(values[option.key])
+    check_format(values["format"])
+    if values["cache"] not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {values['cache']}")
+    given = [option for option in OPTIONS if values[option.key] is not None]
+    asked = {option.key: option.take(values[option.key]) for option in given}
+    timeout = values["timeout"]
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    allowed = {row.key: row.take(values[row.key]) for row in PERMISSIONS}
+    if not any(option.writes_tables for option in given):
+        allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
+    return AmendRequest.of(
+        **asked,
+        **allowed,
+        dry_run=values["dry_run"],
+        flush=CACHE_MODES[values["cache"]],
+        timeout=timeout,
+    )
+
+
+def check_format(name: str | None) -> None:
+    """Refuse every image format but qcow2; None stands for "not given".
+
+    Raises UsageError for a name that is no format's, and ImageRejected for another format.
+    """
+    if name in (None, AMENDABLE_FORMAT):
+        return
+    if name not in OTHER_FORMATS:
+        raise UsageError(f"Unknown driver '{name}'")
+    refusal = Refusal(
+        name="unsupported_format",
+        number=0,  # the guest has no such reason: it is never asked about another format
+        code="UNSUPPORTED_FORMAT",
+        code_number=AMEND_ERROR_UNSUPPORTED_FORMAT,
+        message=f"Format driver '{name}' does not support option amendment",
+        detail={},
+    )
+    raise ImageRejected((refusal,))
+
+
+def path_as_text(path: PathLike) -> str:
+    """Return a path as documents have it; bytes that are not UTF-8 are surrogate escapes."""
+    return os.fsdecode(path)
+
+
+def check_path(path: object) -> None:
+    """Raise UsageError for what cannot be a path."""
+    try:
+        os.fspath(path)  # type: ignore[call-overload]
+    except TypeError:
+        fault = f"a path is a string, bytes or a path object, not {path!r:.60}"
+        raise UsageError(fault) from None
+
+
+def announce(path: PathLike, request: AmendRequest) -> None:
+    """Raise the audit event of an amend (PEP 578), before the image is opened; a hook may object.
+
+    "instar.amend" with the path, the header version and lazy refcounts asked for (None leaves
+    them), whether the commit is left out, and all options asked for.
+    """
+    asked = dict(request.options)
+    version, lazy = request.compat, request.lazy_refcounts
+    sys.audit("instar.amend", path, version, lazy, request.dry_run, asked)
+
+
+if TYPE_CHECKING:
+
+    def takes_keywords(function: F) -> F:
+        """See below; type checkers read what it is given."""
+        return function
+
+else:
+
+    def takes_keywords(function):  # noqa: ANN001, ANN201 - typed above
+        """Spell out the keywords of a request in a function that takes them as `**keywords`.
+
+        A Signature would have to be made with the module inspect, which costs milliseconds. What is
+        made here is a function with these parameters, as namedtuple and dataclasses do it.
+        """
+        code, own = function.__code__, function.__kwdefaults__ or {}
+        positional = code.co_varnames[: code.co_argcount]
+        values = {**_DEFAULTS, **own}
+        head = ", ".join((*positional, "*", *(f"{name}=values[{name!r}]" for name in values)))
+        passed = ", ".join((*positional, *(f"{name}={name}" for name in values)))
+        made = (
+            f"def make(function, values):\n"
+            f"    def {function.__name__}({head}): return function({passed})\n"
+            f"    return {function.__name__}\n"
+        )
+        scope = {}
+        # In the function's own module, where typing.get_type_hints() looks its names up.
+        exec(made, function.__globals__, scope)  # noqa: S102 - from the table of options
+        spelled = scope["make"](function, values)
+        spelled.__module__, spelled.__qualname__ = function.__module__, function.__qualname__
+        if function.__doc__:
+            spelled.__doc__ = function.__doc__.replace("{keywords}", _describe())
+        hints = function.__annotations__.items()
+        names = vars(options)
+        spelled.__annotations__ = {
+            **{name: hint for name, hint in hints if name in positional},
+            **{name: eval(Keywords.__annotations__[name], names) for name in _DEFAULTS},  # noqa: S307
+            **{name: hint for name, hint in hints if name in own or name == "return"},
+        }
+        return spelled
+
+
+def _describe() -> str:
+    """The keywords as a docstring has them below "Args:"."""
+    texts = {
+        **{option.key: f"{option.keyword}; None leaves it" for option in OPTIONS},
+        **{name: text for name, (_, text) in _CONDUCT.items()},
+        **{permission.key: permission.keyword for permission in PERMISSIONS},
+    }
+    return "\n        ".join(f"{name}: {text}." for name, text in texts.items())

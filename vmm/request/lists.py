@@ -1,0 +1,191 @@
+"""Host side: how the command reads -o lists and sizes: to the letter as qemu-img does.
+
+docs/amend.md has the rules. What there is to be read is in the table of options.
+"""
+
+from __future__ import annotations
+
+from ..base.errors import UsageError
+from .options import BOOLEANS, BY_KEY, CHOICE, FLAG, NUMBER, OPTIONS, SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from .options import Option
+
+_SIZE_SUFFIXES = "bkmgtpe"
+
+_NOT_YET = (
+    "backing_file",
+    "backing_fmt",
+    "data_file",
+    "data_file_raw",
+    "encrypt.iter-time",
+    "encrypt.keyslot",
+    "encrypt.new-secret",
+    "encrypt.old-secret",
+    "encrypt.state",
+    "refcount_bits",
+    "size",
+)
+
+_CREATE_ONLY = (
+    "cluster_size",
+    "compression_type",
+    "encrypt.cipher-alg",
+    "encrypt.cipher-mode",
+    "encrypt.format",
+    "encrypt.hash-alg",
+    "encrypt.ivgen-alg",
+    "encrypt.ivgen-hash-alg",
+    "encrypt.key-secret",
+    "encryption",
+    "extended_l2",
+    "keep_data_file",
+    "preallocation",
+)
+
+# What -o help says that a value is.
+_TYPES = {FLAG: "bool (on/off)", NUMBER: "num", SIZE: "size"}
+
+_QUOTE_LIMIT = 60
+
+
+def options_help() -> str:
+    """Return the answer to -o help: the keys, as qemu-img lists them."""
+    lines = [f"  {option.key}=<{_TYPES.get(option.kind, 'str')}>" for option in OPTIONS]
+    texts = [option.help for option in OPTIONS]
+    rows = (f"{line:<24} - {text}\n" for line, text in zip(lines, texts, strict=True))
+    return "Amend options for 'qcow2':\n" + "".join(rows)
+
+
+def not_amendable() -> dict[str, tuple[str, ...]]:
+    """The keys that qemu-img knows and that cannot be asked for, by what is said of them."""
+    return {
+        "option '...' is not yet supported": tuple(key for key in _NOT_YET if key not in BY_KEY),
+        "option '...' cannot be amended": _CREATE_ONLY,
+    }
+
+
+def parse_options(lists: Sequence[str]) -> dict[str, Any] | None:
+    """Read the arguments of all -o in order: keywords of make_request(); None if they ask for help.
+
+    Raises one UsageError that names all their faults.
+    """
+    faults = [f"Invalid option list: {_shorten(text)}" for text in lists if not _is_list(text)]
+    items = list(split_list(",".join(text for text in lists if _is_list(text))))
+    if not faults and any(value is None for _key, value in items):
+        return None
+    given = [(key, value) for key, value in items if value is not None]
+    last = dict(given)
+    faults += [_judge(key, value) for key, value in given]
+    repeatable = [option for option in OPTIONS if option.key in last and option.is_repeatable]
+    faults += [_fault_of(option, last[option.key]) for option in repeatable]
+    faults = [fault for fault in dict.fromkeys(faults) if fault]
+    if faults:
+        raise UsageError("; ".join(faults))
+    return {key: _read(BY_KEY[key], value) for key, value in last.items() if key in BY_KEY}
+
+
+def parse_size(text: str) -> int | None:
+    """Read a size in bytes as qemu-img does: 512, 1.5G, 64k, 0x1000; None if it is none.
+
+    The suffixes b, k, M, G, T, P and E, in either case, are powers of 1024; a part of a byte is cut
+    off.
+    """
+    if text[:2].lower() == "0x":
+        digits = text[2:].lower()
+        size = int(digits, 16) if digits and not digits.strip("0123456789abcdef") else None
+        return size if size is None or size < 1 << 63 else None
+    suffix = text[-1:].lower()
+    number = text[:-1] if suffix and suffix in _SIZE_SUFFIXES else text
+    whole, point, fraction = number.partition(".")
+    if not whole or (whole + fraction).strip("0123456789") or len(number) > 40:
+        return None
+    if point and (not fraction or suffix == "b" or number == text):
+        return None
+    shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
+    size = (int(whole + fraction) << shift) // 10 ** len(fraction)
+    return size if size < 1 << 63 else None
+
+
+def _is_list(text: str) -> bool:
+    """Tell whether nothing of a -o argument would merge with the next one's first item."""
+    trailing_commas = len(text) - len(text.rstrip(","))
+    return text != "" and not text.startswith(",") and trailing_commas % 2 == 0
+
+
+def split_list(text: str) -> Iterator[tuple[str, str | None]]:
+    """Yield keys and values; a value of None means that the item asks for help."""
+    while text:
+        item, comma, text = text.partition(",")
+        key, equals, value = item.partition("=")
+        # A doubled comma is a literal one, but only in a value: after a bare key it is an empty
+        # item, as in qemu-img.
+        while equals and comma and text.startswith(","):
+            more, comma, text = text[1:].partition(",")
+            value += "," + more
+        if equals:
+            yield key, value
+        elif key in ("help", "?"):
+            yield key, None
+        elif key.startswith("no"):
+            yield key[2:], "off"
+        else:
+            yield key, "on"
+
+
+def _judge(key: str, value: str) -> str:
+    """Say what is wrong with an item, or nothing; of some options only the last one matters."""
+    option = BY_KEY.get(key)
+    if key == "id" or (option and option.is_repeatable):
+        return ""
+    if option:
+        return _fault_of(option, value)
+    if key in _NOT_YET:
+        return f"option '{key}' is not yet supported"
+    if key in _CREATE_ONLY:
+        return f"option '{key}' cannot be amended: it is set when the image is created"
+    return f"unknown option {_quote(key)}{_suggest(key)}"
+
+
+def _fault_of(option: Option, text: str) -> str:
+    """Say what is wrong with the text of a value, or nothing."""
+    value = _read(option, text)
+    wrong = value is None or (option.kind == CHOICE and value not in option.choices)
+    if wrong:
+        return option.describe_fault(_quote(text))
+    try:
+        option.take(value)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def _read(option: Option, text: str) -> Any:
+    """The keyword's value of a text; None if it is none of the option's kind."""
+    if option.kind == FLAG:
+        return BOOLEANS.get(text)
+    if option.kind == SIZE:
+        return parse_size(text)
+    if option.kind == NUMBER:
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+    return text
+
+
+def _suggest(key: str) -> str:
+    # Imported here because only a faulty command line needs it, and it brings in re.
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(key.lower(), (*BY_KEY, *_NOT_YET, *_CREATE_ONLY), n=1)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+
+
+def _quote(text: str) -> str:
+    return f"'{_shorten(text)}'"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _QUOTE_LIMIT else f"{text[:_QUOTE_LIMIT]}..."
