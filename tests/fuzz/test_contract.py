@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instar.vmm.contract import header, rules
+from instar.vmm.contract import header
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.rules import lazy_refcounts
 from tests.fuzz.contract import run
@@ -28,5 +28,5 @@ def test_the_fuzzer_finds_a_header_that_changes_before_the_switch(
 ) -> None:
     monkeypatch.setattr(header.HeaderStates, "judge_prefixes", _any_early_header)
     toggle = lazy_refcounts.TOGGLE | {(REFCOUNT_TABLE, TABLE_PLACE)}
-    monkeypatch.setattr(rules, "TOGGLE", toggle)
+    monkeypatch.setattr(lazy_refcounts, "TOGGLE", toggle)
     assert run(seed=5, runs=2_000, seconds=60).findings
