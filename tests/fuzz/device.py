@@ -224,7 +224,7 @@ def run_queue(source: Source) -> None:
 def _judge_chain(size: int, head: int, buffers: list[Buffer]) -> None:
     if not 0 <= head < size or not 0 < len(buffers) <= size:
         raise FindingError("a chain of no or too many buffers")
-    if any(not (b.size and DMA <= b.address <= DMA_END - b.size) for b in buffers):
+    if any(not (part and DMA <= at <= DMA_END - part) for at, part, _ in buffers):
         raise FindingError("a buffer outside the window")
 
 

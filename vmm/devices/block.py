@@ -29,6 +29,7 @@ _HEADER = Struct("<IIQ")
 _SEGMENT = Struct("<QII")  # sector, sectors, flags
 _T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
 _S_OK = b"\0"
+_NO_DATA = (0, 0, False)  # no buffer that a chain has is empty
 
 
 class BlockDevice:
@@ -58,56 +59,59 @@ class BlockDevice:
         """
         for head, buffers in self._queue.pop():
             header, data, status = _split(buffers)
-            kind, phase, sector = _HEADER.unpack(self._memory.read(header.address, _HEADER.size))
+            kind, phase, sector = _HEADER.unpack(self._memory.read(header, _HEADER.size))
             written = 1
             if kind == _T_IN:
-                buffer = self._check(data, sector, writable=True)
-                self._read(sector, buffer, phase)
-                written += buffer.size
+                written += self._read(sector, data, phase)
             elif kind == _T_OUT:
-                buffer = self._check(data, sector, writable=False)
-                self._write(sector, buffer, phase)
+                self._write(sector, data, phase)
             elif kind == _T_WRITE_ZEROES:
                 self._zero(sector, data, phase)
             else:
                 raise GuestFault(f"block request of type {kind}")
-            self._memory.write(status.address, _S_OK)
+            self._memory.write(status, _S_OK)
             self._queue.push(head, written)
 
-    def _check(self, data: Buffer | None, sector: int, *, writable: bool) -> Buffer:
-        if data is None or data.writable != writable:
+    def _check(self, size: int, sector: int, *, right: bool) -> None:
+        if not right:
             raise GuestFault("block request without a buffer of the right direction")
-        if data.size % SECTOR_SIZE or data.size > INSTAR_BLOCK_REQUEST_MAX:
-            raise GuestFault(f"block request of {data.size} bytes")
-        if sector > self._capacity - data.size // SECTOR_SIZE:
+        if size % SECTOR_SIZE or size > INSTAR_BLOCK_REQUEST_MAX:
+            raise GuestFault(f"block request of {size} bytes")
+        if sector > self._capacity - size // SECTOR_SIZE:
             raise GuestFault(f"block request for sector {sector} of {self._capacity}")
-        return data
 
-    def _read(self, sector: int, buffer: Buffer, phase: int) -> None:
+    def _read(self, sector: int, data: Buffer, phase: int) -> int:
+        """Returns how many bytes were read."""
+        address, size, writable = data
+        self._check(size, sector, right=writable)
         if phase > INSTAR_PHASE_COUNT:
             raise GuestFault(f"block request to read before phase {phase}")
-        self.bytes_read += buffer.size
+        self.bytes_read += size
         if self.bytes_read > self.budget:
             raise GuestFault(f"more than {self.budget} bytes read")
-        with self._memory.view(buffer.address, buffer.size) as view:
+        with self._memory.view(address, size) as view:
             self._image.read_into(sector * SECTOR_SIZE, view)
             if phase:
                 self.staged.overlay(sector, view, phase)
+        return size
 
-    def _write(self, sector: int, buffer: Buffer, phase: int) -> None:
+    def _write(self, sector: int, data: Buffer, phase: int) -> None:
+        address, size, writable = data
+        self._check(size, sector, right=size > 0 and not writable)
         if phase >= INSTAR_PHASE_COUNT:
             raise GuestFault(f"block request to write in phase {phase}")
-        self.staged.write(sector, self._memory.read(buffer.address, buffer.size), phase)
+        self.staged.write(sector, self._memory.read(address, size), phase)
 
-    def _zero(self, sector: int, data: Buffer | None, phase: int) -> None:
-        if data is None or data.writable:
+    def _zero(self, sector: int, data: Buffer, phase: int) -> None:
+        address, size, writable = data
+        if not size or writable:
             raise GuestFault("block request without a buffer of the right direction")
-        count, rest = divmod(data.size, _SEGMENT.size)
-        if rest or not 0 < count <= INSTAR_ZEROES_SEGMENTS_MAX:
-            raise GuestFault(f"block request to zero with {data.size} bytes of segments")
+        count, rest = divmod(size, _SEGMENT.size)
+        if rest or count > INSTAR_ZEROES_SEGMENTS_MAX:
+            raise GuestFault(f"block request to zero with {size} bytes of segments")
         if sector or phase != INSTAR_PHASE_PREPARE:
             raise GuestFault(f"block request to zero with sector {sector} in phase {phase}")
-        segments = self._memory.read(data.address, data.size)
+        segments = self._memory.read(address, size)
         for first, sectors, flags in _SEGMENT.iter_unpack(segments):
             if flags or not sectors:
                 raise GuestFault(f"block request to zero {sectors} sectors with flags {flags:#x}")
@@ -116,13 +120,14 @@ class BlockDevice:
             self.staged.zero(first, sectors)
 
 
-def _split(buffers: list[Buffer]) -> tuple[Buffer, Buffer | None, Buffer]:
-    """Take a chain apart: header, data if any, status."""
-    header, status = buffers[0], buffers[-1]
+def _split(buffers: list[Buffer]) -> tuple[int, Buffer, int]:
+    """Take a chain apart: the header's address, the data, the status byte's address."""
     if not 2 <= len(buffers) <= 3:
         raise GuestFault(f"block request of {len(buffers)} buffers")
-    if header.writable or header.size != _HEADER.size:
+    header, header_size, header_writable = buffers[0]
+    status, status_size, status_writable = buffers[-1]
+    if header_writable or header_size != _HEADER.size:
         raise GuestFault("block request without a header")
-    if not status.writable or status.size != len(_S_OK):
+    if not status_writable or status_size != len(_S_OK):
         raise GuestFault("block request without a status byte")
-    return header, buffers[1] if len(buffers) == 3 else None, status
+    return header, buffers[1] if len(buffers) == 3 else _NO_DATA, status

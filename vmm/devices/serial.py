@@ -65,14 +65,14 @@ class SerialPort:
     def notify(self) -> None:
         """Take all buffers that the guest made available. GuestFault if they are not frames."""
         for head, buffers in self._queue.pop():
-            size = sum(buffer.size for buffer in buffers)
-            if size > INSTAR_TRANSMIT_MAX or any(buffer.writable for buffer in buffers):
+            size = sum(part for _, part, _ in buffers)
+            if size > INSTAR_TRANSMIT_MAX or any(writable for _, _, writable in buffers):
                 raise GuestFault("transmit buffer too large or writable")
             self._frame_bytes += size
             if self._frame_bytes > FRAME_BUDGET:
                 raise GuestFault(f"more than {FRAME_BUDGET} bytes of frames")
-            for buffer in buffers:
-                self._pending += self._memory.read(buffer.address, buffer.size)
+            for address, part, _ in buffers:
+                self._pending += self._memory.read(address, part)
             self._take_frames()
             self._queue.push(head, 0)
 

@@ -11,7 +11,6 @@ from struct import Struct
 from instar.abi import INSTAR_DMA_ADDR
 
 from ..base.errors import GuestFault
-from ..base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,16 +25,9 @@ _USED_ELEMENT = Struct("<II")
 _F_NEXT, _F_WRITE = 1, 2
 
 
-@record
-class Buffer:
-    """One descriptor's buffer, inside the DMA window."""
-
-    address: int
-    """Guest address."""
-    size: int
-    """In bytes."""
-    writable: bool
-    """Whether the device may write it, and not read it."""
+Buffer = tuple[int, int, bool]
+"""One descriptor's buffer, inside the DMA window: its guest address, its size in bytes, and whether
+the device may write it, and not read it."""
 
 
 class Virtqueue:
@@ -50,15 +42,18 @@ class Virtqueue:
 
     def pop(self) -> Iterator[tuple[int, list[Buffer]]]:
         """Yield each new chain as (head, buffers). GuestFault if the ring is malformed."""
-        _, index = _AVAIL_HEADER.unpack(self._memory.read(self._avail, _AVAIL_HEADER.size))
+        # Copied whole: no buffer lies in the queue's pages, so nothing changes from chain to chain.
+        ring = self._memory.read(self._avail, _AVAIL_HEADER.size + self._size * _U16.size)
+        table = self._memory.read(self._desc, self._size * _DESCRIPTOR.size)
+        _, index = _AVAIL_HEADER.unpack_from(ring)
         count = (index - self._next) & 0xFFFF
         if not 0 < count <= self._size:
             raise GuestFault(f"doorbell with {count} new chains in a queue of {self._size}")
         for _ in range(count):
-            slot = self._avail + _AVAIL_HEADER.size + self._next % self._size * _U16.size
-            (head,) = _U16.unpack(self._memory.read(slot, _U16.size))
+            slot = _AVAIL_HEADER.size + self._next % self._size * _U16.size
+            (head,) = _U16.unpack_from(ring, slot)
             self._next = (self._next + 1) & 0xFFFF
-            yield head, self._chain(head)
+            yield head, self._chain(table, head)
 
     def push(self, head: int, written: int) -> None:
         """Return the chain that pop() just gave, with the number of bytes written to it."""
@@ -67,23 +62,20 @@ class Virtqueue:
         self._memory.write(slot, _USED_ELEMENT.pack(head, written))
         self._memory.write(self._used, _AVAIL_HEADER.pack(0, self._next))
 
-    def _chain(self, head: int) -> list[Buffer]:
+    def _chain(self, table: bytes, head: int) -> list[Buffer]:
+        """The buffers of a chain in the descriptor table."""
         buffers: list[Buffer] = []
-        index = head
+        index, end = head, self._memory.size
         while True:
             if index >= self._size:
                 raise GuestFault(f"descriptor index {index} in a queue of {self._size}")
             if len(buffers) == self._size:
                 raise GuestFault("descriptor chain loops")
-            raw = self._memory.read(self._desc + index * _DESCRIPTOR.size, _DESCRIPTOR.size)
-            address, size, flags, index = _DESCRIPTOR.unpack(raw)
+            address, size, flags, index = _DESCRIPTOR.unpack_from(table, index * _DESCRIPTOR.size)
             if flags & ~(_F_NEXT | _F_WRITE):
                 raise GuestFault(f"descriptor flags {flags:#x}")
-            self._check_window(address, size)
-            buffers.append(Buffer(address, size, bool(flags & _F_WRITE)))
+            if size == 0 or address < INSTAR_DMA_ADDR or address > end - size:
+                raise GuestFault(f"buffer of {size} bytes at {address:#x} is not in the DMA window")
+            buffers.append((address, size, flags & _F_WRITE != 0))
             if not flags & _F_NEXT:
                 return buffers
-
-    def _check_window(self, address: int, size: int) -> None:
-        if size == 0 or address < INSTAR_DMA_ADDR or address > self._memory.size - size:
-            raise GuestFault(f"buffer of {size} bytes at {address:#x} is not in the DMA window")
