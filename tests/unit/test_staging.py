@@ -124,13 +124,15 @@ class TestRuns:
     def test_neighbours_are_joined(self) -> None:
         staged = stage({9: sector(9), 2: sector(2), 1: sector(1), 4: sector(4)})
         assert list(staged.runs(2)) == [(1, 3), (4, 5), (9, 10)]
-        assert list(staged.pieces(2, 1, 3)) == [(SECTOR_SIZE, sector(1) + sector(2))]
+        assert list(staged.pieces(2, 1, 4)) == [(1, sector(1) + sector(2))]
 
     def test_a_long_run_is_written_in_pieces(self) -> None:
         staged = stage({1: sector(1) * 5001})
-        found = list(staged.pieces(2, 1, 5002))
-        assert [offset for offset, _ in found] == [512, 512 + (1 << 20), 512 + (2 << 20)]
-        assert sum(len(data) for _, data in found) == 5001 * SECTOR_SIZE
+        found = list(staged.pieces(2))
+        assert len(found) == 3
+        assert all(len(data) <= (1 << 20) + (1 << 16) for _, data in found)
+        assert b"".join(data for _, data in found) == sector(1) * 5001
+        assert [number for number, _ in found] == [1, 2049, 4097]
 
     def test_no_sectors_are_no_runs(self) -> None:
         assert list(StagedWrites().runs(2)) == []

@@ -82,11 +82,12 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
 def _write(image: ImageFile, staged: StagedWrites, phase: int) -> None:
     # What lies after the old end comes first: a full disk is then noticed before refcounts rise.
     inside = -(-image.size // SECTOR_SIZE)
-    for is_inside in (False, True):
-        for start, end in staged.runs(phase):
-            if (start < inside) == is_inside:
-                for offset, data in staged.pieces(phase, start, end):
-                    image.write(offset, data)
+    after = None
+    if staged.end() > inside:
+        after = next((start for start, _ in staged.runs(phase) if start >= inside), None)
+    for start, end in ((after, None), (0, after)):
+        for sector, data in staged.pieces(phase, start, end) if start is not None else ():
+            image.write(sector * SECTOR_SIZE, data)
 
 
 def _changes_refcounts(staged: StagedWrites) -> bool:

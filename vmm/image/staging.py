@@ -14,7 +14,7 @@ from ..base.errors import GuestFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     Extent = tuple[int, memoryview]
     Numbers = memoryview[int]
@@ -25,8 +25,8 @@ _HEADERS = 128 << 10  # twice what a header takes
 _CHUNK_SHIFT = 11
 _CHUNK = 1 << _CHUNK_SHIFT  # sectors: as many as one block request has
 _BLOCK = 128  # sectors in a block of the store
+_PIECE = 1 << 11  # sectors: what is written at a time, but for a block more
 _EXTENT = Struct("=HHI")  # first sector and end, within the chunk; where in the store it begins
-_PIECE = 1 << 20
 _RANGE = Struct("=QQ")
 
 
@@ -59,7 +59,7 @@ class StagedWrites:
         # As objects they would take as much memory as a sector, of which each may be one.
         self._extents: tuple[dict[int, bytes], ...] = tuple({} for _ in range(INSTAR_PHASE_COUNT))
         self._counts = [0] * INSTAR_PHASE_COUNT
-        self._store: list[bytearray] = []
+        self._store: list[memoryview] = []
         self._used = 0  # sectors of the store
         # There may be a million ranges: packed they take a tenth of the memory.
         self._ranges = bytearray()
@@ -77,6 +77,10 @@ class StagedWrites:
         end = sector + len(data) // SECTOR_SIZE
         first_chunk = sector & -_CHUNK if data else end
         with memoryview(data) as view:
+            if end <= first_chunk + _CHUNK:
+                if data:
+                    self._write_chunk(phase, sector >> _CHUNK_SHIFT, sector - first_chunk, view)
+                return
             for first in range(first_chunk, end, _CHUNK):
                 start, stop = max(first, sector), min(first + _CHUNK, end)
                 part = view[(start - sector) * SECTOR_SIZE : (stop - sector) * SECTOR_SIZE]
@@ -122,7 +126,7 @@ class StagedWrites:
         self._counts[phase] += count
         self._used += count
         while len(self._store) * _BLOCK < self._used:
-            self._store.append(bytearray(_BLOCK * SECTOR_SIZE))
+            self._store.append(memoryview(bytearray(_BLOCK * SECTOR_SIZE)))
         self._fill(at, data, count)
         return at
 
@@ -167,42 +171,51 @@ class StagedWrites:
         chunks = self._extents[phase]
         if not chunks:
             return
-        numbers = range(start >> _CHUNK_SHIFT, (end - 1 >> _CHUNK_SHIFT) + 1) if end else None
-        if numbers is not None and len(numbers) <= len(chunks):
+        last = max(chunks) if end is None else end - 1 >> _CHUNK_SHIFT
+        numbers = range(start >> _CHUNK_SHIFT, last + 1)
+        if len(numbers) <= len(chunks):
             met = [number for number in numbers if number in chunks]
         else:
-            met = sorted(n for n in chunks if numbers is None or n in numbers)
+            met = sorted(number for number in chunks if number in numbers)
+        limit = (last + 1) << _CHUNK_SHIFT if end is None else end
         for chunk in met:
             base = chunk << _CHUNK_SHIFT
             for first, stop, at in _EXTENT.iter_unpack(chunks[chunk]):
-                low = max(base + first, start)
-                high = base + stop if end is None else min(base + stop, end)
+                low, high = max(base + first, start), min(base + stop, limit)
                 if low < high:
-                    yield from self._pieces(low, at + low - base - first, high - low)
+                    for block, begin, until in _parts(at + low - base - first, high - low):
+                        yield low, self._store[block][begin:until].toreadonly()
+                        low += (until - begin) // SECTOR_SIZE
 
-    def _pieces(self, sector: int, at: int, count: int) -> Iterator[Extent]:
-        for block, start, end in _parts(at, count):
-            yield sector, memoryview(self._store[block])[start:end].toreadonly()
-            sector += (end - start) // SECTOR_SIZE
+    def pieces(
+        self, phase: int, start: int = 0, end: int | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """The same as bytes, joined where one follows the other, up to a MiB."""
+        parts: list[memoryview] = []
+        first = count = 0
+        for sector, data in self.extents(phase, start, end):
+            if sector != first + count or count >= _PIECE:
+                if parts:
+                    yield first, b"".join(parts)
+                first, parts, count = sector, [], 0
+            parts.append(data)
+            count += len(data) // SECTOR_SIZE
+        if parts:
+            yield first, b"".join(parts)
 
     def runs(self, phase: int) -> Iterator[tuple[int, int]]:
         """What a phase writes, as (first sector, end), ascending, one for each contiguous run."""
-        start = end = -1
-        for sector, data in self.extents(phase):
-            if sector != end:
-                if start >= 0:
-                    yield start, end
-                start = sector
-            end = sector + len(data) // SECTOR_SIZE
+        chunks, start, end = self._extents[phase], -1, -1
+        for chunk in sorted(chunks):
+            base = chunk << _CHUNK_SHIFT
+            for first, stop, _ in _EXTENT.iter_unpack(chunks[chunk]):
+                if base + first != end:
+                    if start >= 0:
+                        yield start, end
+                    start = base + first
+                end = base + stop
         if start >= 0:
             yield start, end
-
-    def pieces(self, phase: int, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Take a run of runs() apart into (byte offset, data) of at most a MiB."""
-        step = _PIECE // SECTOR_SIZE
-        for first in range(start, end, step):
-            parts = self.extents(phase, first, min(first + step, end))
-            yield first * SECTOR_SIZE, b"".join([data for _, data in parts])
 
     def sector(self, phase: int, number: int) -> bytes | None:
         """What a phase writes to one sector; None if it does not."""
@@ -276,8 +289,15 @@ class StagedWrites:
         return not self._ranges and not self._used
 
 
-def _parts(at: int, count: int) -> Iterator[tuple[int, int, int]]:
+def _parts(at: int, count: int) -> Iterable[tuple[int, int, int]]:
     """Sectors of the store as its blocks, and the bytes in each of them from and to."""
+    block, start = at // _BLOCK, at % _BLOCK
+    if start + count <= _BLOCK:
+        return ((block, start * SECTOR_SIZE, (start + count) * SECTOR_SIZE),)
+    return _many_parts(at, count)
+
+
+def _many_parts(at: int, count: int) -> Iterator[tuple[int, int, int]]:
     end = at + count
     while at < end:
         block, start = divmod(at, _BLOCK)
