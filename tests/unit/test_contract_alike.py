@@ -6,11 +6,15 @@ tried with one and with 64. Conditions that only single entries have come after 
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract.mapping import without_plain
 from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.forge.clusters import Cluster
 from tests.support.reference import COPIED, Model, downgrade
@@ -214,3 +218,12 @@ class TestKindsOfErrors:
             upgrade(image).case.judge()
         (refusal,) = caught.value.refusals
         assert (refusal.name, refusal.detail["offset"]) == ("l2_table", 1 << 30)
+
+
+ENTRIES = st.sampled_from([0, 1, 3, 1 << 48, 1 << 16, 1 << 16 | 1, COPIED | 1 << 16])
+
+
+@given(st.lists(ENTRIES, min_size=64, max_size=64))
+def test_plain_zero_clusters_and_no_other_entries_are_dropped_at_once(words: list[int]) -> None:
+    dropped = [0 if word == 1 else word for word in words]
+    assert without_plain(struct.pack(">64Q", *words)) == struct.pack(">64Q", *dropped)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table
 _PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
+_PLAIN_ENTRY = ZERO.to_bytes(8, "big")
+_PLAIN_SECTOR, _EMPTY_SECTOR = _PLAIN_ENTRY * 64, bytes(SECTOR_SIZE)
 _EVEN = bytes(range(0, 256, 2))
 
 
@@ -49,6 +51,7 @@ class Mapping:
         self._zeroed = zeroed
         self._backed = backed
         self._encrypted = encrypted
+        self._mixed: set[int] = set()  # tables of which others than plain zero clusters change
 
     def judge(self, phase: Pending) -> set[int]:
         """Judge the phase of the mapping; return the clusters that must be L2 tables.
@@ -66,15 +69,21 @@ class Mapping:
                 references, data = self._begin_table(table)
                 tables.add(table)
             at = (sector * SECTOR_SIZE) & (self._disk.cluster_size - 1)
-            if data[at : at + SECTOR_SIZE] != staged:
-                olds, news = _ENTRIES.unpack_from(data, at), _ENTRIES.unpack(staged)
-                changes = [(o, n) for o, n in zip(olds, news, strict=True) if o != n]
-                alike = len(changes) == len(olds) and self._judge_run(olds, news, references)
-                if not alike:
-                    self._judge_entries(changes, references)
+            old = bytes(data[at : at + SECTOR_SIZE])
+            if old != staged:
+                if self._backed or staged != without_plain(old):
+                    self._mixed.add(table)
+                    self._judge_sector(old, staged, references)
                 data[at : at + SECTOR_SIZE] = staged
         self._finish_table(current, data)
         return tables
+
+    def _judge_sector(self, old: bytes, new: bytes, references: int) -> None:
+        olds, news = _ENTRIES.unpack(old), _ENTRIES.unpack(new)
+        changes = [(o, n) for o, n in zip(olds, news, strict=True) if o != n]
+        alike = len(changes) == len(olds) and self._judge_run(olds, news, references)
+        if not alike:
+            self._judge_entries(changes, references)
 
     def _begin_table(self, table: int) -> tuple[int, bytearray]:
         """How many references an L2 table has, and its bytes."""
@@ -92,8 +101,11 @@ class Mapping:
     def unchanged(self, table: int, number: int, piece: bytes) -> bytes:
         """A piece of an L2 table as it is, with zeros for the entries that change.
 
-        `number` counts the pieces, as Disk.pieces() has them.
+        `number` counts the pieces, as Disk.pieces() has them. Plain zero clusters stay: they name
+        nothing.
         """
+        if table not in self._mixed:
+            return piece
         first = (table << (self._disk.cluster_bits - 9)) + number * (PIECE // SECTOR_SIZE)
         end = first + len(piece) // SECTOR_SIZE
         found = bytearray(piece)
@@ -112,8 +124,6 @@ class Mapping:
         An image may have millions of them. False: it is no such sector, or not lawful as one.
         """
         count, shift = len(olds), self._disk.cluster_bits
-        if olds == _PLAIN and news == _UNALLOCATED and not self._backed:
-            return True
         # Compressed clusters, which stay what they are, begin anywhere.
         if (olds[0] | news[0]) & OFFSET_MASK & (self._disk.cluster_size - 1):
             return False
@@ -223,9 +233,23 @@ class Mapping:
         )
 
 
+def without_plain(sector: bytes) -> bytes | bytearray:
+    """A sector of an L2 table with plain zero clusters, which have no host cluster, unallocated."""
+    if sector == _PLAIN_SECTOR:  # an image may have millions of them
+        return _EMPTY_SECTOR
+    flags, found = sector[7::8], bytearray(sector)
+    at = flags.find(ZERO)
+    while at >= 0:
+        if sector[8 * at : 8 * at + 8] == _PLAIN_ENTRY:
+            found[8 * at + 7] = 0
+        at = flags.find(ZERO, at + 1)
+    return found
+
+
 def _has_zero_flag(table: bytearray) -> bool:
     """Whether an L2 table has an entry that version 2 does not know."""
-    if not table[7::8].translate(None, _EVEN):
+    flags = table[7::8]
+    if flags == bytes(len(flags)) or not flags.translate(None, _EVEN):
         return False
     return any(
         word & ZERO and not word & COMPRESSED
