@@ -5,18 +5,18 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
-bool add_table_sector(struct qcow2_image *image, struct write_list *list,
-                      const struct io_range *part, uint64_t at)
+bool add_table_sector(struct walk *walk, const struct io_range *part, uint64_t at)
 {
-    return is_free_of_tables(image, part->offset + at, QCOW2_SECTOR_SIZE, AMEND_USE_L2_TABLE) &&
-           add_write(&image->file, list, part->offset + at, part->buffer + at, QCOW2_SECTOR_SIZE);
+    uint64_t place = part->offset + at;
+    return is_free_of_tables(walk->image, place, QCOW2_SECTOR_SIZE, AMEND_USE_L2_TABLE) &&
+           add_write(&walk->image->file, &walk->changes, place, part->buffer + at,
+                     QCOW2_SECTOR_SIZE);
 }
 
-bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
+bool change_part(struct walk *walk, const struct io_range *part,
                  bool (*concerns)(const uint8_t *entry),
                  bool (*change)(struct walk *walk, uint64_t place, uint8_t *entry))
 {
-    struct write_list list = {.phase = phase};
     for (uint64_t sector = 0; sector < part->length; sector += QCOW2_SECTOR_SIZE) {
         bool changed = false;
         for (uint64_t at = sector; at < sector + QCOW2_SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE) {
@@ -28,8 +28,8 @@ bool change_part(struct walk *walk, const struct io_range *part, uint32_t phase,
                 return false;
             changed |= load_be64(entry) != before;
         }
-        if (changed && !add_table_sector(walk->image, &list, part, sector))
+        if (changed && !add_table_sector(walk, part, sector))
             return false;
     }
-    return flush_writes(&walk->image->file, &list);
+    return true;
 }

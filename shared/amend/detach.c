@@ -17,6 +17,8 @@
 /* To look at one takes as long as to read so many bytes. */
 #define SEARCH_WORK 16u
 
+#define ENTRIES_IN_SECTOR (QCOW2_SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+
 /* What a visit works with; the agenda is about the part of an L2 table that is being visited. */
 struct detachment {
     struct books *books;
@@ -66,6 +68,10 @@ static bool note_pending(struct walk *walk, const struct io_range *part)
         uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
         uint64_t place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
         uint64_t users;
+        if (n % ENTRIES_IN_SECTOR == 0 && !has_flagged(entry)) {
+            n += ENTRIES_IN_SECTOR - 1;
+            continue;
+        }
         if (!is_zero_cluster(entry) || cluster == 0)
             continue;
         if (!is_cluster(walk->image, cluster))
@@ -125,22 +131,24 @@ static bool detach_pending(struct walk *walk, const struct io_range *part)
 static bool detach_part(struct walk *walk, const struct io_range *part)
 {
     struct detachment *detachment = walk->context;
-    struct write_list list = {.phase = INSTAR_PHASE_MAPPING};
     if (!note_pending(walk, part) || !detach_pending(walk, part))
         return false;
     for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE)
         if (take_bit(detachment->agenda->changed, at / QCOW2_SECTOR_SIZE) &&
-            !add_table_sector(walk->image, &list, part, at))
+            !add_table_sector(walk, part, at))
             return false;
-    return flush_writes(&walk->image->file, &list);
+    return true;
 }
 
-bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda)
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda,
+                          const struct table_set *tables)
 {
     struct detachment detachment = {.books = books, .agenda = agenda};
     struct walk walk = {
         .image = books->image,
         .phase = INSTAR_PHASE_MAPPING + 1,
+        .changes.phase = INSTAR_PHASE_MAPPING,
+        .only = tables,
         .snapshots = true,
         .visit = detach_part,
         .context = &detachment,

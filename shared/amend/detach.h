@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "amend/books.h"
+#include "qcow2/walk.h"
 
 /* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
 struct agenda_memory {
@@ -14,7 +15,9 @@ struct agenda_memory {
     uint64_t refcounts[BATCH_SIZE / IO_SECTOR_SIZE];    /* of each table of a batch, as needed */
 };
 
-/* Turn zero clusters that share their host cluster into plain ones. False: refused. */
-bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda);
+/* Turn zero clusters that share their host cluster into plain ones; all are in these tables. False:
+ * refused. */
+bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda,
+                          const struct table_set *tables);
 
 #endif

@@ -6,6 +6,8 @@
  */
 #include "amend/expand.h"
 
+#include <string.h>
+
 #include "amend/allocate.h"
 #include "amend/change.h"
 #include "amend/detach.h"
@@ -22,11 +24,10 @@ struct expansion {
     struct zero_list zeroes;
 };
 
-static bool count_part(struct walk *walk, const struct io_range *part)
+static bool count_sector(struct walk *walk, const uint8_t *sector)
 {
     struct downgrade_counts *counts = walk->context;
-    for (const uint8_t *p = part->buffer; p < part->buffer + part->length;
-         p += QCOW2_TABLE_ENTRY_SIZE) {
+    for (const uint8_t *p = sector; p < sector + QCOW2_SECTOR_SIZE; p += QCOW2_TABLE_ENTRY_SIZE) {
         if (is_compressed_cluster(p)) {
             counts->compressed++;
             if (!is_apart_from_header(walk->image, p))
@@ -39,7 +40,21 @@ static bool count_part(struct walk *walk, const struct io_range *part)
     return true;
 }
 
-void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *counts)
+static bool count_part(struct walk *walk, const struct io_range *part)
+{
+    struct downgrade_counts *counts = walk->context;
+    for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE) {
+        uint64_t zero = counts->zero;
+        if (has_flagged(part->buffer + at) && !count_sector(walk, part->buffer + at))
+            return false;
+        if (counts->zero > zero)
+            add_table(counts->tables, walk->image, part->offset + at);
+    }
+    return true;
+}
+
+void scan_for_downgrade(struct qcow2_image *image, struct table_set *tables,
+                        struct downgrade_counts *counts)
 {
     uint32_t compression = image->header.compression_type;
     struct walk walk = {
@@ -50,7 +65,8 @@ void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *coun
         .visit = count_part,
         .context = counts,
     };
-    *counts = (struct downgrade_counts){0};
+    *counts = (struct downgrade_counts){.tables = tables};
+    memset(tables, 0, sizeof(*tables));
     image->header_alone = walk_tables(&walk);
     if (counts->compressed && compression != QCOW2_COMPRESSION_ZLIB)
         refuse(image->file.verdict, REFUSAL_DOWNGRADE_COMPRESSED_CLUSTERS,
@@ -113,16 +129,19 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 
 static bool expand_part(struct walk *walk, const struct io_range *part)
 {
-    return change_part(walk, part, INSTAR_PHASE_MAPPING, is_zero_cluster, expand_entry);
+    return change_part(walk, part, is_zero_cluster, expand_entry);
 }
 
-static bool expand_all(struct books *books, struct io_segment *segments)
+static bool expand_all(struct books *books, struct io_segment *segments,
+                       const struct table_set *tables)
 {
     struct qcow2_image *image = books->image;
     struct expansion expansion = {.books = books, .zeroes = {.segments = segments}};
     struct walk walk = {
         .image = image,
         .phase = INSTAR_PHASE_MAPPING + 1,
+        .changes.phase = INSTAR_PHASE_MAPPING,
+        .only = tables,
         .snapshots = true,
         .progress_from = image->l1_entries,
         .progress_total = 2 * image->l1_entries,
@@ -141,6 +160,6 @@ bool expand_zero_clusters(struct books *books, union expansion_memory *memory,
         return true;
     if ((counts->allocated || backed) && !expect_clusters(books, backed ? counts->zero : 0))
         return false;
-    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda)) &&
-           expand_all(books, memory->segments);
+    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda, counts->tables)) &&
+           expand_all(books, memory->segments, counts->tables);
 }

@@ -14,6 +14,7 @@ struct downgrade_counts {
     uint64_t zero;
     uint64_t allocated; /* of these, with a cluster of their own */
     uint64_t compressed;
+    struct table_set *tables; /* those with zero clusters */
 };
 
 /* What is needed at one time and not at another. */
@@ -22,8 +23,10 @@ union expansion_memory {
     struct agenda_memory agenda;
 };
 
-/* Look for that in every L2 table; what cannot be helped is refused. The snapshots must have been checked. */
-void scan_for_downgrade(struct qcow2_image *image, struct downgrade_counts *counts);
+/* Look for that in every L2 table; what cannot be helped is refused. The snapshots must have been checked.
+ * `tables` need not be initialised. */
+void scan_for_downgrade(struct qcow2_image *image, struct table_set *tables,
+                        struct downgrade_counts *counts);
 /* Stage what turns all zero clusters into something that version 2 knows and that reads the same. False:
  * refused. */
 bool expand_zero_clusters(struct books *books, union expansion_memory *memory,

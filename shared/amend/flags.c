@@ -61,7 +61,7 @@ static bool flag_part(struct walk *walk, const struct io_range *part)
         if (alone)
             return refuse_overlap(walk->image, table, AMEND_USE_L2_TABLE, AMEND_USE_UNKNOWN);
     }
-    return change_part(walk, part, INSTAR_PHASE_FLAGS, lacks_flag, flag_entry);
+    return change_part(walk, part, lacks_flag, flag_entry);
 }
 
 bool set_copied_flags(struct books *books, bool may_change_entries)
@@ -70,6 +70,7 @@ bool set_copied_flags(struct books *books, bool may_change_entries)
     struct walk walk = {
         .image = books->image,
         .phase = INSTAR_PHASE_FLAGS + 1,
+        .changes.phase = INSTAR_PHASE_FLAGS,
         .visit = flag_part,
         .context = &flagging,
     };

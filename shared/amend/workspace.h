@@ -14,6 +14,7 @@ struct planner_workspace {
     struct qcow2_memory image;
     struct books_memory books;
     uint8_t new_header[HEADER_SIZE];
+    struct table_set zero_tables;
     union expansion_memory expansion;
 };
 

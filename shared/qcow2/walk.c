@@ -32,7 +32,17 @@ static bool flush_batch(struct walk *walk)
     for (uint32_t i = 0; i < count; i++)
         if (!walk->visit(walk, &walk->ranges[i]))
             return false;
-    return true;
+    return flush_writes(&walk->image->file, &walk->changes);
+}
+
+static uint64_t bit_of(const struct qcow2_image *image, uint64_t table)
+{
+    return (table >> image->header.cluster_bits) % TABLE_SET_BITS;
+}
+
+void add_table(struct table_set *set, const struct qcow2_image *image, uint64_t table)
+{
+    set_bit(set->bits, bit_of(image, table));
 }
 
 /* Where it is kept that an L2 table has been visited; a newer one takes an older one's place. */
@@ -102,7 +112,8 @@ static bool walk_entry(struct walk *walk, uint64_t table_offset, uint64_t index,
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
     if (!spend(&image->file.budget, ENTRY_WORK))
         return false;
-    if (is_in_batch(walk, offset) || is_seen(walk, offset))
+    if ((walk->only && !has_bit(walk->only->bits, bit_of(image, offset))) ||
+        is_in_batch(walk, offset) || is_seen(walk, offset))
         return true;
     if (!is_cluster(image, offset)) {
         refuse(image->file.verdict, REFUSAL_L2_TABLE, AMEND_ERROR_PARSE_FAILED, table_offset, index,

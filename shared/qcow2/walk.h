@@ -5,7 +5,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "image/writes.h"
 #include "qcow2/image.h"
+
+/* Some L2 tables, and perhaps others; which, is kept by their numbers' last bits. */
+#define TABLE_SET_BITS 0x10000u
+struct table_set {
+    uint64_t bits[TABLE_SET_BITS / 64];
+};
+void add_table(struct table_set *set, const struct qcow2_image *image, uint64_t table);
 
 /* Every L2 table that is allocated is visited, and perhaps some of them twice. */
 struct walk {
@@ -16,6 +24,8 @@ struct walk {
     uint64_t progress_from, progress_total; /* 0: report none */
     /* L2 tables, or parts of them, in memory->batch. False: the walk ends. */
     bool (*visit)(struct walk *walk, const struct io_range *part);
+    struct write_list changes;    /* staged when the whole batch has been visited */
+    const struct table_set *only; /* others need not be visited; null: all are */
     void *context;
 
     uint64_t done, told; /* L1 entries, and of how many of them the last progress told */

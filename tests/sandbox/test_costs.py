@@ -12,7 +12,7 @@ import bench_profile
 import pytest
 
 import instar
-from tests.support.forge import Data, Image
+from tests.support.forge import Data, Image, Zero
 
 pytestmark = pytest.mark.kvm
 
@@ -159,3 +159,21 @@ def test_a_kept_machine_holds_no_more_memory_after_many_images(path: Path) -> No
             if number in (100, 399):
                 sizes.append(int(Path("/proc/self/statm").read_text().split()[1]))
     assert sizes[1] <= sizes[0] + (1 << 20) // os.sysconf("SC_PAGE_SIZE")
+
+
+PER_TABLE, TABLES = 8192, 40
+
+
+def test_a_downgrade_stages_what_changes_in_many_tables_at_once(path: Path) -> None:
+    zeros = {n * PER_TABLE + sector * 64: Zero() for n in range(TABLES) for sector in (1, 5, 9)}
+    Image(size=TABLES * PER_TABLE << 16, clusters=zeros).write(path)
+    result = instar.amend(path, compat="0.10")
+    assert result.bytes_written == 512 * (len(zeros) + 1)
+    assert result.vm_exits <= 16
+
+
+def test_a_downgrade_reads_tables_without_zero_clusters_once_on_each_side(path: Path) -> None:
+    clusters = {n * PER_TABLE: Data(b"\5") for n in range(TABLES)}
+    Image(size=TABLES * PER_TABLE << 16, clusters={**clusters, 1: Zero()}).write(path)
+    result = instar.amend(path, compat="0.10")
+    assert result.bytes_read <= (2 * TABLES + 4) << 16

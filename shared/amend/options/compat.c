@@ -93,7 +93,7 @@ static void check(struct amendment *amendment)
     if (!is_downgrade(amendment) || extended || image->file.verdict->unsound)
         return;
     amendment->walked = true;
-    scan_for_downgrade(image, &amendment->counts);
+    scan_for_downgrade(image, &amendment->workspace->zero_tables, &amendment->counts);
 }
 
 static bool stage(struct amendment *amendment)
