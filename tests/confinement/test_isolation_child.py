@@ -45,7 +45,7 @@ def without(key: str) -> dict[str, Any]:
         json.dumps({**RESULT, "unknown": 1}),
         json.dumps({**RESULT, "bytes_read": "1"}),
         json.dumps({**RESULT, "bytes_read": True}),
-        json.dumps({**RESULT, "options": {"compat": "1.1", "lazy_refcounts": 1}}),
+        json.dumps({**RESULT, "options": {**RESULT["options"], "lazy_refcounts": 1}}),
         json.dumps({**RESULT, "action": None}),
         json.dumps({**RESULT, "changes": [1]}),
         json.dumps({**RESULT, "changes": [{"field": "x", "before": "0", "after": 1}]}),

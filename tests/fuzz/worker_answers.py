@@ -11,10 +11,10 @@ from typing import Any
 
 from instar import abi
 from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
-from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
 from instar.vmm.fleet.worker import LAST, MORE, PIECE
 from instar.vmm.request import AmendRequest
+from tests.support.options import told
 
 JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 6, 77, 511, 512, 1 << 20, 1 << 31, 1 << 62, 1 << 63),
@@ -145,7 +145,7 @@ def _result(
         filename=path,
         format="qcow2",
         action="noop" if noop else "amended",
-        options=FrozenDict(
+        options=told(
             compat="1.1" if version == 3 else "0.10", lazy_refcounts=lazy and version == 3
         ),
         atomic=True,

@@ -7,6 +7,7 @@ from typing import Any
 from instar.vmm.base.errors import ImageRejected, error_fields
 from instar.vmm.base.refusals import overlap
 from instar.vmm.machine.payload import load_payload
+from tests.support.options import told
 
 NAME = "/images/a\n.qcow2"
 SHA256 = load_payload().sha256
@@ -15,7 +16,7 @@ RESULT: dict[str, Any] = {
     "filename": NAME,
     "format": "qcow2",
     "action": "amended",
-    "options": {"compat": "1.1", "lazy_refcounts": True},
+    "options": told(),
     "atomic": True,
     "dry_run": False,
     "bytes_read": 8192,

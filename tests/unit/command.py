@@ -13,10 +13,10 @@ import pytest
 from instar.vmm import cli
 from instar.vmm.amend.result import AmendResult, ByteRange
 from instar.vmm.base.errors import Refusal
-from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import make_request
+from tests.support.options import told
 
 LAZY = ["-o", "lazy_refcounts=on"]
 
@@ -36,7 +36,7 @@ def make_result(**changed: Any) -> AmendResult:
         "filename": "disk.qcow2",
         "format": "qcow2",
         "action": "amended",
-        "options": FrozenDict(compat="1.1", lazy_refcounts=True),
+        "options": told(),
         "atomic": True,
         "dry_run": False,
         "bytes_read": 4096,

@@ -13,6 +13,7 @@ from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageReje
 from instar.vmm.cli import commands
 from instar.vmm.cli.arguments import scan
 from instar.vmm.request.keywords import make_request
+from instar.vmm.request.options import BY_KEY
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend
 
 
@@ -179,11 +180,12 @@ def test_option_help_lists_the_options_and_opens_nothing(
 ) -> None:
     assert cli.main(["amend", *arguments]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines() == [
+    assert out.splitlines()[:3] == [
         "Amend options for 'qcow2':",
         "  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])",
         "  lazy_refcounts=<bool (on/off)> - Postpone refcount updates",
     ]
+    assert [line.split("=")[0] for line in out.splitlines()[1:]] == [f"  {key}" for key in BY_KEY]
     assert err == ""
     assert not amend.calls
 

@@ -11,8 +11,8 @@ import pytest
 from instar.vmm import cli
 from instar.vmm.amend.result import ByteRange
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
-from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
+from tests.support.options import told
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend, make_result, read_json
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "amend.md"
@@ -45,13 +45,15 @@ def test_json_result_is_as_documented(amend: FakeAmend, capsys: pytest.CaptureFi
     assert cli.main(["amend", "--output", "json", *LAZY, "disk.qcow2"]) == 0
     document, err = read_json(capsys)
     assert err == ""
-    assert shape(document) == shape(documented(0))
+    example = documented(0)
+    options = {key: document["options"][key] for key in example["options"]}
+    assert shape({**document, "options": options}) == shape(example)
     assert list(document) == list(documented(0))
     assert document["changes"] == [{"field": "compatible_features", "before": 0, "after": 1}]
     assert document["ranges"] == [{"phase": 3, "offset": 0, "length": 512, "zeroes": False}]
     plain: dict[str, Any] = {"changes": None, "ranges": None, "more_ranges": 0, "warnings": []}
     again = {key: document[key] for key in ("compat", "lazy_refcounts")}
-    assert again == document["options"]
+    assert {key: document["options"][key] for key in again} == again
     assert {**document, **plain} == {**vars(make_result()), **again, **plain}
 
 
@@ -126,7 +128,7 @@ def test_dry_run_says_what_would_change(
     amend.result = make_result(
         filename="\udcff\n",
         dry_run=True,
-        options=FrozenDict(compat="0.10", lazy_refcounts=False),
+        options=told(compat="0.10", lazy_refcounts=False),
         changes=(
             Change("version", 3, 2),
             Change("compatible_features", 1, None),

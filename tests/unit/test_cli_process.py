@@ -52,9 +52,11 @@ sys.modules["instar.vmm.amend"] = module
 from instar.vmm.base.record import FrozenDict
 from instar.vmm.contract.terms import Change
 from instar.vmm.amend.result import AmendResult, ByteRange
+from instar.vmm.request.options import OPTIONS
 
 def finish(path, request, **_options):
-    options = FrozenDict(compat="1.1", lazy_refcounts=True)
+    options = FrozenDict(dict.fromkeys((row.key for row in OPTIONS), None),
+        compat="1.1", lazy_refcounts=True)
     return AmendResult(
         filename=path, format="qcow2", action="amended", options=options, atomic=True,
         dry_run=request.dry_run, bytes_read=0, bytes_written=0, vm_exits=0, payload_sha256="",

@@ -18,6 +18,7 @@ from instar.vmm.fleet.document import ANSWER_MAX, Expected, read_outcome
 from instar.vmm.request.keywords import make_request
 from tests.support.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
 from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.options import told
 
 REQUEST = make_request({"compat": "1.1", "lazy_refcounts": True, "timeout": 30})
 EXPECTED = Expected(NAME, REQUEST, SHA256, 1 << 20)
@@ -45,11 +46,11 @@ LIES: dict[str, list[Any]] = {
     "format": ["raw", "\x1b[31mqcow2", None],
     "action": ["noop", "", "\n", None, ["amended"]],
     "options": [
-        *({"compat": level, "lazy_refcounts": True} for level in ("0.10", "1.2", "v3", None, 3)),
-        *({"compat": "1.1", "lazy_refcounts": lazy} for lazy in (False, 1, None, "on")),
-        {"lazy_refcounts": True, "compat": "1.1"},
+        *(told(compat=level) for level in ("0.10", "1.2", "v3", None, 3)),
+        *(told(lazy_refcounts=lazy) for lazy in (False, 1, None, "on")),
+        dict(reversed(told().items())),
         {"compat": "1.1"},
-        {"compat": "1.1", "lazy_refcounts": True, "size": 1},
+        told(unknown=1),
         *(None, [], "compat", 7),
     ],
     "atomic": [False, 1, None],

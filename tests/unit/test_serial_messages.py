@@ -21,6 +21,7 @@ from instar.vmm.amend.messages import (
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.qcow2.probe import FixedHeader
 from instar.vmm.request import AmendRequest
+from tests.support.options import raw
 
 RESULT = struct.Struct(abi.AmendResult_FORMAT)
 REFUSAL = struct.Struct(abi.AmendRefusal_FORMAT)
@@ -41,7 +42,8 @@ GOOD = {
     "reserved": 0,
 }
 
-OPTIONS: dict[int, int | bytes] = {abi.OPTION_COMPAT: 3, abi.OPTION_LAZY_REFCOUNTS: 1}
+OPTIONS = raw()
+NEXT = abi.OPTION_KEY_MAX + 1
 
 BAD: dict[str, tuple[dict[str, int], str]] = {
     "another magic": ({"magic": 0}, "a result with a bad magic, format or reserved field"),
@@ -270,9 +272,9 @@ class TestOptions:
         assert messages.options == OPTIONS
 
     def test_every_kind_can_be_packed_and_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(OPTION_KINDS, 3, abi.OPTION_KIND_BYTES)
+        monkeypatch.setitem(OPTION_KINDS, NEXT, abi.OPTION_KIND_BYTES)
         for text in (b"", b"x", b"eight by", b"\xff" * abi.OPTION_BYTES_MAX):
-            values = {**OPTIONS, 3: text}
+            values = {**OPTIONS, NEXT: text}
             packed = pack_options(values)
             assert len(packed) % 8 == 0
             assert read_options(packed) == values
@@ -281,9 +283,9 @@ class TestOptions:
     def test_text_with_a_nul_or_without_measure_is_a_fault(
         self, monkeypatch: pytest.MonkeyPatch, text: bytes
     ) -> None:
-        monkeypatch.setitem(OPTION_KINDS, 3, abi.OPTION_KIND_BYTES)
-        with pytest.raises(GuestFault, match=r"^option 3 with \d+ bytes of text, or a NUL in it$"):
-            read_options(pack_options({3: text}))
+        monkeypatch.setitem(OPTION_KINDS, NEXT, abi.OPTION_KIND_BYTES)
+        with pytest.raises(GuestFault, match=rf"^option {NEXT} with \d+ bytes of text, or a NUL in it$"):
+            read_options(pack_options({NEXT: text}))
 
     @given(st.binary(max_size=80))
     def test_any_bytes_are_options_or_a_fault(self, records: bytes) -> None:

@@ -147,6 +147,7 @@ def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
         check_format(flags.get("format"))
         write("stdout", options_help())
         return 0
+    report.asked = options.keys()
     check_machine()
     if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
         from .batch import amend_files

@@ -16,7 +16,7 @@ from ..request.options import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ..amend.result import AmendResult, ByteRange
     from ..contract.terms import Change
@@ -28,6 +28,7 @@ _PHASES = (
     *("before the switch", "before the switch: refcount table", "before the switch: mapping"),
     *("the switch", "after the switch", "after the switch: flags"),
 )
+_ALWAYS_TOLD = ("compat", "lazy_refcounts")
 _HEXADECIMAL_FIELDS = ("_features", "_offset")
 
 
@@ -37,6 +38,8 @@ class Report:
     def __init__(self) -> None:
         """Start with nothing said and no file named."""
         self.filename: str | None = None
+        self.asked: Collection[str] = ()
+        """The keys of the options that are asked for."""
         self.verbose = False
         self._dump: Callable[[object], str] | None = None
         self._is_batch = False
@@ -67,9 +70,9 @@ class Report:
         """Report a success, of which people hear only what is worth it, and if quiet nothing."""
         self.document(result.to_dict())
         if self.verbose and not quiet:
-            write("stderr", f"instar: {_describe_done(result)}\n")
+            write("stderr", f"instar: {_describe_done(result, self.asked)}\n")
         if result.dry_run and not self.is_json and not quiet:
-            write("stdout", describe(result))
+            write("stdout", describe(result, self.asked))
         if not quiet:
             for warning in result.warnings:
                 write("stderr", f"instar: warning: {escape(warning)}\n")
@@ -122,9 +125,9 @@ def show_debug(text: str) -> None:
         write("stderr", f"guest: {escape(line)}\n")
 
 
-def describe(result: AmendResult) -> str:
-    """Return what a dry run found out, as lines for people."""
-    state = ", ".join(f"{key} {text}" for key, text in _spell_options(result))
+def describe(result: AmendResult, asked: Collection[str]) -> str:
+    """Return what a dry run found out, as lines for people, who asked for these options."""
+    state = ", ".join(f"{key} {text}" for key, text in _spell_options(result, asked))
     name = escape(result.filename)
     if result.action == "noop":
         return f"{name}: nothing to change ({state})\n"
@@ -137,22 +140,22 @@ def describe(result: AmendResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _describe_done(result: AmendResult) -> str:
+def _describe_done(result: AmendResult, asked: Collection[str]) -> str:
     """What is to be kept of an amend, in one line."""
     what = f"dry run, {result.action}" if result.dry_run else result.action
     written = 0 if result.dry_run else result.bytes_written
-    state = ",".join(f"{key}={text}" for key, text in _spell_options(result))
+    state = ",".join(f"{key}={text}" for key, text in _spell_options(result, asked))
     return (
         f"'{escape(result.filename)}': {what} ({state}), {written} bytes written, "
         f"payload {result.payload_sha256}"
     )
 
 
-def _spell_options(result: AmendResult) -> Iterator[tuple[str, str]]:
-    """What holds of each option, but for those that the image lacks."""
+def _spell_options(result: AmendResult, asked: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What holds of the options that are asked for, and of those that people always hear of."""
     for row in OPTIONS:
-        if (told := result.options[row.key]) is not None:
-            yield row.key, escape(row.spell(told))
+        if row.key in asked or row.key in _ALWAYS_TOLD:
+            yield row.key, escape(row.spell(result.options[row.key]))
 
 
 def write(stream_name: str, text: str) -> None:

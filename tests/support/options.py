@@ -1,0 +1,24 @@
+"""Test side: a value for every option there is, so that a test names only those it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instar.vmm.base.record import FrozenDict
+from instar.vmm.request.options import FLAG, OPTIONS, TEXT
+
+_USUAL: dict[str, Any] = {"compat": "1.1", "lazy_refcounts": True}
+
+
+def told(**changed: Any) -> FrozenDict[str, Any]:
+    """What the result of a lazy toggle tells, with some options changed."""
+    usual = {row.key: {FLAG: False, TEXT: None}.get(row.kind, row.least) for row in OPTIONS}
+    return FrozenDict({**usual, **_USUAL, **changed})
+
+
+def raw(**changed: Any) -> dict[int, int | bytes]:
+    """The same as the ABI has it: by keys, in its form."""
+    values = told(**changed)
+    return {
+        row.abi_key: row.take("" if values[row.key] is None else values[row.key]) for row in OPTIONS
+    }
