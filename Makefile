@@ -28,13 +28,14 @@ NEEDS_test := compiler strace losetup allocators
 NEEDS_pythons := $(NEEDS_test)
 NEEDS_planner := compiler
 NEEDS_site := python venv
+NEEDS_mutants := $(NEEDS_test)
 NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
 IN_VENV := $(filter-out demo qemu clean,$(MAKECMDGOALS))
 NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help needs demo test pythons dev guest planner qemu format check fuzz bench dist site clean
+.PHONY: help needs demo test pythons dev guest planner qemu format check fuzz mutants bench dist site clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -98,6 +99,9 @@ check: dev guest ## style, types, spelling and memory budgets; changes nothing
 
 fuzz: dev guest planner ## run a fuzzer: ARGS='planner', 'device', 'sandbox', 'contract', 'alias' or 'worker', see docs/fuzzing.md
 	@$(RUN) scripts/fuzz $(or $(ARGS),planner)
+
+mutants: dev guest planner ## break the code in 200 places, and show what the fast tests miss; hours
+	@$(PY) scripts/mutants --jobs $(JOBS) $(ARGS)
 
 bench: dev guest qemu ## measure instar beside qemu-img
 	@$(RUN) scripts/benchmark $(ARGS)
