@@ -92,7 +92,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/devices": {"struct", "zlib"},
     "vmm/devices/memory.py": {"mmap"},
     "vmm/confine": {"os", "stat", "struct"},
-    "vmm/image": {"errno", "fcntl", "os", "resource", "stat", "struct"},
+    "vmm/image": {"errno", "fcntl", "os", "stat", "struct"},
     "vmm/image/staging.py": {"bisect", "struct"},
     "vmm/qcow2": {"struct"},
     "vmm/request": {"difflib"},

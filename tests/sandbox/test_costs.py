@@ -19,7 +19,7 @@ pytestmark = pytest.mark.kvm
 # Every module that `instar amend` has when it ends, besides those of an interpreter that does
 # nothing; why each of them is there is in docs/performance.md.
 STANDARD = {
-    *("__future__", "_struct", "errno", "gc", "fcntl", "mmap", "resource", "struct", "zlib"),
+    *("__future__", "_struct", "errno", "gc", "fcntl", "mmap", "struct", "zlib"),
     *("_ctypes", "encodings.unicode_escape"),
 }
 SHA256 = {"_sha256", "_sha2"}

@@ -392,7 +392,7 @@ class TestGrowing:
     def test_the_limit_on_the_size_of_files_is_kept_from_the_start(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("instar.vmm.image.image_file.getrlimit", lambda _: (1000, 1000))
+        monkeypatch.setattr("instar.vmm.image.image_file.get_limits", lambda _: (1000, 1000))
         with open_image(path) as image:
             with pytest.raises(HostError, match=r"^the file size limit of 1000 bytes .* too low$"):
                 image.prepare_writes(1024)

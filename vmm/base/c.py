@@ -53,6 +53,7 @@ __all__ = [
     "c_int",
     "c_long",
     "c_uint64",
+    "get_limits",
     "syscall",
 ]
 
@@ -72,8 +73,22 @@ def syscall(number: int, *arguments: object) -> int:
     SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
     their address and must only be read, and what is written to goes by byref().
     """
-    words = (c_long(word) if isinstance(word, int) else word for word in arguments)
-    result: int = _syscall(c_long(number), *words)
+    words = [c_long(word) if isinstance(word, int) else word for word in (number, *arguments)]
+    result: int = _syscall(*words)
     if result < 0:
         raise OSError(get_errno(), strerror(get_errno()))
     return result
+
+
+_SYS_PRLIMIT64 = 302  # asm/unistd_64.h
+
+
+def get_limits(resource: int) -> tuple[int, int]:
+    """The soft and the hard limit of a resource of this process (prlimit(2)); 2^64 - 1 is no limit.
+
+    The module resource would be one more library to load.
+    """
+    limits = (c_uint64 * 2)()
+    syscall(_SYS_PRLIMIT64, 0, resource, None, byref(limits))
+    soft, hard = limits
+    return soft, hard

@@ -14,7 +14,7 @@ from struct import pack
 
 from instar.abi import INSTAR_STAGED_MAX
 
-from ..base.c import addressof, byref, c_char, c_uint64, syscall
+from ..base.c import addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
 from ..image.staging import staging_budget
@@ -129,9 +129,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
 
 def _lower(resource: int, limit: int) -> None:
     """Set both limits of a resource, unless they are lower already."""
-    old = (c_uint64 * 2)()
-    syscall(_SYS_PRLIMIT64, 0, resource, None, byref(old))
-    new = pack("=2Q", *(min(limit, value) for value in old))
+    new = pack("=2Q", *(min(limit, value) for value in get_limits(resource)))
     syscall(_SYS_PRLIMIT64, 0, resource, new, None)
 
 

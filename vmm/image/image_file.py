@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit
 
+from ..base.c import get_limits
 from ..base.errors import HostError, UsageError
 from ..base.streams import StreamsKept, raise_above_streams
 from .staging import SECTOR_SIZE
@@ -26,6 +26,7 @@ WORK_FACTOR = 1024
 """What an amend may cost for each byte of the image that is stored, not a hole."""
 
 _BLKROGET = 0x125E  # linux/fs.h
+_RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
 _PIECE = 1 << 20
 _U64_MAX = (1 << 64) - 1
 _FAR = (1 << 63) - 1  # behind all files
@@ -55,7 +56,7 @@ class ImageFile:
         self.bytes_written = 0
         self.is_device = False
         self._hole = (0, 0)  # what was found last; nothing is written before all is read
-        self._size_limit = RLIM_INFINITY
+        self._size_limit = _UNLIMITED
         if not self.name:
             raise UsageError("the file name is empty; name an image file")
         if "\0" in self.name:
@@ -83,7 +84,7 @@ class ImageFile:
         image = cls.__new__(cls)
         image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
         image.is_device, image.max_growth = max_growth is None, max_growth or 0
-        image._size_limit, image._hole = RLIM_INFINITY, (0, 0)
+        image._size_limit, image._hole = _UNLIMITED, (0, 0)
         image.work_max = work_max
         try:
             image.size = os.lseek(fd, 0, os.SEEK_END)
@@ -110,7 +111,7 @@ class ImageFile:
             status = os.fstat(self.fd)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
-                self._size_limit = getrlimit(RLIMIT_FSIZE)[0] if limited else RLIM_INFINITY
+                self._size_limit = get_limits(_RLIMIT_FSIZE)[0] if limited else _UNLIMITED
                 self._check_limit(min(status.st_size, HEADERS_END))
                 # Some file systems do not count blocks, and none has an image of nothing but holes.
                 return status.st_size, status.st_blocks * 512 or status.st_size
@@ -136,7 +137,7 @@ class ImageFile:
             )
 
     def _check_limit(self, end: int) -> None:
-        if self._size_limit != RLIM_INFINITY and self._size_limit < end:
+        if self._size_limit < min(end, _UNLIMITED):
             raise HostError(
                 f"the file size limit of {self._size_limit} bytes (ulimit -f) is too low"
             )
