@@ -37,9 +37,7 @@ else:
         cls.__repr__ = _represent
         cls.__replace__ = _replace
         cls.__match_args__ = fields
-        cls.__dataclass_fields__ = _Lazy("__dataclass_fields__", _make_dataclass_fields)
-        cls.__dataclass_params__ = _Lazy("__dataclass_params__", _make_dataclass_params)
-        cls.__signature__ = _Lazy("__signature__", _make_signature)
+        cls.__dataclass_fields__, cls.__dataclass_params__, cls.__signature__ = _LAZY
         return cls
 
 
@@ -99,7 +97,7 @@ def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> 
         if len(args) > len(fields) or not values.keys().isdisjoint(kwargs):
             raise TypeError(f"{name}() takes each of {fields} once")
         values.update(kwargs)
-        if not required <= values.keys() or not values.keys() <= set(fields):
+        if not required <= values.keys() or not values.keys() <= every:
             raise TypeError(f"{name}() takes {fields}, not {tuple(values)}")
         self.__dict__.update(values)
 
@@ -183,3 +181,10 @@ def _replace(self: Any, /, **changes: Any) -> Any:
 def _represent(self: Any) -> str:
     parts = (f"{field}={getattr(self, field)!r}" for field in self.__match_args__)
     return f"{type(self).__name__}({', '.join(parts)})"
+
+
+_LAZY = (
+    _Lazy("__dataclass_fields__", _make_dataclass_fields),
+    _Lazy("__dataclass_params__", _make_dataclass_params),
+    _Lazy("__signature__", _make_signature),
+)
