@@ -5,7 +5,7 @@ Not ctypes.Structure, which has Python 3.14 import all of the package ctypes.
 
 from __future__ import annotations
 
-from struct import Struct, pack_into, unpack_from
+from struct import Struct, calcsize, pack_into, unpack_from
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Field:
         self.offset = offset
         self._part = None if isinstance(kind, str) else kind
         self._code = "=" + kind if isinstance(kind, str) else f"={kind.extent}s"
-        self.size = Struct(self._code).size
+        self.size = calcsize(self._code)
 
     def __get__(self, mirror: Mirror | None, _owner: type[Mirror]) -> Any:
         """The value; of a part, a copy."""
@@ -72,6 +72,11 @@ class Mirror:
         """Where a field is."""
         field: Field = vars(cls)[name]
         return field
+
+    @classmethod
+    def layout(cls) -> Struct:
+        """All fields at once, of a mirror without parts."""
+        return Struct("=" + "".join(str(kind) for _, kind in cls._fields_))
 
     def __bytes__(self) -> bytes:
         """The struct."""

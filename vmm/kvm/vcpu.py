@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SYS_IOCTL = 16  # asm/unistd_64.h
 _IMMEDIATE_EXIT = KvmRunHead.field("immediate_exit").offset
 _UNION = KvmRunHead.extent
+# What every exit looks at is unpacked at once: a mirror of it would take as long as an ioctl.
+_HEAD, _IO = KvmRunHead.layout(), KvmRunIo.layout()
 
 
 class Vcpu:
@@ -101,13 +103,12 @@ class Vcpu:
         if not self._enter():
             return Interrupted()
         # The kernel wrote all that is read here, and the guest has no access to it.
-        reason = KvmRunHead.copied_from(self._run).exit_reason
+        _, _, _, reason, *_ = _HEAD.unpack_from(self._run)
         if reason == KVM_EXIT_IO:
-            io = KvmRunIo.copied_from(self._run, _UNION)
-            if io.direction != KVM_EXIT_IO_OUT:
-                return IoIn(io.port)
-            data = self._run[io.data_offset : io.data_offset + io.size * io.count]
-            return IoOut(io.port, io.size, data)
+            direction, size, port, count, offset = _IO.unpack_from(self._run, _UNION)
+            if direction != KVM_EXIT_IO_OUT:
+                return IoIn(port)
+            return IoOut(port, size, self._run[offset : offset + size * count])
         if reason == KVM_EXIT_MMIO:
             mmio = KvmRunMmio.copied_from(self._run, _UNION)
             return Mmio(mmio.phys_addr, bool(mmio.is_write))
