@@ -37,6 +37,8 @@ class HeaderStates:
                 for first, data in staged.extents(phase, 0, self._end)
                 for at in range(0, len(data), SECTOR_SIZE)
             }
+            if staged.count(phase)
+            else {}
             for phase in range(INSTAR_PHASE_COUNT)
         ]
 

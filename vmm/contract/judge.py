@@ -77,12 +77,12 @@ def _judge(
         _judge_noop(before, request, staged, claim.atomic)
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
         raise GuestFault("the guest reports another version or feature word than it wrote")
-    names = {**before.fields, **after.fields}
-    changes = (Change(n, before.fields.get(n), after.fields.get(n)) for n in names)
+    old, new = before.fields, after.fields
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return Judgement(
         amended=not staged.is_empty(),
         atomic=staged.count(SWITCH) <= 1,
-        changes=tuple(change for change in changes if change.before != change.after),
+        changes=tuple([Change(name, old.get(name), new.get(name)) for name in differing]),
     )
 
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from .rule import Rule
 
 _AUTOCLEAR_KNOWN = 3
+_KNOWN: dict[str, Rule] = {}
 
 
 def rules_of(request: AmendRequest) -> Iterator[Rule]:
     """The rules of the options that are asked for; the others' files are not even imported."""
     for option, _ in request.asked():
-        module = __import__(f"{__name__}.{option.key}", fromlist=("RULE",))
-        rule: Rule = module.RULE
-        yield rule
+        if option.key not in _KNOWN:
+            module = __import__(f"{__name__}.{option.key}", fromlist=("RULE",))
+            _KNOWN[option.key] = module.RULE
+        yield _KNOWN[option.key]
 
 
 def is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
