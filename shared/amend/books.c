@@ -15,6 +15,9 @@
 /* To give up a cluster here and in the host's books takes as long as to read so many bytes. */
 #define RELEASE_WORK 1024u
 
+/* Blocks lie at a distance that is a power of two. */
+#define SPREAD UINT64_C(0x9e3779b97f4a7c15)
+
 #define SEES_TABLE (INSTAR_PHASE_REFCOUNT_TABLE + 1)
 
 void open_books(struct books *books, struct books_memory *memory, struct qcow2_image *image)
@@ -95,14 +98,41 @@ bool set_block(struct books *books, uint64_t index, uint64_t offset)
     return true;
 }
 
+/* Where the set of refcount blocks has this one, or would have it. */
+static uint64_t *slot_of(struct books *books, uint64_t block)
+{
+    uint64_t at = (block >> books->image->header.cluster_bits) * SPREAD >> 32, *slot;
+    do
+        slot = &books->memory->blocks[at++ % BLOCK_SLOTS];
+    while (*slot && *slot != block);
+    return slot;
+}
+
+/* Before anything is given up, note the refcount blocks: of more, the host sees to that. */
+static bool start_releases(struct books *books)
+{
+    uint64_t block;
+    memset(books->memory->blocks, 0, sizeof(books->memory->blocks));
+    for (uint64_t index = 0; index < books->counts.disk_blocks && index < BLOCK_SLOTS / 2; index++) {
+        if (!get_block(&books->counts, index, &block))
+            return false;
+        if (block)
+            *slot_of(books, block) = block;
+    }
+    books->any_released = true;
+    return flush_window(&books->image->file, &books->prepared);
+}
+
 bool release_cluster(struct books *books, uint64_t offset, uint64_t references, uint32_t use)
 {
     uint64_t refcount;
     if (!spend(&books->image->file.budget, RELEASE_WORK))
         return false;
-    if (!books->any_released && !flush_window(&books->image->file, &books->prepared))
+    if (!books->any_released && !start_releases(books))
         return false;
-    books->any_released = true;
+    /* What is given up is read until the switch, and refcounts are written before it. */
+    if (*slot_of(books, offset))
+        return refuse_overlap(books->image, offset, use, AMEND_USE_REFCOUNT_BLOCK);
     if (!get_final_refcount(books, offset, &refcount))
         return false;
     if (references == 0 || refcount < references)

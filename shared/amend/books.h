@@ -7,8 +7,11 @@
 
 #include "qcow2/refcounts.h"
 
+#define BLOCK_SLOTS 256u
+
 /* Memory for the books; need not be initialised. */
 struct books_memory {
+    uint64_t blocks[BLOCK_SLOTS]; /* offsets of the image's refcount blocks, a hash set */
     uint8_t prepared[WINDOW_SIZE];
     uint8_t released[WINDOW_SIZE];
 };

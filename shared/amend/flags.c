@@ -16,8 +16,8 @@ struct flagging {
 static bool lacks_flag(const uint8_t *entry)
 {
     uint64_t value = load_be64(entry);
-    return (value & QCOW2_TABLE_OFFSET_MASK) &&
-           !(value & (QCOW2_L2_COPIED | QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO));
+    /* A zero cluster has one too; a downgrade has left none. */
+    return (value & QCOW2_TABLE_OFFSET_MASK) && !(value & (QCOW2_L2_COPIED | QCOW2_L2_COMPRESSED));
 }
 
 /* Whether the cluster has had other users, and has none any more. */

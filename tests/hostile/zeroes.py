@@ -62,7 +62,7 @@ def _metadata() -> Iterator[Case]:
         clusters: dict[int, Cluster] = {0: Data(b"\5"), 5: entry}
         for count in (0, 1, 2):
             unseen = region in ("snapshot[0].l2_table[0]", "data[0]")
-            refused = count < 2 or region == "l2_table[0]"
+            refused = count < 2 or region in ("l2_table[0]", "refcount_block[0]")
             yield Case(
                 f"a zero cluster lies in the {region}, with refcount {count}",
                 replace(base, clusters=clusters, refcounts={host: count}),

@@ -277,6 +277,15 @@ class TestFlags:
         table = image.regions()["l2_table[0]"].start
         assert int.from_bytes(amended[table + 16 :][:8], "big") == host | layout.COPIED
 
+    def test_a_zero_cluster_in_a_snapshot_table_that_moves_cannot(self, planner: Any) -> None:
+        clusters: dict[int, Cluster] = {0: Data(b"d"), 2: Data(b"e")}
+        old = [Snapshot(name=b"s", extra_data_size=0, clusters={})]
+        image = self.image(version=2, clusters=clusters, snapshots=old)
+        data, host = self.shared(image, "snapshot_table", entry=2)
+        data = put(data, image.regions()["l2_table[0]"].start + 16, host | 1)
+        expected = users(host, abi.AMEND_USE_DATA, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, UP) == expected
+
     def test_data_in_a_snapshot_table_that_moves_cannot(self, planner: Any) -> None:
         clusters: dict[int, Cluster] = {0: Data(b"d"), 2: Data(b"e")}
         old = [Snapshot(name=b"s", extra_data_size=0, clusters={})]
@@ -371,6 +380,34 @@ class TestBitmaps:
         data = put(data, image.regions()["l1_table"].start, host)
         assert faults(Reader(data)) == []
         expected = users(host, abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, DOWN) == expected
+
+    @pytest.mark.parametrize("backed", [False, True], ids=["alone", "backed"])
+    def test_a_refcount_block_that_is_a_bitmap_is_not_written(
+        self, planner: Any, backed: bool
+    ) -> None:
+        image = Image(
+            cluster_bits=12,
+            size=1 << 16,
+            backing_file=b"base" if backed else None,
+            clusters={0: Zero()},
+            bitmaps=[Bitmap(name=b"b", dirty=(0,), granularity_bits=9)],
+        )
+        block, old = (image.regions()[r].start for r in ("refcount_block[0]", "bitmap[0].data[0]"))
+        data = put(image.build(), image.regions()["bitmap[0].table"].start, block)
+        data = count(count(data, image, block >> 12, 2), image, old >> 12, 0)
+        assert faults(Reader(data)) == []
+        expected = users(block, abi.AMEND_USE_BITMAP, abi.AMEND_USE_REFCOUNT_BLOCK)
+        assert refused(planner, data, DOWN) == expected
+
+    def test_nor_one_that_is_a_zero_cluster_that_gives_it_up(self, planner: Any) -> None:
+        image = Image(cluster_bits=12, size=1 << 16, clusters={0: ZeroAllocated(b"z")})
+        places = image.regions()
+        block, old = places["refcount_block[0]"].start, places["data[0]"].start
+        data = put(image.build(), places["l2_table[0]"].start, block | 1)
+        data = count(count(data, image, block >> 12, 2), image, old >> 12, 0)
+        assert faults(Reader(data)) == []
+        expected = users(block, abi.AMEND_USE_ZERO_CLUSTER, abi.AMEND_USE_REFCOUNT_BLOCK)
         assert refused(planner, data, DOWN) == expected
 
     def test_a_zero_cluster_is_not_filled_where_a_bitmap_was(self, planner: Any) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.contract.books import Books
+from instar.vmm.contract.books import FREED, LESSENED, TAKEN, Books
 from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.pending import Pending
 from instar.vmm.contract.terms import Original
@@ -100,8 +100,10 @@ def test_the_books_compare_with_a_slow_reference(
             books.release([n], -by)
         slow_write(final, order, n, old[n] + by)
     assert books.taken == sum(by > 0 for by in change.values())
-    rows = {n: up for row, up in books.moved() for n in row}
-    assert rows == {n: by > 0 for n, by in change.items() if by > 0 or (by and old[n] + by == 0)}
+    rows = {n: becomes for row, becomes in books.moved() for n in row}
+    assert rows == {
+        n: TAKEN if by > 0 else LESSENED if old[n] + by else FREED for n, by in change.items() if by
+    }
     staged = StagedWrites()
     if raised != data[BLOCK:]:
         staged.write(BLOCK // 512, bytes(raised), 0)

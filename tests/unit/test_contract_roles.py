@@ -245,3 +245,59 @@ class TestSharing:
         image = Image(**SMALL, clusters=CLUSTERS, snapshots=[Snapshot(name=b"shared"), SNAPSHOT])
         for backing in (None, b"base"):
             downgrade(Image(**{**vars(image), "backing_file": backing})).case.judge()
+
+
+class TestWhatADowngradeDrops:
+    """A bitmap is read until the switch; nothing that is written before it may lie in one."""
+
+    IMAGE = Image(
+        **SMALL,
+        clusters=CLUSTERS,
+        backing_file=b"base",
+        bitmaps=[Bitmap(name=b"one", dirty=[0], granularity_bits=9)],
+    )
+
+    def shared(self, image: Image, region: str, more: int = 1) -> Model:
+        """The plan for an image whose bitmap has its data where something else is.
+
+        `more` is what that adds to the cluster's refcount.
+        """
+        places, counts = (
+            image.regions(),
+            image.build()[image.regions()["refcount_block[0]"].start :],
+        )
+        host, old = places[region].start, places["bitmap[0].data[0]"].start
+        for cluster, by in ((host >> 9, more), (old >> 9, -1)):
+            count = int.from_bytes(counts[2 * cluster : 2 * cluster + 2], "big") + by
+            image = patched(image, "refcount_block[0]", 2 * cluster, count.to_bytes(2, "big"))
+        image = patched(image, "bitmap[0].table", 0, host.to_bytes(8, "big"))
+        return downgrade(image, drop_bitmaps=True)
+
+    def test_what_is_not_written_may_be_in_one(self) -> None:
+        downgrade(self.IMAGE, drop_bitmaps=True).case.judge()
+        self.shared(self.IMAGE, "data[0]").case.judge()
+        self.shared(self.IMAGE, "data[2]").case.judge()
+
+    @pytest.mark.parametrize("region", ["refcount_block[0]", "l2_table[0]"])
+    @pytest.mark.parametrize("more", [0, 1, 2])
+    def test_a_table_that_is_written_may_not(self, region: str, more: int) -> None:
+        image = Image(**{**vars(self.IMAGE), "clusters": {0: Data(b"d"), 1: Zero()}})
+        host = image.regions()[region].start
+        assert_overlap(self.shared(image, region, more).case, host)
+
+    @pytest.mark.parametrize("more", [0, 1])
+    def test_nor_a_cluster_that_is_zeroed(self, more: int) -> None:
+        # Two layers have the cluster, which counts for both.
+        fields = {**vars(self.IMAGE), "snapshots": [Snapshot(name=b"same")]}
+        image = Image(**fields)
+        host = image.regions()["data[2]"].start
+        case = self.shared(image, "data[2]", more).case
+        if more == 0:
+            assert_overlap(case, host)
+        else:
+            case.judge()
+
+    def test_nor_the_refcount_table(self) -> None:
+        image = Image(**{**vars(BLOCKS), "bitmaps": self.IMAGE.bitmaps})
+        host = image.regions()["refcount_table"].start
+        assert_overlap(self.shared(image, "refcount_table").case, host)

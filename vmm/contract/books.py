@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .pending import Pending
     from .widths import Counts
 
+TAKEN, FREED, LESSENED = 1, 2, 3
+"""What becomes of a cluster whose refcount changes."""
+
 _KNOWN_MAX = 1 << 21  # refcounts that are kept in memory
 _NOTHING = bytes(SECTOR_SIZE)
 _WINDOW_MEMORY = 1 << 9  # bytes of memory for a window, besides its changes
@@ -166,26 +169,27 @@ class Books:
             f"the guest makes a refcount less than 0, or more than {self._width.most}"
         )
 
-    def moves(self, cluster: int) -> bool:
-        """Whether a cluster comes into use, or is set free."""
-        change = self.change(cluster)
-        return change > 0 or (change < 0 and self.old(cluster) + change <= 0)
+    def moved(self) -> Iterator[tuple[range, int]]:
+        """The clusters whose refcounts change, as far as is known, in rows that change alike.
 
-    def moved(self) -> Iterator[tuple[range, bool]]:
-        """The clusters that come into use (True) or are set free, as far as is known, in rows."""
+        With each row TAKEN, FREED, or LESSENED for those that have users left.
+        """
         places = range(self._in_window)
         for number, changes in self._changes.items():
             window, base = self._window(number) or bytes(self._in_window), number * self._in_window
             start = end = kind = 0
             for at in compress(places, changes):
-                moves = 1 if changes[at] > 0 else -1 if window[at] + changes[at] <= 0 else 0
+                if changes[at] > 0:
+                    moves = TAKEN
+                else:
+                    moves = FREED if window[at] + changes[at] <= 0 else LESSENED
                 if at != end or moves != kind:
-                    if kind:
-                        yield range(base + start, base + end), kind > 0
+                    if start < end:
+                        yield range(base + start, base + end), kind
                     start, kind = at, moves
                 end = at + 1
-            if kind:
-                yield range(base + start, base + end), kind > 0
+            if start < end:
+                yield range(base + start, base + end), kind
 
     def count_free(self, clusters: range) -> int:
         """How many of clusters in a row a block counts as free, and nothing takes."""

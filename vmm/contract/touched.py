@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import instar.abi as abi
 
+from .books import LESSENED, TAKEN
 from .watch import Watch
 
 TYPE_CHECKING = False
@@ -42,15 +43,33 @@ class Touched:
         for row in zeroed.rows():
             zeroes.add(row)
             self._all.add(row)
-        for row, is_taken in books.moved():
-            if not is_taken:
+        for row, becomes in books.moved():
+            if becomes != TAKEN:
                 for cluster in zeroes.within(row):
                     raise books.overlap(cluster)
-            self._all.add(row)
+            if becomes != LESSENED:
+                self._all.add(row)
         self._moves = bool(self._all)
-        for written in (l2_tables, refcount_table, self._blocks):
-            for cluster in written:
-                self._all.add(range(cluster, cluster + 1))
+        self._add_written()
+
+    def _add_written(self) -> None:
+        """What is written stays what it is, and all of it: none of its users goes, and none comes.
+
+        One that goes, of bitmaps that are dropped or of a table that moves, is read until the
+        switch; most is written before. The header is always written.
+        """
+        written = (
+            (range(1), abi.AMEND_USE_HEADER),
+            (self.l2_tables, abi.AMEND_USE_L2_TABLE),
+            (self._refcount_table, abi.AMEND_USE_REFCOUNT_TABLE),
+            (self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
+        )
+        for clusters, use in written:
+            for cluster in clusters:
+                if self._books.change(cluster):
+                    raise self._books.overlap(cluster, use)
+                if use != abi.AMEND_USE_HEADER:
+                    self._all.add(range(cluster, cluster + 1))
 
     def any(self) -> bool:
         """Whether there is one."""
@@ -100,8 +119,8 @@ class Touched:
             raise self._overlap(found, abi.AMEND_USE_DATA if found else abi.AMEND_USE_COMPRESSED)
 
     def _keep_for(self, cluster: int, purpose: set[int], use: int) -> None:
-        moves = cluster in self._zeroed or self._books.moves(cluster)
-        if cluster not in purpose or moves or not self._is_taken_for(cluster, purpose):
+        zeroed = cluster in self._zeroed
+        if cluster not in purpose or zeroed or not self._is_taken_for(cluster, purpose):
             raise self._overlap(cluster, use)
 
     def _is_taken_for(self, cluster: int, purpose: set[int] | None) -> bool:
