@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from instar.vmm.base.record import FrozenDict
-from instar.vmm.request.options import FLAG, OPTIONS, TEXT
+from instar.vmm.request.kinds import FLAG, TEXT
+from instar.vmm.request.options import OPTIONS
 
 _USUAL: dict[str, Any] = {"compat": "1.1", "lazy_refcounts": True}
 

@@ -17,17 +17,8 @@ from instar.vmm.base.errors import UsageError
 from instar.vmm.contract import rules
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import make_request
-from instar.vmm.request.options import (
-    BY_KEY,
-    FLAG,
-    NUMBER,
-    OPTIONS,
-    PERMISSIONS,
-    SIZE,
-    TEXT,
-    Keywords,
-    Option,
-)
+from instar.vmm.request.kinds import FLAG, NUMBER, SIZE, TEXT, Option
+from instar.vmm.request.options import BY_KEY, OPTIONS, PERMISSIONS, Keywords
 from tests.support.project import ROOT
 
 FUNCTIONS = (instar.amend, instar.amend_many, instar.Sandbox.amend)
@@ -86,7 +77,7 @@ def test_every_option_has_a_row_a_key_of_the_abi_a_rule_and_a_file_of_the_planne
     shared = {path.stem for path in (ROOT / "shared/amend/options").glob("*.c")}
     assert shared - {"options"} == BY_KEY.keys()
     contract = {path.stem for path in (ROOT / "vmm/contract/rules").glob("*.py")}
-    assert contract - {"__init__", "rule"} == BY_KEY.keys()
+    assert contract - {"__init__"} == BY_KEY.keys()
     every = AmendRequest.of(**dict.fromkeys(BY_KEY, 2))
     assert len({*rules.rules_of(every)}) == len(OPTIONS)
 

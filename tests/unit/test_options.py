@@ -6,8 +6,9 @@ import pytest
 
 from instar.vmm.base.errors import ImageRejected, UsageError
 from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format
+from instar.vmm.request.kinds import BOOLEANS
 from instar.vmm.request.lists import parse_options, parse_size
-from instar.vmm.request.options import BOOLEANS, COMPAT_LEVELS
+from instar.vmm.request.options import COMPAT_LEVELS
 
 HELP = None
 LAZY = {"lazy_refcounts": True}

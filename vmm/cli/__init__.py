@@ -18,8 +18,9 @@ from ..base.errors import HostError, UsageError
 from ..base.streams import fill_streams
 from ..base.supported import check_machine
 from ..request.keywords import CACHE_MODES, check_format, make_request
+from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
-from ..request.options import FLAG, PERMISSIONS
+from ..request.options import PERMISSIONS
 from .arguments import OPERAND, scan
 from .commands import AMEND, COMMANDS, INSTAR, format_help
 from .report import Progress, Report, show_debug, write

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ..base.record import record
 from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES
-from ..request.options import FLAG, OPTIONS, PERMISSIONS
+from ..request.kinds import FLAG
+from ..request.options import OPTIONS, PERMISSIONS
 from .arguments import FILES, Flag, format_flags
 from .report import OUTPUT_FORMATS
 

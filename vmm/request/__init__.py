@@ -5,14 +5,15 @@ from __future__ import annotations
 from instar.abi import INSTAR_RAM_SIZE
 
 from ..base.record import FrozenDict, record
-from .options import BY_KEY, FLAG, OPTIONS, PERMITTED, TEXT
+from .kinds import FLAG, TEXT
+from .options import BY_KEY, OPTIONS, PERMITTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from .options import Option, Value
+    from .kinds import Option, Value
 
 TIMEOUT = 30.0
 """How long a guest may run by default, in seconds."""

@@ -13,7 +13,8 @@ from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT
 
 from ..base.errors import ImageRejected, Refusal, UsageError
 from . import TIMEOUT, AmendRequest, options
-from .options import CHOICE, OPTIONS, PERMISSIONS, Keywords
+from .kinds import CHOICE
+from .options import OPTIONS, PERMISSIONS, Keywords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,14 +6,15 @@ docs/amend.md has the rules. What there is to be read is in the table of options
 from __future__ import annotations
 
 from ..base.errors import UsageError
-from .options import BOOLEANS, BY_KEY, CHOICE, FLAG, NUMBER, OPTIONS, SIZE
+from .kinds import BOOLEANS, CHOICE, FLAG, NUMBER, SIZE
+from .options import BY_KEY, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from .options import Option
+    from .kinds import Option
 
 _SIZE_SUFFIXES = "bkmgtpe"
 

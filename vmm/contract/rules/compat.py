@@ -20,14 +20,14 @@ from ..differences import (
     TABLE_PLACE,
     ZEROES,
 )
-from .rule import Rule
+from . import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...qcow2.header_view import HeaderView
     from ...request import AmendRequest
     from ..differences import Differences
-    from .rule import Draft
+    from . import Draft
 
 BITMAPS_EXTENSION = 0x23852875
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ..differences import HEADER, SWITCH
-from .rule import Rule
+from . import Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ...qcow2.header_view import HeaderView
     from ...request import AmendRequest
     from ..differences import Differences
-    from .rule import Draft
+    from . import Draft
 
 TOGGLE = frozenset({(SWITCH, HEADER)})
 """The feature words in the header's first sector: nothing else, and nothing before."""
