@@ -78,6 +78,7 @@
 #define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
 #define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
+#define AMEND_FLAG_CHANGE_BACKING 512 /* a backing file or format that differs is a change */
 
 /* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
  * the host does for it counts as many bytes as take as long. */
@@ -107,15 +108,20 @@ struct AmendConfig {
 };
 
 /* Options and their values. What is asked for follows the AmendConfig in its page; what holds in the end
- * comes in FRAME_OPTIONS. A record is an OptionRecord, `length` bytes of value, and zeros up to a
- * multiple of 8. Keys ascend, so that none comes twice. Keys and kinds are append-only. */
+ * comes in FRAME_OPTIONS, but for bytes: those the host reads in the header itself. A record is an
+ * OptionRecord, `length` bytes of value, and zeros up to a multiple of 8. Keys ascend, so that none
+ * comes twice. Keys and kinds are append-only. */
 #define OPTION_KIND_FLAG 1   /* u64: 0 or 1 */
 #define OPTION_KIND_NUMBER 2 /* u64 */
 #define OPTION_KIND_BYTES 3  /* without a NUL */
 #define OPTION_BYTES_MAX 2048
 #define OPTION_COMPAT 1         /* number: 2 or 3, the header's version */
 #define OPTION_LAZY_REFCOUNTS 2 /* flag */
-#define OPTION_KEY_MAX 2
+#define OPTION_BACKING_FILE 3   /* up to 1023 bytes; none: no backing file */
+#define OPTION_BACKING_FMT 4    /* up to 15 bytes */
+#define OPTION_DATA_FILE 5      /* bytes; none: no name */
+#define OPTION_DATA_FILE_RAW 6  /* flag */
+#define OPTION_KEY_MAX 6
 
 struct OptionRecord {
     uint16_t key;    /* IN, OUT: OPTION_* */
@@ -142,6 +148,8 @@ struct OptionRecord {
 #define AMEND_ERROR_READ_FAILED 13
 #define AMEND_ERROR_UNSUPPORTED_FEATURE 14
 #define AMEND_ERROR_WORK_LIMIT 15
+#define AMEND_ERROR_BACKING_FILE 17
+#define AMEND_ERROR_DATA_FILE 18
 
 struct AmendResult {
     uint32_t magic;                    /* OUT */
@@ -208,6 +216,13 @@ struct AmendResult {
 #define REFUSAL_WORK_LIMIT 46 /* the host may find it too */
 #define REFUSAL_CHANGE_LIMIT 47
 #define REFUSAL_SNAPSHOT_EXTRA_DATA 48
+#define REFUSAL_BACKING_CHANGE 60
+#define REFUSAL_BACKING_FMT_MISSING 61
+#define REFUSAL_BACKING_FILE_MISSING 62
+#define REFUSAL_BACKING_RAW 63
+#define REFUSAL_BACKING_ITSELF 64 /* the host finds it */
+#define REFUSAL_NO_DATA_FILE 65
+#define REFUSAL_DATA_FILE_RAW 66
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0
@@ -242,7 +257,8 @@ struct AmendRefusal {
 #define FRAME_SNAPSHOTS 5 /* what the snapshots in refusals are called, each a u32 number as in the
                            * refusal, u16 sizes of ID and name, and these, cut to the sizes below;
                            * before the FRAME_REFUSALS, at most one */
-#define FRAME_OPTIONS 6 /* a record for each option; before a FRAME_RESULT without refusals */
+#define FRAME_OPTIONS 6 /* a record for each option that is not bytes; before a FRAME_RESULT without
+                         * refusals */
 #define SNAPSHOT_ID_MAX 63
 #define SNAPSHOT_NAME_MAX 255
 #define FRAME_PAYLOAD_MAX 3584

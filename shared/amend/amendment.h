@@ -17,6 +17,7 @@ struct amendment {
     struct books books;
     struct target target;
     bool may_drop_bitmaps;          /* a downgrade may remove persistent bitmaps */
+    bool may_change_backing;        /* else a backing file is given to confirm it */
     struct downgrade_counts counts; /* set by options/compat.c for a downgrade */
     uint64_t
         snapshots_needed; /* bytes of a snapshot table that will do; 0 if the present one will */

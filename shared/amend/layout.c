@@ -17,7 +17,7 @@
 
 #define SECTOR QCOW2_SECTOR_SIZE
 
-/* Of the header for another version: whether a way to lay it out is one for this image. */
+/* Whether a way to lay the header out is one for this image. */
 enum fit {
     FITS, /* and all is staged */
     DOES_NOT_FIT,
@@ -46,37 +46,103 @@ static struct span name_span(const struct qcow2_header *h)
     return (struct span){start, start + h->backing_file_size};
 }
 
+/* Whether the name stays where it is; `end` is where the extensions will end, if they end before it. */
+static bool name_stays(const struct layout *layout, uint32_t end)
+{
+    uint64_t name = layout->image->header.backing_file_offset;
+    return !layout->target->backing_file.changed && (!name || name >= end);
+}
+
+static uint32_t name_size(const struct layout *layout)
+{
+    const struct target_text *name = &layout->target->backing_file;
+    return name->changed ? name->length : layout->image->header.backing_file_size;
+}
+
 /* Feature names are of use to error messages only, and version 2 has no features. */
 static bool is_carried(const struct layout *layout, const struct extension *extension)
 {
+    const struct target *target = layout->target;
     return extension->type != QCOW2_EXTENSION_FEATURE_NAMES &&
-           !(layout->target->drop_bitmaps && extension->type == QCOW2_EXTENSION_BITMAPS);
+           !(target->drop_bitmaps && extension->type == QCOW2_EXTENSION_BITMAPS) &&
+           !(target->backing_format.changed && extension->type == QCOW2_EXTENSION_BACKING_FORMAT) &&
+           !(target->data_file.changed && extension->type == QCOW2_EXTENSION_DATA_FILE);
 }
 
-static uint32_t carried_size(const struct layout *layout)
+/* An extension of the new header; `size` counts its header and padding too. */
+struct piece {
+    uint32_t type;
+    uint32_t length;
+    uint32_t size;
+    const uint8_t *data;
+};
+
+/* How far one is in the extensions of the new header: new ones first, then those that are carried. */
+struct cursor {
+    uint32_t fresh;
+    uint32_t at; /* in the old header */
+};
+
+static struct cursor first_piece(const struct layout *layout)
 {
+    return (struct cursor){0, layout->image->header.header_length};
+}
+
+static bool next_piece(const struct layout *layout, struct cursor *cursor, struct piece *piece)
+{
+    const struct {
+        uint32_t type;
+        const struct target_text *text;
+    } fresh[] = {
+        {QCOW2_EXTENSION_BACKING_FORMAT, &layout->target->backing_format},
+        {QCOW2_EXTENSION_DATA_FILE, &layout->target->data_file},
+    };
     struct extension extension;
-    uint32_t at = layout->image->header.header_length, size = 0;
-    while (next_extension(layout->image, &at, &extension))
-        size += is_carried(layout, &extension) ? extension.size : 0;
+    while (cursor->fresh < sizeof(fresh) / sizeof(*fresh)) {
+        const struct target_text *text = fresh[cursor->fresh].text;
+        uint32_t type = fresh[cursor->fresh++].type;
+        if (!text->changed || !text->length)
+            continue;
+        uint32_t size = (uint32_t)round_up(QCOW2_EXTENSION_HEADER_SIZE + text->length, 8);
+        *piece = (struct piece){type, text->length, size, text->bytes};
+        return true;
+    }
+    while (next_extension(layout->image, &cursor->at, &extension)) {
+        const uint8_t *raw = layout->image->memory->header + extension.offset;
+        if (!is_carried(layout, &extension))
+            continue;
+        *piece = (struct piece){extension.type, extension.length, extension.size,
+                                raw + QCOW2_EXTENSION_HEADER_SIZE};
+        return true;
+    }
+    return false;
+}
+
+/* Of all extensions of the new header, in bytes. */
+static uint32_t extensions_size(const struct layout *layout)
+{
+    struct cursor cursor = first_piece(layout);
+    struct piece piece;
+    uint32_t size = 0;
+    while (next_piece(layout, &cursor, &piece))
+        size += piece.size;
     return size;
 }
 
-/* Put the carried extensions from old offset `from` on at `to`, with clean padding, as long as they
- * end before `limit`; returns where the last one ends. */
-static uint32_t put_extensions(struct layout *layout, uint32_t to, uint32_t from, uint32_t limit)
+/* Put the extensions from the cursor on at `to`, with clean padding, as long as they end before
+ * `limit`; returns where the last one ends. */
+static uint32_t put_extensions(struct layout *layout, uint32_t to, struct cursor from,
+                               uint32_t limit)
 {
-    struct extension extension;
-    while (next_extension(layout->image, &from, &extension)) {
+    struct piece piece;
+    while (next_piece(layout, &from, &piece) && to + piece.size <= limit) {
         uint8_t *out = layout->new_header + to;
-        uint32_t used = QCOW2_EXTENSION_HEADER_SIZE + extension.length;
-        if (!is_carried(layout, &extension))
-            continue;
-        if (to + extension.size > limit)
-            break;
-        memcpy(out, layout->image->memory->header + extension.offset, used);
-        memset(out + used, 0, extension.size - used);
-        to += extension.size;
+        uint32_t used = QCOW2_EXTENSION_HEADER_SIZE + piece.length;
+        store_be32(out, piece.type);
+        store_be32(out + 4, piece.length);
+        memcpy(out + QCOW2_EXTENSION_HEADER_SIZE, piece.data, piece.length);
+        memset(out + used, 0, piece.size - used);
+        to += piece.size;
     }
     return to;
 }
@@ -95,13 +161,22 @@ static uint32_t put_end_marker(struct layout *layout, uint32_t at)
     return at + QCOW2_EXTENSION_HEADER_SIZE;
 }
 
-/* Copy the backing file name to `at`; a name that has to move lies in what has been read. */
+/* Put the backing file name, if there shall be one, at `at`; one that has to move has been read. */
 static void put_name(struct layout *layout, uint32_t at)
 {
     const struct qcow2_header *h = &layout->image->header;
-    memcpy(layout->new_header + at, layout->image->memory->header + h->backing_file_offset,
-           h->backing_file_size);
+    const struct target_text *name = &layout->target->backing_file;
+    const uint8_t *old = layout->image->memory->header + h->backing_file_offset;
+    if (name->changed ? !name->length : !h->backing_file_offset)
+        return;
+    memcpy(layout->new_header + at, name->changed ? name->bytes : old, name_size(layout));
     store_be64(layout->new_header + QCOW2_OFFSET_BACKING_FILE_OFFSET, at);
+    store_be32(layout->new_header + QCOW2_OFFSET_BACKING_FILE_SIZE, name_size(layout));
+}
+
+static bool changes_version(const struct layout *layout)
+{
+    return layout->target->version != layout->image->header.version;
 }
 
 /* Start the new header: sector 0 with the target's fields and nothing behind them, but for a name
@@ -112,8 +187,14 @@ static void start_header(struct layout *layout, bool keep_name)
     const uint8_t *old = layout->image->memory->header;
     uint8_t *new = layout->new_header;
     struct span name = name_span(&layout->image->header);
+    uint32_t kept = changes_version(layout) ? QCOW2_V2_HEADER_LENGTH : layout->fields_end;
     memcpy(new, old, layout->image->header_loaded);
-    memset(new + QCOW2_V2_HEADER_LENGTH, 0, SECTOR - QCOW2_V2_HEADER_LENGTH);
+    if (kept < SECTOR)
+        memset(new + kept, 0, SECTOR - kept);
+    if (target->backing_file.changed) {
+        store_be64(new + QCOW2_OFFSET_BACKING_FILE_OFFSET, 0);
+        store_be32(new + QCOW2_OFFSET_BACKING_FILE_SIZE, 0);
+    }
     if (keep_name && name.start < SECTOR)
         memcpy(new + name.start, old + name.start, smaller(name.end, SECTOR) - name.start);
     store_be32(new + QCOW2_OFFSET_VERSION, target->version);
@@ -122,10 +203,11 @@ static void start_header(struct layout *layout, bool keep_name)
     store_be64(new + QCOW2_OFFSET_SNAPSHOTS_OFFSET, target->snapshots_offset);
     if (target->version == 2)
         return;
-    memset(new + QCOW2_V2_HEADER_LENGTH, 0, QCOW2_V3_HEADER_LENGTH - QCOW2_V2_HEADER_LENGTH);
     store_be64(new + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, target->incompatible_features);
     store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, target->compatible_features);
     store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, target->autoclear_features);
+    if (!changes_version(layout))
+        return;
     store_be32(new + QCOW2_OFFSET_REFCOUNT_ORDER, QCOW2_REFCOUNT_ORDER_DEFAULT);
     store_be32(new + QCOW2_OFFSET_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);
 }
@@ -162,6 +244,19 @@ static bool is_empty(const struct layout *layout, struct span span)
     return true;
 }
 
+/* Room for a name outside sector 0 and apart from the old one. False: there is none. */
+static bool find_room(const struct layout *layout, struct span *slack)
+{
+    for (int after_name = 0; after_name < 2; after_name++) {
+        *slack = free_span(&layout->image->header, after_name);
+        if (span_size(*slack) >= name_size(layout)) {
+            slack->end = slack->start + name_size(layout);
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool write_span(struct layout *layout, uint32_t phase, struct span span)
 {
     uint32_t start = span.start & ~(SECTOR - 1);
@@ -172,10 +267,9 @@ static bool write_span(struct layout *layout, uint32_t phase, struct span span)
 /* Write `slack`, unless it is empty, before all else; then switch with the sectors of `header`. */
 static enum fit finish(struct layout *layout, struct span slack, struct span header)
 {
-    bool same_version = layout->target->version == layout->image->header.version;
     layout->atomic = header.end <= SECTOR;
-    /* Feature words are the header's own, whoever else is in its cluster. */
-    if (!same_version &&
+    /* Fields are the header's own, whoever else is in its cluster. */
+    if (layout->fields_end &&
         !is_header_alone(layout->image, is_empty(layout, slack) && is_empty(layout, header)))
         return REFUSED;
     if (span_size(slack) && !write_span(layout, INSTAR_PHASE_PREPARE, slack))
@@ -186,28 +280,20 @@ static enum fit finish(struct layout *layout, struct span slack, struct span hea
 /* All extensions in sector 0; the name where it is, in sector 0 too, or copied into slack. */
 static enum fit plan_in_sector(struct layout *layout)
 {
-    const struct qcow2_header *h = &layout->image->header;
-    struct span name = name_span(h), slack = {0, 0};
-    uint32_t end = layout->fields_end + carried_size(layout) + QCOW2_EXTENSION_HEADER_SIZE;
-    uint32_t new_name = name.start;
+    struct span slack = {0, 0};
+    uint32_t end = layout->fields_end + extensions_size(layout) + QCOW2_EXTENSION_HEADER_SIZE;
+    bool stays = name_stays(layout, end);
     if (end > SECTOR)
         return DOES_NOT_FIT;
-    if (name.start && name.start < end) {
-        new_name = end;
-        if (end + h->backing_file_size > SECTOR) {
-            slack = free_span(h, true);
-            if (span_size(slack) < h->backing_file_size)
-                return DOES_NOT_FIT;
-            new_name = slack.start;
-            slack.end = new_name + h->backing_file_size;
-        }
-    }
+    if (!stays && end + name_size(layout) > SECTOR && !find_room(layout, &slack))
+        return DOES_NOT_FIT;
     if (!load_header(layout->image, slack.end))
         return REFUSED;
-    start_header(layout, new_name == name.start);
-    put_end_marker(layout, put_extensions(layout, layout->fields_end, h->header_length, end));
-    if (new_name != name.start)
-        put_name(layout, new_name);
+    start_header(layout, stays);
+    put_end_marker(layout,
+                   put_extensions(layout, layout->fields_end, first_piece(layout), end));
+    if (!stays)
+        put_name(layout, slack.end ? slack.start : end);
     return finish(layout, slack, (struct span){0, SECTOR});
 }
 
@@ -215,8 +301,11 @@ static enum fit plan_in_sector(struct layout *layout)
  * given up becomes a filler too, unless it lies after sector 0. */
 static enum fit plan_bridge(struct layout *layout)
 {
+    const struct target *target = layout->target;
     uint32_t extensions = layout->image->header.header_length;
     struct extension extension;
+    if (target->version != 2 || !changes_version(layout) || changes_text(target))
+        return DOES_NOT_FIT;
     start_header(layout, true);
     if (extensions < SECTOR)
         memcpy(layout->new_header + extensions, layout->image->memory->header + extensions,
@@ -240,27 +329,24 @@ static enum fit plan_jump(struct layout *layout, bool after_name)
     const struct qcow2_header *h = &layout->image->header;
     const uint32_t last = SECTOR - QCOW2_EXTENSION_HEADER_SIZE; /* where the filler may start */
     struct span slack = free_span(h, after_name);
-    uint32_t from = h->header_length;
-    struct extension extension;
+    struct cursor from = first_piece(layout), ahead = from;
+    struct piece piece;
     uint32_t in_sector = layout->fields_end;
-    for (uint32_t at = from; next_extension(layout->image, &at, &extension); from = at) {
-        if (in_sector + (is_carried(layout, &extension) ? extension.size : 0) > last)
-            break;
-        in_sector += is_carried(layout, &extension) ? extension.size : 0;
-    }
-    uint32_t tail = layout->fields_end + carried_size(layout) - in_sector;
-    bool move_name = h->backing_file_offset && after_name;
-    uint32_t needed = tail + QCOW2_EXTENSION_HEADER_SIZE + (move_name ? h->backing_file_size : 0);
-    if (span_size(slack) < needed)
+    for (; next_piece(layout, &ahead, &piece) && in_sector + piece.size <= last; from = ahead)
+        in_sector += piece.size;
+    uint32_t tail = layout->fields_end + extensions_size(layout) - in_sector;
+    bool stays = !after_name && name_stays(layout, 0);
+    uint32_t needed = tail + QCOW2_EXTENSION_HEADER_SIZE + (stays ? 0 : name_size(layout));
+    if (in_sector > last || span_size(slack) < needed)
         return DOES_NOT_FIT;
     slack.end = slack.start + needed;
     if (!load_header(layout->image, slack.end))
         return REFUSED;
-    start_header(layout, !move_name);
-    put_extensions(layout, layout->fields_end, h->header_length, in_sector);
+    start_header(layout, stays);
+    put_extensions(layout, layout->fields_end, first_piece(layout), in_sector);
     put_filler(layout, in_sector, slack.start);
     uint32_t end = put_end_marker(layout, put_extensions(layout, slack.start, from, slack.end));
-    if (move_name)
+    if (!stays)
         put_name(layout, end);
     return finish(layout, slack, (struct span){0, SECTOR});
 }
@@ -270,10 +356,9 @@ static enum fit plan_jump(struct layout *layout, bool after_name)
 static enum fit plan_rewrite(struct layout *layout)
 {
     const struct qcow2_header *h = &layout->image->header;
-    struct span name = name_span(h);
-    uint32_t end = layout->fields_end + carried_size(layout) + QCOW2_EXTENSION_HEADER_SIZE;
-    bool move_name = name.start && name.start < end;
-    uint32_t used = move_name ? end + h->backing_file_size : end;
+    uint32_t end = layout->fields_end + extensions_size(layout) + QCOW2_EXTENSION_HEADER_SIZE;
+    bool stays = name_stays(layout, end);
+    uint32_t used = stays ? end : end + name_size(layout);
     if (used > smaller(h->cluster_size, HEADER_SIZE)) {
         refuse(layout->image->file.verdict, REFUSAL_NO_ROOM, AMEND_ERROR_EXTENSION_RELOCATION, used,
                h->cluster_size, 0);
@@ -281,9 +366,10 @@ static enum fit plan_rewrite(struct layout *layout)
     }
     if (!load_header(layout->image, used))
         return REFUSED;
-    start_header(layout, !move_name);
-    put_end_marker(layout, put_extensions(layout, layout->fields_end, h->header_length, end));
-    if (move_name)
+    start_header(layout, stays);
+    put_end_marker(layout,
+                   put_extensions(layout, layout->fields_end, first_piece(layout), end));
+    if (!stays)
         put_name(layout, end);
     return finish(layout, (struct span){0, 0}, (struct span){0, used});
 }
@@ -299,22 +385,19 @@ static enum fit plan_jump_after_name(struct layout *layout)
 }
 
 /* The first one that fits is taken; the last one always does, or is refused. */
-static const struct {
-    bool downgrade_only;
-    enum fit (*plan)(struct layout *layout);
-} layouts[] = {
-    {false, plan_in_sector},       {true, plan_bridge},   {false, plan_jump_before_name},
-    {false, plan_jump_after_name}, {false, plan_rewrite},
+static enum fit (*const layouts[])(struct layout *layout) = {
+    plan_in_sector, plan_bridge, plan_jump_before_name, plan_jump_after_name, plan_rewrite,
 };
 
-static bool plan_version_change(struct layout *layout)
+static bool plan_anew(struct layout *layout)
 {
-    bool downgrade = layout->target->version == 2;
     enum fit fit = DOES_NOT_FIT;
-    layout->fields_end = downgrade ? QCOW2_V2_HEADER_LENGTH : QCOW2_V3_HEADER_LENGTH;
+    layout->fields_end = layout->image->header.header_length;
+    if (changes_version(layout))
+        layout->fields_end =
+            layout->target->version == 2 ? QCOW2_V2_HEADER_LENGTH : QCOW2_V3_HEADER_LENGTH;
     for (uint32_t i = 0; i < sizeof(layouts) / sizeof(layouts[0]) && fit == DOES_NOT_FIT; i++)
-        if (downgrade || !layouts[i].downgrade_only)
-            fit = layouts[i].plan(layout);
+        fit = layouts[i](layout);
     return fit == FITS;
 }
 
@@ -329,6 +412,6 @@ static bool plan_feature_change(struct layout *layout)
 
 bool lay_out_header(struct layout *layout)
 {
-    return layout->target->version == layout->image->header.version ? plan_feature_change(layout)
-                                                                    : plan_version_change(layout);
+    return changes_version(layout) || changes_text(layout->target) ? plan_anew(layout)
+                                                                   : plan_feature_change(layout);
 }

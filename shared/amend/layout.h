@@ -12,7 +12,7 @@ struct layout {
     const struct target *target;
     uint8_t *new_header; /* HEADER_SIZE bytes of memory */
     bool atomic;         /* the switch is the write of one sector */
-    uint32_t fields_end; /* layout.c's own: where the extensions may start */
+    uint32_t fields_end; /* layout.c's own: where the extensions start if they move, else 0 */
 };
 
 /* Lay out the header for the target, and stage it. False: refused, no room. */

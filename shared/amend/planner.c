@@ -65,8 +65,11 @@ static bool judge(struct amendment *amendment, const struct AmendConfig *config,
 static bool is_satisfied(const struct amendment *amendment)
 {
     const struct qcow2_header *h = &amendment->image.header;
-    return amendment->target.version == h->version &&
-           amendment->target.compatible_features == h->compatible_features;
+    const struct target *target = &amendment->target;
+    uint64_t cleared = h->autoclear_features & ~target->autoclear_features;
+    return target->version == h->version &&
+           target->compatible_features == h->compatible_features &&
+           !(cleared & QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !changes_text(target);
 }
 
 /* Stage what has to change outside the header, and have the target say where it is. False: refused. */
@@ -113,6 +116,7 @@ bool plan_amend(const struct AmendConfig *config, const struct asked_options *as
     struct amendment amendment = {
         .workspace = workspace,
         .may_drop_bitmaps = config->flags & AMEND_FLAG_DROP_BITMAPS,
+        .may_change_backing = config->flags & AMEND_FLAG_CHANGE_BACKING,
     };
     struct target *target = &amendment.target;
     memset(plan, 0, sizeof(*plan));

@@ -7,7 +7,15 @@
 
 #include "qcow2/image.h"
 
-/* The fields that an amend may change, and one extension that it may drop. */
+/* A name, or the backing file's format, as it is asked for. */
+struct target_text {
+    bool given;
+    bool changed;         /* it is not what the header has */
+    const uint8_t *bytes;
+    uint32_t length;      /* 0: there shall be none */
+};
+
+/* What an amend may change of the header. */
 struct target {
     uint32_t version;
     uint64_t incompatible_features; /* these three are 0 in version 2 */
@@ -17,6 +25,16 @@ struct target {
     uint32_t refcount_table_clusters;
     uint64_t snapshots_offset;
     bool drop_bitmaps; /* there is no bitmaps extension */
+    struct target_text backing_file;
+    struct target_text backing_format;
+    struct target_text data_file;
 };
+
+/* Whether a name or the backing file's format changes. */
+static inline bool changes_text(const struct target *target)
+{
+    return target->backing_file.changed || target->backing_format.changed ||
+           target->data_file.changed;
+}
 
 #endif

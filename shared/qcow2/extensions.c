@@ -26,6 +26,14 @@ bool next_extension(const struct qcow2_image *image, uint32_t *at, struct extens
     return extension->type != QCOW2_EXTENSION_END;
 }
 
+struct header_text text_of(const struct qcow2_image *image, uint32_t offset, uint32_t size)
+{
+    struct header_text text = {offset, 0};
+    while (text.length < size && image->memory->header[offset + text.length])
+        text.length++;
+    return text;
+}
+
 static bool check_bitmaps(struct qcow2_image *image, const struct extension *extension)
 {
     struct qcow2_header *h = &image->header;
@@ -61,9 +69,12 @@ static bool check_extension(struct qcow2_image *image, const struct extension *e
 {
     struct qcow2_header *h = &image->header;
     bool good = true;
-    uint32_t reason = REFUSAL_EXTENSIONS;
+    uint32_t reason = REFUSAL_EXTENSIONS, data = extension->offset + QCOW2_EXTENSION_HEADER_SIZE;
     if (extension->type == QCOW2_EXTENSION_BACKING_FORMAT) {
         good = extension->length <= QCOW2_BACKING_FORMAT_MAX;
+        h->backing_format = text_of(image, data, extension->length);
+    } else if (extension->type == QCOW2_EXTENSION_DATA_FILE) {
+        h->data_file = text_of(image, data, extension->length);
     } else if (extension->type == QCOW2_EXTENSION_BITMAPS) {
         h->has_bitmaps = true;
         reason = REFUSAL_BITMAPS_EXTENSION;

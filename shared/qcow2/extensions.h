@@ -15,6 +15,8 @@ struct extension {
     uint32_t size;
 };
 
+/* The text in `size` bytes of the header that have been read. */
+struct header_text text_of(const struct qcow2_image *image, uint32_t offset, uint32_t size);
 /* Judge the extensions of a parsed header. False: refused. */
 bool parse_extensions(struct qcow2_image *image);
 /* Step to the next extension; start with *at = header_length. False: no more. For parsed headers. */

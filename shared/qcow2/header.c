@@ -29,6 +29,7 @@ static void parse_fields(struct qcow2_header *h, const uint8_t *raw)
     h->header_length = QCOW2_V2_HEADER_LENGTH;
     h->compression_type = QCOW2_COMPRESSION_ZLIB;
     h->has_bitmaps = false;
+    h->backing_format = h->data_file = (struct header_text){0, 0};
     if (h->version < 3)
         return;
     h->incompatible_features = load_be64(raw + QCOW2_OFFSET_INCOMPATIBLE_FEATURES);

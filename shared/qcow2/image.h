@@ -28,6 +28,12 @@ struct qcow2_memory {
     uint8_t refcounts[WINDOW_SIZE];
 };
 
+/* Text in the header cluster: what stands before its first NUL byte, as qemu reads it. */
+struct header_text {
+    uint32_t offset; /* 0: there is none */
+    uint32_t length; /* in bytes */
+};
+
 /* The header's fields, with those that version 2 lacks at the values the specification gives them. */
 struct qcow2_header {
     uint32_t version;
@@ -53,6 +59,8 @@ struct qcow2_header {
     uint32_t
         extensions_limit;    /* no extension reaches beyond it: the backing file name, or the end */
     uint32_t extensions_end; /* after the end marker, or extensions_limit if there is none */
+    struct header_text backing_format; /* of each kind the last one counts */
+    struct header_text data_file;
     bool has_bitmaps;        /* a bitmaps extension, consistent or not */
     uint32_t nb_bitmaps;     /* these three are set for a consistent one only */
     uint64_t bitmap_directory_offset;
@@ -68,6 +76,7 @@ struct qcow2_image {
     uint32_t header_loaded; /* bytes of memory->header that have been read */
     uint64_t along[READ_ALONG_MAX]; /* sectors to be read with the header; 0: none */
     bool header_alone;      /* all L2 tables say so: nothing else is in the header's cluster */
+    bool gets_backing_file; /* which zero clusters have to hide as they hide the present one */
     bool snapshots_checked;
     uint64_t snapshots_size; /* of the snapshot table in bytes */
     uint64_t l1_entries;     /* of all L1 tables together */
@@ -96,7 +105,7 @@ static inline uint64_t cluster_of(const struct qcow2_image *image, uint64_t plac
 
 static inline bool has_backing_file(const struct qcow2_image *image)
 {
-    return image->header.backing_file_size != 0;
+    return image->header.backing_file_size != 0 || image->gets_backing_file;
 }
 
 static inline bool is_encrypted(const struct qcow2_image *image)

@@ -20,6 +20,7 @@ from tests.support.forge import Data, Extension, Image, parse_header
 pytestmark = pytest.mark.kvm
 
 BACKED: dict[str, Any] = {"backing_file": b"base.qcow2", "backing_format": b"qcow2"}
+REBASED: dict[str, Any] = {"backing_fmt": "qcow2", "change_backing": True}
 LONG_NAME = Image(version=2, backing_file=b"b" * 1000)
 
 # Name: the image, what is asked of it, how often the guest stops for the host, and the phases.
@@ -40,6 +41,17 @@ COSTS: dict[str, tuple[Image, dict[str, Any], int, list[int]]] = {
     "upgrade, the name moves into slack": (LONG_NAME, {"compat": "1.1"}, 4, [0, 3]),
     "downgrade": (Image(), {"compat": "0.10"}, 4, [3]),
     "downgrade, backing file": (Image(**BACKED), {"compat": "v2"}, 4, [3]),
+    "another backing file": (Image(**BACKED), {**REBASED, "backing_file": "b"}, 3, [3]),
+    "another backing file, the name moves into slack": (
+        Image(**BACKED),
+        {**REBASED, "backing_file": "n" * 1000},
+        4,
+        [0, 3],
+    ),
+    "no backing file": (Image(**BACKED), {"backing_file": "", "change_backing": True}, 3, [3]),
+    "the same backing file": (Image(**BACKED), {**REBASED, "backing_file": "base.qcow2"}, 2, []),
+    "another data file": (Image(data_file=b"a"), {"data_file": "b"}, 3, [3]),
+    "raw off": (Image(data_file=b"a", data_file_raw=True), {"data_file_raw": False}, 3, [3]),
     "noop": (Image(), {"compat": "1.1"}, 2, []),
 }
 

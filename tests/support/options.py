@@ -13,13 +13,16 @@ _USUAL: dict[str, Any] = {"compat": "1.1", "lazy_refcounts": True}
 
 def told(**changed: Any) -> FrozenDict[str, Any]:
     """What the result of a lazy toggle tells, with some options changed."""
-    usual = {row.key: {FLAG: False, TEXT: None}.get(row.kind, row.least) for row in OPTIONS}
-    return FrozenDict({**usual, **_USUAL, **changed})
+    usual = {FLAG: False, TEXT: None}
+    values = {row.key: None if row.may_lack else usual.get(row.kind, row.least) for row in OPTIONS}
+    return FrozenDict({**values, **_USUAL, **changed})
 
 
 def raw(**changed: Any) -> dict[int, int | bytes]:
-    """The same as the ABI has it: by keys, in its form."""
+    """The same as the guest tells it: by keys, in the ABI's form, without text."""
     values = told(**changed)
     return {
-        row.abi_key: row.take("" if values[row.key] is None else values[row.key]) for row in OPTIONS
+        row.abi_key: row.take(values[row.key] or False if row.kind == FLAG else values[row.key])
+        for row in OPTIONS
+        if row.kind != TEXT
     }

@@ -106,8 +106,12 @@ class Case:
 
 def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Case:
     """What the planner makes of an image that it must not refuse."""
+    return plan_request(data, AmendRequest.of(compat=compat, lazy_refcounts=lazy))
+
+
+def plan_request(data: bytes, request: AmendRequest) -> Case:
+    """The same for any request."""
     planner = load_planner()
-    request = AmendRequest.of(compat=compat, lazy_refcounts=lazy)
     header = parse_fixed_header(data[:SECTOR])
     assert header is not None
     raw = pack_config(header, request, len(data), WORK_MIN, progress=False, debug=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from instar.vmm.base.errors import ImageRejected, UsageError
-from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format
+from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format, make_request
 from instar.vmm.request.kinds import BOOLEANS
 from instar.vmm.request.lists import parse_options, parse_size
 from instar.vmm.request.options import COMPAT_LEVELS
@@ -119,13 +121,6 @@ NOT_YET_SUPPORTED = {
     "size-word": ("size=big", "size"),
     "o-implied-size": ("size", "size"),
     "nosize": ("nosize", "size"),
-    "backing_file-none": ("backing_file=", "backing_file"),
-    "backing_file": ("backing_file=b.qcow2", "backing_file"),
-    "backing_fmt": ("backing_fmt=qcow2", "backing_fmt"),
-    "data_file": ("data_file=x", "data_file"),
-    "data_file with a literal comma": ("data_file=d.raw,,", "data_file"),
-    "data_file_raw": ("data_file_raw=on", "data_file_raw"),
-    "data_file_raw-off": ("data_file_raw=off", "data_file_raw"),
     "enc-none": ("encrypt.state=active", "encrypt.state"),
     "enc-iter": ("encrypt.iter-time=10", "encrypt.iter-time"),
     "enc-oldsecret": ("encrypt.old-secret=s", "encrypt.old-secret"),
@@ -233,6 +228,37 @@ def test_names_the_unknown_option(text: str, key: str) -> None:
 @pytest.mark.parametrize(("text", "key"), NOT_YET_SUPPORTED.values(), ids=NOT_YET_SUPPORTED)
 def test_says_not_yet_supported_by_name(text: str, key: str) -> None:
     assert fault(text) == f"option '{key}' is not yet supported"
+
+
+@pytest.mark.parametrize("key", ["backing_file", "backing_fmt", "data_file"])
+def test_a_name_is_not_taken_from_a_key_alone(key: str) -> None:
+    expected = f"Parameter '{key}' needs a value: {key}=..., or {key}= for none"
+    for text in (key, f"no{key}", f"lazy_refcounts,{key}", f"{key},{key}=x"):
+        assert fault(text) == expected
+    assert parse_options([f"{key}=on"]) == {key: "on"}
+    assert parse_options([f"{key}="]) == {key: ""}
+    assert parse_options([f"{key}=a,,b,,,lazy_refcounts"]) == {key: "a,b,", "lazy_refcounts": True}
+
+
+def test_a_name_is_taken_as_text_whatever_it_looks_like() -> None:
+    for name in ("json:{}", "nbd://host/x", "file:x", "/etc/passwd", "..", "a=b", " ", "\udcff"):
+        assert parse_options([f"backing_file={name}"]) == {"backing_file": name}
+        assert make_request({"data_file": name}).data_file == os.fsencode(name)
+
+
+def test_a_name_has_a_measure_and_no_nul() -> None:
+    for key, most in (("backing_file", 1023), ("backing_fmt", 15), ("data_file", 2048)):
+        assert parse_options([f"{key}={'n' * most}"]) == {key: "n" * most}
+        assert fault(f"{key}={'n' * (most + 1)}").startswith(f"{key} has {most + 1} bytes")
+        assert fault(f"{key}=a\0b") == f"{key} holds a NUL byte"
+
+
+@pytest.mark.parametrize("form", ["foo", "QCOW2", "qcow2 ", "nbd", "\udcff"])
+def test_a_format_that_nobody_knows_can_be_confirmed_but_not_given(form: str) -> None:
+    asked = {"backing_file": "b", "backing_fmt": form}
+    assert make_request(asked).backing_fmt == os.fsencode(form)
+    with pytest.raises(UsageError, match=r"^backing_fmt: Unknown driver '"):
+        make_request({**asked, "change_backing": True})
 
 
 @pytest.mark.parametrize(("text", "key"), CREATE_ONLY.values(), ids=CREATE_ONLY)

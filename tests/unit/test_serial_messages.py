@@ -42,7 +42,7 @@ GOOD = {
     "reserved": 0,
 }
 
-OPTIONS = raw()
+OPTIONS = raw(data_file_raw=True)
 NEXT = abi.OPTION_KEY_MAX + 1
 
 BAD: dict[str, tuple[dict[str, int], str]] = {

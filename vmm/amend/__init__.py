@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ..contract.terms import Judgement
     from ..machine.payload import Payload
     from ..qcow2.probe import FixedHeader
     from ..request import AmendRequest
@@ -48,14 +49,31 @@ def amend_image(
     announce(path, request)
     prepare(request)
     payload = payload or load_payload()
-    growth = request.max_growth
-    with ImageFile(os.fspath(path), writable=not request.dry_run, max_growth=growth) as image:
+    with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
         with Machine(payload, request.ram_size) as machine:
             if before_read:
                 before_read(image, machine.prepare_vcpu())
             outcome = plan(machine, image, request, progress, debug)
         return carry_out(image, request, outcome, payload.sha256, warning)
+
+
+def open_image(path: PathLike, request: AmendRequest) -> ImageFile:
+    """Open the image for what is asked of it.
+
+    HostError, UsageError, and ImageRejected if it would be its own backing file.
+    """
+    name = os.fspath(path)
+    image = ImageFile(name, writable=not request.dry_run, max_growth=request.max_growth)
+    if request.change_backing and request.backing_file:
+        from .backing import check_not_itself
+
+        try:
+            check_not_itself(image.fd, os.fsencode(name), request.backing_file)
+        except BaseException:
+            image.close()
+            raise
+    return image
 
 
 def plan(
@@ -110,16 +128,16 @@ def carry_out(
         atomic=judgement.atomic,
         changes=judgement.changes,
         warnings=(warning,) if warning else (),
-        **_describe(outcome),
+        **_describe(outcome, judgement),
     )
 
 
-def _describe(outcome: Outcome) -> dict[str, Any]:
+def _describe(outcome: Outcome, judgement: Judgement) -> dict[str, Any]:
     """The fields of an AmendResult that tell what the guest did."""
     ranges, more = planned_ranges(outcome.staged, RANGES_MAX)
-    told = outcome.options
+    told = {row.key: outcome.options.get(row.abi_key) for row in OPTIONS} | judgement.told
     return {
-        "options": FrozenDict({row.key: row.tell(told[row.abi_key]) for row in OPTIONS}),
+        "options": FrozenDict({row.key: row.tell(told[row.key]) for row in OPTIONS}),
         "bytes_written": outcome.staged.size(),
         "vm_exits": outcome.vm_exits,
         "ranges": tuple(ByteRange(*part) for part in ranges),

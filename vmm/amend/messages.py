@@ -22,6 +22,7 @@ from instar.abi import (
     FRAME_SNAPSHOTS,
     OPTION_BYTES_MAX,
     OPTION_COMPAT,
+    OPTION_DATA_FILE_RAW,
     OPTION_KIND_BYTES,
     OPTION_KIND_FLAG,
     OPTION_LAZY_REFCOUNTS,
@@ -56,6 +57,8 @@ _NUMBER = Struct("<Q")
 
 OPTION_KINDS = {option.abi_key: option.abi_kind for option in OPTIONS}
 """Of each option's key, what its values are: numbers, flags or bytes."""
+
+_TOLD = {key for key, kind in OPTION_KINDS.items() if kind != OPTION_KIND_BYTES}
 
 
 @record
@@ -106,13 +109,14 @@ def pack_config(
 
 
 def _read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
-    """Where an upgrade looks for the refcount of the header's cluster: each look is an exit.
+    """Where the guest looks for the refcount of the header's cluster: each look is an exit.
 
     The first refcount block lies right after the refcount table, unless one of them has moved.
     """
     table = header.refcount_table_offset
     block = table + header.refcount_table_clusters * header.cluster_size
-    wanted = request.compat == 3 and header.version == 2 and table % 512 == block % 512 == 0
+    wanted = request.moves_header or (request.compat == 3 and header.version == 2)
+    wanted = wanted and table % 512 == block % 512 == 0
     return (table, block) if wanted and block < image_size else (0, 0)
 
 
@@ -206,7 +210,10 @@ class Messages:
             raise GuestFault(f"a result with action {action}")
         if lazy != words[1] & 1 or atomic > 1:
             raise GuestFault("a result that contradicts itself")
-        self._check_options({OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy})
+        raw = words[2] >> 1 & 1
+        self._check_options(
+            {OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy, OPTION_DATA_FILE_RAW: raw}
+        )
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
@@ -217,7 +224,7 @@ class Messages:
             raise GuestFault("options with a refusal")
         if self._refusals:
             return
-        if self.options.keys() != OPTION_KINDS.keys():
+        if self.options.keys() != _TOLD:
             raise GuestFault(f"a result with the options {sorted(self.options)}")
         if any(self.options[key] != value for key, value in told.items()):
             raise GuestFault("a result that contradicts its options")

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from instar.abi import INSTAR_RAM_SIZE
 
 from ..base.errors import GuestFault, ImageRejected, UsageError
-from ..image.image_file import ImageFile
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
 from ..request.keywords import PathLike, announce, check_path, make_request, takes_keywords
-from . import carry_out, plan
+from . import carry_out, open_image, plan
 from .result import AmendResult
 
 TYPE_CHECKING = False
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from ..image.image_file import ImageFile
     from ..request import AmendRequest
     from ..request.options import Keywords
     from .messages import Outcome
@@ -92,9 +92,7 @@ class Sandbox:
             self._begin()
             try:
                 announce(path, request)
-                growth = request.max_growth
-                name, writable = os.fspath(path), not request.dry_run
-                with ImageFile(name, writable=writable, max_growth=growth) as image:
+                with open_image(path, request) as image:
                     return self._amend(image, request, progress, debug)
             finally:
                 self._busy.release()

@@ -336,6 +336,54 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
             "supported; repair it with qemu-img check -r all, which drops the others"
         ),
     ),
+    abi.REFUSAL_BACKING_CHANGE: (
+        "backing_change",
+        (),
+        (
+            "the image's backing file and its format are not those given, of which one that is not "
+            "given counts as none; --change-backing or instar rebase -u changes them, without a "
+            "look at either backing file"
+        ),
+    ),
+    abi.REFUSAL_BACKING_FMT_MISSING: (
+        "backing_fmt_missing",
+        (),
+        "a backing file needs its format, and the image has none; give it with backing_fmt",
+    ),
+    abi.REFUSAL_BACKING_FILE_MISSING: (
+        "backing_file_missing",
+        (),
+        "the image would have a backing format and no backing file; give one with backing_file",
+    ),
+    abi.REFUSAL_BACKING_RAW: (
+        "backing_raw",
+        (),
+        (
+            "the image's data file is marked as a raw copy of the disk, which a backing file would "
+            "make wrong; give data_file_raw=off too"
+        ),
+    ),
+    abi.REFUSAL_BACKING_ITSELF: (
+        "backing_itself",
+        (),
+        "the backing file is the image itself; name another file",
+    ),
+    abi.REFUSAL_NO_DATA_FILE: (
+        "no_data_file",
+        (),
+        (
+            "data_file can only be set for images that use an external data file; create such an "
+            "image with qemu-img convert -o data_file"
+        ),
+    ),
+    abi.REFUSAL_DATA_FILE_RAW: (
+        "data_file_raw",
+        (),
+        (
+            "data_file_raw cannot be switched on for an existing image; create such an image with "
+            "qemu-img convert -o data_file_raw=on"
+        ),
+    ),
 }
 
 _USES = {
@@ -528,6 +576,11 @@ def _list_names(names: tuple[bytes, ...]) -> str:
 def _show(name: bytes) -> str:
     shown = escape(name.decode("utf-8", "backslashreplace"))
     return shown if len(shown) <= _NAME_LENGTH else f"{shown[:_NAME_LENGTH]}..."
+
+
+def backing_itself() -> Refusal:
+    """Say that an image would be its own backing file."""
+    return _translate(_NOTHING, abi.REFUSAL_BACKING_ITSELF, abi.AMEND_ERROR_BACKING_FILE)
 
 
 def not_qcow2(found: str) -> Refusal:

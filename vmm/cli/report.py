@@ -177,9 +177,11 @@ def _describe_change(change: Change) -> str:
     return f"{change.field}: {' -> '.join(values)}"
 
 
-def _describe_value(field: str, value: int | None) -> str:
+def _describe_value(field: str, value: int | str | None) -> str:
     if value is None:
         return "none"
+    if isinstance(value, str):
+        return f"'{escape(value)}'"
     return hex(value) if field.endswith(_HEXADECIMAL_FIELDS) else str(value)
 
 

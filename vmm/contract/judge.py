@@ -9,8 +9,10 @@ judges the rest. What the host cannot see is in docs/threat-model.md.
 from __future__ import annotations
 
 from ..base.errors import GuestFault, ImageRejected
+from ..base.record import FrozenDict
 from ..image.staging import SECTOR_SIZE, ZeroedInUse
-from ..qcow2.header_view import MalformedHeader
+from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
+from ..request.kinds import tell_text
 from .differences import BITMAPS, HEADER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed, expected, is_satisfied, judge_request, rules_of
@@ -37,8 +39,8 @@ _PLACES = (*_TABLE_PLACE, "snapshots_offset")
 def prepare(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     tuple(rules_of(request))
-    if request.writes_tables:
-        from . import tables  # noqa: F401 - many changes write the header only
+    if request.writes_tables or request.moves_header:
+        from . import tables  # noqa: F401 - many changes write the header's fields only
 
 
 def judge(
@@ -77,12 +79,17 @@ def _judge(
         _judge_noop(before, request, staged, claim.atomic)
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
         raise GuestFault("the guest reports another version or feature word than it wrote")
-    old, new = before.fields, after.fields
+    old, new, texts = before.fields, after.fields, texts_of(after)
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    changes = [Change(name, old.get(name), new.get(name)) for name in differing]
+    for key, text in texts_of(before).items():
+        if text != texts[key]:
+            changes.append(Change(key, tell_text(text), tell_text(texts[key])))
     return Judgement(
         amended=not staged.is_empty(),
         atomic=staged.count(SWITCH) <= 1,
-        changes=tuple([Change(name, old.get(name), new.get(name)) for name in differing]),
+        changes=tuple(changes),
+        told=FrozenDict(data_file_raw=is_raw(after), **texts),
     )
 
 
@@ -165,8 +172,13 @@ class _Amended:
             old[_WORDS] = new[_WORDS] = b""
             if old != new:
                 raise GuestFault("the guest changes more of the header than the feature words")
-        elif fields["version"] == 3 and after.unknown != bytes(_V3_LENGTH - 104):
+        elif fields["version"] == 3 and after.unknown != self._unknown():
             raise GuestFault("the guest sets header fields that nobody asked for")
+
+    def _unknown(self) -> bytes:
+        """The fields of version 3 that this file does not know, as they must be."""
+        before = self._before
+        return before.unknown if before.fields["version"] == 3 else bytes(_V3_LENGTH - 104)
 
     def _judge_extensions(self, after: HeaderView) -> bytes | None:
         """Return the bitmaps extension if it is dropped and its clusters are to be released."""

@@ -35,6 +35,8 @@ class State:
     """The header extensions, as HeaderView has them."""
     kept_bitmaps: bytes | None
     """The extension of bitmaps that are in force, and stay."""
+    extended: bool
+    """Whether L2 entries are extended."""
     moves_refcounts: bool
     """Whether the refcount table gives its clusters up."""
     moves_snapshots: bool
@@ -108,13 +110,15 @@ class Roles:
                 self._disk.hold(_TABLE_MEMORY * (len(found) - count))
         return found - {0}
 
-    def judge_data(self, tables: set[int], mapping: Mapping) -> None:
+    def judge_data(self, tables: set[int], mapping: Mapping, *, extended: bool) -> None:
         """The same for the data that entries of these L2 tables name, as they are."""
         size = self._disk.cluster_size
         for table in sorted(tables):
             for at, data in enumerate(self._disk.pieces(table << self._disk.cluster_bits, size)):
                 written = table in self._touched.l2_tables
                 piece = mapping.unchanged(table, at, data) if written else data
+                if extended:
+                    piece = _without_bitmaps(piece)
                 blocks = [block for _, block in stored(piece)]
                 count = sum(map(len, blocks))
                 if count == len(piece) >= _BATCH:  # nothing to be left out, or to be put together
@@ -130,6 +134,14 @@ class Roles:
         self._touched.keep_data(b"".join(self._batch))
         self._batch.clear()
         self._batched = 0
+
+
+def _without_bitmaps(table: bytes) -> bytes:
+    """The first halves of extended L2 entries; the second ones refer to nothing."""
+    found = bytearray(len(table) // 2)
+    for at in range(8):
+        found[at::8] = table[at::16]
+    return bytes(found)
 
 
 def _apart(l1_tables: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

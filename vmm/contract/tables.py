@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _ENTRIES = 64  # in a sector of an L2 table
 _BITMAPS_VALID = 1  # autoclear feature
+_EXTENDED_L2 = 16  # incompatible feature
 
 
 def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
@@ -146,7 +147,8 @@ class _Tables:
             self._books.release(bitmap_clusters(self._disk, dropped))
         mapping = Mapping(
             *(self._disk, self._staged, self._books, self._zeroed),
-            backed=bool(self._before.name),  # an empty name is none to qemu too
+            # An empty name is none to qemu too.
+            backed=bool(self._before.name or self._after.name),
             encrypted=self._old["crypt_method"] != 0,
         )
         tables, flagged = self._judge_entries(mapping)
@@ -267,6 +269,7 @@ class _Tables:
             (self._old["l1_table_offset"], self._old["l1_size"]),
             self._before.extensions,
             self._kept_bitmaps(),
+            bool(self._old.get("incompatible_features", 0) & _EXTENDED_L2),
             self._moves_refcounts,
             self._moves_snapshots,
         )
@@ -280,7 +283,7 @@ class _Tables:
                 raise GuestFault("the guest sets flags outside the active layer's L2 tables")
             if written - active - others:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
-            roles.judge_data(active | others, mapping)
+            roles.judge_data(active | others, mapping, extended=state.extended)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base.record import record
+from ..base.record import FrozenDict, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,16 +46,18 @@ class Judgement:
     atomic: bool
     """Whether all of it takes effect with the write of one sector."""
     changes: tuple[Change, ...]
-    """The fields of the header that change, in the order of the header."""
+    """What changes in the header: its fields, in the order of the header, then its texts."""
+    told: FrozenDict[str, bytes | int | None]
+    """What the header that it will be says of options that an image may lack, by their keys."""
 
 
 @record
 class Change:
-    """A field of the header before and after."""
+    """A field of the header, or a text in its cluster, before and after."""
 
     field: str
-    """The field's name in the qcow2 specification."""
-    before: int | None
-    """Its value, or None where the version has no such field."""
-    after: int | None
-    """Its value, or None where the version has no such field."""
+    """The field's name in the qcow2 specification, or the key of the option that is a text."""
+    before: int | str | None
+    """Its value, or None where there is none."""
+    after: int | str | None
+    """Its value, or None where there is none."""

@@ -8,15 +8,14 @@ worker says is judged before it becomes an outcome.
 from __future__ import annotations
 
 import mmap
-import os
 import select
 import socket
 import time
 from contextlib import suppress
 
+from ..amend import open_image
 from ..amend.result import AmendOutcome
 from ..base.errors import HostError, InstarError
-from ..image.image_file import ImageFile
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from .document import EITHER, Expected, read_outcome
@@ -28,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
+    from ..image.image_file import ImageFile
     from ..request import AmendRequest
     from ..request.keywords import PathLike
     from .supply import Taken
@@ -134,8 +134,7 @@ class _Batch:
 
     def _open(self, path: PathLike) -> ImageFile:
         announce(path, self._request)
-        growth = self._request.max_growth
-        return ImageFile(os.fspath(path), writable=not self._request.dry_run, max_growth=growth)
+        return open_image(path, self._request)
 
     def _least_busy(self) -> WorkerProcess:
         return min(self._workers.values(), key=lambda worker: len(worker.sent))

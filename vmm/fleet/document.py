@@ -32,7 +32,8 @@ from ..base.refusals import is_known
 from ..contract.terms import Change
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
-from ..request.options import COMPAT_LEVELS, OPTIONS
+from ..request.kinds import TEXT
+from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ _DIGITS = 20
 _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
-_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS)  # the magic does not change
+_TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
+_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS, *_TEXTS)  # the magic does not change
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
     "Mapping": ("dict", "FrozenDict"),
@@ -131,9 +133,14 @@ def _is_as_told(result: AmendResult, expected: Expected) -> bool:
         and str(result.format) == "qcow2"
         and result.payload_sha256 == expected.payload_sha256
         and result.dry_run == request.dry_run
-        and all(result.options[key] == value for key, value in told.items())
+        and all(_is_asked(key, result.options[key], value) for key, value in told.items())
         and not (result.lazy_refcounts and COMPAT_LEVELS[result.compat] == 2)
     )
+
+
+def _is_asked(key: str, told: object, asked: object) -> bool:
+    """Whether an option is as asked; what an image lacks is off."""
+    return told == asked or (BY_KEY[key].may_lack and told is None and not asked)
 
 
 def _are_changes(result: AmendResult, request: AmendRequest) -> bool:
@@ -147,11 +154,17 @@ def _are_changes(result: AmendResult, request: AmendRequest) -> bool:
         and values.get("version", COMPAT_LEVELS[result.compat]) == COMPAT_LEVELS[result.compat]
         and all(change.before != change.after for change in result.changes)
         and all(
-            value is None or 0 <= value < _WORD
+            _is_value(change.field, value)
             for change in result.changes
             for value in (change.before, change.after)
         )
     )
+
+
+def _is_value(field: str, value: object) -> bool:
+    if field in _TEXTS:
+        return BY_KEY[field].is_told(value)
+    return value is None or (type(value) is int and 0 <= value < _WORD)
 
 
 def _are_ranges(result: AmendResult, end: int) -> bool:

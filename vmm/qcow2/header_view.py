@@ -19,7 +19,10 @@ HEADER_LIMIT = 0x10000
 _V2_LENGTH = 72
 _EXTENSION_HEADER = 8
 _END, _FEATURE_NAMES = 0, 0x6803F857
+BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
+"""Types of header extensions that hold text."""
 _NAME_MAX = 1023
+_DATA_FILE_BIT, _RAW_BIT = 4, 2  # incompatible, autoclear feature
 
 
 class MalformedHeader(Exception):
@@ -40,6 +43,28 @@ class HeaderView:
     """(type, data) in order, feature names left out: they are but words for error messages."""
     name: bytes | None
     """The backing file name, or None where there is no backing file."""
+
+
+def text_of(view: HeaderView, kind: int) -> bytes:
+    """Text of the last extension of a kind, as qemu reads it: up to a NUL byte; b"" for none."""
+    found = [data for other, data in view.extensions if other == kind]
+    return found[-1].partition(b"\0")[0] if found else b""
+
+
+def texts_of(view: HeaderView) -> dict[str, bytes]:
+    """What a header says by text, as the options have it; b"" where it says nothing."""
+    return {
+        "backing_file": (view.name or b"").partition(b"\0")[0],
+        "backing_fmt": text_of(view, BACKING_FORMAT),
+        "data_file": text_of(view, DATA_FILE),
+    }
+
+
+def is_raw(view: HeaderView) -> bool | None:
+    """Whether the external data file is a raw image of the disk; None where there is none."""
+    if not view.fields.get("incompatible_features", 0) & _DATA_FILE_BIT:
+        return None
+    return bool(view.fields["autoclear_features"] & _RAW_BIT)
 
 
 def view_header(read: Callable[[int, int], bytes]) -> HeaderView:

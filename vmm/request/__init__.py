@@ -67,6 +67,11 @@ class AmendRequest:
         """Whether more than the header may have to be written."""
         return any(option.writes_tables for option, _ in self.asked())
 
+    @property
+    def moves_header(self) -> bool:
+        """Whether parts of the header may get another place."""
+        return any(option.moves_header for option, _ in self.asked())
+
     def fit(self, is_device: bool) -> AmendRequest:
         """The request as it can be for this file: a block device does not grow."""
         if not is_device:

@@ -93,6 +93,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         raise UsageError(f"Invalid cache option: {values['cache']}")
     given = [option for option in OPTIONS if values[option.key] is not None]
     asked = {option.key: option.take(values[option.key]) for option in given}
+    _check_backing_format(asked.get("backing_fmt"), change=values["change_backing"])
     timeout = values["timeout"]
     if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
         raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
@@ -106,6 +107,13 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         flush=CACHE_MODES[values["cache"]],
         timeout=timeout,
     )
+
+
+def _check_backing_format(raw: int | bytes | None, *, change: bool) -> None:
+    """Refuse to name a format that nobody knows; an image may have it, which can be confirmed."""
+    name = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
+    if change and name and name not in (AMENDABLE_FORMAT, *OTHER_FORMATS):
+        raise UsageError(f"backing_fmt: Unknown driver '{name}'")
 
 
 def check_format(name: str | None) -> None:

@@ -33,6 +33,8 @@ BOOLEANS = {
 }
 """The spellings of a boolean; there are no others, and case matters."""
 
+_TOLD_MAX = 1 << 16  # characters: an image may have longer text than can be asked for
+
 _ABI_KINDS = {
     FLAG: OPTION_KIND_FLAG,
     NUMBER: OPTION_KIND_NUMBER,
@@ -40,6 +42,11 @@ _ABI_KINDS = {
     TEXT: OPTION_KIND_BYTES,
     CHOICE: OPTION_KIND_NUMBER,
 }
+
+
+def tell_text(text: bytes) -> str | None:
+    """What a result says of text: bytes that are not UTF-8 are surrogate escapes; "" is None."""
+    return text.decode("utf-8", "surrogateescape") or None
 
 
 @record
@@ -68,6 +75,8 @@ class Option:
     """Of a NUMBER or SIZE: the greatest one."""
     multiple: int = 1
     """Of a NUMBER or SIZE: what it is a multiple of."""
+    may_lack: bool = False
+    """Of a FLAG: whether there are images without it, of which None is told."""
     only: bool | None = None
     """Of a FLAG: the one value that can be asked for, if there is but one."""
     fault: str = ""
@@ -76,6 +85,8 @@ class Option:
     """Header fields of which one changes whenever the option does; none if there are no such."""
     writes_tables: bool = False
     """Whether a change may write more than the header, so that the file can grow."""
+    moves_header: bool = False
+    """Whether a change may write where the header's cluster may have something else."""
 
     @property
     def abi_kind(self) -> int:
@@ -135,10 +146,12 @@ class Option:
         of = f", a multiple of {self.multiple}" if self.multiple > 1 else ""
         return f"Parameter '{self.key}' expects {expected}{of}, not {quoted}"
 
-    def tell(self, value: Value) -> Told:
+    def tell(self, value: Value | None) -> Told:
         """What a result says of the ABI's form; text that is empty is none."""
+        if value is None:
+            return None
         if isinstance(value, bytes):
-            return value.decode("utf-8", "surrogateescape") or None
+            return tell_text(value)
         if self.kind == CHOICE:
             return next(name for name, number in self.choices.items() if number == value)
         return bool(value) if self.kind == FLAG else value
@@ -148,9 +161,9 @@ class Option:
         if self.kind == CHOICE:
             return type(told) is str and told in map(self.tell, self.choices.values())
         if self.kind == FLAG:
-            return type(told) is bool
+            return type(told) is bool or (self.may_lack and told is None)
         if self.kind == TEXT:
-            return told is None or (type(told) is str and 0 < len(told) <= OPTION_BYTES_MAX)
+            return told is None or (type(told) is str and 0 < len(told) <= _TOLD_MAX)
         return type(told) is int and 0 <= told < 1 << 64
 
     def spell(self, told: Told) -> str:

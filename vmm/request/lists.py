@@ -6,7 +6,7 @@ docs/amend.md has the rules. What there is to be read is in the table of options
 from __future__ import annotations
 
 from ..base.errors import UsageError
-from .kinds import BOOLEANS, CHOICE, FLAG, NUMBER, SIZE
+from .kinds import BOOLEANS, CHOICE, FLAG, NUMBER, SIZE, TEXT
 from .options import BY_KEY, OPTIONS
 
 TYPE_CHECKING = False
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 _SIZE_SUFFIXES = "bkmgtpe"
 
 _NOT_YET = (
-    "backing_file",
-    "backing_fmt",
-    "data_file",
-    "data_file_raw",
     "encrypt.iter-time",
     "encrypt.keyslot",
     "encrypt.new-secret",
@@ -52,6 +48,12 @@ _CREATE_ONLY = (
 _TYPES = {FLAG: "bool (on/off)", NUMBER: "num", SIZE: "size"}
 
 _QUOTE_LIMIT = 60
+
+
+class _Bare(str):
+    """The value that a key alone stands for."""
+
+    __slots__ = ()
 
 
 def options_help() -> str:
@@ -133,14 +135,17 @@ def split_list(text: str) -> Iterator[tuple[str, str | None]]:
         elif key in ("help", "?"):
             yield key, None
         elif key.startswith("no"):
-            yield key[2:], "off"
+            yield key[2:], _Bare("off")
         else:
-            yield key, "on"
+            yield key, _Bare("on")
 
 
 def _judge(key: str, value: str) -> str:
     """Say what is wrong with an item, or nothing; of some options only the last one matters."""
     option = BY_KEY.get(key)
+    if option and option.kind == TEXT and isinstance(value, _Bare):
+        # qemu-img takes the name 'on', or 'off', which nobody means.
+        return f"Parameter '{key}' needs a value: {key}=..., or {key}= for none"
     if key == "id" or (option and option.is_repeatable):
         return ""
     if option:

@@ -8,9 +8,18 @@ a result, and the tables of docs/amend.md.
 
 from __future__ import annotations
 
-from instar.abi import AMEND_FLAG_DROP_BITMAPS, OPTION_COMPAT, OPTION_LAZY_REFCOUNTS
+from instar.abi import (
+    AMEND_FLAG_CHANGE_BACKING,
+    AMEND_FLAG_DROP_BITMAPS,
+    OPTION_BACKING_FILE,
+    OPTION_BACKING_FMT,
+    OPTION_COMPAT,
+    OPTION_DATA_FILE,
+    OPTION_DATA_FILE_RAW,
+    OPTION_LAZY_REFCOUNTS,
+)
 
-from .kinds import CHOICE, FLAG, SIZE, Option, Permission
+from .kinds import CHOICE, FLAG, SIZE, TEXT, Option, Permission
 
 TYPE_CHECKING = False
 
@@ -41,6 +50,60 @@ OPTIONS = (
         since="0.1",
         fields=("compatible_features",),
     ),
+    Option(
+        key="backing_file",
+        kind=TEXT,
+        abi_key=OPTION_BACKING_FILE,
+        help="File name of a base image",
+        meaning="The backing file's name, up to 1023 bytes, or nothing for an image without one. "
+        "It must be the image's own, unless `change_backing` lets it change. The file is never "
+        "looked at.",
+        keyword="the backing file's name, as text or bytes, '' for none; it must be the image's "
+        "own, unless change_backing lets it change",
+        since="0.1",
+        most=1023,
+        fields=("backing_file", "backing_fmt"),
+        moves_header=True,
+    ),
+    Option(
+        key="backing_fmt",
+        kind=TEXT,
+        abi_key=OPTION_BACKING_FMT,
+        help="Image format of the base image",
+        meaning="The backing file's format. It must be the image's own, unless `change_backing` "
+        "lets it change; an image with a backing file always gets one.",
+        keyword="the backing file's format; it must be the image's own, unless change_backing "
+        "lets it change",
+        since="0.1",
+        most=15,
+        fields=("backing_fmt",),
+        moves_header=True,
+    ),
+    Option(
+        key="data_file",
+        kind=TEXT,
+        abi_key=OPTION_DATA_FILE,
+        help="File name of an external data file",
+        meaning="The name of the external data file, up to 2048 bytes, of an image that has one; an "
+        "empty one removes the name, which programs then have to know. No file is looked at.",
+        keyword="the name of the external data file, '' for none, of an image that has such a file",
+        since="0.1",
+        fields=("data_file",),
+        moves_header=True,
+    ),
+    Option(
+        key="data_file_raw",
+        kind=FLAG,
+        abi_key=OPTION_DATA_FILE_RAW,
+        help="The external data file must stay valid as a raw image",
+        meaning="Whether the external data file is at the same time a raw image of the disk. It "
+        "can be switched off, after which the file may become something else, but not on.",
+        keyword="whether the external data file stays a raw image of the disk; True only confirms "
+        "that",
+        since="0.1",
+        may_lack=True,
+        fields=("autoclear_features",),
+    ),
 )
 """In the order in which results and rules have them."""
 
@@ -69,6 +132,18 @@ PERMISSIONS = (
         since="0.1",
         default=1 << 30,
     ),
+    Permission(
+        key="change_backing",
+        kind=FLAG,
+        flag=AMEND_FLAG_CHANGE_BACKING,
+        help="let backing_file and backing_fmt be others than the image's",
+        meaning="Let `backing_file` and `backing_fmt` change the image's. Without it they only "
+        "confirm it. Nothing looks at the backing files: what the guest of the disk reads changes "
+        "wherever they differ.",
+        keyword="whether backing_file and backing_fmt may be others than the image's; else they "
+        "confirm them",
+        since="0.1",
+    ),
 )
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -96,9 +171,14 @@ class Keywords(TypedDict, total=False):
 
     compat: Compat | None
     lazy_refcounts: bool | None
+    backing_file: str | bytes | None
+    backing_fmt: str | bytes | None
+    data_file: str | bytes | None
+    data_file_raw: bool | None
     format: str | None
     dry_run: bool
     cache: Cache
     timeout: float
     drop_bitmaps: bool
     max_growth: int | None
+    change_backing: bool

@@ -21,13 +21,14 @@ struct option_value {
 struct option {
     uint32_t key;  /* OPTION_* */
     uint32_t kind; /* OPTION_KIND_* */
+    uint32_t most; /* bytes of a value of OPTION_KIND_BYTES */
     /* Set in the target what is asked for; where nothing is, what follows from the options before. */
     void (*resolve)(struct amendment *amendment, const struct option_value *asked);
     /* Refuse what the image does not allow. Null: it always does. */
     void (*check)(struct amendment *amendment);
     /* Stage what has to change outside the header. False: refused. Null: nothing has to. */
     bool (*stage)(struct amendment *amendment);
-    /* What holds in the end. */
+    /* What holds in the end. Null: bytes, which the host reads in the header itself. */
     struct option_value (*tell)(const struct target *target);
 };
 

@@ -6,11 +6,16 @@
 #include "bits.h"
 
 /* Each is all that its file offers. */
-extern const struct option compat_option, lazy_refcounts_option;
+extern const struct option compat_option, lazy_refcounts_option, data_file_raw_option,
+    data_file_option, backing_file_option, backing_fmt_option;
 
 const struct option *const all_options[] = {
     &compat_option,
     &lazy_refcounts_option, /* needs to know the version */
+    &data_file_raw_option,
+    &data_file_option,
+    &backing_file_option, /* needs to know whether the data file is raw */
+    &backing_fmt_option,
     0,
 };
 
@@ -22,21 +27,21 @@ static const struct option *find_option(uint32_t key)
     return *option;
 }
 
-/* Take the value of a record. False: it is none of this kind. */
-static bool read_value(uint32_t kind, const uint8_t *bytes, uint32_t length,
+/* Take the value of a record. False: the option has none like it. */
+static bool read_value(const struct option *option, const uint8_t *bytes, uint32_t length,
                        struct option_value *value)
 {
     *value = (struct option_value){.given = true, .bytes = bytes, .length = length};
-    if (kind == OPTION_KIND_BYTES) {
+    if (option->kind == OPTION_KIND_BYTES) {
         for (uint32_t i = 0; i < length; i++)
             if (bytes[i] == 0)
                 return false;
-        return length <= OPTION_BYTES_MAX;
+        return length <= option->most;
     }
     if (length != sizeof(value->number))
         return false;
     memcpy(&value->number, bytes, sizeof(value->number));
-    return kind == OPTION_KIND_NUMBER || value->number <= 1;
+    return option->kind == OPTION_KIND_NUMBER || value->number <= 1;
 }
 
 bool read_options(const uint8_t *records, uint32_t size, struct asked_options *asked)
@@ -52,7 +57,7 @@ bool read_options(const uint8_t *records, uint32_t size, struct asked_options *a
         const struct option *option = find_option(record.key);
         uint64_t padded = round_up(record.length, 8);
         if (!option || record.key <= last || record.kind != option->kind || padded > size - at ||
-            !read_value(record.kind, records + at, record.length, &asked->values[record.key]))
+            !read_value(option, records + at, record.length, &asked->values[record.key]))
             return false;
         at += (uint32_t)padded;
     }
@@ -64,21 +69,17 @@ uint32_t write_options(const struct target *target, uint8_t records[FRAME_PAYLOA
     uint32_t at = 0;
     for (uint32_t key = 1; key <= OPTION_KEY_MAX; key++) {
         const struct option *option = find_option(key);
-        if (!option)
-            continue; /* a key that only a later planner knows */
-        struct option_value value = option->tell(target);
-        bool plain = option->kind != OPTION_KIND_BYTES;
+        if (!option || !option->tell)
+            continue; /* a key that only a later planner knows, or bytes */
+        uint64_t value = option->tell(target).number;
         struct OptionRecord record = {
             .key = (uint16_t)key,
             .kind = (uint16_t)option->kind,
-            .length = plain ? (uint32_t)sizeof(value.number) : value.length,
+            .length = (uint32_t)sizeof(value),
         };
-        uint32_t padded = (uint32_t)round_up(record.length, 8);
         memcpy(records + at, &record, sizeof(record));
-        at += (uint32_t)sizeof(record);
-        memset(records + at, 0, padded);
-        memcpy(records + at, plain ? (const uint8_t *)&value.number : value.bytes, record.length);
-        at += padded;
+        memcpy(records + at + sizeof(record), &value, sizeof(value));
+        at += (uint32_t)(sizeof(record) + sizeof(value));
     }
     return at;
 }

@@ -125,6 +125,8 @@ SHARED void send_options(const struct AmendResult *result)
     const struct number_record records[] = {
         NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, result->resulting_version),
         NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, result->resulting_lazy_refcounts),
+        NUMBER_RECORD(OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG,
+                      result->resulting_autoclear_features >> 1 & 1),
     };
     send_records(records, sizeof(records));
 }

@@ -29,6 +29,14 @@ class Draft:
         del self.fields["backing_file_offset"]
         self.extensions = before.extensions
         self.name = before.name
+        self._new = 0
+
+    def put_extension(self, kind: int, data: bytes) -> None:
+        """Replace all extensions of a kind by one, or none without data; new ones come first."""
+        new, kept = self.extensions[: self._new], self.extensions[self._new :]
+        put = ((kind, data),) if data else ()
+        self.extensions = (*new, *put, *(part for part in kept if part[0] != kind))
+        self._new += len(put)
 
 
 @record

@@ -7,6 +7,7 @@ void operation_start(void)
     const struct number_record records[] = {
         NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, 2),
         NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, 1),
+        NUMBER_RECORD(OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG, 0),
     };
     write_toggle();
     send_records(records, sizeof(records));

@@ -1,0 +1,138 @@
+"""Test side: names in an image are changed like all else, and no file that they name is touched."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from tests.support.forge import Data, Extension, Image, layout, parse_extensions, parse_header
+
+pytestmark = pytest.mark.kvm
+
+OLD, NEW = "old-name.img", "new-name.img"
+BACKED: dict[str, Any] = {"backing_file": OLD.encode(), "backing_format": b"qcow2"}
+EXTERNAL: dict[str, Any] = {"data_file": OLD.encode(), "data_file_raw": True}
+CHANGE: dict[str, Any] = {"change_backing": True, "backing_fmt": "raw"}
+
+REQUESTS: dict[str, tuple[Image, dict[str, Any]]] = {
+    "confirm": (Image(**BACKED), {"backing_file": OLD, "backing_fmt": "qcow2"}),
+    "confirm another": (Image(**BACKED), {"backing_file": NEW, "backing_fmt": "qcow2"}),
+    "format": (Image(**BACKED), CHANGE),
+    "remove": (Image(**BACKED), {"backing_file": "", "change_backing": True}),
+    "data file": (Image(**EXTERNAL), {"data_file": NEW}),
+    "no data file": (Image(**EXTERNAL), {"data_file": ""}),
+    "raw off": (Image(**EXTERNAL), {"data_file_raw": False}),
+    "raw on": (Image(**EXTERNAL), {"data_file_raw": True}),
+}
+
+
+def command(options: dict[str, Any]) -> list[str]:
+    """The arguments of the command for these keywords."""
+    told = {key: {True: "on", False: "off"}.get(value, value) for key, value in options.items()}
+    change = ["--change-backing"] if told.pop("change_backing", None) else []
+    text = ",".join(f"{key}={value}" for key, value in told.items())
+    return ["amend", *change, "-o", text]
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.parametrize("name", REQUESTS)
+def test_nothing_that_an_image_names_is_even_looked_at(tmp_path: Path, name: str) -> None:
+    image, options = REQUESTS[name]
+    image.write(tmp_path / "t.qcow2")
+    for file in (OLD, NEW):
+        (tmp_path / file).write_bytes(b"untouched")
+    before = [(tmp_path / file).stat() for file in (OLD, NEW)]
+    trace = tmp_path / "trace"
+    run = [sys.executable, "-m", "instar", *command(options), "t.qcow2"]
+    strace = ["strace", "-f", "-s", "4096", "-e", "trace=file", "-o", str(trace)]
+    subprocess.run([*strace, *run], cwd=tmp_path, check=False, capture_output=True)
+    calls = [line for line in trace.read_text().splitlines() if "execve(" not in line]
+    assert any("t.qcow2" in call for call in calls)
+    assert not [call for call in calls if re.search(rf"{OLD}|{NEW}", call)]
+    assert [(tmp_path / file).stat() for file in (OLD, NEW)] == before
+
+
+def by_amend(path: Path, **options: Any) -> instar.AmendResult:
+    return instar.amend(path, **options)
+
+
+def by_child(path: Path, **options: Any) -> instar.AmendResult:
+    return instar.amend(path, isolation="process", **options)
+
+
+def by_sandbox(path: Path, **options: Any) -> instar.AmendResult:
+    with instar.Sandbox() as sandbox:
+        return sandbox.amend(path, **options)
+
+
+def by_many(path: Path, **options: Any) -> instar.AmendResult:
+    with ThreadPoolExecutor(1) as executor:
+        (outcome,) = instar.amend_many([path], executor=executor, **options)
+    return outcome.unwrap()
+
+
+WAYS = [by_amend, by_child, by_sandbox, by_many]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_amend_changes_names(
+    path: Path, way: Callable[..., instar.AmendResult]
+) -> None:
+    Image(size=1 << 20, clusters={0: Data(b"x")}, **BACKED).write(path)
+    result = way(path, backing_file=b"\xff,b", **CHANGE)
+    assert (result.action, result.atomic) == ("amended", True)
+    assert result.options["backing_file"] == "\udcff,b"
+    assert result.options["backing_fmt"] == "raw"
+    assert instar.Change("backing_file", OLD, "\udcff,b") in result.changes
+    data = path.read_bytes()
+    fields = parse_header(data)
+    start = fields["backing_file_offset"]
+    assert data[start : start + fields["backing_file_size"]] == b"\xff,b"
+    assert b"raw" in [extension.data for extension in parse_extensions(data)]
+    before = path.stat()
+    assert way(path, backing_file=b"\xff,b", **CHANGE).action == "noop"
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["{0}", "../{1}/{0}", "file:{0}", "link", "{2}"])
+def test_an_image_is_not_its_own_backing_file(
+    path: Path, way: Callable[..., instar.AmendResult], name: str
+) -> None:
+    Image(**BACKED).write(path)
+    (path.parent / "link").symlink_to(path.name)
+    before = path.stat()
+    with pytest.raises(instar.ImageRejected) as caught:
+        way(path, backing_file=name.format(path.name, path.parent.name, path), **CHANGE)
+    assert [refusal.name for refusal in caught.value.refusals] == ["backing_itself"]
+    assert path.stat() == before
+
+
+@pytest.mark.parametrize("name", ["nbd:{0}", "json:{{}}", "{0}.x", "missing/{0}", "n" * 1023])
+def test_another_file_than_the_image_may_be_missing(path: Path, name: str) -> None:
+    Image(**BACKED).write(path)
+    name = name.format(path.name)
+    assert instar.amend(path, backing_file=name, **CHANGE).options["backing_file"] == name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_an_image_lacks_is_none(path: Path, way: Callable[..., instar.AmendResult]) -> None:
+    Image().write(path)
+    options = way(path, data_file_raw=False).options
+    names = ("backing_file", "backing_fmt", "data_file", "data_file_raw")
+    assert [options[name] for name in names] == [None] * 4
+
+
+def test_a_name_in_an_image_that_is_longer_than_one_can_ask_for_is_told(path: Path) -> None:
+    Image(extensions=[Extension(layout.EXTENSION_DATA_FILE, b"d" * 60000)]).write(path)
+    result = by_child(path, lazy_refcounts=True)
+    assert result.options["data_file"] == "d" * 60000
