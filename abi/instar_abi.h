@@ -78,6 +78,7 @@
 #define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
 #define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
+#define AMEND_FLAG_SHRINK 256       /* the disk may lose what lies behind its new end */
 #define AMEND_FLAG_CHANGE_BACKING 512 /* a backing file or format that differs is a change */
 
 /* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
@@ -104,8 +105,12 @@ struct AmendConfig {
     uint64_t work_max;                       /* IN: bytes, see AMEND_*_WORK */
     uint64_t read_along[2]; /* IN: offsets of sectors that may be wanted after the header; 0: none */
     uint32_t options_size;                   /* IN: bytes of the option records that follow */
-    uint8_t reserved[20];                    /* IN: 0 */
+    uint32_t options_pad;                    /* IN: 0 */
+    uint64_t backing_size; /* IN: bytes that the backing file has at most; BACKING_SIZE_UNKNOWN */
+    uint8_t reserved[8];                     /* IN: 0 */
 };
+
+#define BACKING_SIZE_UNKNOWN 0xffffffffffffffff
 
 /* Options and their values. What is asked for follows the AmendConfig in its page; what holds in the end
  * comes in FRAME_OPTIONS, but for bytes: those the host reads in the header itself. A record is an
@@ -121,7 +126,8 @@ struct AmendConfig {
 #define OPTION_BACKING_FMT 4    /* up to 15 bytes */
 #define OPTION_DATA_FILE 5      /* bytes; none: no name */
 #define OPTION_DATA_FILE_RAW 6  /* flag */
-#define OPTION_KEY_MAX 6
+#define OPTION_SIZE 8           /* number: bytes of the disk; not together with other options */
+#define OPTION_KEY_MAX 8
 
 struct OptionRecord {
     uint16_t key;    /* IN, OUT: OPTION_* */
@@ -148,6 +154,7 @@ struct OptionRecord {
 #define AMEND_ERROR_READ_FAILED 13
 #define AMEND_ERROR_UNSUPPORTED_FEATURE 14
 #define AMEND_ERROR_WORK_LIMIT 15
+#define AMEND_ERROR_SIZE 16
 #define AMEND_ERROR_BACKING_FILE 17
 #define AMEND_ERROR_DATA_FILE 18
 
@@ -216,6 +223,14 @@ struct AmendResult {
 #define REFUSAL_WORK_LIMIT 46 /* the host may find it too */
 #define REFUSAL_CHANGE_LIMIT 47
 #define REFUSAL_SNAPSHOT_EXTRA_DATA 48
+#define REFUSAL_SIZE_LIMIT 50
+#define REFUSAL_RESIZE_V2_SNAPSHOTS 51
+#define REFUSAL_SHRINK_NOT_ALLOWED 52
+#define REFUSAL_GROW_OVER_BACKING_V2 53
+#define REFUSAL_GROW_HEAD_OVER_BACKING 54
+#define REFUSAL_SIZE_DATA_FILE 55
+#define REFUSAL_SIZE_BITMAPS 56
+#define REFUSAL_BITMAP_IN_USE 57
 #define REFUSAL_BACKING_CHANGE 60
 #define REFUSAL_BACKING_FMT_MISSING 61
 #define REFUSAL_BACKING_FILE_MISSING 62

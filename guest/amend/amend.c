@@ -86,7 +86,7 @@ void operation_start(uint64_t workspace_size)
         return; /* without a result, which the host takes for a fault */
     const uint8_t *records = (const uint8_t *)(config + 1);
     if (config->options_size > OPERATION_CONFIG_SIZE - sizeof(*config) ||
-        !read_options(records, config->options_size, &asked))
+        !read_options(records, config->options_size, &asked) || !is_one_step(&asked))
         return;
     if (!(config->flags & AMEND_FLAG_QUIET))
         calls->debug("amend: planning\n");

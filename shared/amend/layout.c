@@ -179,6 +179,18 @@ static bool changes_version(const struct layout *layout)
     return layout->target->version != layout->image->header.version;
 }
 
+/* The fields that both versions have. */
+static void put_fields(uint8_t *new, const struct target *target)
+{
+    store_be32(new + QCOW2_OFFSET_VERSION, target->version);
+    store_be64(new + QCOW2_OFFSET_SIZE, target->size);
+    store_be32(new + QCOW2_OFFSET_L1_SIZE, target->l1_size);
+    store_be64(new + QCOW2_OFFSET_L1_TABLE_OFFSET, target->l1_table_offset);
+    store_be64(new + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, target->refcount_table_offset);
+    store_be32(new + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, target->refcount_table_clusters);
+    store_be64(new + QCOW2_OFFSET_SNAPSHOTS_OFFSET, target->snapshots_offset);
+}
+
 /* Start the new header: sector 0 with the target's fields and nothing behind them, but for a name
  * that stays there; the rest as it is. */
 static void start_header(struct layout *layout, bool keep_name)
@@ -197,10 +209,7 @@ static void start_header(struct layout *layout, bool keep_name)
     }
     if (keep_name && name.start < SECTOR)
         memcpy(new + name.start, old + name.start, smaller(name.end, SECTOR) - name.start);
-    store_be32(new + QCOW2_OFFSET_VERSION, target->version);
-    store_be64(new + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, target->refcount_table_offset);
-    store_be32(new + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, target->refcount_table_clusters);
-    store_be64(new + QCOW2_OFFSET_SNAPSHOTS_OFFSET, target->snapshots_offset);
+    put_fields(new, target);
     if (target->version == 2)
         return;
     store_be64(new + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, target->incompatible_features);
@@ -401,17 +410,20 @@ static bool plan_anew(struct layout *layout)
     return fit == FITS;
 }
 
-static bool plan_feature_change(struct layout *layout)
+static bool plan_field_change(struct layout *layout)
 {
     uint8_t *new = layout->new_header;
     memcpy(new, layout->image->memory->header, SECTOR);
-    store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, layout->target->compatible_features);
-    store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, layout->target->autoclear_features);
+    put_fields(new, layout->target);
+    if (layout->target->version >= 3) {
+        store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, layout->target->compatible_features);
+        store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, layout->target->autoclear_features);
+    }
     return finish(layout, (struct span){0, 0}, (struct span){0, SECTOR}) == FITS;
 }
 
 bool lay_out_header(struct layout *layout)
 {
     return changes_version(layout) || changes_text(layout->target) ? plan_anew(layout)
-                                                                   : plan_feature_change(layout);
+                                                                   : plan_field_change(layout);
 }

@@ -35,6 +35,9 @@ static struct target start_target(const struct qcow2_header *h)
         .compatible_features = h->compatible_features,
         /* "Header", autoclear_features: whoever writes clears the bits it does not know. */
         .autoclear_features = h->autoclear_features & QCOW2_AUTOCLEAR_KNOWN,
+        .size = h->size,
+        .l1_size = h->l1_size,
+        .l1_table_offset = h->l1_table_offset,
         .refcount_table_offset = h->refcount_table_offset,
         .refcount_table_clusters = h->refcount_table_clusters,
         .snapshots_offset = h->snapshots_offset,
@@ -67,7 +70,7 @@ static bool is_satisfied(const struct amendment *amendment)
     const struct qcow2_header *h = &amendment->image.header;
     const struct target *target = &amendment->target;
     uint64_t cleared = h->autoclear_features & ~target->autoclear_features;
-    return target->version == h->version &&
+    return target->version == h->version && target->size == h->size &&
            target->compatible_features == h->compatible_features &&
            !(cleared & QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !changes_text(target);
 }
@@ -83,7 +86,7 @@ static bool stage_tables(struct amendment *amendment)
             return false;
     bool downgrade = target->version < amendment->image.header.version;
     if (!finish_books(books, amendment->workspace->new_header) ||
-        (books->any_left_alone && !set_copied_flags(books, downgrade)))
+        (books->any_left_alone && !set_copied_flags(books, &amendment->kept, downgrade)))
         return false;
     if (books->table_moved) {
         uint64_t bytes = books->counts.table_entries * QCOW2_TABLE_ENTRY_SIZE;
@@ -117,6 +120,9 @@ bool plan_amend(const struct AmendConfig *config, const struct asked_options *as
         .workspace = workspace,
         .may_drop_bitmaps = config->flags & AMEND_FLAG_DROP_BITMAPS,
         .may_change_backing = config->flags & AMEND_FLAG_CHANGE_BACKING,
+        .may_shrink = config->flags & AMEND_FLAG_SHRINK,
+        .backing_size = config->backing_size,
+        .kept = {.l1_entries = UINT64_MAX},
     };
     struct target *target = &amendment.target;
     memset(plan, 0, sizeof(*plan));

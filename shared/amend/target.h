@@ -21,6 +21,9 @@ struct target {
     uint64_t incompatible_features; /* these three are 0 in version 2 */
     uint64_t compatible_features;
     uint64_t autoclear_features;
+    uint64_t size; /* of the disk in bytes */
+    uint32_t l1_size;
+    uint64_t l1_table_offset;
     uint64_t refcount_table_offset;
     uint32_t refcount_table_clusters;
     uint64_t snapshots_offset;

@@ -19,7 +19,8 @@ void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint
     memcpy(&config, request, sizeof(config));
     open_memory(&memory, image, size, config.max_growth, outcome);
     memory.fail_call = fail_call;
-    outcome->understood = read_options(request + sizeof(config), config.options_size, &asked);
+    outcome->understood =
+        read_options(request + sizeof(config), config.options_size, &asked) && is_one_step(&asked);
     if (!outcome->understood)
         return;
     const struct image_io io = memory_io(&memory, config.flags & AMEND_FLAG_PROGRESS);

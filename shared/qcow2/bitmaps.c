@@ -36,12 +36,22 @@ static const uint8_t *read_bitmap(struct qcow2_image *image, uint64_t at, struct
     uint64_t extra = load_be32(raw + QCOW2_BITMAP_EXTRA_DATA_SIZE);
     bitmap->table_offset = load_be64(raw + QCOW2_BITMAP_TABLE_OFFSET);
     bitmap->table_entries = load_be32(raw + QCOW2_BITMAP_TABLE_SIZE);
+    bitmap->flags = load_be32(raw + QCOW2_BITMAP_FLAGS);
+    bitmap->granularity_bits = raw[QCOW2_BITMAP_GRANULARITY_BITS];
     bitmap->name_offset = QCOW2_BITMAP_HEADER_SIZE;
     bitmap->name_size = load_be16(raw + QCOW2_BITMAP_NAME_SIZE);
     bitmap->size = round_up(QCOW2_BITMAP_HEADER_SIZE + extra + bitmap->name_size, 8);
     if (extra || bitmap->name_size > QCOW2_BITMAP_NAME_MAX || bitmap->size > left)
         return 0;
     return raw;
+}
+
+uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitmap *bitmap,
+                              uint64_t disk_size)
+{
+    uint32_t bits = bitmap->granularity_bits < 63 ? bitmap->granularity_bits : 63;
+    uint64_t flags = (disk_size >> bits) + !!(disk_size & ((UINT64_C(1) << bits) - 1));
+    return round_up((flags + 7) / 8, image->header.cluster_size) >> image->header.cluster_bits;
 }
 
 void name_bitmaps(struct qcow2_image *image)

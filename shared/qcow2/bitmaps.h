@@ -16,6 +16,8 @@ struct bitmap {
     uint64_t table_entries;
     uint32_t name_offset; /* from the entry's start */
     uint32_t name_size;
+    uint32_t flags;
+    uint32_t granularity_bits;
     uint64_t size; /* of the entry, padding included */
 };
 
@@ -26,6 +28,9 @@ bool refuse_bitmaps(struct qcow2_image *image);
  * has said so. */
 bool walk_bitmaps(struct qcow2_image *image,
                   bool (*visit)(void *context, const struct bitmap *bitmap), void *context);
+/* How many entries the table of a bitmap of a disk of so many bytes has. */
+uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitmap *bitmap,
+                              uint64_t disk_size);
 /* Note the names of all bitmaps in the verdict, as many as fit, for the message. */
 void name_bitmaps(struct qcow2_image *image);
 

@@ -5,6 +5,7 @@
 
 #include "bits.h"
 #include "qcow2/bytes.h"
+#include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
 #define FIRST_READ 4096u
@@ -104,15 +105,6 @@ static void check_features(struct qcow2_image *image)
                h->crypt_method, 0, 0);
 }
 
-/* How many L1 entries the virtual size needs ("Cluster mapping"); size is at most INT64_MAX. */
-static uint64_t l1_entries_needed(const struct qcow2_header *h)
-{
-    bool extended = h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2;
-    uint32_t l2_bits = h->cluster_bits - (extended ? 4 : 3);
-    return round_up(h->size, UINT64_C(1) << (h->cluster_bits + l2_bits)) >>
-           (h->cluster_bits + l2_bits);
-}
-
 static void check_tables(struct qcow2_image *image)
 {
     const struct qcow2_header *h = &image->header;
@@ -131,9 +123,9 @@ static void check_tables(struct qcow2_image *image)
         (l1_bytes && !inside_image(image, h->l1_table_offset, l1_bytes)))
         refuse(image->file.verdict, REFUSAL_L1_TABLE, AMEND_ERROR_PARSE_FAILED, h->l1_table_offset,
                h->l1_size, image->file.io->size);
-    if (h->l1_size < l1_entries_needed(h))
+    if (h->l1_size < l1_entries_for(h, h->size))
         refuse(image->file.verdict, REFUSAL_L1_TOO_SMALL, AMEND_ERROR_PARSE_FAILED, h->l1_size,
-               l1_entries_needed(h), 0);
+               l1_entries_for(h, h->size), 0);
     if (h->nb_snapshots > QCOW2_SNAPSHOTS_MAX || h->snapshots_offset % h->cluster_size != 0 ||
         h->snapshots_offset > INT64_MAX ||
         (h->nb_snapshots && !inside_image(image, h->snapshots_offset,

@@ -252,8 +252,11 @@ static bool walk_snapshots(struct walk *walk)
 bool walk_tables(struct walk *walk)
 {
     const struct qcow2_header *h = &walk->image->header;
+    bool part = walk->active_entries && walk->active_entries < h->l1_size;
     walk->active = true;
-    if (!walk_long_table(walk, h->l1_table_offset, h->l1_size) || !flush_batch(walk))
+    if (!walk_long_table(walk, h->l1_table_offset,
+                         part ? (uint32_t)walk->active_entries : h->l1_size) ||
+        !flush_batch(walk))
         return false;
     walk->active = false;
     return !walk->snapshots || (walk_snapshots(walk) && flush_batch(walk));

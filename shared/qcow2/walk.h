@@ -19,6 +19,7 @@ void add_table(struct table_set *set, const struct qcow2_image *image, uint64_t 
 struct walk {
     struct qcow2_image *image;
     uint32_t phase;                         /* the view of L2 tables, as in image_io.read */
+    uint64_t active_entries;                /* of the active L1 table, no others; 0: all */
     bool snapshots;                         /* look at the snapshots' L2 tables too */
     bool active;                            /* the tables being visited are the active L1 table's */
     uint64_t progress_from, progress_total; /* 0: report none */

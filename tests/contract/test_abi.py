@@ -132,7 +132,8 @@ def test_options_have_room_in_the_page_of_the_request_and_in_a_frame() -> None:
     room = min(abi.OPERATION_CONFIG_SIZE - abi.AmendConfig_SIZE, abi.FRAME_PAYLOAD_MAX)
     assert room >= abi.OPTION_BYTES_MAX + 1024 + 8 * abi.OPTION_KEY_MAX
     keys = [CONSTANTS[f"OPTION_{row.key.upper()}"] for row in OPTIONS]
-    assert sorted(keys) == list(range(1, abi.OPTION_KEY_MAX + 1))
+    assert len(keys) == len(set(keys))
+    assert (min(keys), max(keys)) == (1, abi.OPTION_KEY_MAX)
 
 
 def test_amend_result_is_as_documented() -> None:

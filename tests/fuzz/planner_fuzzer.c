@@ -84,6 +84,7 @@ static void check_options(const struct target *target)
     struct asked_options told;
     PROMISE(read_options(records, write_options(target, records), &told));
     PROMISE(told.values[OPTION_COMPAT].number == target->version);
+    PROMISE(told.values[OPTION_SIZE].number == target->size);
     PROMISE(told.values[OPTION_LAZY_REFCOUNTS].number == (target->compatible_features & 1));
 }
 

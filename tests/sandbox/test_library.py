@@ -231,7 +231,8 @@ def test_the_commands_amends_are_audit_events_too(tmp_path: Path, flags: tuple[s
 def test_verbose_says_what_was_done(tmp_path: Path, flags: tuple[str, ...]) -> None:
     path = write(tmp_path / "image\n")
     shown = rf"instar: '{tmp_path}/image\n': "
-    state = f"(compat=1.1,lazy_refcounts=off), {{}} bytes written, payload {SHA256}"
+    options = "compat=1.1,lazy_refcounts=off"
+    state = f"({options}), {{}} bytes written, payload {SHA256}"
     dry = run("amend", "-v", *flags, "--dry-run", "-o", "compat=1.1", path)
     assert dry.stderr.splitlines()[0] == f"{shown}dry run, amended {state.format(0)}"
     done = run("amend", "--verbose", *flags, "-o", "compat=1.1", path)

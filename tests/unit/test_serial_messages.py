@@ -101,6 +101,7 @@ def test_a_good_result_is_a_claim() -> None:
     assert refusals == ()
     assert (claim.amended, claim.atomic) == (True, True)
     assert claim.fields == {
+        "size": OPTIONS[abi.OPTION_SIZE],
         "version": 3,
         "incompatible_features": 0,
         "compatible_features": 1,
@@ -368,7 +369,9 @@ class TestConfig:
             "work_max": 6789,
             "read_along_0": 0,
             "read_along_1": 0,
-            "reserved": bytes(20),
+            "options_pad": 0,
+            "backing_size": abi.BACKING_SIZE_UNKNOWN,
+            "reserved": bytes(8),
         }
 
     @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_a_message_uses_details_that_exist(reason: int) -> None:
     assert used <= {*details, "names", "users", "which", "check"}
     assert "users" not in used or reason == abi.REFUSAL_OVERLAP
     assert "which" not in used or "snapshot" in details
-    assert "names" not in used or reason == abi.REFUSAL_DOWNGRADE_BITMAPS
+    about_bitmaps = (abi.REFUSAL_SIZE_BITMAPS, abi.REFUSAL_BITMAP_IN_USE)
+    assert "names" not in used or reason in (abi.REFUSAL_DOWNGRADE_BITMAPS, *about_bitmaps)
     assert len(details) == len(set(details)) <= 3
 
 

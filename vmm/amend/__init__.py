@@ -51,6 +51,7 @@ def amend_image(
     payload = payload or load_payload()
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
+        image.tables = request.tables_max
         with Machine(payload, request.ram_size) as machine:
             if before_read:
                 before_read(image, machine.prepare_vcpu())
@@ -89,8 +90,9 @@ def plan(
     all, in which case the guest was not run.
     """
     header = _probe(image)
+    image.tables = request.tables_for(header.size, header.cluster_size)
     config = pack_config(
-        *(header, request.fit(image.is_device), image.size, image.work_max),
+        *(header, request.fit(image.is_device), image.size, image.budget),
         progress=progress is not None,
         debug=debug is not None,
     )
@@ -114,7 +116,7 @@ def carry_out(
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))
     stored = (image.work_max - WORK_MIN) // WORK_FACTOR
-    original = Original(image.read, image.size, image.work_max, max(stored, 0))
+    original = Original(image.read, image.size, image.budget, max(stored, 0))
     judgement = judge(original, request.fit(image.is_device), outcome.staged, outcome.claim)
     if not request.dry_run:
         commit(image, outcome.staged, flush=request.flush)
@@ -127,7 +129,7 @@ def carry_out(
         action="amended" if judgement.amended else "noop",
         atomic=judgement.atomic,
         changes=judgement.changes,
-        warnings=(warning,) if warning else (),
+        warnings=((warning,) if warning else ()) + judgement.warnings,
         **_describe(outcome, judgement),
     )
 

@@ -26,6 +26,7 @@ from instar.abi import (
     OPTION_KIND_BYTES,
     OPTION_KIND_FLAG,
     OPTION_LAZY_REFCOUNTS,
+    OPTION_SIZE,
     REFUSAL_MAX,
     AmendConfig_FORMAT,
     AmendProgress_FORMAT,
@@ -103,7 +104,7 @@ def pack_config(
         *(header.incompatible_features, header.compatible_features, header.size),
         *(image_size, header.autoclear_features, request.max_growth, work_max),
         *_read_along(header, request, image_size),
-        *(len(options), b""),
+        *(len(options), 0, request.backing_size, b""),
     )
     return config + options
 
@@ -216,6 +217,8 @@ class Messages:
         )
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
+        if type(size := self.options.get(OPTION_SIZE)) is int:
+            fields["size"] = size
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
 
     def _check_options(self, told: Mapping[int, int]) -> None:

@@ -324,7 +324,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("bytes", "ranges"),
         (
             "the amend takes more than {bytes} bytes of tables, or {ranges} separate ranges to be "
-            "zeroed, which is more than is held back until it is judged; amend the image with "
+            "zeroed, which is more than is held back until it is judged; say with --backing-size "
+            "how far a backing file reaches if the disk grows over one, amend the image with "
             "qemu-img amend if it is to be trusted, or copy it with qemu-img convert"
         ),
     ),
@@ -334,6 +335,69 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         (
             "internal snapshot {which} has {size} bytes of extra data, and only {limit} are "
             "supported; repair it with qemu-img check -r all, which drops the others"
+        ),
+    ),
+    abi.REFUSAL_SIZE_LIMIT: (
+        "size_limit",
+        ("size", "limit"),
+        "no image with these clusters can have a disk of {size} bytes; the most are {limit}",
+    ),
+    abi.REFUSAL_RESIZE_V2_SNAPSHOTS: (
+        "resize_v2_snapshots",
+        ("count",),
+        (
+            "cannot resize an image of version 2 that has snapshots, and this one has {count}: "
+            "version 2 does not say how large their disks are; amend it to compat=1.1 first"
+        ),
+    ),
+    abi.REFUSAL_SHRINK_NOT_ALLOWED: (
+        "shrink_not_allowed",
+        ("size", "virtual_size"),
+        (
+            "a disk of {size} bytes loses what the present one of {virtual_size} bytes has behind "
+            "that; allow it with --shrink"
+        ),
+    ),
+    abi.REFUSAL_GROW_OVER_BACKING_V2: (
+        "grow_over_backing_v2",
+        ("virtual_size", "backing_size"),
+        (
+            "what the backing file has behind the disk's end of {virtual_size} bytes would show, "
+            "and version 2 has no zero clusters to hide it; amend the image to compat=1.1 first, "
+            "or say with --backing-size that the backing file is no longer than the disk"
+        ),
+    ),
+    abi.REFUSAL_GROW_HEAD_OVER_BACKING: (
+        "grow_head_over_backing",
+        ("virtual_size", "cluster_size"),
+        (
+            "the disk ends at byte {virtual_size}, within a cluster of {cluster_size} bytes that "
+            "the backing file holds, and what that has behind the end would show; say with "
+            "--backing-size that it has nothing there, or write to the disk's last cluster first"
+        ),
+    ),
+    abi.REFUSAL_SIZE_DATA_FILE: (
+        "size_data_file",
+        (),
+        (
+            "the image keeps its data in another file, which would have to be resized too, and no "
+            "file that an image names is ever opened; copy the image with qemu-img convert"
+        ),
+    ),
+    abi.REFUSAL_SIZE_BITMAPS: (
+        "size_bitmaps",
+        ("count", "size"),
+        (
+            "the image's {count} bitmaps{names} do not fit a disk of {size} bytes; remove them "
+            "with qemu-img bitmap --remove"
+        ),
+    ),
+    abi.REFUSAL_BITMAP_IN_USE: (
+        "bitmap_in_use",
+        ("count",),
+        (
+            "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed, and "
+            "cannot be resized; remove it with qemu-img bitmap --remove"
         ),
     ),
     abi.REFUSAL_BACKING_CHANGE: (

@@ -209,7 +209,7 @@ def _call_amend(
     def confine_process(image: ImageFile, vcpu: int) -> None:
         from ..confine import Descriptors, confine
 
-        used = Descriptors(image.fd, image.size, vcpu, image.max_growth)
+        used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables)
         confine(used, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json

@@ -64,6 +64,8 @@ class Descriptors:
     """The vCPU's descriptor."""
     max_growth: int = 0
     """By how many bytes an image may grow."""
+    tables: int = 0
+    """How many bytes of new tables the request itself may explain."""
     channel: int | None = None
     """A worker's socket, by which the images come."""
 
@@ -118,7 +120,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
     """Lower the limits (getrlimit(2)); one that is lower already stays."""
     growth = descriptors.max_growth
     if descriptors.image_size is not None:
-        staged = staging_budget(descriptors.image_size, growth)
+        staged = staging_budget(descriptors.image_size, growth, descriptors.tables)
         _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
     else:  # of any size
         staged = INSTAR_STAGED_MAX

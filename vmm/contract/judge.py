@@ -13,7 +13,7 @@ from ..base.record import FrozenDict
 from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
 from ..request.kinds import tell_text
-from .differences import BITMAPS, HEADER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
+from .differences import BITMAPS, HEADER, LAYER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed, expected, is_satisfied, judge_request, rules_of
 from .terms import Change, Judgement
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 _V3_LENGTH = 112
 _BITMAPS, _BITMAPS_VALID = 0x23852875, 1  # header extension type, autoclear feature
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
+_FIELDS = slice(24, 60)  # from the size to the refcount table
 # The incompatible features of an image that may be amended, and of one that may become version 2.
 _AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
 _OUTSIDE = "the guest reports success, yet wrote nothing or outside the header"
+_LAYER = ("l1_size", "l1_table_offset")
 _FIELD = "the guest changes a header field that it must not change"
 _TABLE_PLACE = ("refcount_table_offset", "refcount_table_clusters")
 _PLACES = (*_TABLE_PLACE, "snapshots_offset")
@@ -73,8 +75,10 @@ def _judge(
 ) -> Judgement:
     states = HeaderStates(_remember(original), staged)
     before = after = states.before
+    warnings: tuple[str, ...] = ()
     if claim.amended:
-        after = _Amended(original, states, request, staged).judge(claim.atomic)
+        amended = _Amended(original, states, request, staged)
+        after, warnings = amended.judge(claim.atomic), amended.warnings
     else:
         _judge_noop(before, request, staged, claim.atomic)
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
@@ -90,6 +94,7 @@ def _judge(
         atomic=staged.count(SWITCH) <= 1,
         changes=tuple(changes),
         told=FrozenDict(data_file_raw=is_raw(after), **texts),
+        warnings=warnings,
     )
 
 
@@ -133,6 +138,7 @@ class _Amended:
         self._before = states.before
         self._request = request
         self._staged = staged
+        self.warnings: tuple[str, ...] = ()
         self._allowed = allowed(request, states.before)
         self._expected = expected(request, states.before)
 
@@ -160,6 +166,8 @@ class _Amended:
         wanted = {**self._expected.fields, **places}
         if (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
             wanted["snapshots_offset"] = after.fields["snapshots_offset"]
+        if (SWITCH, LAYER) in self._allowed:
+            wanted.update((name, after.fields[name]) for name in _LAYER)
         fields = dict(after.fields)
         del fields["backing_file_offset"]
         differs = any(before.fields.get(name) != value for name, value in fields.items())
@@ -168,10 +176,7 @@ class _Amended:
         if differs and (SWITCH, HEADER) not in self._allowed:
             raise GuestFault(_FIELD)
         if (SWITCH, LAYOUT) not in self._allowed:
-            old, new = bytearray(before.raw), bytearray(after.raw)
-            old[_WORDS] = new[_WORDS] = b""
-            if old != new:
-                raise GuestFault("the guest changes more of the header than the feature words")
+            self._judge_bytes(after)
         elif fields["version"] == 3 and after.unknown != self._unknown():
             raise GuestFault("the guest sets header fields that nobody asked for")
 
@@ -179,6 +184,17 @@ class _Amended:
         """The fields of version 3 that this file does not know, as they must be."""
         before = self._before
         return before.unknown if before.fields["version"] == 3 else bytes(_V3_LENGTH - 104)
+
+    def _judge_bytes(self, after: HeaderView) -> None:
+        """Only words that are compared by name may change in a header that keeps its layout."""
+        old, new = bytearray(self._before.raw), bytearray(after.raw)
+        parts = [_WORDS] if after.fields["version"] == 3 else []
+        if (SWITCH, LAYER) in self._allowed:
+            parts.append(_FIELDS)
+        for part in parts:
+            old[part] = new[part] = b""
+        if old != new:
+            raise GuestFault("the guest changes more of the header than the feature words")
 
     def _judge_extensions(self, after: HeaderView) -> bytes | None:
         """Return the bitmaps extension if it is dropped and its clusters are to be released."""
@@ -206,9 +222,10 @@ class _Amended:
         outside = staged.size() != self._states.size() or len(zeroes[0]) or moved or dropped
         header = self._states.changes_others()
         completes = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and before["nb_snapshots"]
-        if not (outside or header or completes):
+        layer = (SWITCH, LAYER) in self._allowed
+        if not (outside or header or completes or layer):
             return
-        if (SWITCH, LAYOUT) not in self._allowed:
+        if not layer and (SWITCH, LAYOUT) not in self._allowed:
             raise GuestFault(_OUTSIDE)
         end = -(-self._original.size // SECTOR_SIZE)
         if staged.end() > end + self._request.max_growth // SECTOR_SIZE:
@@ -216,7 +233,11 @@ class _Amended:
         from .tables import judge_tables
 
         image = self._original, self._before, after
-        judge_tables(*image, staged, zeroes, self._allowed, dropped, header=header)
+        self.warnings = judge_tables(
+            *(*image, staged, zeroes, self._allowed, dropped),
+            header=header,
+            backing_size=self._request.backing_size,
+        )
 
     def _judge_zeroes(self) -> tuple[Numbers, Numbers]:
         try:

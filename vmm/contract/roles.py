@@ -16,7 +16,7 @@ from .structures import bitmap_clusters, luks_clusters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from .books import Books
     from .disk import Disk
@@ -31,6 +31,8 @@ class State:
 
     l1_table: tuple[int, int]
     """Offset and number of entries of the active L1 table."""
+    l1_given_up: range
+    """The clusters of it that a change of the size gives up."""
     extensions: tuple[tuple[int, bytes], ...]
     """The header extensions, as HeaderView has them."""
     kept_bitmaps: bytes | None
@@ -83,13 +85,17 @@ class Roles:
         for _, offset in self._books.blocks() if touched.any_but_header() else ():
             touched.keep_block(offset >> self._disk.cluster_bits)
         shift = self._disk.cluster_bits
+        touched.keep(state.l1_given_up, abi.AMEND_USE_L1_TABLE, released=True)
         for use, tables in (
             (abi.AMEND_USE_L1_TABLE, [state.l1_table]),
             (abi.AMEND_USE_SNAPSHOT_L1_TABLE, self._snapshots.l1_tables),
         ):
             for offset, entries in _apart(tables):
                 last = offset + 8 * entries - 1
-                touched.keep(range(offset >> shift, (last >> shift) + 1), use)
+                clusters = range(offset >> shift, (last >> shift) + 1)
+                if use == abi.AMEND_USE_L1_TABLE:
+                    clusters = clusters[: len(clusters) - len(state.l1_given_up)]
+                touched.keep(clusters, use)
 
     def judge_l2_tables(self, state: State) -> tuple[set[int], set[int]]:
         """The same for L2 tables. Returns all of the active layer's, and all others."""
@@ -98,6 +104,14 @@ class Roles:
         self._touched.keep_l2_tables(active)
         self._touched.keep_l2_tables(others)
         return active, others
+
+    def judge_other_tables(self) -> set[int]:
+        """The L2 tables of snapshots."""
+        return self._l2_tables(self._snapshots.l1_tables, set())
+
+    def keep_tables(self, tables: set[int]) -> None:
+        """Raise ImageRejected for one of these L2 tables that is touched."""
+        self._touched.keep_l2_tables(tables)
 
     def _l2_tables(self, l1_tables: list[tuple[int, int]], known: set[int]) -> set[int]:
         """The clusters of the L2 tables of layers, without those that are known already."""
@@ -126,6 +140,25 @@ class Roles:
                     continue
                 self._batch += blocks
                 self._batched += count
+                if self._batched >= _BATCH:
+                    self._flush()
+        self._flush()
+
+    def judge_layer_data(
+        self, tables: set[int], kept: bytes, entries: Callable[[bytes], bytes]
+    ) -> None:
+        """The same for all layers as a change of the size leaves them.
+
+        `kept` is what stays of the L2 table at the boundary, `entries` leaves the words of a table
+        that name clusters.
+        """
+        size = self._disk.cluster_size
+        if kept:
+            self._touched.keep_data(entries(kept))
+        for table in sorted(tables):
+            for piece in self._disk.pieces(table << self._disk.cluster_bits, size):
+                self._batch += [entries(block) for _, block in stored(piece)]
+                self._batched += len(piece)
                 if self._batched >= _BATCH:
                     self._flush()
         self._flush()

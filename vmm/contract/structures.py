@@ -10,6 +10,7 @@ from __future__ import annotations
 from struct import Struct
 
 from ..base.errors import GuestFault
+from ..base.record import record
 from .disk import OFFSET_MASK
 from .limits import (
     BITMAP_DIRECTORY_MAX,
@@ -22,7 +23,7 @@ from .limits import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .disk import Disk
 
@@ -37,6 +38,7 @@ _U64 = Struct(">Q")
 # The extra data of version 3: the size of the VM state, of the disk, the instruction count.
 _EXTRA_REQUIRED, _EXTRA_KNOWN = 16, 24
 _NO_ICOUNT = (1 << 64) - 1
+_IN_USE = 1  # of a bitmap: it was not closed
 _CLUSTER_WORK = 256  # bytes: to look a cluster's refcount up takes as long as reading so many
 _SNAPSHOT_MEMORY = 160  # bytes
 
@@ -93,8 +95,45 @@ class Snapshots:
         return entry + bytes(-len(entry) % 8)
 
 
+@record
+class _BitmapEntry:
+    """An entry of the bitmap directory."""
+
+    table: int
+    entries: int
+    flags: int
+    granularity_bits: int
+
+
 def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
     """Yield each cluster of bitmaps, of their tables and of the directory, once for each use."""
+    _, size, offset = _directory(extension)
+    disk.spend(_CLUSTER_WORK * (size >> disk.cluster_bits))
+    yield from disk.clusters(offset, size)
+    for bitmap in _bitmaps(disk, extension):
+        for words in disk.words(bitmap.table, bitmap.entries):
+            found = [word & OFFSET_MASK for word in words if word & OFFSET_MASK]
+            disk.spend(_CLUSTER_WORK * len(found))
+            for place in found:
+                yield from disk.clusters(place, 1)
+        clusters = disk.clusters(bitmap.table, 8 * bitmap.entries)
+        disk.spend(_CLUSTER_WORK * len(clusters))
+        yield from clusters
+
+
+def judge_bitmaps_fit(disk: Disk, extension: bytes, sizes: Iterable[int]) -> None:
+    """See that no bitmap needs a table of another length, whichever of these sizes the disk has."""
+    for bitmap in _bitmaps(disk, extension):
+        granularity = 1 << min(bitmap.granularity_bits, 63)
+        counts = {-(-size // granularity) for size in sizes}
+        if len({-(-count // (8 * disk.cluster_size)) for count in counts}) > 1:
+            raise GuestFault("the guest resizes an image with bitmaps that do not fit")
+        if bitmap.flags & _IN_USE:
+            raise GuestFault("the guest resizes an image with an inconsistent bitmap")
+
+
+def _directory(extension: bytes) -> tuple[int, int, int]:
+    """How many bitmaps there are, how many bytes their directory has, and where it is."""
     if len(extension) != _BITMAPS.size:
         raise GuestFault("the guest accepted a malformed bitmaps extension")
     count, _, size, offset = _BITMAPS.unpack(extension)
@@ -102,26 +141,22 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
         raise GuestFault(f"the guest accepted a bitmap directory of {size} bytes")
     if count > BITMAPS_MAX:
         raise GuestFault(f"the guest accepted {count} bitmaps")
-    disk.spend(_CLUSTER_WORK * (size >> disk.cluster_bits))
-    yield from disk.clusters(offset, size)
+    return count, size, offset
+
+
+def _bitmaps(disk: Disk, extension: bytes) -> Iterator[_BitmapEntry]:
+    count, size, offset = _directory(extension)
     at = 0
     for _ in range(count):
         if at + _BITMAP.size > size:
             raise GuestFault("the guest accepted a bitmap directory that is too short")
         entry = disk.near(offset + at, _BITMAP.size)
-        table, entries, _, _, _, name_size, extra = _BITMAP.unpack(entry)
+        table, entries, flags, _, granularity, name_size, extra = _BITMAP.unpack(entry)
         if extra or name_size > BITMAP_NAME_MAX:
             raise GuestFault("the guest accepted a bitmap with extra data, or a long name")
         at += _BITMAP.size + extra + name_size
         at += -at % 8
-        for words in disk.words(table, entries):
-            found = [word & OFFSET_MASK for word in words if word & OFFSET_MASK]
-            disk.spend(_CLUSTER_WORK * len(found))
-            for place in found:
-                yield from disk.clusters(place, 1)
-        clusters = disk.clusters(table, 8 * entries)
-        disk.spend(_CLUSTER_WORK * len(clusters))
-        yield from clusters
+        yield _BitmapEntry(table, entries, flags, granularity)
     if at != size:
         raise GuestFault("the guest accepted a bitmap directory of another size than it has")
 

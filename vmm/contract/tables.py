@@ -18,6 +18,7 @@ from .differences import (
     BLOCKS,
     COPIED,
     FLAGS,
+    LAYER,
     MAPPING,
     PREPARE,
     REFCOUNT_TABLE,
@@ -28,11 +29,12 @@ from .differences import (
 )
 from .disk import Disk, OutsideError
 from .growth import judge_growth
+from .layer import Layer
 from .limits import SNAPSHOT_TABLE_MAX, check_tables
 from .mapping import Mapping
 from .pending import Pending
 from .roles import Roles, State
-from .structures import BITMAPS, Snapshots, bitmap_clusters
+from .structures import BITMAPS, Snapshots, bitmap_clusters, judge_bitmaps_fit
 from .touched import Touched
 from .zeroed import Zeroed
 
@@ -79,7 +81,8 @@ def judge_tables(
     dropped: bytes | None,
     *,
     header: bool,
-) -> None:
+    backing_size: int = 0,
+) -> tuple[str, ...]:
     """Judge what is staged besides the header, whose change is judged already.
 
     Args:
@@ -92,6 +95,10 @@ def judge_tables(
         allowed: what the options allow.
         dropped: the bitmaps extension whose clusters are to be released, if any.
         header: whether bytes of the header cluster change that other structures may own.
+        backing_size: what the backing file has at most, in bytes, as AmendRequest has it.
+
+    Returns:
+        What the user should know.
 
     Raises:
         GuestFault: something is missing, wrong, or has no place there.
@@ -100,9 +107,11 @@ def judge_tables(
     """
     try:
         tables = _Tables(original, before, after, staged, zeroes, allowed)
-        tables.judge(dropped, header=header)
+        layer = tables.layer(backing_size) if (SWITCH, LAYER) in allowed else None
+        tables.judge(dropped, layer, header=header)
     except OutsideError as error:
         raise GuestFault(str(error)) from error
+    return tuple(layer.warnings) if layer else ()
 
 
 class _Tables:
@@ -140,9 +149,19 @@ class _Tables:
         """Whether one of these fields changes."""
         return any(self._old[name] != self._new[name] for name in names)
 
-    def judge(self, dropped: bytes | None, *, header: bool) -> None:
+    def layer(self, backing_size: int) -> Layer:
+        """What a change of the size must make of the active layer."""
+        views = self._before, self._after
+        return Layer(self._disk, *views, self._pending[PREPARE], backing_size)
+
+    def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
         self._judge_refcount_table()
         self._judge_snapshots()
+        if layer:
+            layer.judge(self._books)
+            bitmaps, sizes = self._kept_bitmaps(), (self._old["size"], self._new["size"])
+            if bitmaps is not None:
+                judge_bitmaps_fit(self._disk, bitmaps, sizes)
         if dropped is not None:
             self._books.release(bitmap_clusters(self._disk, dropped))
         mapping = Mapping(
@@ -156,8 +175,10 @@ class _Tables:
             *(self._disk.cluster_bits, self._books, self._zeroed),
             *(tables | flagged, self._table_written),
         )
+        if layer and layer.written is not None:
+            touched.add_data(layer.written)
         roles = Roles(self._disk, self._books, self._snapshots, touched)
-        state = self._state()
+        state = self._state(layer.given_up if layer else range(0))
         # What is staged for a block that is something else too, or that is named twice, need not
         # add up: so this comes first.
         roles.judge_structures(state, header=header)
@@ -166,10 +187,13 @@ class _Tables:
             pending.finish()
         if not self._zeroed.all_have_reasons():
             raise GuestFault("the guest zeroes clusters for nothing")
-        if touched.any():
+        if touched.any() and layer:
+            self._judge_layer(roles, layer)
+        elif touched.any():
             self._judge_layers(roles, state, mapping, tables, flagged)
         end = self._staged.end() * SECTOR_SIZE
-        judge_growth(self._disk, self._books, self._new, end, self._entries_max)
+        most = self._books.taken if layer else self._entries_max
+        judge_growth(self._disk, self._books, self._new, end, most)
 
     def _judge_entries(self, mapping: Mapping) -> tuple[set[int], set[int]]:
         """Return the clusters that must be L2 tables of any layer, and of the active one."""
@@ -264,9 +288,10 @@ class _Tables:
             raise GuestFault(f"the guest leaves sector {missing} of a new table unwritten")
         return pending.take_row(start, end)
 
-    def _state(self) -> State:
+    def _state(self, given_up: range) -> State:
         return State(
             (self._old["l1_table_offset"], self._old["l1_size"]),
+            given_up,
             self._before.extensions,
             self._kept_bitmaps(),
             bool(self._old.get("incompatible_features", 0) & _EXTENDED_L2),
@@ -288,6 +313,24 @@ class _Tables:
             if (MAPPING, ZEROES) in self._allowed:
                 raise
             # The guest has no need to look at what an upgrade leaves as it is.
+            raise ImageRejected((table_outside(error.offset),)) from error
+
+    def _judge_layer(self, roles: Roles, layer: Layer) -> None:
+        """Who names the clusters that a change of the size touches, in all layers as they will be.
+
+        What lies after the file's end, and a table that gives way, no data can be met by unless an
+        entry names a table (docs/decisions/0036-sizes-switch-with-the-l1-table.md).
+        """
+        try:
+            boundary, kept = layer.boundary_table()
+            snapshots = roles.judge_other_tables()
+            tables = layer.tables()
+            roles.keep_tables(tables | snapshots | ({boundary} if boundary else set()))
+            old_end = -(-self._disk.size >> self._disk.cluster_bits)
+            inside = any(row.start < old_end for row, taken in self._books.moved() if taken)
+            if inside or layer.frees_data or layer.written is not None:
+                roles.judge_layer_data((tables - {boundary}) | snapshots, kept, layer.entries)
+        except OutsideError as error:
             raise ImageRejected((table_outside(error.offset),)) from error
 
     def _kept_bitmaps(self) -> bytes | None:

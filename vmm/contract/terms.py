@@ -49,6 +49,8 @@ class Judgement:
     """What changes in the header: its fields, in the order of the header, then its texts."""
     told: FrozenDict[str, bytes | int | None]
     """What the header that it will be says of options that an image may lack, by their keys."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know of it."""
 
 
 @record

@@ -84,6 +84,10 @@ class Touched:
         self._header = True
         self._all.add(range(1))
 
+    def add_data(self, cluster: int) -> None:
+        """A cluster of data is written in place."""
+        self._all.add(range(cluster, cluster + 1))
+
     def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
         """A structure lies in these clusters; `released` says that it gives them up."""
         for cluster in self._all.within(clusters):

@@ -48,8 +48,8 @@ class BlockDevice:
         )
         # What has been staged behind the end of the file can be read back.
         self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
-        self.budget = image.work_max
-        self.staged = StagedWrites(staging_budget(image.size, max_growth))
+        self.budget = image.budget
+        self.staged = StagedWrites(staging_budget(image.size, max_growth, image.tables))
         self.bytes_read = 0
 
     def notify(self) -> None:

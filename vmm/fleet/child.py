@@ -57,4 +57,4 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 
 def _confine(image: ImageFile, vcpu: int) -> None:
-    confine(Descriptors(image.fd, image.size, vcpu, image.max_growth))
+    confine(Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables))

@@ -87,7 +87,7 @@ def _work(
             image = os.dup(_CHANNEL)
             os.close(image)
             growth = request.max_growth
-            confine(Descriptors(image, None, vcpu, growth, _CHANNEL), required=required)
+            confine(Descriptors(image, None, vcpu, growth, channel=_CHANNEL), required=required)
         except (InstarError, OSError) as error:
             os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
             return

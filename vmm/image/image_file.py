@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 
+from instar.abi import AMEND_SECTOR_WORK
+
 from ..base.c import get_limits
 from ..base.errors import HostError, UsageError
 from ..base.streams import StreamsKept, raise_above_streams
@@ -55,6 +57,8 @@ class ImageFile:
         self.bytes_read = 0
         self.bytes_written = 0
         self.is_device = False
+        self.tables = 0
+        """How many bytes of new tables what is asked for takes, whatever the image holds."""
         self._hole = (0, 0)  # what was found last; nothing is written before all is read
         self._size_limit = _UNLIMITED
         if not self.name:
@@ -85,13 +89,18 @@ class ImageFile:
         image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
         image.is_device, image.max_growth = max_growth is None, max_growth or 0
         image._size_limit, image._hole = _UNLIMITED, (0, 0)
-        image.work_max = work_max
+        image.work_max, image.tables = work_max, 0
         try:
             image.size = os.lseek(fd, 0, os.SEEK_END)
         except OSError as error:
             os.close(fd)
             raise image._failed("measure", error) from error
         return image
+
+    @property
+    def budget(self) -> int:
+        """What an amend of it may cost, in bytes that are read."""
+        return min(self.work_max + self.tables // SECTOR_SIZE * AMEND_SECTOR_WORK, _U64_MAX)
 
     def _open_error(self, error: OSError) -> HostError:
         if error.errno == errno.EISDIR:

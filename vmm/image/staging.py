@@ -30,15 +30,16 @@ _EXTENT = Struct("=HHI")  # first sector and end, within the chunk; where in the
 _RANGE = Struct("=QQ")
 
 
-def staging_budget(image_size: int, max_growth: int) -> int:
+def staging_budget(image_size: int, max_growth: int, tables: int = 0) -> int:
     """The bytes that a guest may stage for an image of this size, which may grow by so many.
 
-    INSTAR_STAGED_MAX is the most for any image.
+    INSTAR_STAGED_MAX is the most for any image. `tables` are the bytes of new tables that the
+    request itself explains, whatever the image holds.
 
     A sector of the image is written in two phases at most. Of what the file grows by, only tables
     are staged: a refcount takes two bytes, and a cluster no less than 512.
     """
-    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128)
+    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128 + tables)
 
 
 class ZeroedInUse(Exception):

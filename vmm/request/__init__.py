@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instar.abi import INSTAR_RAM_SIZE
+from instar.abi import INSTAR_RAM_SIZE, INSTAR_STAGED_MAX
 
 from ..base.record import FrozenDict, record
 from .kinds import FLAG, TEXT
@@ -55,7 +55,8 @@ class AmendRequest:
         if name in BY_KEY:
             return self.options.get(name)
         if name in PERMITTED:
-            return self.permissions.get(name, False if PERMITTED[name].kind == FLAG else 0)
+            row = PERMITTED[name]
+            return self.permissions.get(name, False if row.kind == FLAG else row.absent)
         raise AttributeError(f"AmendRequest has no attribute {name!r}")
 
     def asked(self) -> Iterator[tuple[Option, Value]]:
@@ -71,6 +72,17 @@ class AmendRequest:
     def moves_header(self) -> bool:
         """Whether parts of the header may get another place."""
         return any(option.moves_header for option, _ in self.asked())
+
+    @property
+    def tables_max(self) -> int:
+        """How many bytes of new tables may be needed for what is asked, whatever the image is."""
+        return 0 if self.size is None else min(self.max_growth, INSTAR_STAGED_MAX)
+
+    def tables_for(self, size: int, cluster_size: int) -> int:
+        """The same for an image with a disk of so many bytes, and clusters of so many."""
+        # Of a disk that grows, each cluster may need an entry of 16 bytes.
+        grown = max((self.size or 0) - size, 0) * 16 // max(cluster_size, 512)
+        return min(self.tables_max, grown + cluster_size)
 
     def fit(self, is_device: bool) -> AmendRequest:
         """The request as it can be for this file: a block device does not grow."""

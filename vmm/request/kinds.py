@@ -193,6 +193,8 @@ class Permission:
     """The release of instar that has it first."""
     default: int = 0
     """Of a SIZE: what it is where it is not said."""
+    absent: int = 0
+    """What it is in a request that does not even hold the default."""
 
     @property
     def name(self) -> str:
@@ -210,7 +212,8 @@ class Permission:
             if value not in (True, False):
                 raise UsageError(f"{self.key} is True or False, not {value!r}")
             return bool(value)
-        size = self.default if value is None else value
-        if type(size) is not int or not 0 <= size < 1 << 63:
+        if value is None:
+            return self.default
+        if type(value) is not int or not 0 <= value < 1 << 63:
             raise UsageError(f"{self.key} is a number of bytes, not {value!r}")
-        return size
+        return value

@@ -25,7 +25,6 @@ _NOT_YET = (
     "encrypt.old-secret",
     "encrypt.state",
     "refcount_bits",
-    "size",
 )
 
 _CREATE_ONLY = (

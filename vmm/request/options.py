@@ -11,12 +11,15 @@ from __future__ import annotations
 from instar.abi import (
     AMEND_FLAG_CHANGE_BACKING,
     AMEND_FLAG_DROP_BITMAPS,
+    AMEND_FLAG_SHRINK,
+    BACKING_SIZE_UNKNOWN,
     OPTION_BACKING_FILE,
     OPTION_BACKING_FMT,
     OPTION_COMPAT,
     OPTION_DATA_FILE,
     OPTION_DATA_FILE_RAW,
     OPTION_LAZY_REFCOUNTS,
+    OPTION_SIZE,
 )
 
 from .kinds import CHOICE, FLAG, SIZE, TEXT, Option, Permission
@@ -84,8 +87,8 @@ OPTIONS = (
         kind=TEXT,
         abi_key=OPTION_DATA_FILE,
         help="File name of an external data file",
-        meaning="The name of the external data file, up to 2048 bytes, of an image that has one; an "
-        "empty one removes the name, which programs then have to know. No file is looked at.",
+        meaning="The name of the external data file, up to 2048 bytes, of an image that has one; "
+        "an empty one removes the name, which programs then have to know. No file is looked at.",
         keyword="the name of the external data file, '' for none, of an image that has such a file",
         since="0.1",
         fields=("data_file",),
@@ -103,6 +106,21 @@ OPTIONS = (
         since="0.1",
         may_lack=True,
         fields=("autoclear_features",),
+    ),
+    Option(
+        key="size",
+        kind=SIZE,
+        abi_key=OPTION_SIZE,
+        help="Virtual disk size",
+        meaning="The size of the disk, a multiple of 512 bytes. What a larger disk has more reads "
+        "as zeros; a smaller one needs `--shrink`. Snapshots keep their own size.",
+        keyword="the size of the disk in bytes, a multiple of 512",
+        since="0.1",
+        least=512,
+        most=(1 << 63) - 512,
+        multiple=512,
+        fields=("size",),
+        writes_tables=True,
     ),
 )
 """In the order in which results and rules have them."""
@@ -144,6 +162,29 @@ PERMISSIONS = (
         "confirm them",
         since="0.1",
     ),
+    Permission(
+        key="shrink",
+        kind=FLAG,
+        flag=AMEND_FLAG_SHRINK,
+        help="let the disk become smaller, and lose what is behind its new end",
+        meaning="Let the disk become smaller. What it has behind its new end is lost.",
+        keyword="whether the disk may become smaller, and lose what it has behind its new end",
+        since="0.1",
+    ),
+    Permission(
+        key="backing_size",
+        kind=SIZE,
+        flag=0,
+        help="how large the backing file is at most, which makes growing cheaper",
+        meaning="How large the disk of the backing file is at most. A disk that grows over a "
+        "backing file hides what that has behind the old end; instar does not open it, and so "
+        "hides it in all of the new part if it isn't told.",
+        keyword="how many bytes the backing file's disk has at most, for a disk that grows; None "
+        "stands for any number",
+        since="0.1",
+        default=BACKING_SIZE_UNKNOWN,
+        absent=BACKING_SIZE_UNKNOWN,
+    ),
 )
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -175,6 +216,7 @@ class Keywords(TypedDict, total=False):
     backing_fmt: str | bytes | None
     data_file: str | bytes | None
     data_file_raw: bool | None
+    size: int | None
     format: str | None
     dry_run: bool
     cache: Cache
@@ -182,3 +224,5 @@ class Keywords(TypedDict, total=False):
     drop_bitmaps: bool
     max_growth: int | None
     change_backing: bool
+    shrink: bool
+    backing_size: int | None

@@ -7,7 +7,7 @@
 
 /* Each is all that its file offers. */
 extern const struct option compat_option, lazy_refcounts_option, data_file_raw_option,
-    data_file_option, backing_file_option, backing_fmt_option;
+    data_file_option, backing_file_option, backing_fmt_option, size_option;
 
 const struct option *const all_options[] = {
     &compat_option,
@@ -16,6 +16,7 @@ const struct option *const all_options[] = {
     &data_file_option,
     &backing_file_option, /* needs to know whether the data file is raw */
     &backing_fmt_option,
+    &size_option,
     0,
 };
 
@@ -62,6 +63,14 @@ bool read_options(const uint8_t *records, uint32_t size, struct asked_options *a
         at += (uint32_t)padded;
     }
     return true;
+}
+
+bool is_one_step(const struct asked_options *asked)
+{
+    uint32_t given = 0;
+    for (uint32_t key = 1; key <= OPTION_KEY_MAX; key++)
+        given += asked->values[key].given;
+    return given == 1 || !asked->values[OPTION_SIZE].given;
 }
 
 uint32_t write_options(const struct target *target, uint8_t records[FRAME_PAYLOAD_MAX])

@@ -122,11 +122,13 @@ SHARED void send_records(const void *records, uint32_t size)
 /* The options as the result has them. */
 SHARED void send_options(const struct AmendResult *result)
 {
+    const struct AmendConfig *asked = (const struct AmendConfig *)OPERATION_CONFIG_ADDR;
     const struct number_record records[] = {
         NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, result->resulting_version),
         NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, result->resulting_lazy_refcounts),
         NUMBER_RECORD(OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG,
                       result->resulting_autoclear_features >> 1 & 1),
+        NUMBER_RECORD(OPTION_SIZE, OPTION_KIND_NUMBER, asked->virtual_size),
     };
     send_records(records, sizeof(records));
 }

@@ -3,13 +3,9 @@
 
 void operation_start(void)
 {
-    struct AmendResult result = honest_result(1);
-    const struct number_record records[] = {
-        NUMBER_RECORD(OPTION_COMPAT, OPTION_KIND_NUMBER, 2),
-        NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, 1),
-        NUMBER_RECORD(OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG, 0),
-    };
+    struct AmendResult result = honest_result(1), lie = result;
+    lie.resulting_version = 2;
     write_toggle();
-    send_records(records, sizeof(records));
+    send_options(&lie);
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
 }

@@ -1,0 +1,26 @@
+/* Pure, either side: fills clusters that the untrusted image did not use, and a sparse file stays sparse. */
+#include "amend/fresh.h"
+
+#include "bits.h"
+#include "image/writes.h"
+
+static bool is_zeros(const uint8_t *sector)
+{
+    const uint64_t *words = (const uint64_t *)sector;
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < IO_SECTOR_SIZE / sizeof(*words); i++)
+        any |= words[i];
+    return any == 0;
+}
+
+bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last)
+{
+    struct write_list list = {.phase = INSTAR_PHASE_PREPARE};
+    bool inside = image->fixed_size || offset < round_up(image->io->size, IO_SECTOR_SIZE);
+    for (uint32_t at = 0; at < length; at += IO_SECTOR_SIZE) {
+        bool kept = inside || (last && at + IO_SECTOR_SIZE == length) || !is_zeros(data + at);
+        if (kept && !add_write(image, &list, offset + at, data + at, IO_SECTOR_SIZE))
+            return false;
+    }
+    return flush_writes(image, &list);
+}

@@ -1,0 +1,15 @@
+/* Pure, either side: what is written into clusters that have been taken. */
+#ifndef INSTAR_FRESH_H
+#define INSTAR_FRESH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "image/io.h"
+
+/* Stage a part of a structure, whole sectors, in INSTAR_PHASE_PREPARE. After the image's old end all is
+ * zeros as soon as the file reaches so far: there sectors of zeros are left out, but for the `last` part's
+ * last one, which has it reach so far. False: refused. */
+bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last);
+
+#endif

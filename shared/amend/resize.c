@@ -1,0 +1,249 @@
+/* Pure, either side: stages the active layer of the untrusted image for a disk of another size.
+ *
+ * What both sizes have stays; whatever the tables have behind that is dropped, whether the disk becomes
+ * smaller or larger, so that it never shows again. docs/qcow2.md says in which order.
+ */
+#include "amend/resize.h"
+
+#include <string.h>
+
+#include "amend/allocate.h"
+#include "amend/drop.h"
+#include "amend/fresh.h"
+#include "qcow2/bytes.h"
+#include "qcow2/geometry.h"
+#include "qcow2/qcow2.h"
+
+#define ENTRIES_AT_ONCE (BATCH_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+
+static bool grows(const struct resize *r)
+{
+    return r->target->size > r->books->image->header.size;
+}
+
+static uint64_t clusters_for(const struct qcow2_header *h, uint64_t bytes)
+{
+    return round_up(bytes, h->cluster_size) >> h->cluster_bits;
+}
+
+/* The number of the cluster of the disk before which the backing file has something behind the old end. */
+static uint64_t fill_end(const struct resize *r, uint64_t backing_size)
+{
+    const struct qcow2_header *h = &r->books->image->header;
+    uint64_t end = r->target->size < backing_size ? r->target->size : backing_size;
+    bool fills = grows(r) && has_backing_file(r->books->image) && backing_size > h->size;
+    return fills ? clusters_for(h, end) : 0;
+}
+
+/* Whether the table that maps both sides has to be another one. */
+static bool find_cut(struct resize *r)
+{
+    struct books *books = r->books;
+    bool remains;
+    if (grows(r) && !find_tail(books, &r->boundary, r->boundary.fill_end, &r->tail))
+        return false;
+    if (!has_remains(books->image, &r->boundary, &remains))
+        return false;
+    r->cut = remains || r->tail.changed;
+    return true;
+}
+
+/* Whether the L1 table has to be another one, or does with more or less entries. */
+static bool find_move(struct resize *r)
+{
+    struct qcow2_image *image = r->books->image;
+    const struct qcow2_header *h = &image->header;
+    uint64_t room = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE)
+                    << h->cluster_bits;
+    bool hidden = false;
+    r->moves_l1 = r->cut || r->filled || r->l1_size > room / QCOW2_TABLE_ENTRY_SIZE;
+    if (!r->moves_l1 && grows(r) &&
+        !has_l1_entries(image, &r->boundary, r->boundary.l1_kept, r->l1_size, &hidden))
+        return false;
+    r->moves_l1 |= hidden;
+    if (!r->moves_l1 && grows(r) && r->l1_size < h->l1_size)
+        r->l1_size = h->l1_size;
+    return true;
+}
+
+/* Lay what stays of the table that gives way, and what is to follow it, over a part of a new one. */
+static bool make_part(struct resize *r, uint64_t at, uint8_t *part, uint32_t length)
+{
+    struct qcow2_image *image = r->books->image;
+    const struct boundary *b = &r->boundary;
+    uint32_t size = l2_entry_size(&image->header);
+    memset(part, 0, length);
+    if (b->table && at < b->first * size &&
+        !read_image(&image->file, INSTAR_PHASE_PREPARE, b->table + at, part, length))
+        return false;
+    for (uint64_t i = at / size; i < (at + length) / size; i++) {
+        uint8_t *entry = part + (i * size - at);
+        if (i >= b->first) {
+            store_wanted(image, b, i, entry);
+        } else if (i + 1 == b->first && r->tail.changed) {
+            store_be64(entry, r->tail.entry);
+            if (size > QCOW2_TABLE_ENTRY_SIZE)
+                store_be64(entry + QCOW2_TABLE_ENTRY_SIZE, r->tail.subclusters);
+        }
+    }
+    return true;
+}
+
+/* Go through the new table, and stage it if it has a place; *any is whether it has any entry. */
+static bool make_table(struct resize *r, bool *any)
+{
+    struct qcow2_image *image = r->books->image;
+    uint64_t size = image->header.cluster_size;
+    uint8_t *part = image->memory->batch;
+    *any = false;
+    for (uint64_t at = 0; at < size; at += BATCH_SIZE) {
+        uint32_t length = size - at < BATCH_SIZE ? (uint32_t)(size - at) : BATCH_SIZE;
+        if (!make_part(r, at, part, length))
+            return false;
+        for (uint32_t i = 0; i < length; i += QCOW2_TABLE_ENTRY_SIZE)
+            *any |= load_be64(part + i) != 0;
+        if (r->table &&
+            !write_fresh(&image->file, r->table + at, part, length, at + length == size))
+            return false;
+    }
+    return true;
+}
+
+/* Stage the L2 tables of zeros. */
+static bool fill_tables(struct resize *r)
+{
+    struct qcow2_image *image = r->books->image;
+    const struct qcow2_header *h = &image->header;
+    uint32_t size = l2_entry_size(h);
+    uint64_t bytes = r->filled << h->cluster_bits;
+    struct boundary behind = r->boundary;
+    behind.l1_kept++; /* these tables are those of the entries behind */
+    for (uint64_t at = 0; at < bytes; at += BATCH_SIZE) {
+        uint32_t length = bytes - at < BATCH_SIZE ? (uint32_t)(bytes - at) : BATCH_SIZE;
+        for (uint32_t i = 0; i < length; i += size)
+            store_wanted(image, &behind, (at + i) / size, image->memory->batch + i);
+        if (!write_fresh(&image->file, r->fill + at, image->memory->batch, length,
+                         at + length == bytes))
+            return false;
+    }
+    return true;
+}
+
+/* Stage the new L1 table: what is kept of the old one, and what has been made. */
+static bool write_l1(struct resize *r, uint64_t offset)
+{
+    struct qcow2_image *image = r->books->image;
+    const struct qcow2_header *h = &image->header;
+    uint64_t kept = r->boundary.l1_kept, cut = r->cut ? kept - 1 : UINT64_MAX;
+    uint64_t entries = clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE) << h->cluster_bits;
+    uint8_t *part = image->memory->batch;
+    entries /= QCOW2_TABLE_ENTRY_SIZE;
+    for (uint64_t first = 0; first < entries; first += ENTRIES_AT_ONCE) {
+        uint64_t count = entries - first < ENTRIES_AT_ONCE ? entries - first : ENTRIES_AT_ONCE;
+        uint32_t length = (uint32_t)count * QCOW2_TABLE_ENTRY_SIZE;
+        uint64_t place = first * QCOW2_TABLE_ENTRY_SIZE;
+        if (first < kept && !read_image(&image->file, INSTAR_PHASE_PREPARE,
+                                        h->l1_table_offset + place, part, length))
+            return false;
+        for (uint64_t i = first; i < first + count; i++) {
+            uint8_t *entry = part + (i - first) * QCOW2_TABLE_ENTRY_SIZE;
+            if (i == cut)
+                store_be64(entry, r->table ? r->table | QCOW2_L2_COPIED : 0);
+            else if (i >= kept && i - kept < r->filled)
+                store_be64(entry, (r->fill + ((i - kept) << h->cluster_bits)) | QCOW2_L2_COPIED);
+            else if (i >= kept)
+                store_be64(entry, 0);
+        }
+        if (!write_fresh(&image->file, offset + place, part, length, first + count == entries))
+            return false;
+    }
+    return true;
+}
+
+/* Take what is new after the image's end, where no wrong refcount hides anything; a device has none. */
+static bool take_new(struct resize *r, uint64_t *l1_table, uint64_t *copy)
+{
+    struct books *books = r->books;
+    struct qcow2_image *image = books->image;
+    uint64_t l1 = clusters_for(&image->header, r->l1_size * QCOW2_TABLE_ENTRY_SIZE);
+    bool any = false;
+    if (r->cut && !make_table(r, &any))
+        return false;
+    bool copies = r->tail.cluster && r->tail.shared;
+    if (!expect_clusters(books, l1 + r->filled + any + copies))
+        return false;
+    if (!image->file.fixed_size)
+        books->next = clusters_for(&image->header, image->file.io->size);
+    return (!copies || allocate_clusters(books, 1, 1, copy)) &&
+           (!any || allocate_clusters(books, 1, 1, &r->table)) &&
+           (!r->filled || allocate_clusters(books, r->filled, 1, &r->fill)) &&
+           allocate_clusters(books, l1, 1, l1_table);
+}
+
+/* Stage new tables, which nothing refers to until the switch. */
+static bool make_new(struct resize *r, uint64_t *l1_table)
+{
+    uint64_t copy = 0;
+    bool any;
+    if (!take_new(r, l1_table, &copy))
+        return false;
+    if (copy) {
+        if (!stage_tail(r->books->image, &r->tail, copy))
+            return false;
+        r->tail.entry = copy | QCOW2_L2_COPIED;
+    }
+    return (!r->table || make_table(r, &any)) && (!r->filled || fill_tables(r)) &&
+           write_l1(r, *l1_table);
+}
+
+/* Give up what is dropped, once nothing refers to it any more. */
+static bool release_old(struct resize *r)
+{
+    struct books *books = r->books;
+    const struct qcow2_header *h = &books->image->header;
+    const struct boundary *b = &r->boundary;
+    uint64_t l1 = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE);
+    uint64_t kept = r->moves_l1 ? 0 : clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE);
+    uint64_t dropped = grows(r) && !r->moves_l1 ? h->l1_size : b->l1_kept;
+    bool any;
+    r->boundary.l1.loaded = false; /* its memory has been used */
+    if (!has_l1_entries(books->image, &r->boundary, dropped, h->l1_size, &any))
+        return false;
+    if (!any && kept >= l1)
+        return true;
+    if (!expect_clusters(books, 0))
+        return false;
+    if (r->tail.cluster && r->tail.shared &&
+        !release_cluster(books, r->tail.cluster, 1, AMEND_USE_DATA))
+        return false;
+    if (r->cut && b->table &&
+        (!drop_entries(books, b->table, b->first) ||
+         !release_cluster(books, b->table, 1, AMEND_USE_L2_TABLE)))
+        return false;
+    return drop_tables(books, dropped, h->l1_size) &&
+           (kept >= l1 ||
+            release_clusters(books, h->l1_table_offset + (kept << h->cluster_bits),
+                             (l1 - kept) << h->cluster_bits, AMEND_USE_L1_TABLE));
+}
+
+bool resize_layer(struct books *books, struct target *target, uint64_t backing_size,
+                  struct resize *r)
+{
+    struct qcow2_image *image = books->image;
+    const struct qcow2_header *h = &image->header;
+    uint64_t l1_table = h->l1_table_offset;
+    *r = (struct resize){.books = books, .target = target};
+    uint64_t at = grows(r) ? h->size : target->size, filled = fill_end(r, backing_size);
+    if (!find_boundary(image, at, filled, &r->boundary) || !find_cut(r))
+        return false;
+    uint64_t tables = (filled + l2_entries(h) - 1) / l2_entries(h);
+    r->filled = tables > r->boundary.l1_kept ? tables - r->boundary.l1_kept : 0;
+    r->l1_size = l1_entries_for(h, target->size);
+    if (!find_move(r) || (r->moves_l1 && !make_new(r, &l1_table)))
+        return false;
+    if (r->tail.cluster && !r->tail.shared && !stage_tail(image, &r->tail, 0))
+        return false;
+    target->l1_size = (uint32_t)r->l1_size;
+    target->l1_table_offset = l1_table;
+    return release_old(r);
+}

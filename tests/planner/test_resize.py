@@ -1,0 +1,170 @@
+"""The planner on another size of the disk: it is the old one, cut or extended by zeros. Test side.
+
+After each phase the image is read by the forge, layer by layer, and its refcounts are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instar.abi import INSTAR_PHASE_SWITCH
+from instar.vmm.request import AmendRequest
+from tests.planner.test_expansion import BACKING, stages, thorough
+from tests.support.forge import (
+    Cluster,
+    Compressed,
+    Data,
+    Image,
+    Snapshot,
+    Subclusters,
+    Unallocated,
+    Zero,
+    ZeroAllocated,
+)
+from tests.support.forge.audit import counted_refcounts, faults, stored_refcounts
+from tests.support.forge.reader import Reader
+from tests.support.planner import SECTOR, Answer, accepted_by_contract, ask
+
+GROWTH = 1 << 30
+SIZE_AT = 24  # in the header
+
+KINDS: list[Cluster] = [
+    *(Data(b"d"), Data(b"data"), Unallocated(), Compressed(b"c"), Zero(), ZeroAllocated(b"z")),
+]
+PARTS: list[Cluster] = [
+    *KINDS,
+    Subclusters({0: Data(b"p"), 3: Zero(), 9: Data(b"q"), 30: Data(b"r"), 31: Zero()}),
+    Subclusters({n: Data(b"s") for n in range(20)}),
+]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """An image that may have more than its disk shows, and what is asked of it."""
+
+    data: bytes
+    size: int
+    backing_size: int | None = None
+    device: bool = False
+
+    @property
+    def request(self) -> AmendRequest:
+        """What is asked for."""
+        growth = 0 if self.device else GROWTH
+        options: dict[str, Any] = {"max_growth": growth, "fixed_size": self.device}
+        options |= {"shrink": True, "backing_size": self.backing_size}
+        return AmendRequest.of(size=self.size, **options)
+
+
+def with_size(data: bytes, size: int) -> bytes:
+    """The image with a disk of another size, and nothing else changed: the rest hides."""
+    return data[:SIZE_AT] + size.to_bytes(8, "big") + data[SIZE_AT + 8 :]
+
+
+def disk(data: bytes, layer: int | None = None) -> bytes:
+    """What the guest reads of a layer, with the one backing file that there is."""
+    reader = Reader(data, backing=BACKING if data[8:16] != bytes(8) else b"")
+    size = reader.header.size
+    if layer is not None:
+        size = reader.snapshots[layer].extra_data.disk_size or size
+    clusters = range(-(-size // reader.cluster_size))
+    return b"".join(reader.read(n, layer) for n in clusters)
+
+
+def snapshots(data: bytes) -> list[bytes]:
+    """What the guest reads of each snapshot."""
+    return [disk(data, n) for n in range(len(Reader(data).snapshots))]
+
+
+def assert_resized(planner: Any, case: Resize, answer: Answer) -> bytes:
+    """Each phase leaves the old disk or the new one, and the last one an image without a fault."""
+    data, request = case.data, case.request
+    assert not answer.misuse
+    accepted_by_contract(data, request, answer)
+    old, others = disk(data), snapshots(data)
+    new = old[: case.size].ljust(case.size, b"\0")
+    after = data
+    for phase, after in stages(data, answer):
+        assert disk(after) == (new if phase >= INSTAR_PHASE_SWITCH else old), phase
+        assert snapshots(after) == others, phase
+        reader = Reader(after)
+        stored, counted = stored_refcounts(reader), counted_refcounts(reader)
+        assert not [n for n, count in counted.items() if stored.get(n, 0) < count], phase
+    assert faults(Reader(after)) == []
+    again = ask(planner, after, request)
+    assert (again.planned, again.amended, again.refusals) == (True, False, ())
+    return after
+
+
+@st.composite
+def layers(draw: st.DrawFn, kinds: list[Cluster], count: int) -> dict[int, Cluster]:
+    """Clusters of one layer: some runs, and single ones."""
+    found: dict[int, Cluster] = {}
+    for _ in range(draw(st.integers(0, 4))):
+        first, kind = draw(st.integers(0, count - 1)), draw(st.sampled_from(kinds))
+        for n in range(first, min(first + draw(st.sampled_from([1, 1, 2, 9, 70])), count)):
+            found[n] = kind
+    return found
+
+
+@st.composite
+def resizes(draw: st.DrawFn) -> Resize:
+    """A sound image, small in all respects, and a new size near some boundary."""
+    extended = draw(st.sampled_from([False, False, True]))
+    bits = 14 if extended else draw(st.sampled_from([9, 9, 10]))
+    count = 40 if extended else 200
+    version = 3 if extended else draw(st.sampled_from([3, 3, 2]))
+    kinds = PARTS if extended else [k for k in KINDS if version == 3 or "Zero" not in repr(k)]
+    backed = draw(st.sampled_from([None, None, b"base"]))
+    taken = draw(st.integers(0, 2)) if version == 3 else 0
+    image = Image(
+        version=version,
+        cluster_bits=bits,
+        extended_l2=extended,
+        size=count << bits,
+        clusters=draw(layers(kinds, count)),
+        backing_file=backed,
+        snapshots=[
+            Snapshot(name=b"s%d" % n, clusters=draw(st.none() | layers(kinds, count)))
+            for n in range(taken)
+        ],
+    )
+    span = (1 << 2 * bits) // (16 if extended else 8)
+    sizes = st.one_of(
+        st.integers(1, (count << bits) // SECTOR).map(lambda n: n * SECTOR),
+        st.tuples(st.integers(1, 4), st.sampled_from([-512, 0, 512])).map(
+            lambda pair: max(pair[0] * span + pair[1], 512)
+        ),
+    )
+    shown = min(draw(sizes), count << bits)
+    backing_size = draw(st.sampled_from([None, len(BACKING), 1 << 20]))
+    device = draw(st.sampled_from([False, False, True]))
+    data = with_size(image.build(), shown)
+    if device:
+        data += bytes(draw(st.sampled_from([0, 1 << bits, 64 << bits])))
+    return Resize(data, draw(sizes), backing_size, device)
+
+
+ALLOWED = {
+    "device_full",
+    "grow_head_over_backing",
+    "grow_over_backing_v2",
+    "overlap",
+}
+
+
+@thorough(200)
+@given(case=resizes())
+def test_every_phase_shows_the_old_disk_or_the_new_one(planner: Any, case: Resize) -> None:
+    assert faults(Reader(case.data)) == []
+    answer = ask(planner, case.data, case.request)
+    assert not answer.misuse
+    if not answer.planned:
+        assert set(answer.refusals) <= ALLOWED
+        assert "overlap" not in answer.refusals
+        return
+    assert_resized(planner, case, answer)
