@@ -1,6 +1,6 @@
 """Build time: mkdocs' hook: pages that lie outside of docs/, and links that lead there.
 
-README.md becomes the site's first page, CHANGELOG.md and SECURITY.md pages of their own. A link
+README.md becomes the site's first page, the others are pages of their own. A link
 from docs/ to any other file of the tree leads to the file where the sources are published.
 """
 
@@ -15,7 +15,10 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "https://instar.example/source/"
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
+PAGES = {
+    "README.md": "index.md",
+    **{f"{name.upper()}.md": f"{name}.md" for name in ("changelog", "contributing", "security")},
+}
 
 _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
 

@@ -27,7 +27,7 @@ PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}
 SHIPPED = ("vmm", "abi", "shared", "guest", "bin", "tests", "scripts", "docs")
 COPIED = (
     *(*SHIPPED, ".gitignore", "CHANGELOG.md", "Containerfile", "LICENSE", "Makefile", "README.md"),
-    *("SECURITY.md", "mkdocs.yml", "pyproject.toml"),
+    *("CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", "pyproject.toml"),
 )
 # Below the prefix of an installation.
 SHARED = {build_manual.MANUAL, *build_manual.COMPLETIONS.values()}
