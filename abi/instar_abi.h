@@ -173,7 +173,7 @@ struct AmendResult {
     uint64_t reserved;                        /* OUT: 0 */
 };
 
-/* One reason to refuse. Reasons are append-only from the first release on; the details of each are named in vmm/base/refusals.py. */
+/* One reason to refuse. Reasons are append-only from the first release on; the details of each are named in vmm/base/reasons.py. */
 #define REFUSAL_MAX 64
 #define REFUSAL_BAD_MAGIC 1
 #define REFUSAL_BAD_VERSION 2

@@ -9,7 +9,7 @@ import sys
 import build_guest
 
 from instar import abi
-from instar.vmm.base.refusals import REASONS
+from instar.vmm.base.reasons import REASONS
 from instar.vmm.request.options import OPTIONS, PERMISSIONS
 
 ROOT = build_guest.ROOT

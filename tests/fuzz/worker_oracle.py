@@ -9,7 +9,7 @@ from typing import Any
 
 from instar.vmm.amend.result import AmendOutcome, AmendResult
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected
-from instar.vmm.base.refusals import REASONS
+from instar.vmm.base.reasons import REASONS
 from instar.vmm.request import AmendRequest
 
 HEADER = (

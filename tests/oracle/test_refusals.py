@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import instar
-from instar.vmm.base import refusals as verdict
+from instar.vmm.base.reasons import REASONS
 from instar.vmm.devices import block
 from instar.vmm.image import image_file
 from instar.vmm.image.staging import StagedWrites
@@ -54,7 +54,7 @@ def test_every_reason_has_a_case() -> None:
         if row.instar not in ACCEPTED
         for reason in row.instar.split()
     }
-    reasons = {name for name, *_ in verdict.REASONS.values()} | {"unsupported_format"}
+    reasons = {name for name, *_ in REASONS.values()} | {"unsupported_format"}
     assert tested | FORCED | FORGED.keys() == reasons
     assert not tested & FORCED
 

@@ -80,6 +80,7 @@ OWN = {
         "vmm.image.staging",
         "vmm.base.streams",
         "vmm.base.supported",
+        "vmm.base.reasons",
         "vmm.base.refusals",
     ),
     "vmm.devices.virtqueue",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.base.refusals import REASONS, Circumstances, not_qcow2, overlap, translate
+from instar.vmm.base.reasons import REASONS
+from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
 
 NUMBERS = {
     value: name
