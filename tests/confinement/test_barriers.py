@@ -177,7 +177,6 @@ LISTENING = socket.socket(socket.AF_UNIX)
 LISTENING.bind(NAME)
 LISTENING.listen()
 LOCAL = socket.socket(socket.AF_UNIX).detach()
-"".encode("unicode_escape")  # the library may be out of reach for nobody
 if {nobody} and os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
 """

@@ -111,7 +111,6 @@ def prepare_as_nobody(self):
     {prepare}
 Machine.prepare_vcpu = prepare_as_nobody
 import instar.vmm.confine
-"".encode("unicode_escape")
 """
 
 

@@ -17,4 +17,5 @@ def _escape_char(char: str) -> str:
     raw = char.encode("utf-8", "surrogateescape") if "\udc80" <= char <= "\udcff" else b""
     if raw:
         return f"\\x{raw[0]:02x}"
-    return char.encode("unicode_escape").decode("ascii")
+    # As the codec unicode_escape does it, which is a file that a confined process could not open.
+    return ascii(char)[1:-1]

@@ -80,8 +80,6 @@ def confine(descriptors: Descriptors, *, required: bool = False) -> None:
     Raises:
         HostError: with `required`, if one is missing (this machine's fault).
     """
-    # A report escapes what is not printable by this codec, which is a file of the library.
-    "".encode("unicode_escape")
     missing = []
     for name, raise_barrier in BARRIERS:
         try:
