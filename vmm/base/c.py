@@ -22,6 +22,7 @@ from os import strerror
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ctypes import c_char, c_int, c_long, c_uint64
 else:
 
@@ -54,6 +55,7 @@ __all__ = [
     "c_long",
     "c_uint64",
     "get_limits",
+    "prepare_syscall",
     "syscall",
 ]
 
@@ -73,7 +75,20 @@ def syscall(number: int, *arguments: object) -> int:
     SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
     their address and must only be read, and what is written to goes by byref().
     """
-    words = [c_long(word) if isinstance(word, int) else word for word in (number, *arguments)]
+    return _call(_words(number, *arguments))
+
+
+def prepare_syscall(number: int, *arguments: object) -> Callable[[], int]:
+    """Return a function that does the same as often as it is called."""
+    words = _words(number, *arguments)
+    return lambda: _call(words)
+
+
+def _words(*arguments: object) -> list[object]:
+    return [c_long(word) if isinstance(word, int) else word for word in arguments]
+
+
+def _call(words: list[object]) -> int:
     result: int = _syscall(*words)
     if result < 0:
         raise OSError(get_errno(), strerror(get_errno()))
@@ -81,6 +96,7 @@ def syscall(number: int, *arguments: object) -> int:
 
 
 _SYS_PRLIMIT64 = 302  # asm/unistd_64.h
+_TwoNumbers = c_uint64 * 2
 
 
 def get_limits(resource: int) -> tuple[int, int]:
@@ -88,7 +104,6 @@ def get_limits(resource: int) -> tuple[int, int]:
 
     The module resource would be one more library to load.
     """
-    limits = (c_uint64 * 2)()
+    limits = _TwoNumbers()
     syscall(_SYS_PRLIMIT64, 0, resource, None, byref(limits))
-    soft, hard = limits
-    return soft, hard
+    return limits[0], limits[1]

@@ -6,7 +6,7 @@ import mmap
 import os
 from fcntl import ioctl
 
-from ..base.c import syscall
+from ..base.c import prepare_syscall
 from . import ioctls
 from .exits import (
     KVM_EXIT_IO,
@@ -39,6 +39,7 @@ class Vcpu:
     def __init__(self, fd: int, mmap_size: int) -> None:
         """Own a vCPU's descriptor and map `mmap_size` bytes of it."""
         self.fd = fd
+        self._enter_guest = prepare_syscall(_SYS_IOCTL, fd, ioctls.KVM_RUN, 0)
         try:
             self._run = mmap.mmap(fd, mmap_size)
         except BaseException:
@@ -93,7 +94,7 @@ class Vcpu:
         ending KVM_RUN is what the signal is for.
         """
         try:
-            syscall(_SYS_IOCTL, self.fd, ioctls.KVM_RUN, 0)
+            self._enter_guest()
         except InterruptedError:
             return False
         return True
