@@ -63,6 +63,8 @@ class HeaderStates:
     def view(self, phase: int) -> HeaderView:
         """The header after a phase. MalformedHeader if it cannot be walked."""
         staged = self._phases[: phase + 1]
+        if not any(staged):
+            return self.before
 
         def read(offset: int, size: int) -> bytes:
             """Read through what is staged; like the file, no further than its end."""

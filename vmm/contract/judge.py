@@ -100,12 +100,14 @@ def _judge(
 
 def _remember(original: Original) -> Original:
     """Read each part of the file once: less work, and all is judged by the same bytes."""
-    known: dict[tuple[int, int], bytes] = {}
+    known: list[tuple[int, int, bytes]] = []  # hardly more than three
 
     def read_once(offset: int, size: int) -> bytes:
-        if (offset, size) not in known:
-            known[offset, size] = original.read(offset, size)
-        return known[offset, size]
+        for start, end, data in known:
+            if start <= offset and offset + size <= end:
+                return data[offset - start : offset - start + size]
+        known.append((offset, offset + size, original.read(offset, size)))
+        return known[-1][2]
 
     return type(original)(read_once, original.size, original.work_max, original.stored)
 
