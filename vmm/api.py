@@ -9,7 +9,9 @@ from .amend import amend_image
 from .amend.result import AmendResult
 from .base.errors import UsageError
 from .machine.payload import Payload, load_payload
+from .request import TIMEOUT
 from .request.keywords import Isolation, PathLike, check_path, make_request, takes_keywords
+from .request.options import Cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,3 +68,59 @@ def amend(
     from .amend.audit import logged
 
     return logged(path, request, (payload or load_payload()).sha256, act)
+
+
+def rebase_unsafe(
+    path: PathLike,
+    backing_file: str | bytes,
+    backing_format: str | None = None,
+    *,
+    format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
+    dry_run: bool = False,
+    cache: Cache = "writeback",
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+    isolation: Isolation | None = None,
+    payload: Payload | None = None,
+) -> AmendResult:
+    """Name another backing file in a qcow2 image, as `qemu-img rebase -u` does.
+
+    Nothing but the name and the format changes, and neither backing file is looked at. "Unsafe" is
+    that: what the disk reads changes wherever the two files differ.
+
+    Args:
+        path: the image, a regular file or a block device.
+        backing_file: the new backing file's name, exactly as it is to stand in the image; "" for
+            none. What was read from the old one then reads as zeros.
+        backing_format: its format, such as "qcow2" or "raw"; not needed for none.
+        format: None or "qcow2"; the image must be that in any case.
+        dry_run: do everything but the commit.
+        cache: as for amend().
+        timeout: how long the guest may run, in seconds.
+        progress: as for amend().
+        debug: as for amend().
+        isolation: as for amend().
+        payload: as for amend().
+
+    Raises:
+        UsageError: an argument is invalid; so is a backing file without a format.
+        HostError: as from amend(), as are the others.
+        ImageLocked: another process uses the image. Nothing was written.
+        ImageRejected: the image cannot be changed so; holds all reasons. Nothing was written.
+        GuestFault: the guest broke its contract or exceeded a budget. Nothing was written.
+    """
+    from .request.rebase import rebase_keywords
+
+    return amend(
+        path,
+        **rebase_keywords(backing_file, backing_format),
+        format=format,
+        dry_run=dry_run,
+        cache=cache,
+        timeout=timeout,
+        progress=progress,
+        debug=debug,
+        isolation=isolation,
+        payload=payload,
+    )

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
     from instar.vmm.amend.sandbox import Sandbox
-    from instar.vmm.api import amend
+    from instar.vmm.api import amend, rebase_unsafe
     from instar.vmm.base.errors import (
         GuestFault,
         HostError,
@@ -36,6 +36,7 @@ __all__ = [
     "UsageError",
     "amend",
     "amend_many",
+    "rebase_unsafe",
 ]
 
 _MODULES = {  # where they are, but for the errors
@@ -46,9 +47,10 @@ _MODULES = {  # where they are, but for the errors
     "Sandbox": "amend.sandbox",
     "amend": "api",
     "amend_many": "fleet.many",
+    "rebase_unsafe": "api",
 }
 
-_RUNNING = ("Sandbox", "amend", "amend_many")
+_RUNNING = ("Sandbox", "amend", "amend_many", "rebase_unsafe")
 
 
 def __getattr__(name: str) -> object:

@@ -80,10 +80,15 @@ def by_many(path: Path, **options: Any) -> instar.AmendResult:
     return outcome.unwrap()
 
 
+def by_rebase(path: Path, **options: Any) -> instar.AmendResult:
+    options.pop("change_backing")
+    return instar.rebase_unsafe(path, options.pop("backing_file"), options.pop("backing_fmt"))
+
+
 WAYS = [by_amend, by_child, by_sandbox, by_many]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, by_rebase])
 def test_every_way_to_amend_changes_names(
     path: Path, way: Callable[..., instar.AmendResult]
 ) -> None:
@@ -136,3 +141,23 @@ def test_a_name_in_an_image_that_is_longer_than_one_can_ask_for_is_told(path: Pa
     Image(extensions=[Extension(layout.EXTENSION_DATA_FILE, b"d" * 60000)]).write(path)
     result = by_child(path, lazy_refcounts=True)
     assert result.options["data_file"] == "d" * 60000
+
+
+def test_a_rebase_in_a_child_takes_the_backing_file_away(path: Path) -> None:
+    Image(**BACKED).write(path)
+    result = instar.rebase_unsafe(path, "", "raw", isolation="process")
+    assert (result.options["backing_file"], result.options["backing_fmt"]) == (None, None)
+    assert parse_header(path.read_bytes())["backing_file_offset"] == 0
+
+
+def test_the_command_rebases_many_images(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.qcow2" for number in range(5)]
+    for path in paths:
+        Image(**BACKED).write(path)
+    (tmp_path / "new").symlink_to(paths[3])
+    run = [sys.executable, "-m", "instar", "rebase", "-u", "-b", "new", "-F", "raw", "-j", "2"]
+    done = subprocess.run([*run, *paths], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "3.qcow2': the backing file is the image itself" in done.stderr
+    assert "5 images: 4 amended, 0 as asked, 1 failed" in done.stderr
+    assert [b"new" in path.read_bytes()[:512] for path in paths] == [True] * 3 + [False, True]

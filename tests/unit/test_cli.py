@@ -142,7 +142,7 @@ USAGE_ERRORS = {
     "not ASCII": (["amend", "-o", "a\u202e=1", "d"], r"unknown option 'a\u202e'"),
     "help-f-bad": (["amend", "-f", "nosuchfmt", "-o", "help"], "Unknown driver 'nosuchfmt'"),
     "bad-verb": (["amendx", "d"], "unknown command 'amendx'; see 'instar --help'"),
-    "no verb": ([], "expecting a command, amend, doctor or help"),
+    "no verb": ([], "expecting a command, such as amend"),
     "bad verb for help": (["help", "x"], "unknown command 'x'; see 'instar --help'"),
     "two verbs for help": (["help", "amend", "x"], "help takes one command; see 'instar --help'"),
     "bad global flag": (["-T", "foo", "amend"], "invalid option -- 'T'; see 'instar --help'"),

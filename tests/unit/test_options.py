@@ -253,7 +253,7 @@ def test_a_name_has_a_measure_and_no_nul() -> None:
 def test_a_format_that_nobody_knows_can_be_confirmed_but_not_given(form: str) -> None:
     asked = {"backing_file": "b", "backing_fmt": form}
     assert make_request(asked).backing_fmt == os.fsencode(form)
-    with pytest.raises(UsageError, match=r"^backing_fmt: Unknown driver '"):
+    with pytest.raises(UsageError, match=r"^Invalid format name: '"):
         make_request({**asked, "change_backing": True})
 
 

@@ -22,7 +22,7 @@ from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
 from .arguments import OPERAND, scan
-from .commands import AMEND, COMMANDS, INSTAR, format_help
+from .commands import AMEND, COMMANDS, INSTAR, REBASE, Command, format_help
 from .report import Progress, Report, show_debug, write
 
 TYPE_CHECKING = False
@@ -107,8 +107,10 @@ def _run(arguments: list[str], report: Report, *, own_process: bool) -> int:
 
 def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int:
     command, rest = (arguments or [""])[0], arguments[1:]
-    if command == "amend":
-        return _amend(rest, report, own_process=own_process)
+    if command == AMEND.name:
+        return _change(AMEND, rest, report, own_process=own_process)
+    if command == REBASE.name:
+        return _change(REBASE, rest, report, own_process=own_process)
     if command == "doctor":
         check_machine()
         from .doctor import run
@@ -121,7 +123,7 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
             raise UsageError(f"unknown command '{command}'; see 'instar --help'")
         write("stdout", f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
         return 0
-    raise UsageError("expecting a command, amend, doctor or help; see 'instar --help'")
+    raise UsageError("expecting a command, such as amend; see 'instar --help'")
 
 
 def _help(names: list[str]) -> int:
@@ -135,15 +137,13 @@ def _help(names: list[str]) -> int:
     return 0
 
 
-def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
-    """Carry out `instar amend`."""
-    flags, lists, files = _read_arguments(arguments, report)
+def _change(command: Command, arguments: list[str], report: Report, *, own_process: bool) -> int:
+    """Carry out a command that changes images."""
+    flags, lists, files = _read_arguments(command, arguments, report)
     if "help" in flags:
-        write("stdout", format_help(AMEND))
+        write("stdout", format_help(command))
         return 0
-    if not lists:
-        raise UsageError("Must specify options (-o); '-o help' lists them")
-    options = parse_options(lists)
+    options = _read_options(command, flags, lists)
     if options is None:
         check_format(flags.get("format"))
         write("stdout", options_help())
@@ -161,15 +161,28 @@ def _amend(arguments: list[str], report: Report, *, own_process: bool) -> int:
     return 0
 
 
+def _read_options(
+    command: Command, flags: dict[str, str], lists: list[str]
+) -> dict[str, Any] | None:
+    """What is asked, as keywords of make_request(); None for help about options. UsageError."""
+    if command is not AMEND:
+        from .rebase import read_flags
+
+        return read_flags(flags)
+    if not lists:
+        raise UsageError("Must specify options (-o); '-o help' lists them")
+    return parse_options(lists)
+
+
 def _read_arguments(
-    arguments: list[str], report: Report
+    command: Command, arguments: list[str], report: Report
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return the flags with their last values, the -o lists and the files; stop at --help."""
     flags: dict[str, str] = {}
     lists: list[str] = []
     files: list[str] = []
     objects: list[str] = []
-    for name, value in scan(arguments, AMEND.flags, "instar amend"):
+    for name, value in scan(arguments, command.flags, f"instar {command.name}"):
         if name == "options":
             lists.append(value)
         elif name == "object":

@@ -7,7 +7,7 @@ shells are made of it when the package is built (scripts/build_manual.py).
 from __future__ import annotations
 
 from ..base.record import record
-from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES
+from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, OTHER_FORMATS
 from ..request.kinds import FLAG
 from ..request.options import OPTIONS, PERMISSIONS
 from .arguments import FILES, Flag, format_flags
@@ -43,6 +43,49 @@ _OPTION_VALUES = (
     *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
 )
 
+_IMAGE = (
+    Flag(
+        "format",
+        "the format of the image (only qcow2)",
+        short="f",
+        metavar="FMT",
+        values=(AMENDABLE_FORMAT,),
+    ),
+    Flag(
+        "cache",
+        "cache mode; unsafe leaves out the flushes",
+        short="t",
+        metavar="CACHE",
+        values=tuple(CACHE_MODES),
+    ),
+)
+_REPORT = (
+    Flag("quiet", "print nothing but errors", short="q"),
+    Flag("verbose", "say on stderr what was done to each image", short="v"),
+    Flag("progress", "show the progress", short="p"),
+    Flag("dry-run", "say what would change, and change nothing"),
+    _OUTPUT,
+)
+_MANY = (
+    Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"),
+    Flag(
+        "files-from",
+        "take the names of images from FILE, or from stdin if '-'",
+        metavar="FILE",
+        values=(FILES,),
+    ),
+    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
+    Flag("debug", "show the debug text of the sandbox on stderr"),
+)
+_LIMITS = (
+    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
+    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
+)
+_ACCEPTED = (
+    Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
+    Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+)
+
 AMEND = Command(
     name="amend",
     usage=("instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",),
@@ -58,43 +101,16 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
             metavar="KEY=VALUE,...",
             values=_OPTION_VALUES,
         ),
-        Flag(
-            "format",
-            "the format of the image (only qcow2)",
-            short="f",
-            metavar="FMT",
-            values=(AMENDABLE_FORMAT,),
-        ),
-        Flag(
-            "cache",
-            "cache mode; unsafe leaves out the flushes",
-            short="t",
-            metavar="CACHE",
-            values=tuple(CACHE_MODES),
-        ),
-        Flag("quiet", "print nothing but errors", short="q"),
-        Flag("verbose", "say on stderr what was done to each image", short="v"),
-        Flag("progress", "show the progress", short="p"),
-        Flag("dry-run", "say what would change, and change nothing"),
-        _OUTPUT,
-        Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"),
-        Flag(
-            "files-from",
-            "take the names of images from FILE, or from stdin if '-'",
-            metavar="FILE",
-            values=(FILES,),
-        ),
-        Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
-        Flag("debug", "show the debug text of the sandbox on stderr"),
+        *_IMAGE,
+        *_REPORT,
+        *_MANY,
         *(
             Flag(row.name, row.help, metavar="" if row.kind == FLAG else "SIZE")
             for row in PERMISSIONS
         ),
-        Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
-        Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
+        *_LIMITS,
         Flag("force", "accepted for the sake of qemu-img; has no effect"),
-        Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
-        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+        *_ACCEPTED,
         _HELP,
     ),
     examples=(
@@ -105,6 +121,47 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
             "    instar amend -o lazy_refcounts=on --jobs 4 --files-from - --null",
             "amend all images of a folder, four at a time",
         ),
+    ),
+)
+
+REBASE = Command(
+    name="rebase",
+    usage=("instar rebase -u -b BACKING -F BACKING_FMT [FLAG...] FILENAME...",),
+    summary="name another backing file in qcow2 images, in a sandbox",
+    text="""\
+Name another backing file in the qcow2 image FILENAME, or in each of many, and change nothing else.
+No backing file is looked at: what a disk reads changes wherever the old and the new one differ.
+Without -u qemu-img copies what differs; that is not offered here.
+""",
+    flags=(
+        Flag("unsafe", "change the name only; must be given", short="u"),
+        Flag("backing", "the new backing file; '' for none", short="b", metavar="BACKING"),
+        Flag(
+            "backing-format",
+            "its format, which it must have",
+            short="F",
+            metavar="BACKING_FMT",
+            values=(AMENDABLE_FORMAT, *OTHER_FORMATS),
+        ),
+        *_IMAGE,
+        Flag(
+            "source-cache",
+            "accepted; no backing file is read",
+            short="T",
+            metavar="CACHE",
+            values=tuple(CACHE_MODES),
+        ),
+        *_REPORT,
+        *_MANY,
+        *_LIMITS,
+        Flag("compress", "accepted; nothing is copied", short="c"),
+        Flag("force-share", "refused: the image is written, and locked", short="U"),
+        *_ACCEPTED,
+        _HELP,
+    ),
+    examples=(
+        ("instar rebase -u -b new.qcow2 -F qcow2 disk.qcow2", "the backing file was renamed"),
+        ("instar rebase -u -b '' disk.qcow2", "the image stands alone"),
     ),
 )
 
@@ -130,15 +187,17 @@ HELP = Command(
 
 INSTAR = Command(
     name="instar",
-    usage=(*AMEND.usage, *DOCTOR.usage, *HELP.usage),
+    usage=(*AMEND.usage, *REBASE.usage, *DOCTOR.usage, *HELP.usage),
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
-    + "".join(f"  {command.name}\n      {command.summary}\n" for command in (AMEND, DOCTOR, HELP)),
+    + "".join(
+        f"  {command.name}\n      {command.summary}\n" for command in (AMEND, REBASE, DOCTOR, HELP)
+    ),
     flags=(_HELP, Flag("version", "print the version", short="V")),
     examples=AMEND.examples[:1] + DOCTOR.examples,
 )
 
-COMMANDS = (INSTAR, AMEND, DOCTOR, HELP)
+COMMANDS = (INSTAR, AMEND, REBASE, DOCTOR, HELP)
 
 
 def format_help(command: Command) -> str:

@@ -127,7 +127,7 @@ def show_debug(text: str) -> None:
 
 def describe(result: AmendResult, asked: Collection[str]) -> str:
     """Return what a dry run found out, as lines for people, who asked for these options."""
-    state = ", ".join(f"{key} {text}" for key, text in _spell_options(result, asked))
+    state = ", ".join(f"{key} {text or 'none'}" for key, text in _spell_options(result, asked))
     name = escape(result.filename)
     if result.action == "noop":
         return f"{name}: nothing to change ({state})\n"

@@ -93,7 +93,8 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         raise UsageError(f"Invalid cache option: {values['cache']}")
     given = [option for option in OPTIONS if values[option.key] is not None]
     asked = {option.key: option.take(values[option.key]) for option in given}
-    _check_backing_format(asked.get("backing_fmt"), change=values["change_backing"])
+    if values["change_backing"]:  # else the image has it, whatever it is
+        check_backing_format(values["backing_fmt"])
     timeout = values["timeout"]
     if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
         raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
@@ -109,11 +110,11 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     )
 
 
-def _check_backing_format(raw: int | bytes | None, *, change: bool) -> None:
-    """Refuse to name a format that nobody knows; an image may have it, which can be confirmed."""
-    name = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
-    if change and name and name not in (AMENDABLE_FORMAT, *OTHER_FORMATS):
-        raise UsageError(f"backing_fmt: Unknown driver '{name}'")
+def check_backing_format(name: str | bytes | None) -> None:
+    """Refuse a format of a backing file that nobody knows. UsageError."""
+    name = os.fsdecode(name or "")
+    if name and name not in (AMENDABLE_FORMAT, *OTHER_FORMATS):
+        raise UsageError(f"Invalid format name: '{name:.60}' is no format of a backing file")
 
 
 def check_format(name: str | None) -> None:

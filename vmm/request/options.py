@@ -88,7 +88,7 @@ OPTIONS = (
         abi_key=OPTION_DATA_FILE,
         help="File name of an external data file",
         meaning="The name of the external data file, up to 2048 bytes, of an image that has one; "
-        "an empty one removes the name, which programs then have to know. No file is looked at.",
+        "an empty one removes it, and programs then have to know it. No file is looked at.",
         keyword="the name of the external data file, '' for none, of an image that has such a file",
         since="0.1",
         fields=("data_file",),
