@@ -9,9 +9,10 @@ from .amend import amend_image
 from .amend.result import AmendResult
 from .base.errors import UsageError
 from .machine.payload import Payload, load_payload
-from .request import TIMEOUT
+from .request import TIMEOUT, AmendRequest
 from .request.keywords import Isolation, PathLike, check_path, make_request, takes_keywords
 from .request.options import Cache
+from .request.resize import make_resize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,61 @@ def amend(
         GuestFault: the guest broke its contract or exceeded a budget. Nothing was written.
     """
     request = make_request(keywords)
+    return _carry_out(path, request, progress, debug, isolation, payload)
+
+
+def resize(
+    path: PathLike,
+    size: int | str,
+    *,
+    shrink: bool = False,
+    backing_size: int | None = None,
+    max_growth: int | None = None,
+    format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
+    dry_run: bool = False,
+    cache: Cache = "writeback",
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+    isolation: Isolation | None = None,
+    payload: Payload | None = None,
+) -> AmendResult:
+    """Give the disk of a qcow2 image another size, in place: an amend of the size alone.
+
+    Args:
+        path: the image, a regular file or a block device.
+        size: the new size in bytes, or as text: "10G", or "+1G" and "-512M" for so much more or
+            less. A multiple of 512.
+        shrink: whether the disk may become smaller, and lose what it has behind its new end.
+        backing_size: how many bytes the backing file's disk has at most; None stands for any
+            number.
+        max_growth: by how many bytes the file may grow; None stands for 1 GiB.
+        format: as in amend().
+        dry_run: as in amend().
+        cache: as in amend().
+        timeout: as in amend().
+        progress: as in amend().
+        debug: as in amend().
+        isolation: as in amend().
+        payload: as in amend().
+
+    Raises:
+        InstarError: what amend() raises.
+    """
+    keywords = {"shrink": shrink, "backing_size": backing_size, "max_growth": max_growth}
+    conduct = {"format": format, "dry_run": dry_run, "cache": cache, "timeout": timeout}
+    request = make_resize(size, {**keywords, **conduct})
+    return _carry_out(path, request, progress, debug, isolation, payload)
+
+
+def _carry_out(
+    path: PathLike,
+    request: AmendRequest,
+    progress: Callable[[int, int], None] | None,
+    debug: Callable[[str], None] | None,
+    isolation: str | None,
+    payload: Payload | None,
+) -> AmendResult:
     if isolation not in (None, "process"):
         raise UsageError(f"isolation is None or 'process', not {isolation!r}")
     if isolation and (progress or debug or payload):

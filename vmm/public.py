@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
     from instar.vmm.amend.sandbox import Sandbox
-    from instar.vmm.api import amend, rebase_unsafe
+    from instar.vmm.api import amend, rebase_unsafe, resize
     from instar.vmm.base.errors import (
         GuestFault,
         HostError,
@@ -37,6 +37,7 @@ __all__ = [
     "amend",
     "amend_many",
     "rebase_unsafe",
+    "resize",
 ]
 
 _MODULES = {  # where they are, but for the errors
@@ -48,9 +49,10 @@ _MODULES = {  # where they are, but for the errors
     "amend": "api",
     "amend_many": "fleet.many",
     "rebase_unsafe": "api",
+    "resize": "api",
 }
 
-_RUNNING = ("Sandbox", "amend", "amend_many", "rebase_unsafe")
+_RUNNING = ("Sandbox", "amend", "amend_many", "rebase_unsafe", "resize")
 
 
 def __getattr__(name: str) -> object:

@@ -268,3 +268,51 @@ def test_a_caller_of_main_cannot_require_that_it_is_confined(
     status, line = fail(capsys, "amend", "--require-confinement", *LAZY, "d")
     assert (status, line) == (1, "a process that only calls the command is not confined")
     assert not amend.calls
+
+
+RESIZES: dict[str, tuple[list[str], int, int, dict[str, Any]]] = {
+    "to a size": (["d", "10G"], 10 << 30, 0, {}),
+    "by more": (["d", "+1.5G"], 3 << 29, 1, {}),
+    "by less": (["--shrink", "d", "-512"], 512, -1, {"shrink": True}),
+    "flags after the file": (["d", "--shrink", "1M"], 1 << 20, 0, {"shrink": True}),
+    "backing": (["--backing-size=1G", "d", "2G"], 2 << 30, 0, {"backing_size": 1 << 30}),
+    "preallocation off": (["--preallocation", "off", "-q", "d", "1G"], 1 << 30, 0, {}),
+    "format": (["-f", "qcow2", "d", "0x1000"], 4096, 0, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "relative", "allowed"), RESIZES.values(), ids=RESIZES
+)
+def test_resize_is_an_amend_of_the_size(
+    amend: FakeAmend, arguments: list[str], size: int, relative: int, allowed: dict[str, Any]
+) -> None:
+    assert cli.main(["resize", *arguments]) == 0
+    ((path, request),) = [call[:2] for call in amend.calls]
+    assert path == "d"
+    assert (request.options, request.relative) == ({"size": size}, relative)
+    for name, value in allowed.items():
+        assert getattr(request, name) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Expecting image file name and size"),
+        (["d"], "Expecting image file name and size"),
+        (["d", "big"], "Expecting image file name and size"),
+        (["10G"], "Expecting one image file name"),
+        (["d", "+-1G"], "expected a size such as 10G, +1G or -512M, not '+-1G'"),
+        (["d", "1000"], "a multiple of 512, not '1000'"),
+        (["d", "0"], "a multiple of 512, not '0'"),
+        (["--preallocation=full", "d", "1G"], "--preallocation: only off is supported"),
+        (["-o", "size=1G", "d", "1G"], "invalid option -- 'o'"),
+    ],
+)
+def test_resize_refuses_by_name_what_it_cannot_do(
+    amend: FakeAmend, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    status, line = fail(capsys, "resize", *arguments)
+    assert status == 2
+    assert words in line
+    assert not amend.calls

@@ -90,6 +90,7 @@ def plan(
     all, in which case the guest was not run.
     """
     header = _probe(image)
+    request = request.for_disk(header.size)
     image.tables = request.tables_for(header.size, header.cluster_size)
     config = pack_config(
         *(header, request.fit(image.is_device), image.size, image.budget),
@@ -115,6 +116,8 @@ def carry_out(
         head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))
+    if request.relative:
+        request = request.for_disk(_probe(image).size)
     stored = (image.work_max - WORK_MIN) // WORK_FACTOR
     original = Original(image.read, image.size, image.budget, max(stored, 0))
     judgement = judge(original, request.fit(image.is_device), outcome.staged, outcome.claim)

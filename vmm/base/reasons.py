@@ -322,6 +322,12 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed, and "
         "cannot be resized; remove it with qemu-img bitmap --remove",
     ),
+    abi.REFUSAL_SIZE_DIFFERENCE: (
+        "size_difference",
+        ("virtual_size", "difference"),
+        "the disk has {virtual_size} bytes, and cannot have {difference} more or less: its size is "
+        "a multiple of 512, at least that, and less than 8 EiB",
+    ),
     abi.REFUSAL_BACKING_CHANGE: (
         "backing_change",
         (),

@@ -122,6 +122,12 @@ def change_limit(size: int, ranges: int) -> Refusal:
     return _translate(_NOTHING, abi.REFUSAL_CHANGE_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, size, ranges)
 
 
+def size_difference(size: int, difference: int) -> Refusal:
+    """Say that a disk cannot grow or shrink by so much."""
+    details = size, difference
+    return _translate(_NOTHING, abi.REFUSAL_SIZE_DIFFERENCE, abi.AMEND_ERROR_SIZE, *details)
+
+
 def too_few_references(offset: int, refcount: int) -> Refusal:
     """Say that a cluster has one user more than its refcount counts."""
     details = offset, refcount, refcount + 1

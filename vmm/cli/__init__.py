@@ -22,16 +22,19 @@ from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
 from .arguments import OPERAND, scan
-from .commands import AMEND, COMMANDS, INSTAR, REBASE, Command, format_help
+from .commands import AMEND, COMMANDS, INSTAR, REBASE, RESIZE, Command, format_help
 from .report import Progress, Report, show_debug, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
     from typing import Any
 
     from ..amend.result import AmendResult
     from ..image.image_file import ImageFile
+    from ..request import AmendRequest
+    from .commands import Command
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal
@@ -111,6 +114,8 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
         return _change(AMEND, rest, report, own_process=own_process)
     if command == REBASE.name:
         return _change(REBASE, rest, report, own_process=own_process)
+    if command == RESIZE.name:
+        return _resize(rest, report, own_process=own_process)
     if command == "doctor":
         check_machine()
         from .doctor import run
@@ -149,14 +154,56 @@ def _change(command: Command, arguments: list[str], report: Report, *, own_proce
         write("stdout", options_help())
         return 0
     report.asked = options.keys()
+
+    def make() -> AmendRequest:
+        return make_request({**options, **_read_keywords(flags)})
+
+    return _carry_out(files, make, flags, report, own_process=own_process)
+
+
+def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    """Carry out `instar resize`, whose last argument is a size, whatever it begins with."""
+    from ..request.resize import make_resize
+
+    size = arguments[-1] if arguments else ""
+    is_size = parse_size(size.lstrip("+-")) is not None
+    rest = arguments[:-1] if is_size else arguments
+    flags, _, files = _read_arguments(RESIZE, rest, report)
+    if "help" in flags:
+        write("stdout", format_help(RESIZE))
+        return 0
+    if flags.get("preallocation", "off") != "off":
+        raise UsageError(
+            "--preallocation: only off is supported, as nothing new is allocated; allocate the "
+            "disk by writing to it, or with qemu-img resize --preallocation"
+        )
+    if not is_size:
+        raise UsageError("Expecting image file name and size, such as 10G, +1G or -512M")
+    report.asked = {"size"}
+
+    def make() -> AmendRequest:
+        return make_resize(size, _read_keywords(flags))
+
+    return _carry_out(files, make, flags, report, own_process=own_process)
+
+
+def _carry_out(
+    files: list[str],
+    make: Callable[[], AmendRequest],
+    flags: dict[str, str],
+    report: Report,
+    *,
+    own_process: bool,
+) -> int:
+    """Amend one image, or many; `make` makes the request, when there is an image."""
     check_machine()
     if len(files) > 1 or not flags.keys().isdisjoint(_OF_BATCHES):
         from .batch import amend_files
 
-        return amend_files(files, {**options, **_read_keywords(flags)}, flags, report)
+        return amend_files(files, make, flags, report)
     if not files:
         raise UsageError("Expecting one image file name")
-    result = _call_amend(files[0], options, flags, report, own_process=own_process)
+    result = _call_amend(files[0], make, flags, report, own_process=own_process)
     report.result(result, quiet="quiet" in flags)
     return 0
 
@@ -206,13 +253,13 @@ def _read_arguments(
 
 def _call_amend(
     filename: str,
-    options: dict[str, Any],
+    make: Callable[[], AmendRequest],
     flags: dict[str, str],
     report: Report,
     *,
     own_process: bool,
 ) -> AmendResult:
-    keywords = {**options, **_read_keywords(flags)}
+    request = make()
     required = "require-confinement" in flags
     if required and not own_process:
         raise HostError("a process that only calls the command is not confined")
@@ -231,7 +278,7 @@ def _call_amend(
     try:
         result = amend_image(
             filename,
-            make_request(keywords),
+            request,
             progress=progress,
             debug=show_debug if "debug" in flags else None,
             before_read=confine_process if own_process else None,

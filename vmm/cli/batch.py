@@ -11,15 +11,15 @@ import os
 import sys
 
 from ..base.errors import UsageError
-from ..request.keywords import make_request
 from .report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from ..amend.result import AmendOutcome
+    from ..request import AmendRequest
     from .report import Report
 
 JOBS_MAX = 4096
@@ -28,13 +28,13 @@ _KINDS = ("amended", "as asked", "failed")
 
 def amend_files(
     files: list[str],
-    keywords: dict[str, Any],
+    make: Callable[[], AmendRequest],
     flags: dict[str, str],
     report: Report,
 ) -> int:
     """Amend `files`, and those that --files-from names; return the exit status.
 
-    `keywords` are those of make_request(). Raises UsageError, or HostError if this machine can run
+    `make` makes the request. Raises UsageError, or HostError if this machine can run
     no workers or the list cannot be read.
     """
     jobs = _read_jobs(flags.get("jobs", "1"))
@@ -44,7 +44,7 @@ def amend_files(
         raise UsageError("--null is about the names of --files-from")
     if not files and "files-from" not in flags:
         raise UsageError("Expecting one image file name")
-    request = make_request(keywords)
+    request = make()
     gc.enable()  # unlike for one image, where the process is soon at its end
     report.use_lines()
     paths: Iterable[str] = files

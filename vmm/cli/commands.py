@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..base.record import record
 from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, OTHER_FORMATS
 from ..request.kinds import FLAG
-from ..request.options import OPTIONS, PERMISSIONS
+from ..request.options import OPTIONS, PERMITTED
 from .arguments import FILES, Flag, format_flags
 from .report import OUTPUT_FORMATS
 
@@ -86,6 +86,12 @@ _ACCEPTED = (
     Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
 )
 
+
+def _permitted(*keys: str) -> tuple[Flag, ...]:
+    rows = [PERMITTED[key] for key in keys]
+    return tuple(Flag(row.name, row.help, "", "" if row.kind == FLAG else "SIZE") for row in rows)
+
+
 AMEND = Command(
     name="amend",
     usage=("instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",),
@@ -104,10 +110,7 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
         *_IMAGE,
         *_REPORT,
         *_MANY,
-        *(
-            Flag(row.name, row.help, metavar="" if row.kind == FLAG else "SIZE")
-            for row in PERMISSIONS
-        ),
+        *_permitted(*PERMITTED),
         *_LIMITS,
         Flag("force", "accepted for the sake of qemu-img; has no effect"),
         *_ACCEPTED,
@@ -165,6 +168,36 @@ Without -u qemu-img copies what differs; that is not offered here.
     ),
 )
 
+RESIZE = Command(
+    name="resize",
+    usage=("instar resize [--shrink] [FLAG...] FILENAME... [+|-]SIZE",),
+    summary="give the disks of qcow2 images another size, in a sandbox",
+    text="""\
+Give the disk of the qcow2 image FILENAME, or of each of many, SIZE bytes, or with a sign so many
+more or less, in place, in a sandbox. It is 'instar amend -o size=SIZE' with qemu-img resize's
+command line.
+""",
+    flags=(
+        *_permitted("shrink", "backing_size", "max_growth"),
+        *_IMAGE,
+        Flag(
+            "preallocation",
+            "only off: what a larger disk has more is not allocated",
+            metavar="MODE",
+            values=("off",),
+        ),
+        *_REPORT,
+        *_MANY,
+        *_LIMITS,
+        *_ACCEPTED,
+        _HELP,
+    ),
+    examples=(
+        ("instar resize disk.qcow2 +10G", "give the disk 10 GiB more"),
+        ("instar resize --shrink disk.qcow2 1G", "shrink the disk to 1 GiB"),
+    ),
+)
+
 DOCTOR = Command(
     name="doctor",
     usage=("instar doctor [--output FORMAT]",),
@@ -185,19 +218,19 @@ HELP = Command(
     examples=(),
 )
 
+_NAMED = (AMEND, REBASE, RESIZE, DOCTOR, HELP)
+
 INSTAR = Command(
     name="instar",
-    usage=(*AMEND.usage, *REBASE.usage, *DOCTOR.usage, *HELP.usage),
+    usage=(*AMEND.usage, *REBASE.usage, *RESIZE.usage, *DOCTOR.usage, *HELP.usage),
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
-    + "".join(
-        f"  {command.name}\n      {command.summary}\n" for command in (AMEND, REBASE, DOCTOR, HELP)
-    ),
+    + "".join(f"  {command.name}\n      {command.summary}\n" for command in _NAMED),
     flags=(_HELP, Flag("version", "print the version", short="V")),
     examples=AMEND.examples[:1] + DOCTOR.examples,
 )
 
-COMMANDS = (INSTAR, AMEND, REBASE, DOCTOR, HELP)
+COMMANDS = (INSTAR, *_NAMED)
 
 
 def format_help(command: Command) -> str:

@@ -128,6 +128,10 @@ def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     """Whether what this process knows is what the result says."""
     request = expected.request
     told = {row.key: row.tell(value) for row, value in request.asked()}
+    if request.relative:  # to what the disk had, which only the result tells
+        before = [change.before or 0 for change in result.changes if change.field == "size"]
+        moved = request.relative * request.size
+        told["size"] = before[0] + moved if before else result.options["size"]
     return (
         result.filename == expected.name
         and str(result.format) == "qcow2"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from instar.abi import INSTAR_RAM_SIZE, INSTAR_STAGED_MAX
 
+from ..base.errors import ImageRejected
 from ..base.record import FrozenDict, record
 from .kinds import FLAG, TEXT
 from .options import BY_KEY, OPTIONS, PERMITTED
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from .kinds import Option, Value
 
+SIZE_UNIT = 512
+"""What the size of a disk is a multiple of, in bytes."""
 TIMEOUT = 30.0
 """How long a guest may run by default, in seconds."""
 
@@ -41,6 +44,8 @@ class AmendRequest:
     """What the guest needs, in bytes: a multiple of INSTAR_RAM_SIZE up to INSTAR_RAM_MAX."""
     fixed_size: bool = False
     """Whether the image is on a block device, which cannot grow."""
+    relative: int = 0
+    """1 or -1 where `size` is by how much the disk grows or shrinks, else 0."""
 
     @classmethod
     def of(cls, **values: Any) -> AmendRequest:
@@ -72,6 +77,19 @@ class AmendRequest:
     def moves_header(self) -> bool:
         """Whether parts of the header may get another place."""
         return any(option.moves_header for option, _ in self.asked())
+
+    def for_disk(self, size: int) -> AmendRequest:
+        """The request as it is for a disk of so many bytes. ImageRejected if none fits."""
+        if not self.relative:
+            return self
+        new = size + self.relative * self.size
+        if not 0 < new < 1 << 63 or new % SIZE_UNIT:
+            # Imported here, as hardly anybody asks for a size that no disk has.
+            from ..base.refusals import size_difference
+
+            raise ImageRejected((size_difference(size, self.size),))
+        options = FrozenDict({**self.options, "size": new})
+        return AmendRequest(**{**vars(self), "options": options, "relative": 0})
 
     @property
     def tables_max(self) -> int:

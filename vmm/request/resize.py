@@ -1,0 +1,36 @@
+"""Host side: what `instar resize` and instar.resize() ask for: an amend of the size alone."""
+
+from __future__ import annotations
+
+from ..base.errors import UsageError
+from ..base.record import FrozenDict
+from . import SIZE_UNIT, AmendRequest
+from .keywords import make_request
+from .lists import parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+def make_resize(size: int | str, keywords: Mapping[str, Any]) -> AmendRequest:
+    """Check a size, in bytes or as qemu-img has it, and the other keywords of make_request().
+
+    With a sign the size is by how much the disk grows or shrinks. Raises what make_request() does.
+    """
+    if type(size) is int:
+        return make_request({**keywords, "size": size})
+    if type(size) is not str:
+        raise UsageError(
+            f"size is a number of bytes, or a str such as '10G' or '+1G', not {size!r}"
+        )
+    sign = {"+": 1, "-": -1}.get(size[:1], 0)
+    number = parse_size(size[1:] if sign else size)
+    if number is None:
+        raise UsageError(f"expected a size such as 10G, +1G or -512M, not '{size:.60}'")
+    if not sign:
+        return make_request({**keywords, "size": number})
+    request = make_request({**keywords, "size": SIZE_UNIT})
+    options = FrozenDict({**request.options, "size": number})
+    return AmendRequest(**{**vars(request), "options": options, "relative": sign})
