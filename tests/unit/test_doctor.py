@@ -221,10 +221,10 @@ def test_doctor_tries_the_locks(
 def test_doctor_tries_each_barrier_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert [barrier for barrier, _ in BARRIERS] == list(checks.BARRIERS)
+    assert [barrier for barrier, _ in BARRIERS] == list(checks.BARRIER_ADVICE)
     check = dict(checks.CHECKS)[name]
     before = Path("/proc/self/status").read_text(encoding="ascii")
-    assert diagnose(capsys, monkeypatch, check) == f"ok   {checks.BARRIERS[name][0]}"
+    assert diagnose(capsys, monkeypatch, check) == f"ok   {checks.BARRIER_ADVICE[name][0]}"
     status = Path("/proc/self/status").read_text(encoding="ascii")
     fields = ("Cap", "NoNewPrivs", "Seccomp")
     assert [line for line in status.splitlines() if line.startswith(fields)] == [

@@ -7,7 +7,7 @@ import os
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict
 from ..base.refusals import Circumstances, not_qcow2, translate
-from ..contract.judge import judge, prepare
+from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.commit import commit, planned_ranges
 from ..image.image_file import WORK_FACTOR, WORK_MIN, ImageFile
@@ -47,7 +47,7 @@ def amend_image(
     needed and nothing of the image has been read; what it raises ends the amend.
     """
     announce(path, request)
-    prepare(request)
+    preload(request)
     payload = payload or load_payload()
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Sandbox:
     """Amends one image after the other in one virtual machine; a context manager.
 
-    Behind each image, all that its guest could have touched goes back to what it was before the
+    After each image, all that its guest could have touched goes back to what it was before the
     first one: memory, registers, FPU and vector state, MSRs, the pending exit, queues and serial
     port. After anything but a regular end of the guest, the machine is closed and the next image
     gets a new one, as it does in a forked child. docs/threat-model.md says what this rests on;

@@ -174,7 +174,7 @@ def check_sandbox() -> str:
     return f"the sandbox amended a test image in {milliseconds:.1f} ms, {result.vm_exits} exits"
 
 
-BARRIERS = {
+BARRIER_ADVICE = {
     "privileges": ("the command gives up its privileges", "see capabilities(7)"),
     "limits": ("the command limits its resources", "mount /proc, and see getrlimit(2)"),
     "landlock": (
@@ -203,7 +203,7 @@ def check_barrier(name: str) -> str:
     )
     if done.returncode:
         raise CheckError(f"{name}: a confined process ends with {done.returncode}", REPORT)
-    what, advice = BARRIERS[name]
+    what, advice = BARRIER_ADVICE[name]
     fault = done.stdout.strip()
     if fault:
         raise Shortcoming(f"{name}: {fault}", f"{advice}; --require-confinement fails here")
@@ -217,7 +217,7 @@ CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("api", check_api),
     ("payload", check_payload),
     ("locks", check_locks),
-    *((name, partial(check_barrier, name)) for name in BARRIERS),
+    *((name, partial(check_barrier, name)) for name in BARRIER_ADVICE),
     ("memory", check_memory),
     ("command", check_command),
     ("sandbox", check_sandbox),

@@ -38,7 +38,7 @@ _TABLE_PLACE = ("refcount_table_offset", "refcount_table_clusters")
 _PLACES = (*_TABLE_PLACE, "snapshots_offset")
 
 
-def prepare(request: AmendRequest) -> None:
+def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     tuple(rules_of(request))
     if request.writes_tables or request.moves_header:

@@ -31,7 +31,7 @@ _PLAIN_SECTOR, _EMPTY_SECTOR = _PLAIN_ENTRY * 64, bytes(SECTOR_SIZE)
 _EVEN = bytes(range(0, 256, 2))
 
 
-class Mapping:
+class ClusterMapping:
     """Judges the L2 tables' sectors that a downgrade stages."""
 
     def __init__(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .books import Books
     from .disk import Disk
-    from .mapping import Mapping
+    from .mapping import ClusterMapping
     from .structures import Snapshots
     from .touched import Touched
 
@@ -124,7 +124,7 @@ class Roles:
                 self._disk.hold(_TABLE_MEMORY * (len(found) - count))
         return found - {0}
 
-    def judge_data(self, tables: set[int], mapping: Mapping, *, extended: bool) -> None:
+    def judge_data(self, tables: set[int], mapping: ClusterMapping, *, extended: bool) -> None:
         """The same for the data that entries of these L2 tables name, as they are."""
         size = self._disk.cluster_size
         for table in sorted(tables):

@@ -31,7 +31,7 @@ from .disk import Disk, OutsideError
 from .growth import judge_growth
 from .layer import Layer
 from .limits import SNAPSHOT_TABLE_MAX, check_tables
-from .mapping import Mapping
+from .mapping import ClusterMapping
 from .pending import Pending
 from .roles import Roles, State
 from .structures import BITMAPS, Snapshots, bitmap_clusters, judge_bitmaps_fit
@@ -164,7 +164,7 @@ class _Tables:
                 judge_bitmaps_fit(self._disk, bitmaps, sizes)
         if dropped is not None:
             self._books.release(bitmap_clusters(self._disk, dropped))
-        mapping = Mapping(
+        mapping = ClusterMapping(
             *(self._disk, self._staged, self._books, self._zeroed),
             # An empty name is none to qemu too.
             backed=bool(self._before.name or self._after.name),
@@ -195,7 +195,7 @@ class _Tables:
         most = self._books.taken if layer else self._entries_max
         judge_growth(self._disk, self._books, self._new, end, most)
 
-    def _judge_entries(self, mapping: Mapping) -> tuple[set[int], set[int]]:
+    def _judge_entries(self, mapping: ClusterMapping) -> tuple[set[int], set[int]]:
         """Return the clusters that must be L2 tables of any layer, and of the active one."""
         mapped, flagged = self._pending[MAPPING], self._pending[FLAGS]
         if (mapped.count and (MAPPING, ZEROES) not in self._allowed) or (
@@ -300,7 +300,12 @@ class _Tables:
         )
 
     def _judge_layers(
-        self, roles: Roles, state: State, mapping: Mapping, written: set[int], flagged: set[int]
+        self,
+        roles: Roles,
+        state: State,
+        mapping: ClusterMapping,
+        written: set[int],
+        flagged: set[int],
     ) -> None:
         try:
             active, others = roles.judge_l2_tables(state)

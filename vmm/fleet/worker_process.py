@@ -62,7 +62,7 @@ class WorkerProcess:
         """The pieces of an answer so far."""
         self.ready = False
         self.gave_up = False
-        """Whether its last answer was an error, behind which it may have to end."""
+        """Whether its last answer was an error, after which it may have to end."""
         self.deadline = 0.0
         """When it must have said what became of the first image that it has; set by the batch."""
         self._limit = -1

@@ -1,4 +1,4 @@
-"""Host side: writes what has been judged, phase by phase, with a barrier behind each."""
+"""Host side: writes what has been judged, phase by phase, with a barrier after each."""
 
 from __future__ import annotations
 
