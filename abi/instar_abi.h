@@ -291,4 +291,79 @@ struct AmendProgress {
     uint64_t total; /* OUT: L1 entries to look at, as far as is known; may rise */
 };
 
+/* The request of an operation that only looks, in the place of an AmendConfig. Such an operation stages
+ * nothing; its faults of the image are AmendRefusals, in FRAME_REFUSALS. */
+#define INSPECT_CONFIG_MAGIC 0x494e5350
+#define INSPECT_FLAG_QUIET 1
+#define INSPECT_FLAG_PROGRESS 2 /* send FRAME_PROGRESS */
+
+struct InspectConfig {
+    uint32_t magic;      /* IN */
+    uint32_t flags;      /* IN: INSPECT_FLAG_* */
+    uint64_t image_size; /* IN: bytes of the file or block device */
+    uint64_t work_max;   /* IN: bytes, see AMEND_*_WORK */
+    uint64_t reserved;   /* IN: 0 */
+};
+
+/* What the operation "info" says. Names and records come before the FRAME_INFO, which ends the run. */
+#define FRAME_INFO 16          /* one InfoResult */
+#define FRAME_INFO_TEXT 17     /* u32s, INFO_TEXT_* and an offset in that text, and bytes */
+#define FRAME_INFO_FEATURES 18 /* InfoFeatures, of bits that are set and not known */
+#define FRAME_INFO_SNAPSHOTS 19 /* each an InfoSnapshot, its ID and its name */
+#define FRAME_INFO_BITMAPS 20   /* each an InfoBitmap and its name */
+#define FRAME_INFO_LUKS 21      /* the first INFO_LUKS_SIZE bytes of the LUKS header */
+#define INFO_RESULT_MAGIC 0x494e464f
+#define INFO_TEXT_BACKING_FILE 1
+#define INFO_TEXT_BACKING_FORMAT 2
+#define INFO_TEXT_DATA_FILE 3
+#define INFO_LUKS_SIZE 592
+#define INFO_SNAPSHOT_ID_MAX 127   /* bytes that are told of an ID, */
+#define INFO_SNAPSHOT_NAME_MAX 255 /* and of a name, as qemu has them */
+#define INFO_RECORDS_MAX 0xc0000   /* bytes of records that are told; of the rest, how many */
+
+/* What could be read. */
+#define INFO_READ_HEADER 1
+#define INFO_READ_EXTENSIONS 2
+#define INFO_READ_SNAPSHOTS 4
+#define INFO_READ_BITMAPS 8 /* or there are none that are valid */
+
+struct InfoResult {
+    uint32_t magic;          /* OUT */
+    uint32_t refusal_count;  /* OUT: the AmendRefusals in FRAME_REFUSALS */
+    uint32_t read;           /* OUT: INFO_READ_* */
+    uint32_t nb_bitmaps;     /* OUT: that the extension counts; 0 if it is not valid */
+    uint32_t snapshots_told; /* OUT: records of each kind */
+    uint32_t bitmaps_told;   /* OUT */
+    uint64_t crypto_offset;  /* OUT: of the LUKS header; 0 if there is none */
+    uint64_t reserved;       /* OUT: 0 */
+};
+
+/* An entry of the feature name table. */
+struct InfoFeature {
+    uint8_t kind; /* OUT: 0 incompatible, 1 compatible, 2 autoclear */
+    uint8_t bit;  /* OUT */
+    uint8_t name[46]; /* OUT: padded with NULs */
+};
+
+struct InfoSnapshot {
+    uint64_t l1_table_offset; /* OUT */
+    uint64_t vm_state_size;   /* OUT: bytes */
+    uint64_t disk_size;       /* OUT: bytes */
+    uint64_t vm_clock_nsec;   /* OUT */
+    uint64_t icount;          /* OUT: 2^64 - 1 if there is none */
+    uint32_t date_sec;        /* OUT */
+    uint32_t date_nsec;       /* OUT */
+    uint32_t l1_size;         /* OUT: entries */
+    uint16_t id_size;         /* OUT: bytes that are told */
+    uint16_t name_size;       /* OUT: bytes that are told */
+};
+
+struct InfoBitmap {
+    uint64_t table_offset;    /* OUT */
+    uint32_t table_entries;   /* OUT */
+    uint32_t flags;           /* OUT: as in the bitmap directory */
+    uint32_t granularity_bits; /* OUT */
+    uint32_t name_size;       /* OUT: bytes */
+};
+
 #endif

@@ -1,8 +1,9 @@
 """Build time: compiles the payload, guest/ and shared/, into freestanding x86-64 ELF images.
 
-There are two, core.elf (the executor) and amend.elf (the operation), and their bytes depend on the
-sources and the compiler only, not on the folder or the time. The compiler is $INSTAR_GUEST_CC, else
-gcc, else the ziglang package; INSTAR_GUEST_CC=ziglang asks for the last one by name.
+There is core.elf, the executor, and one for each operation, such as amend.elf. Their bytes depend
+on the sources and the compiler only, not on the folder or the time. The compiler is
+$INSTAR_GUEST_CC, else gcc, else the ziglang package; INSTAR_GUEST_CC=ziglang asks for the last one
+by name.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ ZIG_HOST = "-target x86_64-linux-gnu".split()
 
 # The folders of shared/ that every operation on a qcow2 image is compiled with.
 READERS = ("shared", "shared/image", "shared/qcow2")
-# Image: the folders it is compiled from. Its linker script is guest/IMAGE/IMAGE.ld.
+OPERATION = ("guest/operation", "guest/common", *READERS)
+# Image: the folders it is compiled from.
 IMAGES = {
     "core": ("guest/core", "guest/common"),
-    "amend": ("guest/amend", *READERS, "shared/amend", "shared/amend/options", "guest/common"),
+    "amend": ("guest/amend", *OPERATION, "shared/amend", "shared/amend/options"),
+    "info": ("guest/info", *OPERATION, "shared/inspect"),
 }
-INCLUDES = ("abi", "shared", "guest/common")
+INCLUDES = ("abi", "shared", "guest/common", "guest/operation")
 
 WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror".split()
 CFLAGS = (
@@ -142,13 +145,18 @@ def image_sources(name: str) -> list[Path]:
     return [path for folder in IMAGES[name] for path in sorted((ROOT / folder).glob("*.[cS]"))]
 
 
+def linker_script(name: str) -> Path:
+    """Where the image `name` lies in memory; operations all lie in one place."""
+    return ROOT / "guest" / ("core/core.ld" if name == "core" else "operation/operation.ld")
+
+
 def build_guest(directory: Path) -> list[Path]:
     """Build all images into `directory`, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     return [
         link_image(
             image_sources(name),
-            ROOT / "guest" / name / f"{name}.ld",
+            linker_script(name),
             directory.resolve() / f"{name}.elf",
         )
         for name in IMAGES

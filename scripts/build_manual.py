@@ -33,8 +33,8 @@ COMPLETIONS = {
 MANUAL = "share/man/man1/instar.1"
 
 STATUS = (
-    ("0", "The image was amended, or was already as asked; or the help was printed."),
-    ("1", "Refused or failed; the line on stderr says why."),
+    ("0", "The image was amended, or was already as asked, or was told; or the help was printed."),
+    ("1", "Refused, failed, or not safe; the line on stderr, or the report, says why."),
     ("2", "The command line asks for something that does not exist."),
 )
 FILES = (

@@ -18,24 +18,38 @@ if TYPE_CHECKING:
     )
     from instar.vmm.contract.terms import Change
     from instar.vmm.fleet.many import amend_many
+    from instar.vmm.inspect.api import InfoOutcome, info, info_many
+    from instar.vmm.inspect.policy import Policy, Violation
+    from instar.vmm.inspect.references import Reference
+    from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AmendOutcome",
     "AmendResult",
+    "BitmapInfo",
     "ByteRange",
     "Change",
+    "FeatureInfo",
     "GuestFault",
     "HostError",
+    "ImageInfo",
     "ImageLocked",
     "ImageRejected",
+    "InfoOutcome",
     "InstarError",
+    "Policy",
+    "Reference",
     "Refusal",
     "Sandbox",
+    "SnapshotInfo",
     "UsageError",
+    "Violation",
     "amend",
     "amend_many",
+    "info",
+    "info_many",
     "rebase_unsafe",
     "resize",
 ]
@@ -43,16 +57,26 @@ __all__ = [
 _MODULES = {  # where they are, but for the errors
     "AmendOutcome": "amend.result",
     "AmendResult": "amend.result",
+    "BitmapInfo": "inspect.result",
     "ByteRange": "amend.result",
     "Change": "contract.terms",
+    "FeatureInfo": "inspect.result",
+    "ImageInfo": "inspect.result",
+    "InfoOutcome": "inspect.api",
+    "Policy": "inspect.policy",
+    "Reference": "inspect.references",
     "Sandbox": "amend.sandbox",
+    "SnapshotInfo": "inspect.result",
+    "Violation": "inspect.policy",
     "amend": "api",
     "amend_many": "fleet.many",
+    "info": "inspect.api",
+    "info_many": "inspect.api",
     "rebase_unsafe": "api",
     "resize": "api",
 }
 
-_RUNNING = ("Sandbox", "amend", "amend_many", "rebase_unsafe", "resize")
+_RUNNING = ("Sandbox", "amend", "amend_many", "info", "info_many", "rebase_unsafe", "resize")
 
 
 def __getattr__(name: str) -> object:

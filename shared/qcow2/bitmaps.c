@@ -37,8 +37,10 @@ static const uint8_t *read_bitmap(struct qcow2_image *image, uint64_t at, struct
     bitmap->table_offset = load_be64(raw + QCOW2_BITMAP_TABLE_OFFSET);
     bitmap->table_entries = load_be32(raw + QCOW2_BITMAP_TABLE_SIZE);
     bitmap->flags = load_be32(raw + QCOW2_BITMAP_FLAGS);
+    bitmap->type = raw[QCOW2_BITMAP_TYPE];
     bitmap->granularity_bits = raw[QCOW2_BITMAP_GRANULARITY_BITS];
     bitmap->name_offset = QCOW2_BITMAP_HEADER_SIZE;
+    bitmap->name = raw + bitmap->name_offset;
     bitmap->name_size = load_be16(raw + QCOW2_BITMAP_NAME_SIZE);
     bitmap->size = round_up(QCOW2_BITMAP_HEADER_SIZE + extra + bitmap->name_size, 8);
     if (extra || bitmap->name_size > QCOW2_BITMAP_NAME_MAX || bitmap->size > left)

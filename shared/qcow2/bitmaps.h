@@ -14,10 +14,12 @@
 struct bitmap {
     uint64_t table_offset;
     uint64_t table_entries;
+    uint32_t flags;
+    uint32_t type;
+    uint32_t granularity_bits;
+    const uint8_t *name;  /* in memory until something else is read */
     uint32_t name_offset; /* from the entry's start */
     uint32_t name_size;
-    uint32_t flags;
-    uint32_t granularity_bits;
     uint64_t size; /* of the entry, padding included */
 };
 

@@ -19,6 +19,12 @@ static void parse_snapshot(const struct qcow2_header *h, const uint8_t *raw,
     snapshot->disk_size = h->size;
     if (snapshot->extra_data_size >= 16)
         snapshot->disk_size = load_be64(raw + QCOW2_SNAPSHOT_DISK_SIZE);
+    snapshot->icount = snapshot->extra_data_size >= QCOW2_SNAPSHOT_EXTRA_DATA_FULL
+                           ? load_be64(raw + QCOW2_SNAPSHOT_ICOUNT)
+                           : UINT64_MAX;
+    snapshot->vm_clock_nsec = load_be64(raw + QCOW2_SNAPSHOT_VM_CLOCK_NSEC);
+    snapshot->date_sec = load_be32(raw + QCOW2_SNAPSHOT_DATE_SEC);
+    snapshot->date_nsec = load_be32(raw + QCOW2_SNAPSHOT_DATE_NSEC);
     uint32_t extra = snapshot->extra_data_size > QCOW2_SNAPSHOT_EXTRA_DATA_MAX
                          ? QCOW2_SNAPSHOT_EXTRA_DATA_MAX
                          : snapshot->extra_data_size;
@@ -40,10 +46,11 @@ bool read_snapshot(struct qcow2_image *image, uint64_t at, struct snapshot *snap
     uint64_t offset = h->snapshots_offset + at;
     if (!inside_image(image, offset, QCOW2_SNAPSHOT_HEADER_SIZE))
         return refuse_table(image);
-    const uint8_t *raw = look(&image->file, &image->structures, offset, QCOW2_SNAPSHOT_KNOWN_SIZE);
+    const uint8_t *raw = look(&image->file, &image->structures, offset, QCOW2_SNAPSHOT_READ_SIZE);
     if (!raw)
         return false;
     parse_snapshot(h, raw, snapshot);
+    snapshot->offset = offset;
     return inside_image(image, offset, snapshot->size) || refuse_table(image);
 }
 

@@ -9,11 +9,16 @@
 
 /* An entry of the snapshot table ("Snapshots"). */
 struct snapshot {
+    uint64_t offset; /* of the entry in the image */
     uint64_t l1_table_offset;
     uint32_t l1_size;
     uint32_t extra_data_size;
     uint64_t vm_state_size;
     uint64_t disk_size;
+    uint64_t vm_clock_nsec;
+    uint64_t icount; /* 2^64 - 1 if there is none */
+    uint32_t date_sec;
+    uint32_t date_nsec;
     uint32_t id_size;   /* in bytes */
     uint32_t text_size; /* of id and name in bytes */
     uint32_t size;      /* of the entry in bytes, padding included */

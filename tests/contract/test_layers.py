@@ -25,10 +25,20 @@ ROOMS = {
     "shared/qcow2": ("abi", "shared", "shared/image"),
     "shared/amend": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend/options"),
     "shared/amend/options": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend"),
+    "shared/inspect": ("abi", "shared", "shared/image", "shared/qcow2"),
     "shared/host": ("abi", "shared", "shared/image", "shared/qcow2", "shared/amend"),
     "guest/common": ("abi",),
     "guest/core": ("abi", "guest/common"),
-    "guest/amend": ("abi", "guest/common", "shared", "shared/image", "shared/amend"),
+    "guest/operation": ("abi", "shared/image"),
+    "guest/amend": (
+        "abi",
+        "guest/operation",
+        "guest/common",
+        "shared",
+        "shared/image",
+        "shared/amend",
+    ),
+    "guest/info": ("abi", "guest/operation", "shared", "shared/image", "shared/inspect"),
 }
 TOPS = ("abi", "shared", "guest")
 SOURCES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.[chS]"))
@@ -46,7 +56,7 @@ def includes_of(source: Path) -> set[tuple[str, str]]:
 
 def headers_of(source: Path) -> set[Path]:
     """Those of our own headers that a file includes; where each is found is the compiler's rule."""
-    folders = (source.parent, ROOT / "abi", ROOT / "shared")
+    folders = (source.parent, ROOT / "abi", ROOT / "shared", ROOT / "guest" / "operation")
     hosted = {"stdlib.h"} if room_of(source) == "shared/host" else set()
     found = set()
     for sign, name in includes_of(source):

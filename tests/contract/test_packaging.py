@@ -23,7 +23,7 @@ from instar import abi
 from instar.vmm.cli import commands
 
 ROOT = build_guest.ROOT
-PAYLOAD = {"instar/guest/core.elf", "instar/guest/amend.elf"}
+PAYLOAD = {f"instar/guest/{name}.elf" for name in build_guest.IMAGES}
 SHIPPED = ("vmm", "abi", "shared", "guest", "bin", "tests", "scripts", "docs")
 COPIED = (
     *(*SHIPPED, ".gitignore", "CHANGELOG.md", "Containerfile", "LICENSE", "Makefile", "README.md"),
@@ -246,7 +246,7 @@ class TestPayload:
             " = large;\n",
             encoding="ascii",
         )
-        script = tree / "guest" / "amend" / "amend.ld"
+        script = tree / "guest" / "operation" / "operation.ld"
         text = script.read_text(encoding="ascii")
         script.write_text(text.replace("*(.rodata ", "KEEP(*(.rodata)) *(.rodata "), "ascii")
         run(sys.executable, "scripts/build_guest.py", "built", cwd=tree)

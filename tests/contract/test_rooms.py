@@ -23,10 +23,12 @@ ROOT = build_guest.ROOT
 _TESTED_WITH = ("tests/support", "scripts/hatch_*.py", "scripts/build_*.py")
 ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/__main__.py": ("vmm/cli",),
-    "vmm/public.py": ("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/base"),
+    "vmm/public.py": (
+        *("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/inspect", "vmm/base"),
+    ),
     "vmm/cli": (
-        *("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/machine", "vmm/confine"),
-        *("vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
+        *("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/inspect", "vmm/machine"),
+        *("vmm/confine", "vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
     ),
     "vmm/api.py": ("vmm/fleet", "vmm/amend", "vmm/machine", "vmm/request", "vmm/base"),
     "vmm/fleet": (
@@ -37,6 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("vmm/contract", "vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base"),
         "abi",
     ),
+    "vmm/inspect": (*("vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),),
     "vmm/contract": ("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),
     "vmm/machine": ("vmm/devices", "vmm/image", "vmm/kvm", "vmm/base", "abi"),
     "vmm/devices": ("vmm/image", "vmm/base", "abi"),
@@ -50,9 +53,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "abi": (),
     # A promise's tests use what all share, and nothing of another promise.
     "scripts": (
-        *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz"),
+        *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz", "tests/inspect"),
         *("scripts/bench_*.py", *_TESTED_WITH),
     ),
+    # But to look at an image is a promise about all of them, whoever made it.
+    "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),
     "tests/baselines": _TESTED_WITH,
     "tests/confinement": _TESTED_WITH,
     "tests/contract": _TESTED_WITH,
@@ -86,6 +91,9 @@ REACH: dict[str, Set[str]] = {
     "vmm/fleet": ANYTHING,
     "vmm/amend": {"_thread", "logging", "os", "struct", "sys"},
     "vmm/amend/messages.py": {"struct"},
+    "vmm/inspect": {"collections", "concurrent", "itertools", "os", "struct", "sys"},
+    "vmm/inspect/frames.py": {"struct"},
+    "vmm/inspect/references.py": {"json"},
     "vmm/contract": {"array", "bisect", "itertools", "operator", "struct", "sys"},
     "vmm/machine": {"_thread", "errno", "os", "struct", "sys", "time"},
     "vmm/machine/payload.py": {"_sha2", "_sha256", "hashlib", "os", "struct"},

@@ -47,9 +47,9 @@ class _Watched(Machine):
 
     taken = (0, 0)
 
-    def run(self, image: Any, *arguments: Any) -> Any:
+    def run(self, image: Any, *arguments: Any, **keywords: Any) -> Any:
         try:
-            return super().run(image, *arguments)
+            return super().run(image, *arguments, **keywords)
         finally:
             _Watched.taken = (self.vm_exits, image.bytes_read)
 

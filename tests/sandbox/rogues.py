@@ -20,7 +20,7 @@ from instar.vmm.machine.payload import Payload, load_payload
 from tests.support.forge import Extension, Image
 
 FOLDER = Path(__file__).parent / "payloads"
-SCRIPT = build_guest.ROOT / "guest" / "amend" / "amend.ld"
+SCRIPT = build_guest.linker_script("amend")
 
 DESCRIPTION: dict[str, Any] = {
     "backing_file": b"base",

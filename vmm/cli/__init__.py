@@ -24,6 +24,7 @@ from ..request.options import PERMISSIONS
 from .arguments import OPERAND, scan
 from .commands import AMEND, COMMANDS, INSTAR, REBASE, RESIZE, Command, format_help
 from .report import Progress, Report, show_debug, write
+from .values import read_seconds, read_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,6 +117,10 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
         return _change(REBASE, rest, report, own_process=own_process)
     if command == RESIZE.name:
         return _resize(rest, report, own_process=own_process)
+    if command == "info":
+        from .info import run as run_info
+
+        return run_info(rest, report, own_process=own_process)
     if command == "doctor":
         check_machine()
         from .doctor import run
@@ -300,22 +305,8 @@ def _read_keywords(flags: dict[str, str]) -> dict[str, Any]:
     for permission in PERMISSIONS:
         if permission.name in flags:
             text = flags[permission.name]
-            allowed = permission.kind == FLAG or _read_size(permission.name, text)
+            allowed = permission.kind == FLAG or read_size(permission.name, text)
             keywords[permission.key] = allowed
     if "timeout" in flags:
-        keywords["timeout"] = _read_seconds(flags["timeout"])
+        keywords["timeout"] = read_seconds(flags["timeout"])
     return keywords
-
-
-def _read_seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None
-
-
-def _read_size(flag: str, text: str) -> int:
-    size = parse_size(text)
-    if size is None:
-        raise UsageError(f"--{flag}: expected a size such as 512M or 1.5G, not '{text}'")
-    return size

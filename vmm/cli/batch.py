@@ -37,7 +37,7 @@ def amend_files(
     `make` makes the request. Raises UsageError, or HostError if this machine can run
     no workers or the list cannot be read.
     """
-    jobs = _read_jobs(flags.get("jobs", "1"))
+    jobs = read_jobs(flags.get("jobs", "1"))
     if "debug" in flags:
         raise UsageError("--debug shows the text of one sandbox; name one image, without --jobs")
     if "null" in flags and "files-from" not in flags:
@@ -59,7 +59,8 @@ def amend_files(
     return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
 
 
-def _read_jobs(text: str) -> int:
+def read_jobs(text: str) -> int:
+    """The value of --jobs. UsageError if it is none."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= JOBS_MAX):
         raise UsageError(f"--jobs: expected a number from 1 to {JOBS_MAX}, not '{text}'")
     return int(text)

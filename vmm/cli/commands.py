@@ -198,6 +198,61 @@ command line.
     ),
 )
 
+_SHARED = (
+    Flag(
+        "force-share",
+        "look at an image although another program may be writing to it",
+        short="U",
+    ),
+    _OUTPUT,
+    Flag("jobs", "look at many images in so many processes, by default 1", "j", "N"),
+    Flag(
+        "files-from",
+        "take the names of images from FILE, or from stdin if '-'",
+        metavar="FILE",
+        values=(FILES,),
+    ),
+    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
+    Flag("debug", "show the debug text of the sandbox on stderr"),
+    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
+    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
+    Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
+    Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+    _HELP,
+)
+"""The flags of commands that only look at images."""
+
+INFO = Command(
+    name="info",
+    usage=("instar info [FLAG...] FILENAME...",),
+    summary="say what images are and what they name, and open none of it",
+    text="""\
+Say what the image FILENAME is, or each of many, and all that it names. A qcow2 image is read in a
+sandbox; any other file is recognised by its signature. Nothing that an image names is opened.
+""",
+    flags=(
+        Flag("safe", "exit with status 1, and all reasons, if the image should not be opened"),
+        Flag(
+            "max-virtual-size",
+            "the largest disk for --safe, which this implies; by default 16T",
+            metavar="SIZE",
+        ),
+        Flag(
+            "format",
+            "the format that the image must have",
+            short="f",
+            metavar="FMT",
+            values=(AMENDABLE_FORMAT, *OTHER_FORMATS),
+        ),
+        Flag("cache", "accepted for the sake of qemu-img; has no effect", "t", "CACHE"),
+        *_SHARED,
+    ),
+    examples=(
+        ("instar info --safe upload.qcow2", "may this image be opened at all?"),
+        ("instar info --output json disk.qcow2", "the same as a document"),
+    ),
+)
+
 DOCTOR = Command(
     name="doctor",
     usage=("instar doctor [--output FORMAT]",),
@@ -218,16 +273,16 @@ HELP = Command(
     examples=(),
 )
 
-_NAMED = (AMEND, REBASE, RESIZE, DOCTOR, HELP)
+_NAMED = (AMEND, REBASE, RESIZE, INFO, DOCTOR, HELP)
 
 INSTAR = Command(
     name="instar",
-    usage=(*AMEND.usage, *REBASE.usage, *RESIZE.usage, *DOCTOR.usage, *HELP.usage),
+    usage=(*AMEND.usage, *REBASE.usage, *RESIZE.usage, *INFO.usage, *DOCTOR.usage, *HELP.usage),
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
     + "".join(f"  {command.name}\n      {command.summary}\n" for command in _NAMED),
     flags=(_HELP, Flag("version", "print the version", short="V")),
-    examples=AMEND.examples[:1] + DOCTOR.examples,
+    examples=AMEND.examples[:1] + INFO.examples[:1] + DOCTOR.examples,
 )
 
 COMMANDS = (INSTAR, *_NAMED)

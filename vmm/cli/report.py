@@ -17,6 +17,7 @@ from ..request.options import OPTIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from typing import Any
 
     from ..amend.result import AmendResult, ByteRange
     from ..contract.terms import Change
@@ -84,6 +85,14 @@ class Report:
         prefix = f"'{self.filename}': " if self._is_about_image(error, message) else ""
         write("stderr", f"instar: {escape(prefix + message)}\n")
         return exit_status
+
+    def told_error(self, document: dict[str, Any]) -> int:
+        """Report a failure that another process tells of, as error() does; return the status."""
+        self.document(document)
+        message, name = str(document["error"].get("message", "")), self.filename or ""
+        prefix = "" if f"'{name}'" in message else f"'{name}': "
+        write("stderr", f"instar: {escape(prefix + message)}\n")
+        return 1
 
     def _is_about_image(self, error: BaseException, message: str) -> bool:
         """Whether the message wants the image's name: these two never have it, others may."""

@@ -18,7 +18,7 @@ from ..base.c import addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
 from ..image.staging import staging_budget
-from .rules import CLIENT_RULES, RULES, WORKER_RULES, assemble
+from .rules import CLIENT_RULES, READER_RULES, RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ STAGING_FACTOR = 4
 """Bytes of address space for each byte that the guest may stage: to hold, judge and report it."""
 OUTPUT = 1 << 20
 """Bytes that stdout and stderr may grow by where they are files."""
+OUTPUT_OF_READER = 16 << 20
+"""The same of a process that says what is in an image, which can be a long list."""
 
 # From which version of Landlock on which rights can be taken away: of files (13 kinds of access,
 # then REFER, TRUNCATE and IOCTL_DEV), of the network (BIND_TCP, CONNECT_TCP), and what is reached
@@ -68,6 +70,8 @@ class Descriptors:
     """How many bytes of new tables the request itself may explain."""
     channel: int | None = None
     """A worker's socket, by which the images come."""
+    read_only: bool = False
+    """Whether the image is only read."""
 
 
 def confine(descriptors: Descriptors, *, required: bool = False) -> None:
@@ -117,7 +121,10 @@ def _give_up_privileges(_descriptors: Descriptors) -> None:
 def _limit_resources(descriptors: Descriptors) -> None:
     """Lower the limits (getrlimit(2)); one that is lower already stays."""
     growth = descriptors.max_growth
-    if descriptors.image_size is not None:
+    if descriptors.read_only:
+        staged = 0
+        _lower(_RLIMIT_FSIZE, _file_size(0, 0, OUTPUT_OF_READER))
+    elif descriptors.image_size is not None:
         staged = staging_budget(descriptors.image_size, growth, descriptors.tables)
         _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
     else:  # of any size
@@ -142,14 +149,14 @@ def _address_space() -> int:
         close(file)
 
 
-def _file_size(image_size: int, growth: int) -> int:
+def _file_size(image_size: int, growth: int, output: int = OUTPUT) -> int:
     """The size up to which a file may be written: sectors of the image, or a log of the output."""
     # The limit is a signed number to some (getrlimit(2)); no file reaches 2^62 bytes.
     sizes = [min((image_size + 511 & ~511) + growth, 1 << 62)]
     for descriptor in (1, 2):
         status = fstat(descriptor)
         if S_ISREG(status.st_mode):
-            sizes.append(status.st_size + OUTPUT)
+            sizes.append(status.st_size + output)
     return max(sizes)
 
 
@@ -183,7 +190,9 @@ def _filter_calls(descriptors: Descriptors) -> None:
     lives until after it.
     """
     numbers = {"image": descriptors.image, "vcpu": descriptors.vcpu}
-    if descriptors.channel is None:
+    if descriptors.read_only:
+        program = assemble(READER_RULES + CLIENT_RULES, numbers)
+    elif descriptors.channel is None:
         program = assemble(RULES + CLIENT_RULES, numbers)
     else:
         program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})

@@ -109,6 +109,11 @@ CLIENT_RULES: tuple[Rule, ...] = (
 )
 """What libraries in the process may call at any time: allocators, and what LD_PRELOAD brings."""
 
+_WRITES = ("pwrite64", "ftruncate", "fdatasync")
+
+READER_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule[0] not in _WRITES)
+"""The rules of a process that only looks at an image."""
+
 # What gives a kept machine its first state back: KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_XSAVE,
 # KVM_SET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS, KVM_SET_MP_STATE, KVM_SET_MSRS.
 RESET_REQUESTS = (

@@ -35,8 +35,19 @@ _NO_DATA = (0, 0, False)  # no buffer that a chain has is empty
 class BlockDevice:
     """Reads come from the image file through what is staged; writes are staged, never passed on."""
 
-    def __init__(self, memory: GuestMemory, image: ImageFile, max_growth: int = 0) -> None:
-        """Serve the block queue in `memory` from an open image, which may grow by so many bytes."""
+    def __init__(
+        self,
+        memory: GuestMemory,
+        image: ImageFile,
+        max_growth: int = 0,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Serve the block queue in `memory` from an open image, which may grow by so many bytes.
+
+        `read_only` is for an operation that only looks: a request to write is a fault of the guest.
+        """
+        self._read_only = read_only
         self._memory = memory
         self._image = image
         self._queue = Virtqueue(
@@ -63,6 +74,8 @@ class BlockDevice:
             written = 1
             if kind == _T_IN:
                 written += self._read(sector, data, phase)
+            elif self._read_only:
+                raise GuestFault(f"block request of type {kind} from a guest that may only read")
             elif kind == _T_OUT:
                 self._write(sector, data, phase)
             elif kind == _T_WRITE_ZEROES:

@@ -6,6 +6,7 @@ from struct import Struct
 from zlib import crc32
 
 from instar.abi import (
+    FRAME_INFO,
     FRAME_MAGIC,
     FRAME_PAYLOAD_MAX,
     FRAME_RESULT,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .memory import GuestMemory
 
 _HEADER = Struct(FrameHeader_FORMAT)
+_LAST = (FRAME_RESULT, FRAME_INFO)
 
 TEXT_BUDGET = 4096
 """Bytes of text that a guest may send by the register."""
@@ -37,7 +39,7 @@ FRAME_BUDGET = 1 << 20
 class SerialPort:
     """Collects text, and hands each complete frame to `receive` as (type, payload).
 
-    After the FRAME_RESULT every further byte of a frame is a GuestFault.
+    After the frame that ends a run every further byte of a frame is a GuestFault.
     """
 
     def __init__(self, memory: GuestMemory, receive: Callable[[int, bytes], None]) -> None:
@@ -97,5 +99,5 @@ class SerialPort:
             if crc32(self._pending[4:12] + payload) != crc:
                 raise GuestFault("frame with a bad CRC")
             self._pending = self._pending[end:]
-            self.finished = kind == FRAME_RESULT
+            self.finished = kind in _LAST
             self._receive(kind, payload)

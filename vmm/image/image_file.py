@@ -48,17 +48,28 @@ class ImageFile:
     Every OSError becomes a HostError that names the file.
     """
 
-    def __init__(self, path: str | bytes, *, writable: bool, max_growth: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | bytes,
+        *,
+        writable: bool,
+        max_growth: int = 0,
+        is_to_change: bool = True,
+    ) -> None:
         """Open `path`, following symbolic links. HostError if it is not an image file at all.
 
-        `max_growth` is how many bytes a regular file may grow by; a block device does not.
+        `max_growth` is how many bytes a regular file may grow by; a block device does not. What is
+        not to change, now or after a dry run, may be a block device that is read-only.
         """
+        self._is_to_change = is_to_change
         self.name = os.fsdecode(path)
         self.bytes_read = 0
         self.bytes_written = 0
         self.is_device = False
         self.tables = 0
         """How many bytes of new tables what is asked for takes, whatever the image holds."""
+        self.allocated = 0
+        """Bytes that the file takes on its file system; 0 for a block device."""
         self._hole = (0, 0)  # what was found last; nothing is written before all is read
         self._size_limit = _UNLIMITED
         if not self.name:
@@ -122,11 +133,13 @@ class ImageFile:
             if kind == stat.S_IFREG:
                 self._size_limit = get_limits(_RLIMIT_FSIZE)[0] if limited else _UNLIMITED
                 self._check_limit(min(status.st_size, HEADERS_END))
+                self.allocated = status.st_blocks * 512
                 # Some file systems do not count blocks, and none has an image of nothing but holes.
-                return status.st_size, status.st_blocks * 512 or status.st_size
+                return status.st_size, self.allocated or status.st_size
             if kind == stat.S_IFBLK:
                 self.is_device = True
-                self._check_device()
+                if self._is_to_change:
+                    self._check_device()
                 size = os.lseek(self.fd, 0, os.SEEK_END)
                 return size, size
         except OSError as error:

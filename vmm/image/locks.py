@@ -24,21 +24,32 @@ _NAMES = {_READ: "consistent read", _WRITE: "write", _RESIZE: "resize"}
 _USED = (_READ, _WRITE, _RESIZE)
 _EXCLUDED = (_WRITE, _RESIZE)
 
+FOR_INFO: tuple[int, ...] = ()
+FOR_CHECK: tuple[int, ...] = (_READ,)
+"""What is held, besides what is excluded, by `qemu-img info` and by `qemu-img check`."""
+
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def lock_image(fd: int, name: str) -> str | None:
+def lock_image(
+    fd: int,
+    name: str,
+    used: tuple[int, ...] = _USED,
+    excluded: tuple[int, ...] = _EXCLUDED,
+) -> str | None:
     """Take the locks of an image's descriptor; they end when it is closed.
 
-    Returns None, or a warning where the file system has no such locks. Raises ImageLocked, in
-    qemu's words, if another process uses the image, and HostError if the kernel fails otherwise.
+    `used` and `excluded` are the permissions that are held, and that nobody else may hold: by
+    default those of an amend. Returns None, or a warning where the file system has no such locks.
+    Raises ImageLocked, in qemu's words, if another process uses the image, and HostError if the
+    kernel fails otherwise.
     """
     try:
-        for byte in (*(_PERMISSIONS + i for i in _USED), *(_UNSHARED + i for i in _EXCLUDED)):
+        for byte in (*(_PERMISSIONS + i for i in used), *(_UNSHARED + i for i in excluded)):
             fcntl(fd, F_OFD_SETLK, _FLOCK.pack(F_RDLCK, SEEK_SET, byte, 1, 0))
-        for i in _USED:
+        for i in used:
             _probe(fd, name, _UNSHARED + i, f'"{_NAMES[i]}"')
-        for i in _EXCLUDED:
+        for i in excluded:
             _probe(fd, name, _PERMISSIONS + i, f'shared "{_NAMES[i]}"')
     except OSError as error:
         if error.errno in _UNSUPPORTED:

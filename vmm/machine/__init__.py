@@ -112,6 +112,11 @@ class Machine:
         code_end = boot.code_end(self._payload)
         self._snapshot = _kvm(Snapshot, self._memory, code_end, self._vcpu, xsave_size)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether reset() can be used."""
+        return self._snapshot is not None
+
     def reset(self) -> None:
         """Make memory and registers what they were at keep(); each run has devices of its own.
 
@@ -133,6 +138,8 @@ class Machine:
         timeout: float,
         receive: Callable[[int, bytes], None],
         debug: Callable[[str], None] | None = None,
+        *,
+        read_only: bool = False,
     ) -> StagedWrites:
         """Run the payload on `image` to its end; once, or once after each reset().
 
@@ -145,6 +152,7 @@ class Machine:
             receive: called with the type and the payload of each frame; what it raises ends the
                 run.
             debug: called with the guest's debug text.
+            read_only: whether a request to write is a fault of the guest.
 
         Raises:
             GuestFault: the guest breaks a rule or exceeds a budget.
@@ -153,7 +161,7 @@ class Machine:
         self.vm_exits = 0
         self._serial = SerialPort(self._memory, receive)
         self._memory.write(OPERATION_CONFIG_ADDR, config)
-        block = BlockDevice(self._memory, image, image.max_growth)
+        block = BlockDevice(self._memory, image, image.max_growth, read_only=read_only)
         try:
             self._run_guest(block, timeout)
         finally:

@@ -1,0 +1,89 @@
+"""The registry of deliberate differences from qemu-img's info. Test side.
+
+A test that finds a difference looks it up here; what is not here is a defect. The table in
+docs/info.md is made of it: `python -m tests.inspect.divergences` prints that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One way in which instar differs from qemu-img, on purpose."""
+
+    name: str
+    qemu: str
+    """What qemu-img does."""
+    instar: str
+    """What instar does."""
+    why: str
+    symptoms: tuple[str, ...]
+    """What information.findings() says of it, with wildcards."""
+    problems: tuple[str, ...] = ()
+    """Instar must name one of these problems then, if there are any."""
+
+
+INFO = (
+    Divergence(
+        "header_must_be_whole",
+        "reads a header that is cut off, or in which a name lies over fields, as it comes",
+        "refuses it, by the reason's name",
+        "no writer makes such a header, and two readers need not see the same in it",
+        (
+            "instar refuses: the file ends within the header*",
+            "instar refuses: the header length *",
+            "instar refuses: the backing file name, * is too long or not in the header cluster*",
+        ),
+    ),
+    Divergence(
+        "tables_outside_the_file",
+        "lists snapshots and bitmaps that are not in the file, as if it went on with zeros",
+        "lists those that are there, and says that their table is not",
+        "what is not in the file is not in the image",
+        ("/snapshots*", "more: snapshots", "/format-specific/data/bitmaps*"),
+        ("snapshot_table", "bitmaps"),
+    ),
+    Divergence(
+        "long_lists_are_cut",
+        "lists all snapshots, of which there can be 65536",
+        "lists the first 384 KiB of them, and says so (`cut`)",
+        "what the guest may say is bounded",
+        ("/snapshots: cut off",),
+    ),
+    Divergence(
+        "info_follows_no_table",
+        "refuses an image with a bitmap whose table names what cannot be",
+        "describes it; `instar check` follows tables",
+        "info reads what stands at the start of an image, whatever the size of the rest",
+        ("qemu-img refuses (Invalid argument), and instar sees no problem",),
+    ),
+    Divergence(
+        "names_as_bytes",
+        "replaces bytes of names that are not UTF-8 by U+FFFD",
+        "keeps them, as surrogate escapes (PEP 383)",
+        "a name must lead to the file that it names",
+        ("*\ufffd*",),
+    ),
+)
+
+
+def explain(finding: str, problems: tuple[str, ...]) -> str | None:
+    """The divergence that a finding is, by its name; None for a defect."""
+    for one in INFO:
+        shown = any(fnmatch(finding, pattern.replace("[", "[[]")) for pattern in one.symptoms)
+        if shown and (not one.problems or {*one.problems} & {*problems}):
+            return one.name
+    return None
+
+
+def table() -> str:
+    """The registry as a table in Markdown."""
+    rows = [f"| `{one.name}` | {one.qemu} | {one.instar} | {one.why} |" for one in INFO]
+    return "\n".join(["| name | qemu-img | instar | why |", "|---|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,17 @@
+"""Test side: the registry of differences from qemu-img and its documentation say the same."""
+
+from __future__ import annotations
+
+import build_guest
+
+from tests.inspect.divergences import explain, table
+
+
+def test_the_page_has_the_table_of_the_registry() -> None:
+    assert table() in (build_guest.ROOT / "docs" / "info.md").read_text("utf-8")
+
+
+def test_what_is_not_listed_is_a_defect() -> None:
+    assert explain("/virtual-size: 1, not 2", ()) is None
+    assert explain("/snapshots: [], not [1]", ()) is None
+    assert explain("/snapshots: [], not [1]", ("snapshot_table",)) == "tables_outside_the_file"

@@ -1,0 +1,89 @@
+"""Host side: `instar info`: what images are, for people as qemu-img says it, or as JSON."""
+
+from __future__ import annotations
+
+from ..base.record import to_dict
+from ..base.supported import check_machine
+from ..inspect import inspect_image
+from ..inspect.looker import Looker
+from ..inspect.policy import Policy
+from .commands import INFO
+from .info_text import describe
+from .look import confiner, look_at_each, read_arguments
+from .report import show_debug, write
+from .values import read_seconds, read_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .look import Confine
+    from .report import Report
+
+    Document = dict[str, Any]
+
+
+def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    """Carry out `instar info`; return the exit status."""
+    read = read_arguments(arguments, INFO, report)
+    if read is None:
+        return 0
+    flags = read.flags
+    timeout = read_seconds(flags.get("timeout", "30"))
+    policy = _read_policy(flags)
+    check_machine()
+    confine = confiner(required="require-confinement" in flags)
+    if read.jobs is None:
+        document = _look(read.files[0], flags, policy, timeout, confine if own_process else None)
+        return _tell(document, report)
+    report.use_lines()
+    status = 0
+    documents = look_at_each(
+        read, lambda name: _look(name, flags, policy, timeout, confine), timeout
+    )
+    for number, document in enumerate(documents):
+        if number and not report.is_json:
+            write("stdout", "\n")
+        report.filename = document["filename"]
+        status |= report.told_error(document) if "error" in document else _tell(document, report)
+    report.filename = None
+    return status
+
+
+def _read_policy(flags: dict[str, str]) -> Policy | None:
+    """The policy that --safe asks for, or None."""
+    limit = flags.get("max-virtual-size")
+    if limit is not None:
+        return Policy(max_virtual_size=read_size("max-virtual-size", limit))
+    return Policy() if "safe" in flags else None
+
+
+def _look(
+    name: str,
+    flags: dict[str, str],
+    policy: Policy | None,
+    timeout: float,
+    confine: Confine | None,
+) -> Document:
+    with Looker("info") as looker:
+        looker.prepare()
+        info = inspect_image(
+            *(name, looker),
+            format=flags.get("format"),
+            force_share="force-share" in flags,
+            timeout=timeout,
+            debug=show_debug if "debug" in flags else None,
+            before_read=confine,
+        )
+    document = info.to_dict()
+    if policy is not None:
+        document["violations"] = to_dict(policy.violations(info))
+    return document
+
+
+def _tell(document: Document, report: Report) -> int:
+    """Report one image; the exit status is 1 for one that is not to be taken."""
+    report.document(document)
+    if not report.is_json:
+        write("stdout", describe(document))
+    return 1 if document.get("violations") else 0

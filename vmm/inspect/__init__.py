@@ -1,0 +1,54 @@
+"""Host side: looks at one image in the sandbox and says what it is; nothing is ever written.
+
+The guests of this room run operations of their own, which stage nothing: a request to write is a
+fault. No judge is needed, as nothing comes of what a guest says but what is told.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..base.errors import UsageError
+from ..image.image_file import ImageFile
+from ..image.locks import FOR_INFO, lock_image
+from ..request import TIMEOUT
+from ..request.keywords import OTHER_FORMATS, check_path
+from .info import describe_image
+from .looker import Looker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..request.keywords import PathLike
+    from .result import ImageInfo
+
+
+def inspect_image(
+    path: PathLike,
+    looker: Looker,
+    *,
+    format: str | None = None,  # noqa: A002 - qemu's word
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    debug: Callable[[str], None] | None = None,
+    before_read: Callable[[ImageFile, int], None] | None = None,
+) -> ImageInfo:
+    """Do what instar.info() says with this looker, in this process; `before_read` may confine it.
+
+    `before_read` is called once, with the image and the vCPU's descriptor, when all is open that is
+    needed and nothing of the image has been read; what it raises ends the look.
+    """
+    check_path(path)
+    if format not in (None, "qcow2", *OTHER_FORMATS):
+        raise UsageError(f"Unknown driver '{format}'")
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    sys.audit("instar.info", path)
+    with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
+        if not force_share:
+            lock_image(image.fd, image.name, FOR_INFO)
+        if before_read:
+            before_read(image, looker.prepare())
+        return describe_image(looker, image, form=format, timeout=timeout, debug=debug)

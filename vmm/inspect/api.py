@@ -1,0 +1,126 @@
+"""Host side: what `import instar` offers to look at images: instar.info and instar.info_many."""
+
+from __future__ import annotations
+
+from ..base.errors import InstarError
+from ..base.record import record
+from ..request import TIMEOUT
+from ..request.keywords import path_as_text
+from . import inspect_image
+from .looker import Looker
+from .many import look_at_many
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
+    from typing import Any
+
+    from ..machine.payload import Payload
+    from ..request.keywords import PathLike
+    from .result import ImageInfo
+else:  # its module imports logging
+    Executor = object
+
+
+@record
+class InfoOutcome:
+    """What became of one of many images: a result or an error."""
+
+    path: PathLike
+    """The path as it was given."""
+    result: ImageInfo | None
+    """What the image is, or None if that failed."""
+    error: InstarError | None
+    """What instar.info() would have raised, or None."""
+
+    def unwrap(self) -> ImageInfo:
+        """Return the result, or raise the error: what instar.info() would have done."""
+        if self.result is None:
+            raise self.error or AssertionError("an outcome without result and error")
+        return self.result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document, a result's or an error's."""
+        if self.error is None:
+            return self.unwrap().to_dict()
+        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
+
+
+def info(
+    path: PathLike,
+    *,
+    format: str | None = None,  # noqa: A002 - qemu's word
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    debug: Callable[[str], None] | None = None,
+    payload: Payload | None = None,
+) -> ImageInfo:
+    """Say what a file is, and what an image says of itself; nothing that it names is opened.
+
+    A qcow2 image is read in the sandbox. Any other file is recognised by its signature and not
+    looked into. instar.Policy says whether what was found may be taken.
+
+    Args:
+        path: the image, a regular file or a block device, which is opened read-only.
+        format: the format that it must have, in qemu's names; None takes what is there.
+        force_share: whether to look at an image although another program may be writing to it.
+        timeout: how long the guest may run, in seconds.
+        debug: called with the guest's debug text.
+        payload: what to run instead of the installed payload.
+
+    Raises:
+        UsageError: an argument is invalid (the caller's fault).
+        HostError: this machine or the file failed.
+        ImageLocked: another process writes to the image.
+        ImageRejected: the file is not of that format, or its header is none; holds all reasons.
+        GuestFault: the guest broke its contract or exceeded a budget.
+    """
+    with Looker("info", payload=payload) as looker:
+        looker.prepare()
+        return inspect_image(
+            *(path, looker),
+            format=format,
+            force_share=force_share,
+            timeout=timeout,
+            debug=debug,
+        )
+
+
+def info_many(
+    paths: Iterable[PathLike],
+    *,
+    format: str | None = None,  # noqa: A002 - qemu's word
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    executor: Executor | None = None,
+    chunk_size: int = 16,
+) -> Iterator[InfoOutcome]:
+    """Do what instar.info() does for all images, and yield what became of each, in order.
+
+    An image that fails is an outcome like the others. Images share a virtual machine, which goes
+    back to its first state after each. Paths are taken as they are needed.
+
+    Args:
+        paths: the images. What follows holds for each of them.
+        format: as of instar.info().
+        force_share: as of instar.info().
+        timeout: as of instar.info().
+        executor: who does the work, any concurrent.futures.Executor; None is this thread.
+        chunk_size: how many images an executor is given in one piece.
+
+    Raises:
+        UsageError: an argument other than a path is invalid.
+    """
+    keywords = {"format": format, "force_share": force_share, "timeout": timeout}
+    return look_at_many(_inform, paths, keywords, executor, chunk_size)
+
+
+def _inform(paths: Iterable[PathLike], keywords: dict[str, Any]) -> Iterator[InfoOutcome]:
+    """Look at a few images in one machine."""
+    with Looker("info") as looker:
+        for path in paths:
+            try:
+                yield InfoOutcome(path, inspect_image(path, looker, **keywords), None)
+            except InstarError as error:
+                yield InfoOutcome(path, None, error.with_traceback(None))

@@ -1,0 +1,200 @@
+"""Host side: one `info`: from the fixed fields and the guest's records to an ImageInfo."""
+
+from __future__ import annotations
+
+from instar.abi import (
+    INFO_READ_BITMAPS,
+    INFO_READ_HEADER,
+    INFO_READ_SNAPSHOTS,
+    INFO_TEXT_BACKING_FILE,
+    INFO_TEXT_BACKING_FORMAT,
+    INFO_TEXT_DATA_FILE,
+)
+
+from ..base.errors import GuestFault, ImageRejected
+from ..base.refusals import Circumstances, not_qcow2, translate
+from ..qcow2.probe import PROBE_SIZE, header_fields, identify
+from .formats import recognise
+from .frames import InfoFrames
+from .luks import describe_luks
+from .policy import DATA_FILE, DIRTY, KNOWN
+from .references import describe_reference, full_name
+from .result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from ..image.image_file import ImageFile
+    from .frames import BitmapRecord, SnapshotRecord
+    from .looker import Looker
+    from .references import Reference
+
+_UNREADABLE = ("refcount_order",)
+"""Problems of a header that leave nothing to tell."""
+_NO_ICOUNT = (1 << 64) - 1
+_CORRUPT, _COMPRESSION, _EXTENDED_L2 = 2, 8, 16
+_BITMAP_FLAGS = (("in-use", 1), ("auto", 2))
+_COMPRESSION_TYPE = 104  # "Header", where the header is longer than that
+
+
+def describe_image(
+    looker: Looker,
+    image: ImageFile,
+    *,
+    form: str | None = None,
+    timeout: float,
+    debug: Callable[[str], None] | None = None,
+) -> ImageInfo:
+    """Say what an image that is open and locked is. ImageRejected, GuestFault, HostError.
+
+    `form` is the format that the caller says it has; only a qcow2 image is given to the guest.
+    """
+    found, contents = recognise(image.read, image.size)
+    if form is not None and form != found:
+        if form != "raw":  # which anything can be taken for
+            head, tail = image.read(0, PROBE_SIZE), image.read(image.size - PROBE_SIZE, PROBE_SIZE)
+            raise ImageRejected((not_qcow2(identify(head, tail)),))
+        found, contents = "raw", tuple(dict.fromkeys((found, *contents)))
+    facts: dict[str, Any] = {
+        "filename": image.name,
+        "format": found,
+        "contents": contents,
+        "file_size": image.size,
+        "is_device": image.is_device,
+        "actual_size": image.allocated,
+    }
+    if found == "raw":
+        facts["virtual_size"] = -(-image.size // 512) * 512
+    if found != "qcow2":
+        return ImageInfo(**facts)
+    head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
+    frames = InfoFrames()
+    looker.look(image, frames.receive, timeout, debug=debug)
+    frames.complete()
+    problems = translate(frames.refusals, Circumstances((), {}, image.size, header_fields(head)))
+    if not frames.read & INFO_READ_HEADER or any(one.name in _UNREADABLE for one in problems):
+        if not problems:
+            raise GuestFault("the guest did not read the header, and does not say why")
+        raise ImageRejected(problems)
+    facts.update(problems=problems, payload_sha256=looker.payload_sha256, vm_exits=looker.vm_exits)
+    return ImageInfo(**facts, **_Reading(head, frames, image.name).describe())
+
+
+class _Reading:
+    """What the host read itself, and what the guest said, of one qcow2 image."""
+
+    def __init__(self, head: bytes, frames: InfoFrames, filename: str) -> None:
+        self._head = head
+        self._header = header_fields(head)
+        self._frames = frames
+        self._filename = filename
+
+    def describe(self) -> dict[str, Any]:
+        """The fields of an ImageInfo that are about what is in the image."""
+        header, frames = self._header, self._frames
+        if not (9 <= header["cluster_bits"] <= 21 and header.get("refcount_order", 4) <= 6):
+            raise GuestFault("the guest took a header for sound that is not")
+        backing = self._text(INFO_TEXT_BACKING_FILE)
+        if bool(header["backing_file_offset"]) < (backing is not None):
+            raise GuestFault("a backing file, which the header does not have")
+        return {
+            "virtual_size": header["size"] // 512 * 512,  # qemu counts whole sectors
+            "cluster_size": 1 << header["cluster_bits"],
+            "header": header,
+            "details": self._describe_details(),
+            "backing_file": backing,
+            "backing_format": self._text(INFO_TEXT_BACKING_FORMAT),
+            "full_backing_file": full_name(backing, self._filename) if backing else None,
+            "is_encrypted": bool(header["crypt_method"]),
+            "is_dirty": bool(self._has(DIRTY)),
+            "snapshots": tuple(map(_describe_snapshot, frames.snapshots)),
+            "bitmaps": tuple(map(_describe_bitmap, frames.bitmaps)),
+            "references": tuple(self._references(backing)),
+            "cut": tuple(self._cut()),
+            "unknown_features": tuple(_unknown_features(header, frames.features)),
+        }
+
+    def _has(self, bit: int) -> bool:
+        return bool(self._header.get("incompatible_features", 0) & bit)
+
+    def _text(self, text: int) -> str | None:
+        """A text as C would read it, which is how qemu does; None where there is none."""
+        raw = self._frames.texts.get(text, b"").partition(b"\0")[0]
+        return raw.decode("utf-8", "surrogateescape") or None
+
+    def _describe_details(self) -> dict[str, object]:
+        header = self._header
+        long = header.get("header_length", 0) > _COMPRESSION_TYPE
+        zstd = long and self._head[_COMPRESSION_TYPE] == 1
+        details: dict[str, object] = {
+            "compat": "0.10" if header["version"] == 2 else "1.1",
+            "compression-type": "zstd" if zstd else "zlib",
+            "refcount-bits": 1 << header.get("refcount_order", 4),
+        }
+        if header["version"] > 2:
+            details["lazy-refcounts"] = bool(header["compatible_features"] & 1)
+            details["corrupt"] = self._has(_CORRUPT)
+            details["extended-l2"] = self._has(_EXTENDED_L2)
+        if (name := self._text(INFO_TEXT_DATA_FILE)) is not None and header["version"] > 2:
+            details["data-file"] = name
+        if self._has(DATA_FILE):
+            details["data-file-raw"] = bool(header["autoclear_features"] & 2)
+        if header["crypt_method"] == 1:
+            details["encrypt"] = {"format": "aes"}
+        elif self._frames.luks is not None:
+            details["encrypt"] = describe_luks(self._frames.luks)
+        return details
+
+    def _cut(self) -> Iterator[str]:
+        """The lists that the guest read to their end and did not tell to it."""
+        frames = self._frames
+        if (
+            frames.read & INFO_READ_SNAPSHOTS
+            and len(frames.snapshots) < self._header["nb_snapshots"]
+        ):
+            yield "snapshots"
+        if frames.read & INFO_READ_BITMAPS and len(frames.bitmaps) < frames.bitmaps_counted:
+            yield "bitmaps"
+
+    def _references(self, backing: str | None) -> Iterator[Reference]:
+        if self._header["backing_file_offset"] and backing:
+            form = self._text(INFO_TEXT_BACKING_FORMAT)
+            yield describe_reference("backing-file", backing, form, self._filename)
+        if self._has(DATA_FILE):
+            name = self._text(INFO_TEXT_DATA_FILE) or ""
+            yield describe_reference("data-file", name, "raw", self._filename)
+
+
+def _describe_snapshot(snapshot: SnapshotRecord) -> SnapshotInfo:
+    return SnapshotInfo(
+        id=snapshot.id.partition(b"\0")[0].decode("utf-8", "surrogateescape"),
+        name=snapshot.name.partition(b"\0")[0].decode("utf-8", "surrogateescape"),
+        vm_state_size=snapshot.vm_state_size,
+        date_sec=snapshot.date_sec,
+        date_nsec=snapshot.date_nsec,
+        vm_clock_nsec=snapshot.vm_clock_nsec,
+        icount=None if snapshot.icount == _NO_ICOUNT else snapshot.icount,
+        disk_size=snapshot.disk_size,
+    )
+
+
+def _describe_bitmap(bitmap: BitmapRecord) -> BitmapInfo:
+    flags = tuple(name for name, bit in _BITMAP_FLAGS if bitmap.flags & bit)
+    name = bitmap.name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    return BitmapInfo(name, 1 << bitmap.granularity_bits, flags)
+
+
+def _unknown_features(
+    header: Mapping[str, int], names: Mapping[tuple[int, int], bytes]
+) -> Iterator[FeatureInfo]:
+    """Set bits that this program does not know, by the host's reading, with the image's names."""
+    for number, (kind, known) in enumerate(
+        (("incompatible", KNOWN), ("compatible", 1), ("autoclear", 3))
+    ):
+        bits = header.get(f"{kind}_features", 0) & ~known
+        for bit in range(bits.bit_length()):
+            if bits >> bit & 1:
+                name = names.get((number, bit), b"").decode("utf-8", "surrogateescape")
+                yield FeatureInfo(kind, bit, name or None)
