@@ -26,6 +26,7 @@ from tests.fuzz.contract_states import (
     MISSING,
     SWITCH,
     FindingError,
+    beyond_version_2,
     difference,
     errors,
     meaning,
@@ -65,6 +66,7 @@ class Trial:
     def __init__(self, case: Case) -> None:
         """Take the plan. FindingError if it is not accepted, or is not sound itself."""
         self.before = meaning(case.data)
+        self._version = self.before.fields["version"]
         self.honest = case
         self.growth = 0
         self._seen: set[int] = set()
@@ -106,6 +108,9 @@ class Trial:
             raise FindingError(f"after phase {phase}: unreadable, {error!r}") from error
         if differs:
             raise FindingError(f"after phase {phase}: {differs}")
+        beyond = beyond_version_2(image) if expected.fields["version"] < self._version else ""
+        if after and beyond:
+            raise FindingError(f"after phase {phase}: version 2, and {beyond}")
         found = {text for text in errors(image)[0] if phase == LAST or MISSING not in text}
         if found:
             raise FindingError(f"after phase {phase}: {sorted(found)[:3]}")

@@ -56,7 +56,7 @@ def meaning(data: bytes) -> Meaning:
     if name:
         image.backing = _BELOW * min(end * image.cluster_size, 1 << 20)
     fields = {key: header.get(key, 4 if key == "refcount_order" else 0) for key in _FIELDS}
-    # A guest may leave out whole L2 tables with zero clusters: docs/threat-model.md says so.
+    # Zero clusters in version 2 are beyond_version_2(), whatever they read as.
     header.version = 3
     return Meaning(
         fields,
@@ -110,6 +110,27 @@ def _bitmaps(image: Reader) -> Iterator[tuple[Any, ...]]:
             data.append(image.take(offset, image.cluster_size) if offset else word)
         name = bytes(bitmap.name)
         yield name, bitmap.flags, bitmap.type, bitmap.granularity_bits, tuple(data)
+
+
+def beyond_version_2(data: bytes) -> str:
+    """What an image of version 2 has that only version 3 knows; empty for nothing."""
+    image = Reader(data)
+    if image.header.version != 2:
+        return ""
+    for layer in image.layers:
+        for l1_index, l1_entry in image.l1_entries(layer):
+            table = image.take(l1_entry.l2_table_offset, image.cluster_size)
+            for at in range(0, len(table) if l1_entry.l2_table_offset else 0, 8):
+                if table[at + 7] & 1 and not table[at] & 0x40:
+                    return f"layer {layer}, L2 table {l1_index}: zero cluster at {at // 8}"
+    kinds = (extension.type for extension in parse_extensions(data))
+    if layout.EXTENSION_BITMAPS in kinds or layout.EXTENSION_DATA_FILE in kinds:
+        return "an extension of version 3"
+    for entry in image.snapshots:
+        size, state = entry.extra_data.disk_size, entry.extra_data.vm_state_size
+        if size not in (None, image.header.size, image.header.size & -SECTOR) or (state or 0) >> 32:
+            return f"a snapshot of a disk of {size} bytes, with a VM state of {state}"
+    return ""
 
 
 def errors(data: bytes) -> tuple[set[str], int]:

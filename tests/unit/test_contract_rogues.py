@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
+
 import pytest
 
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Data, Image, Snapshot, Zero
+from tests.support.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge.clusters import Cluster
 from tests.support.reference import COPIED, Model, downgrade, upgrade
 from tests.support.tables import (
     BACKED,
@@ -145,6 +149,80 @@ class TestEntries:
         model = downgrade(image)
         model.put(MAPPING, image.regions()["data[0]"].start, bytes(512))
         assert_fault(model, "^the guest writes L2 entries where no L2 table is$")
+
+
+class TestWhatVersion2Lacks:
+    """The host looks at each L2 table of each layer, whether or not anything else is staged."""
+
+    @staticmethod
+    def header_alone(image: Image) -> Model:
+        """A downgrade that stages nothing but the header."""
+        model = downgrade(image)
+        for phase in model.case.phases[:SWITCH] + model.case.phases[SWITCH + 1 :]:
+            phase.clear()
+        model.case.zeroes.clear()
+        return model
+
+    @pytest.mark.parametrize("index", [0, 63, 64])
+    @pytest.mark.parametrize("cluster", [Zero(), ZeroAllocated(b"z")])
+    @pytest.mark.parametrize("snapshot", [False, True])
+    def test_zero_clusters_stay(self, index: int, cluster: Cluster, snapshot: bool) -> None:
+        clusters: dict[int, Cluster] = {0: Data(b"d"), index: cluster}
+        own = [Snapshot(name=b"own", clusters=clusters)] if snapshot else []
+        image = Image(**SMALL, clusters={} if snapshot else clusters, snapshots=own)
+        table = image.regions()[
+            f"snapshot[0].l2_table[{index // 64}]" if snapshot else f"l2_table[{index // 64}]"
+        ]
+        model = self.header_alone(image)
+        assert_fault(model, f"^the guest leaves zero clusters in the L2 table at {table.start:#x}$")
+
+    def test_zero_clusters_stay_in_one_table_of_two(self) -> None:
+        image = Image(**SMALL, clusters={0: Zero(), 64: Zero()})
+        model = downgrade(image)
+        del model.case.phases[MAPPING][image.regions()["l2_table[1]"].start // 512]
+        assert_fault(model, "^the guest leaves zero clusters in the L2 table")
+
+    def test_an_image_without_any_is_downgraded(self) -> None:
+        for compression in (0, 1):
+            image = Image(
+                **SMALL,
+                clusters={0: Data(b"d"), 70: Data(b"e")},
+                snapshots=[Snapshot(name=b"own", clusters={3: Data(b"s")})],
+                compression_type=compression,
+            )
+            self.header_alone(image).case.judge()
+
+    @pytest.mark.parametrize("zeroes", [False, True])
+    def test_compressed_clusters_are_of_zlib(self, zeroes: bool) -> None:
+        clusters: dict[int, Cluster] = {0: Compressed(b"d"), 64: Zero() if zeroes else Data(b"d")}
+        downgrade(Image(**SMALL, clusters=clusters)).case.judge()
+        model = downgrade(Image(**SMALL, clusters=clusters, compression_type=1))
+        assert_fault(model, "^the guest leaves what zlib cannot read in the table at")
+
+    @pytest.mark.parametrize(
+        ("extra", "fits"),
+        [
+            (struct.pack(">QQ", 0, 1 << 20), True),
+            (struct.pack(">QQ", (1 << 32) - 1, 1 << 20), True),
+            (struct.pack(">QQ", 1 << 32, 1 << 20), False),
+            (struct.pack(">QQ", 0, 1 << 19), False),
+            (struct.pack(">Q", 1 << 32), False),
+        ],
+    )
+    @pytest.mark.parametrize("zeroes", [False, True])
+    def test_snapshots_say_what_version_2_can(self, extra: bytes, fits: bool, zeroes: bool) -> None:
+        clusters: dict[int, Cluster] = {0: Zero()} if zeroes else {}
+        image = Image(
+            **SMALL,
+            clusters=clusters,
+            snapshots=[Snapshot(name=b"s", extra_data_size=len(extra), clusters={})],
+        )
+        image = replace(image, patches=[("snapshot_table", 40, extra)])
+        model = downgrade(image)
+        if fits:
+            model.case.judge()
+        else:
+            assert_fault(model, "^the guest leaves a snapshot that version 2 cannot say$")
 
 
 class TestFlags:

@@ -226,6 +226,10 @@ class _Amended:
         completes = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and before["nb_snapshots"]
         layer = (SWITCH, LAYER) in self._allowed
         if not (outside or header or completes or layer):
+            if after.fields["version"] < before["version"]:
+                from .version_2 import judge_untouched
+
+                judge_untouched(self._original, self._before)
             return
         if not layer and (SWITCH, LAYOUT) not in self._allowed:
             raise GuestFault(_OUTSIDE)

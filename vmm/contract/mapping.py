@@ -14,6 +14,7 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import too_few_references
 from ..image.staging import SECTOR_SIZE
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
+from .version_2 import has_zero_flag
 from .zeroed import NEW, OWN
 
 TYPE_CHECKING = False
@@ -28,7 +29,6 @@ _ENTRIES = Struct(">64Q")  # a sector of an L2 table
 _PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
 _PLAIN_ENTRY = ZERO.to_bytes(8, "big")
 _PLAIN_SECTOR, _EMPTY_SECTOR = _PLAIN_ENTRY * 64, bytes(SECTOR_SIZE)
-_EVEN = bytes(range(0, 256, 2))
 
 
 class ClusterMapping:
@@ -94,7 +94,7 @@ class ClusterMapping:
         return references, data
 
     def _finish_table(self, table: int, data: bytearray) -> None:
-        if _has_zero_flag(data):
+        if has_zero_flag(data):
             start = table << self._disk.cluster_bits
             raise GuestFault(f"the guest leaves zero clusters in the L2 table at {start:#x}")
 
@@ -244,15 +244,3 @@ def without_plain(sector: bytes) -> bytes | bytearray:
             found[8 * at + 7] = 0
         at = flags.find(ZERO, at + 1)
     return found
-
-
-def _has_zero_flag(table: bytearray) -> bool:
-    """Whether an L2 table has an entry that version 2 does not know."""
-    flags = table[7::8]
-    if flags == bytes(len(flags)) or not flags.translate(None, _EVEN):
-        return False
-    return any(
-        word & ZERO and not word & COMPRESSED
-        for at in range(0, len(table), SECTOR_SIZE)
-        for word in _ENTRIES.unpack_from(table, at)
-    )

@@ -11,18 +11,20 @@ from __future__ import annotations
 import instar.abi as abi
 
 from ..base.record import record
-from .disk import OFFSET_MASK, stored
+from .disk import stored
+from .l1_tables import apart, l2_tables
 from .structures import bitmap_clusters, luks_clusters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
 
     from .books import Books
     from .disk import Disk
     from .mapping import ClusterMapping
     from .structures import Snapshots
     from .touched import Touched
+    from .version_2 import Version2
 
 
 @record
@@ -47,7 +49,6 @@ class State:
 
 # Bytes of L2 tables that are searched at once: where more data come together, fewer are in a row.
 _BATCH = 1 << 16
-_TABLE_MEMORY = 100  # bytes for the number of an L2 table in a set
 
 
 class Roles:
@@ -90,7 +91,7 @@ class Roles:
             (abi.AMEND_USE_L1_TABLE, [state.l1_table]),
             (abi.AMEND_USE_SNAPSHOT_L1_TABLE, self._snapshots.l1_tables),
         ):
-            for offset, entries in _apart(tables):
+            for offset, entries in apart(tables):
                 last = offset + 8 * entries - 1
                 clusters = range(offset >> shift, (last >> shift) + 1)
                 if use == abi.AMEND_USE_L1_TABLE:
@@ -99,37 +100,39 @@ class Roles:
 
     def judge_l2_tables(self, state: State) -> tuple[set[int], set[int]]:
         """The same for L2 tables. Returns all of the active layer's, and all others."""
-        active = self._l2_tables([state.l1_table], set())
-        others = self._l2_tables(self._snapshots.l1_tables, active)
+        active = l2_tables(self._disk, [state.l1_table], set())
+        others = l2_tables(self._disk, self._snapshots.l1_tables, active)
         self._touched.keep_l2_tables(active)
         self._touched.keep_l2_tables(others)
         return active, others
 
     def judge_other_tables(self) -> set[int]:
         """The L2 tables of snapshots."""
-        return self._l2_tables(self._snapshots.l1_tables, set())
+        return l2_tables(self._disk, self._snapshots.l1_tables, set())
 
     def keep_tables(self, tables: set[int]) -> None:
         """Raise ImageRejected for one of these L2 tables that is touched."""
         self._touched.keep_l2_tables(tables)
 
-    def _l2_tables(self, l1_tables: list[tuple[int, int]], known: set[int]) -> set[int]:
-        """The clusters of the L2 tables of layers, without those that are known already."""
-        found: set[int] = set()
-        for offset, entries in _apart(l1_tables):
-            for words in self._disk.distinct_words(offset, entries):
-                count = len(found)
-                found |= {(word & OFFSET_MASK) >> self._disk.cluster_bits for word in words}
-                found -= known
-                self._disk.hold(_TABLE_MEMORY * (len(found) - count))
-        return found - {0}
+    def judge_data(
+        self,
+        tables: set[int],
+        mapping: ClusterMapping,
+        version_2: Version2 | None,
+        *,
+        extended: bool,
+    ) -> None:
+        """The same for the data that entries of these L2 tables name, as they are.
 
-    def judge_data(self, tables: set[int], mapping: ClusterMapping, *, extended: bool) -> None:
-        """The same for the data that entries of these L2 tables name, as they are."""
+        `version_2` judges the tables that are not written, if the image gets that version.
+        """
         size = self._disk.cluster_size
         for table in sorted(tables):
-            for at, data in enumerate(self._disk.pieces(table << self._disk.cluster_bits, size)):
+            start = table << self._disk.cluster_bits
+            for at, data in enumerate(self._disk.pieces(start, size)):
                 written = table in self._touched.l2_tables
+                if version_2:
+                    version_2.judge_table(data, start, written=written)
                 piece = mapping.unchanged(table, at, data) if written else data
                 if extended:
                     piece = _without_bitmaps(piece)
@@ -175,13 +178,3 @@ def _without_bitmaps(table: bytes) -> bytes:
     for at in range(8):
         found[at::8] = table[at::16]
     return bytes(found)
-
-
-def _apart(l1_tables: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Tables, as offset and number of entries, without what others have of them: read once."""
-    done = 0
-    for offset, entries in sorted(l1_tables):
-        start, end = max(offset, done), offset + 8 * entries
-        if start < end:
-            yield start, (end - start) // 8
-            done = end

@@ -74,6 +74,22 @@ class Snapshots:
         end = at + _SNAPSHOT.size + rest
         return end + -(end - self._offset) % 8
 
+    def fit_version_2(self) -> bool:
+        """Whether each has the disk's size, as in version 2, and a VM state whose size has 32 bits.
+
+        A size that is not one of whole sectors is rounded down by some versions of qemu.
+        """
+        sizes = self._disk_size, self._disk_size & -512
+        at = self._offset
+        for _ in self.l1_tables:
+            _, _, id_size, name_size, *_, extra = self._fixed(at)
+            known = self._disk.near(at + _SNAPSHOT.size, min(extra, _EXTRA_REQUIRED))
+            state, size = int.from_bytes(known[:8], "big"), int.from_bytes(known[8:], "big")
+            if (extra >= 8 and state >> 32) or (extra >= _EXTRA_REQUIRED and size not in sizes):
+                return False
+            at = self._next(at, extra + id_size + name_size)
+        return True
+
     def upgraded(self) -> Iterator[bytes]:
         """The table with all of the extra data that is known, and else the same, entry by entry."""
         at = self._offset

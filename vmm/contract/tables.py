@@ -36,6 +36,7 @@ from .pending import Pending
 from .roles import Roles, State
 from .structures import BITMAPS, Snapshots, bitmap_clusters, judge_bitmaps_fit
 from .touched import Touched
+from .version_2 import Version2
 from .zeroed import Zeroed
 
 TYPE_CHECKING = False
@@ -144,6 +145,8 @@ class _Tables:
         self._moves_refcounts = self._moves("refcount_table_offset", "refcount_table_clusters")
         self._moves_snapshots = self._moves("snapshots_offset")
         self._table_written: set[int] = set()
+        downgrades = self._new["version"] < self._old["version"]
+        self._version_2 = Version2(before) if downgrades else None
 
     def _moves(self, *names: str) -> bool:
         """Whether one of these fields changes."""
@@ -187,9 +190,15 @@ class _Tables:
             pending.finish()
         if not self._zeroed.all_have_reasons():
             raise GuestFault("the guest zeroes clusters for nothing")
-        if touched.any() and layer:
-            self._judge_layer(roles, layer)
-        elif touched.any():
+        if self._version_2:
+            self._version_2.judge_snapshots(self._snapshots)
+        if layer:
+            # One step of a request changes either of them.
+            if tables or flagged or self._version_2:
+                raise GuestFault("the guest changes the size and L2 entries at once")
+            if touched.any():
+                self._judge_layer(roles, layer)
+        elif touched.any() or self._version_2:
             self._judge_layers(roles, state, mapping, tables, flagged)
         end = self._staged.end() * SECTOR_SIZE
         most = self._books.taken if layer else self._entries_max
@@ -313,7 +322,8 @@ class _Tables:
                 raise GuestFault("the guest sets flags outside the active layer's L2 tables")
             if written - active - others:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
-            roles.judge_data(active | others, mapping, extended=state.extended)
+            everything = active | others, mapping, self._version_2
+            roles.judge_data(*everything, extended=state.extended)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise
