@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.support import rows_header, rows_own, rows_refusals, rows_tables
+from tests.support import rows_header, rows_names, rows_own, rows_refusals, rows_tables
 from tests.support.qemu import Qemu
 from tests.support.verdicts import Request
 
@@ -83,5 +83,9 @@ def _blocks(text: str) -> list[str]:
     return blocks
 
 
-RECORDED = [row for module in (rows_header, rows_tables, rows_own) for row in _parse(module.TEXT)]
+RECORDED = [
+    row
+    for module in (rows_header, rows_tables, rows_own, rows_names)
+    for row in _parse(module.TEXT)
+]
 REFUSALS = _parse(rows_refusals.TEXT)

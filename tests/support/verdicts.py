@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import instar
+from instar.vmm.cli.arguments import scan
+from instar.vmm.cli.commands import REBASE
+from instar.vmm.cli.rebase import read_flags
+from instar.vmm.request.lists import parse_options
 from instar.vmm.request.options import Compat
 from tests.support.qemu import Qemu, Run
+from tests.support.recipe import DEEP
 
 PAGE = 4096
 
@@ -32,46 +38,71 @@ class Request:
     format: str | None = None
     drop_bitmaps: bool = False
     """Whether instar removes bitmaps; qemu-img cannot be asked."""
+    more: str = ""
+    """Other options, as -o has them."""
+    rebase: tuple[str, ...] | None = None
+    """The flags of `rebase -u`, if it is that and no amend."""
 
     @classmethod
     def parse(cls, words: str) -> Request:
         """Read a list of options, behind "-f FORMAT" or "--drop-bitmaps" if there is one."""
-        *flags, options = words.split()
+        if words.startswith("rebase "):
+            return cls(rebase=tuple(shlex.split(words.replace("@deep", DEEP))[1:]))
+        *flags, options = words.replace("@long", "x" * 160).split()
         drops = flags[:1] == ["--drop-bitmaps"]
         flags = flags[drops:]
-        pairs: dict[str, Any] = dict(pair.split("=", 1) for pair in options.split(","))
-        lazy = pairs.pop("lazy_refcounts", None)
-        assert not pairs.keys() - {"compat"}, words
+        items = options.split(",")
+        known = ("compat=", "lazy_refcounts=")
+        pairs: dict[str, Any] = dict(item.split("=") for item in items if item.startswith(known))
+        lazy = pairs.get("lazy_refcounts")
         assert not flags or flags[0] == "-f", words
         return cls(
             compat=pairs.get("compat"),
             lazy_refcounts=None if lazy is None else lazy == "on",
             format=flags[1] if flags else None,
             drop_bitmaps=drops,
+            more=",".join(item for item in items if not item.startswith(known)),
         )
+
+    @property
+    def verb(self) -> str:
+        """The command of both programs."""
+        return "amend" if self.rebase is None else "rebase"
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The command line but for the verb and the file name."""
+        if self.rebase is not None:
+            return ("-u", *self.rebase)
         pairs = [] if self.compat is None else [f"compat={self.compat}"]
         if self.lazy_refcounts is not None:
             pairs.append(f"lazy_refcounts={'on' if self.lazy_refcounts else 'off'}")
+        pairs += [self.more] if self.more else []
         return (*(("-f", self.format) if self.format else ()), "-o", ",".join(pairs))
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What instar is asked, as keywords. UsageError if it cannot be."""
+        if self.rebase is not None:
+            return read_flags(dict(scan(self.arguments, REBASE.flags, "instar rebase")))
+        more = parse_options([self.more]) if self.more else {}
+        assert more is not None, "help is no request"
+        return {
+            **more,
+            "compat": self.compat,
+            "lazy_refcounts": self.lazy_refcounts,
+            "format": self.format,
+            "drop_bitmaps": self.drop_bitmaps,
+        }
 
 
 def amend(path: Path, request: Request) -> instar.AmendResult:
     """Let instar amend an image. ImageRejected if it refuses."""
-    return instar.amend(
-        path,
-        compat=request.compat,
-        lazy_refcounts=request.lazy_refcounts,
-        format=request.format,
-        drop_bitmaps=request.drop_bitmaps,
-    )
+    return instar.amend(path, **request.keywords)
 
 
 def ask_instar(path: Path, request: Request) -> str:
-    """ "amended", "noop", or the names of all reasons to refuse.
+    """ "amended", "noop", or the names of all reasons to refuse; "usage" for a faulty request.
 
     What instar does not amend it must not touch either: AssertionError if the file changed.
     """
@@ -80,6 +111,8 @@ def ask_instar(path: Path, request: Request) -> str:
         verdict: str = amend(path, request).action
     except instar.ImageRejected as error:
         verdict = " ".join(dict.fromkeys(refusal.name for refusal in error.refusals))
+    except instar.UsageError:
+        verdict = "usage"
     if verdict != "amended":
         assert fingerprint(path) == before, f"{verdict}, yet the file was touched"
     return verdict
@@ -97,7 +130,7 @@ def ask_qemu(qemu: Qemu, path: Path, request: Request) -> str:
 
 def amend_by_qemu(qemu: Qemu, path: Path, request: Request) -> Run:
     """Let qemu-img amend an image; a refusal is no error, nor is a crash (SIGABRT)."""
-    return qemu.img("amend", *request.arguments, str(path), accept=(0, 1, -6))
+    return qemu.img(request.verb, *request.arguments, str(path), accept=(0, 1, -6))
 
 
 def contents_hash(path: Path) -> str:
