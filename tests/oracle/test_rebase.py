@@ -77,7 +77,7 @@ def test_without_a_backing_file_what_was_read_from_it_reads_as_zeros(
 def test_an_image_that_is_its_own_backing_file_is_of_no_use(
     tmp_path: Path, qemu_versions: tuple[Qemu, ...]
 ) -> None:
-    assert diverges("backing_itself_refused")
+    assert diverges("backing_itself_refused").is_in(qemu_versions[0].number)
     path = tmp_path / "t.qcow2"
     for qemu in qemu_versions:
         qemu.create(path, "1M")
