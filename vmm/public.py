@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
+    from instar.vmm.amend.result import AmendOutcome, AmendResult, AmendStep, ByteRange
     from instar.vmm.amend.sandbox import Sandbox
     from instar.vmm.api import amend, rebase_unsafe, resize
     from instar.vmm.base.errors import (
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmendOutcome",
     "AmendResult",
+    "AmendStep",
     "BitmapInfo",
     "ByteRange",
     "Change",
@@ -57,6 +58,7 @@ __all__ = [
 _MODULES = {  # where they are, but for the errors
     "AmendOutcome": "amend.result",
     "AmendResult": "amend.result",
+    "AmendStep": "amend.result",
     "BitmapInfo": "inspect.result",
     "ByteRange": "amend.result",
     "Change": "contract.terms",

@@ -178,7 +178,7 @@ def test_before_read_may_end_the_amend(tmp_path: Path) -> None:
     path = tmp_path / "image"
     SAMPLE.write(path)
 
-    def refuse(image: Any, vcpu: int) -> None:
+    def refuse(image: Any, vcpu: int, _runs: int) -> None:
         assert (image.size, image.bytes_read) == (path.stat().st_size, 0)
         assert vcpu > image.fd
         raise instar.HostError("no")

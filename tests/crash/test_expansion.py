@@ -6,28 +6,22 @@ and its refcounts counted; some of them qemu-img looks at too, in its newest and
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.crash.recorder import Operation, instar, record, replay
-from tests.crash.states import State, crash_states
+from tests.crash.alike import assert_reads_alike, chosen_states, damage, visible
+from tests.crash.recorder import instar, record, replay
 from tests.support import qemu as oracle
 from tests.support.forge import Image, Snapshot, Zero, ZeroAllocated
-from tests.support.forge.audit import counted_refcounts, faults, stored_refcounts
+from tests.support.forge.audit import faults
 from tests.support.forge.clusters import Cluster, Data
 from tests.support.forge.reader import Reader
-from tests.support.qemu import Qemu
 from tests.support.recipe import make
 
 pytestmark = pytest.mark.kvm
 
-STATES_MAX = 100
-"""Of more, so many are chosen with a fixed seed, the first and the last among them."""
 ASKED_OF_QEMU = 8
-SEED = 20250512
 
 SMALL = "create -o compat=1.1,cluster_size=512"
 BACKED = f"write b.raw data 2048; {SMALL} -b b.raw -F raw t.qcow2 32k;"
@@ -87,52 +81,6 @@ def build(name: str, folder: Path) -> Path:
     image = folder / "t.qcow2"
     FORGED[name].write(image)
     return image
-
-
-def visible(data: bytes, backing: bytes) -> list[list[bytes]]:
-    """What the guest reads, cluster by cluster, of the active layer and of each snapshot."""
-    reader = Reader(data, backing=backing)
-    clusters = range(-(-reader.header.size // reader.cluster_size))
-    return [[reader.read(n, layer) for n in clusters] for layer in reader.layers]
-
-
-def damage(data: bytes) -> list[str]:
-    """What is worse than a leak, and than a flag that is not set yet."""
-    reader = Reader(data)
-    stored, counted = stored_refcounts(reader), counted_refcounts(reader)
-    missing = [n for n, count in counted.items() if stored.get(n, 0) < count]
-    copied = [fault for fault in faults(reader) if "COPIED is True" in fault]
-    return [*(f"host cluster {n} is not counted" for n in missing), *copied]
-
-
-def chosen_states(before: bytes, operations: tuple[Operation, ...]) -> Iterator[bytes]:
-    """The files that a crash may leave, or STATES_MAX of them."""
-    states = list(crash_states(before, operations))
-    if len(states) > STATES_MAX:
-        generator = random.Random(SEED)  # noqa: S311 - the same in every run
-        middle = sorted(generator.sample(range(1, len(states) - 1), STATES_MAX - 2))
-        states = [states[0], *(states[n] for n in middle), states[-1]]
-    for state in states:
-        yield rebuilt(before, state)
-
-
-def rebuilt(before: bytes, state: State) -> bytes:
-    """The file that this state is."""
-    image = bytearray(before.ljust(state.size, b"\0"))
-    for number, data in state.sectors.items():
-        image[number * 512 : number * 512 + len(data)] = data
-    return bytes(image)
-
-
-def assert_reads_alike(qemu: Qemu, image: Path, original: Path, snapshots: int) -> None:
-    """By qemu: nothing worse than a leak, and the same contents in each layer."""
-    check = qemu.check(image)
-    assert not check.errors
-    assert not check.corruptions or "refcount=1" in check.text
-    assert qemu.compare(image, original)
-    names = [line.split()[1] for line in qemu.snapshot(original, "-l").splitlines()[2:]]
-    assert len(names) == snapshots
-    assert all(qemu.compare_snapshot(image, original, name) for name in names)
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *FORGED])

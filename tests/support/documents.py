@@ -34,6 +34,7 @@ RESULT: dict[str, Any] = {
     ],
     "more_ranges": 0,
     "warnings": [],
+    "steps": [],
 }
 NOTHING: dict[str, Any] = {"changes": [], "ranges": [], "bytes_written": 0}
 NOOP = {**RESULT, **NOTHING, "action": "noop"}

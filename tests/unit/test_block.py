@@ -10,9 +10,9 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, HostError
-from instar.vmm.devices import block as block_module
 from instar.vmm.devices.block import BlockDevice
 from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.image import image_file as image_file_module
 from instar.vmm.image.image_file import ImageFile
 from tests.support.driver import (
     DATA,
@@ -226,7 +226,9 @@ class TestBudgets:
     def test_writes_end_at_the_budget(
         self, memory: GuestMemory, image: ImageFile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(block_module, "staging_budget", lambda size, growth: size - growth)
+        monkeypatch.setattr(
+            image_file_module, "staging_budget", lambda size, growth, _tables: size - growth
+        )
         machine = Machine(memory, image, max_growth=1024)
         machine.write(0, bytes(1024))
         with pytest.raises(GuestFault, match=r"^more sectors written than any amend"):

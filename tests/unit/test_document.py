@@ -24,6 +24,28 @@ REQUEST = make_request({"compat": "1.1", "lazy_refcounts": True, "timeout": 30})
 EXPECTED = Expected(NAME, REQUEST, SHA256, 1 << 20)
 
 
+STEPS: list[dict[str, Any]] = [
+    {
+        "asked": {"compat": "1.1"},
+        "action": "amended",
+        "atomic": True,
+        "bytes_written": 1024,
+        "changes": RESULT["changes"],
+        "ranges": RESULT["ranges"],
+        "more_ranges": 0,
+    },
+    {
+        "asked": {"lazy_refcounts": True},
+        "action": "amended",
+        "atomic": True,
+        "bytes_written": 512,
+        "changes": [{"field": "compatible_features", "before": 1, "after": 3}],
+        "ranges": [RESULT["ranges"][-1]],
+        "more_ranges": 0,
+    },
+]
+
+
 def read(document: Any, expected: Expected = EXPECTED) -> Any:
     return read_outcome(json.dumps(document).encode(), expected)
 
@@ -63,6 +85,7 @@ LIES: dict[str, list[Any]] = {
     "ranges": [[], {}, None, 5, "ab", RESULT["ranges"][::-1], RESULT["ranges"] * 2],
     "more_ranges": [-1, 1, 1 << 40, True, None],
     "warnings": [None, 5, [1], [None], ["w"] * 9, ["w" * 100_000]],
+    "steps": [None, 5, {}, [1], [STEPS[0]], STEPS],
 }
 
 
@@ -267,6 +290,67 @@ def test_what_an_amend_really_comes_to_is_believed(
         result = sandbox.carry_out(path, request_)
     text = load_dump(None)({"result": result}).encode()
     assert read_outcome(text, Expected(str(path), request_, SHA256, end)) == result
+
+
+IN_STEPS: dict[str, Any] = {
+    **RESULT,
+    "atomic": False,
+    "bytes_written": 1536,
+    "changes": [RESULT["changes"][0], {"field": "compatible_features", "before": None, "after": 3}],
+    "ranges": [*RESULT["ranges"], RESULT["ranges"][-1]],
+    "steps": STEPS,
+}
+DONE_ALREADY = {**STEPS[1], "action": "noop", "bytes_written": 0, "changes": [], "ranges": []}
+ONE_AMENDED = {**RESULT, "steps": [STEPS[0], DONE_ALREADY]}
+
+
+@pytest.fixture
+def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is asked for take two steps."""
+    steps = tuple(make_request(part) for part in ({"compat": "1.1"}, {"lazy_refcounts": True}))
+    monkeypatch.setattr(type(REQUEST), "steps", lambda _request: steps)
+
+
+def with_step(number: int, /, **values: Any) -> dict[str, Any]:
+    """IN_STEPS with one of its steps changed."""
+    steps = [{**step, **values} if at == number else step for at, step in enumerate(STEPS)]
+    return {**IN_STEPS, "steps": steps}
+
+
+@pytest.mark.usefixtures("two_steps")
+class TestSteps:
+    @pytest.mark.parametrize("document", [IN_STEPS, ONE_AMENDED], ids=["both", "one"])
+    def test_honest_ones_are_read(self, document: Any) -> None:
+        result = read(document)
+        assert [dict(step.asked) for step in result.steps] == [step["asked"] for step in STEPS]
+        assert json.loads(json.dumps(result.to_dict()))["steps"] == document["steps"]
+
+    @pytest.mark.parametrize(
+        "document",
+        [
+            RESULT,
+            *({**IN_STEPS, "steps": steps} for steps in (STEPS[:1], STEPS[::-1], STEPS * 2)),
+            *({**IN_STEPS, name: RESULT[name]} for name in ("atomic", "bytes_written", "changes")),
+            {**IN_STEPS, "ranges": RESULT["ranges"]},
+            {**IN_STEPS, "action": "noop"},
+            {**IN_STEPS, "more_ranges": 1},
+            {**ONE_AMENDED, "atomic": False},
+            with_step(0, asked={"compat": "0.10"}),
+            with_step(0, asked={"compat": "1.1", "lazy_refcounts": True}),
+            with_step(0, bytes_written=512),
+            with_step(0, atomic=False),
+            with_step(0, changes=[]),
+            with_step(1, action="noop"),
+            with_step(1, ranges=[{**RESULT["ranges"][-1], "offset": 1 << 20}]),
+            with_step(1, more_ranges=1),
+            with_step(1, more_ranges=True),
+            with_step(1, unknown=1),
+            with_step(1, changes=[{"field": "size", "before": 1, "after": 2}]),
+        ],
+    )
+    def test_lies_about_them_are_no_outcome(self, document: Any) -> None:
+        with pytest.raises(ValueError):  # noqa: PT011 - its subclasses are none of ours
+            read(document)
 
 
 def test_is_known_tells_refusals_apart() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.image import staging
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse, staging_budget
 from tests.support.staged import all_sectors, sectors
 
@@ -104,9 +103,8 @@ class TestZeroes:
         with pytest.raises(ZeroedInUse, match=rf"^sector {number} is to be zeroed and written$"):
             staged.zeroed()
 
-    def test_there_is_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(staging, "INSTAR_SEGMENTS_MAX", 2)
-        staged = StagedWrites()
+    def test_there_is_a_limit(self) -> None:
+        staged = StagedWrites(ranges_max=2)
         for start in (0, 1, 5, 6):
             staged.zero(start, 1)
         with pytest.raises(GuestFault, match=r"^more than 2 ranges to be zeroed$"):

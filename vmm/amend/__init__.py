@@ -9,23 +9,23 @@ from ..base.record import FrozenDict
 from ..base.refusals import Circumstances, not_qcow2, translate
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
-from ..image.commit import commit, planned_ranges
-from ..image.image_file import WORK_FACTOR, WORK_MIN, ImageFile
+from ..image.commit import commit
+from ..image.image_file import ImageFile
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import OPTIONS
-from .messages import Messages, Outcome, pack_config
-from .result import RANGES_MAX, AmendResult, ByteRange
+from .messages import Messages, Outcome, Plan, pack_config
+from .result import RANGES_MAX, AmendResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
     from ..contract.terms import Judgement
+    from ..image.view import AnyImage
     from ..machine.payload import Payload
     from ..qcow2.probe import FixedHeader
     from ..request import AmendRequest
@@ -39,24 +39,64 @@ def amend_image(
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     payload: Payload | None = None,
-    before_read: Callable[[ImageFile, int], None] | None = None,
+    before_read: Callable[[ImageFile, int, int], None] | None = None,
 ) -> AmendResult:
     """Do what instar.amend() says, in this process; `before_read` may confine it.
 
-    `before_read` is called once, with the image and the vCPU's descriptor, when all is open that is
-    needed and nothing of the image has been read; what it raises ends the amend.
+    `before_read` is called once, with the image, the vCPU's descriptor, and how often the guest
+    will run, when all is open that is needed and nothing of the image has been read; what it raises
+    ends the amend.
     """
     announce(path, request)
-    preload(request)
+    steps = request.steps()
+    preload_steps(steps)
     payload = payload or load_payload()
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
         image.tables = request.tables_max
         with Machine(payload, request.ram_size) as machine:
+            if len(steps) > 1:
+                machine.keep()
             if before_read:
-                before_read(image, machine.prepare_vcpu())
-            outcome = plan(machine, image, request, progress, debug)
-        return carry_out(image, request, outcome, payload.sha256, warning)
+                before_read(image, machine.prepare_vcpu(), len(steps))
+            plans = plan_steps(machine, image, steps, progress, debug)
+        return carry_out(image, request, plans, payload.sha256, warning)
+
+
+def preload_steps(steps: Sequence[AmendRequest]) -> None:
+    """Import what the steps may need, for a process that can open no file afterwards."""
+    for step in steps:
+        preload(step)
+    if len(steps) > 1:
+        from . import chain  # noqa: F401 - most amends have one step
+
+
+def plan_steps(
+    machine: Machine,
+    image: ImageFile,
+    steps: Sequence[AmendRequest],
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+) -> tuple[Plan, ...]:
+    """Have each step of an amend planned and judged; the image is open and locked.
+
+    Nothing is written. For more than one step the machine must have been kept. After an
+    ImageRejected a machine that was kept is ready for the next image, as after a plan.
+    """
+
+    def plan_one(
+        view: AnyImage, step: AmendRequest, told: Callable[[int, int], None] | None, spent: float
+    ) -> Plan:
+        outcome = plan(machine, view, step, told, debug, spent)
+        if machine.is_kept:
+            machine.reset()
+        return Plan(step, outcome, _judge(view, step, outcome))
+
+    if len(steps) == 1:
+        return (plan_one(image, steps[0], progress, 0.0),)
+    from .chain import plan_chain
+
+    return plan_chain(image, steps, plan_one, progress)
 
 
 def open_image(path: PathLike, request: AmendRequest) -> ImageFile:
@@ -79,12 +119,13 @@ def open_image(path: PathLike, request: AmendRequest) -> ImageFile:
 
 def plan(
     machine: Machine,
-    image: ImageFile,
+    image: AnyImage,
     request: AmendRequest,
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
+    spent: float = 0.0,
 ) -> Outcome:
-    """Have the guest plan the change of an image that is open and locked; nothing is written.
+    """Have the guest plan one step; `spent` are seconds of the timeout that others took.
 
     The image is looked at for the first time here. Raises ImageRejected if it is no qcow2 image at
     all, in which case the guest was not run.
@@ -98,59 +139,59 @@ def plan(
         debug=debug is not None,
     )
     messages = Messages(progress)
-    staged = machine.run(image, config, request.timeout, messages.receive, debug)
+    staged = machine.run(image, config, request.timeout, messages.receive, debug, spent=spent)
     refusals, claim = messages.complete()
     told = messages.options, messages.names, messages.snapshots
     return Outcome(claim, refusals, staged, machine.vm_exits, *told)
 
 
-def carry_out(
-    image: ImageFile,
-    request: AmendRequest,
-    outcome: Outcome,
-    payload_sha256: str,
-    warning: str | None,
-) -> AmendResult:
-    """Judge what the guest planned, and commit it. ImageRejected, GuestFault, HostError."""
+def _judge(image: AnyImage, request: AmendRequest, outcome: Outcome) -> Judgement:
+    """Judge what the guest planned. ImageRejected, also where the guest refuses; GuestFault."""
     if outcome.refusals:
         head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))
     if request.relative:
         request = request.for_disk(_probe(image).size)
-    stored = (image.work_max - WORK_MIN) // WORK_FACTOR
-    original = Original(image.read, image.size, image.budget, max(stored, 0))
-    judgement = judge(original, request.fit(image.is_device), outcome.staged, outcome.claim)
-    if not request.dry_run:
-        commit(image, outcome.staged, flush=request.flush)
+    original = Original(image.read, image.size, image.budget, image.stored)
+    return judge(original, request.fit(image.is_device), outcome.staged, outcome.claim)
+
+
+def carry_out(
+    image: ImageFile,
+    request: AmendRequest,
+    plans: Sequence[Plan],
+    payload_sha256: str,
+    warning: str | None,
+) -> AmendResult:
+    """Commit what was planned and judged. HostError, which says what state the image is in."""
+    if len(plans) == 1:
+        if not request.dry_run:
+            commit(image, plans[0].outcome.staged, flush=request.flush)
+        done = {**plans[0].describe(RANGES_MAX), "steps": ()}
+    else:
+        from .chain import commit_chain, describe_chain
+
+        if not request.dry_run:
+            commit_chain(image, plans, flush=request.flush)
+        done = describe_chain(plans)
+    noticed = tuple([text for plan in plans for text in plan.judgement.warnings])
+    last = plans[-1]
+    told = {row.key: last.outcome.options.get(row.abi_key) for row in OPTIONS} | last.judgement.told
     return AmendResult(
         filename=image.name,
         format="qcow2",
         dry_run=request.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
-        action="amended" if judgement.amended else "noop",
-        atomic=judgement.atomic,
-        changes=judgement.changes,
-        warnings=((warning,) if warning else ()) + judgement.warnings,
-        **_describe(outcome, judgement),
+        options=FrozenDict({row.key: row.tell(told[row.key]) for row in OPTIONS}),
+        vm_exits=sum(plan.outcome.vm_exits for plan in plans),
+        warnings=((warning,) if warning else ()) + noticed,
+        **done,
     )
 
 
-def _describe(outcome: Outcome, judgement: Judgement) -> dict[str, Any]:
-    """The fields of an AmendResult that tell what the guest did."""
-    ranges, more = planned_ranges(outcome.staged, RANGES_MAX)
-    told = {row.key: outcome.options.get(row.abi_key) for row in OPTIONS} | judgement.told
-    return {
-        "options": FrozenDict({row.key: row.tell(told[row.key]) for row in OPTIONS}),
-        "bytes_written": outcome.staged.size(),
-        "vm_exits": outcome.vm_exits,
-        "ranges": tuple(ByteRange(*part) for part in ranges),
-        "more_ranges": more,
-    }
-
-
-def _probe(image: ImageFile) -> FixedHeader:
+def _probe(image: AnyImage) -> FixedHeader:
     head = image.read(0, PROBE_SIZE)
     header = parse_fixed_header(head)
     if header is None:

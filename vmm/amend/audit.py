@@ -48,7 +48,7 @@ def _record(
     verdict = f"dry run, {verdict}" if request.dry_run else verdict
     facts: dict[str, object] = {
         "image": path_as_text(path),
-        "request": describe_request(request),
+        "request": request.spell(),
         "verdict": verdict,
         "bytes_written": written,
         "payload_sha256": payload_sha256,
@@ -60,12 +60,6 @@ def _record(
         facts,
         extra=facts,
     )
-
-
-def describe_request(request: AmendRequest) -> str:
-    """Spell the options as -o has them."""
-    spelled = (f"{row.key}={row.spell(row.tell(value))}" for row, value in request.asked())
-    return ",".join(spelled) or "nothing"
 
 
 def _name(error: Exception) -> str:

@@ -37,12 +37,15 @@ from instar.abi import (
 
 from ..base.errors import GuestFault
 from ..base.record import record
-from ..contract.terms import Claim
+from ..contract.terms import Claim, Judgement
+from ..image.commit import planned_ranges
 from ..request.options import OPTIONS, PERMISSIONS
+from .result import ByteRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
 
     from ..image.staging import StagedWrites
     from ..qcow2.probe import FixedHeader
@@ -80,6 +83,30 @@ class Outcome:
     """Bitmap names that it gives with a refusal."""
     snapshots: Mapping[int, tuple[bytes, bytes]] = {}
     """IDs and names of snapshots by their numbers, which it gives with a refusal."""
+
+
+@record
+class Plan:
+    """One step of an amend, which may be committed."""
+
+    request: AmendRequest
+    """What was asked for in this step."""
+    outcome: Outcome
+    """What the guest staged for it; there are no refusals."""
+    judgement: Judgement
+    """What the host has seen of it."""
+
+    def describe(self, most: int) -> dict[str, Any]:
+        """The fields that a result and its steps have in common, with `most` ranges."""
+        ranges, more = planned_ranges(self.outcome.staged, most)
+        return {
+            "action": "amended" if self.judgement.amended else "noop",
+            "atomic": self.judgement.atomic,
+            "changes": self.judgement.changes,
+            "bytes_written": self.outcome.staged.size(),
+            "ranges": tuple(ByteRange(*part) for part in ranges),
+            "more_ranges": more,
+        }
 
 
 def pack_config(

@@ -46,6 +46,26 @@ class ByteRange:
 
 
 @record
+class AmendStep:
+    """One step of an amend, which is whole and valid before the next one begins."""
+
+    asked: Mapping[str, str | int | None]
+    """What was asked for in this step, by option."""
+    action: Action
+    """"amended", or "noop" where the step found the image as asked."""
+    atomic: bool
+    """Whether the step takes effect with the write of one sector."""
+    bytes_written: int
+    """Bytes written for it; without zeroed ranges."""
+    changes: tuple[Change, ...]
+    """Header fields that it changes, in the order of the header."""
+    ranges: tuple[ByteRange, ...]
+    """What is written for it, in order: the first ones."""
+    more_ranges: int = 0
+    """How many others are written."""
+
+
+@record
 class AmendResult:
     """What one amend did, or with dry_run would do."""
 
@@ -77,6 +97,9 @@ class AmendResult:
     """How many others are written."""
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
+    steps: tuple[AmendStep, ...] = ()
+    """The steps, in order, of an amend that takes more than one; what stands here is then all of
+    them together."""
 
     @property
     def compat(self) -> Level:
@@ -96,6 +119,8 @@ class AmendResult:
             if name == "options":  # two have been there since before there was this one
                 document.update(compat=self.compat, lazy_refcounts=self.lazy_refcounts)
             document[name] = value
+        if not self.steps:
+            del document["steps"]
         return document
 
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from instar.abi import INSTAR_RAM_SIZE
 
-from ..base.errors import GuestFault, ImageRejected, UsageError
+from ..base.errors import ImageRejected, UsageError
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
 from ..request.keywords import PathLike, announce, check_path, make_request, takes_keywords
-from . import carry_out, open_image, plan
+from . import carry_out, open_image, plan_steps
 from .result import AmendResult
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..image.image_file import ImageFile
     from ..request import AmendRequest
     from ..request.options import Keywords
-    from .messages import Outcome
+    from .messages import Plan
 
 
 class Sandbox:
@@ -140,12 +140,8 @@ class Sandbox:
         debug: Callable[[str], None] | None,
     ) -> AmendResult:
         warning = lock_image(image.fd, image.name)
-        outcome = self._plan(image, request, progress, debug)
-        try:
-            return carry_out(image, request, outcome, self._payload.sha256, warning)
-        except GuestFault:
-            self._discard()
-            raise
+        plans = self._plan(image, request, progress, debug)
+        return carry_out(image, request, plans, self._payload.sha256, warning)
 
     def _plan(
         self,
@@ -153,18 +149,16 @@ class Sandbox:
         request: AmendRequest,
         progress: Callable[[int, int], None] | None,
         debug: Callable[[str], None] | None,
-    ) -> Outcome:
+    ) -> tuple[Plan, ...]:
         """Run the machine, and make it ready again or close it, before anything is written."""
         try:
             machine = self._machine_for(request.ram_size)
-            outcome = plan(machine, image, request, progress, debug)
-            machine.reset()
-        except ImageRejected:  # by the host: the guest was not run
+            return plan_steps(machine, image, request.steps(), progress, debug)
+        except ImageRejected:  # the guest was not run, or the machine is ready again
             raise
         except BaseException:
             self._discard()
             raise
-        return outcome
 
     def _machine_for(self, ram_size: int) -> Machine:
         """The machine at hand, or a new one if that has less RAM than is needed."""

@@ -271,10 +271,10 @@ def _call_amend(
     # Imported here because neither the help nor a usage error needs any of it.
     from ..amend import amend_image
 
-    def confine_process(image: ImageFile, vcpu: int) -> None:
+    def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
         from ..confine import Descriptors, confine
 
-        used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables)
+        used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables, runs=runs)
         confine(used, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from typing import Any
 
-    from ..amend.result import AmendResult, ByteRange
+    from ..amend.result import AmendResult, AmendStep, ByteRange
     from ..contract.terms import Change
 
 OUTPUT_FORMATS = ("human", "json")
@@ -140,13 +140,29 @@ def describe(result: AmendResult, asked: Collection[str]) -> str:
     name = escape(result.filename)
     if result.action == "noop":
         return f"{name}: nothing to change ({state})\n"
-    how = "atomic" if result.atomic else "not atomic"
-    lines = [f"{name}: would become {state} ({how})"]
-    lines += [f"  {_describe_change(change)}" for change in result.changes]
-    lines += [f"  {_describe_range(byte_range)}" for byte_range in result.ranges]
-    if result.more_ranges:
-        lines.append(f"  and {result.more_ranges} ranges more")
+    lines = [f"{name}: would become {state} ({_describe_switch(result)})"]
+    if not result.steps:
+        lines += [f"  {line}" for line in _describe_part(result)]
+    for number, step in enumerate(result.steps, 1):
+        rows = [row for row in OPTIONS if row.key in step.asked]
+        asked = ",".join(f"{row.key}={escape(row.spell(step.asked[row.key]))}" for row in rows)
+        lines.append(f"  step {number} of {len(result.steps)}: {asked} ({_describe_switch(step)})")
+        lines += [f"    {line}" for line in _describe_part(step)]
     return "\n".join(lines) + "\n"
+
+
+def _describe_switch(part: AmendResult | AmendStep) -> str:
+    if part.action == "noop":
+        return "nothing to change"
+    return "atomic" if part.atomic else "not atomic"
+
+
+def _describe_part(part: AmendResult | AmendStep) -> Iterator[str]:
+    """What an amend, or a step of one, changes and writes."""
+    yield from map(_describe_change, part.changes)
+    yield from map(_describe_range, part.ranges)
+    if part.more_ranges:
+        yield f"and {part.more_ranges} ranges more"
 
 
 def _describe_done(result: AmendResult, asked: Collection[str]) -> str:

@@ -18,7 +18,7 @@ from ..base.c import addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
 from ..image.staging import staging_budget
-from .rules import CLIENT_RULES, READER_RULES, RULES, WORKER_RULES, assemble
+from .rules import CHAIN_RULES, CLIENT_RULES, READER_RULES, RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Descriptors:
     """How many bytes of new tables the request itself may explain."""
     channel: int | None = None
     """A worker's socket, by which the images come."""
+    runs: int = 1
+    """How often the guest runs for an image; what each run stages is kept to the end."""
     read_only: bool = False
     """Whether the image is only read."""
 
@@ -126,6 +128,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
         _lower(_RLIMIT_FSIZE, _file_size(0, 0, OUTPUT_OF_READER))
     elif descriptors.image_size is not None:
         staged = staging_budget(descriptors.image_size, growth, descriptors.tables)
+        staged = min(staged * descriptors.runs, INSTAR_STAGED_MAX)
         _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
     else:  # of any size
         staged = INSTAR_STAGED_MAX
@@ -193,7 +196,8 @@ def _filter_calls(descriptors: Descriptors) -> None:
     if descriptors.read_only:
         program = assemble(READER_RULES + CLIENT_RULES, numbers)
     elif descriptors.channel is None:
-        program = assemble(RULES + CLIENT_RULES, numbers)
+        first = RULES if descriptors.runs == 1 else CHAIN_RULES
+        program = assemble(first + CLIENT_RULES, numbers)
     else:
         program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})
     buffer = bytearray(program)

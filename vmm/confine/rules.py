@@ -120,6 +120,16 @@ RESET_REQUESTS = (
     *(0x4090AE82, 0x4138AE84, 0x5000AEA5, 0x4188AEA7),
     *(0x4080AEA2, 0x4040AEA0, 0x4004AE99, 0x4008AE89),
 )
+
+CHAIN_RULES: tuple[Rule, ...] = (
+    (
+        *("ioctl", 16, ((0, "is", "vcpu"), (1, "is", VCPU_REQUESTS + RESET_REQUESTS))),
+        "runs the guest, and gives the machine its first state back for the next step",
+    ),
+    *(rule for rule in RULES if rule[0] != "ioctl"),
+)
+"""In place of RULES, where an amend has more than one step."""
+
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37
 _NOT_A_WORKERS = ("ioctl", "write", "writev", "lseek", "fcntl", "rt_sigaction", "rt_sigreturn")
 

@@ -69,6 +69,11 @@ class Disk:
         # The last cluster counts as whole: qemu leaves it short.
         self._end = -(-self.size // self.cluster_size) * self.cluster_size
 
+    @property
+    def work(self) -> int:
+        """What has been spent."""
+        return self._original.work_max - self._left
+
     def spend(self, work: int) -> None:
         """Count what takes as long as reading this many bytes. ImageRejected if it is too much."""
         self._left -= work

@@ -76,9 +76,11 @@ def _judge(
     states = HeaderStates(_remember(original), staged)
     before = after = states.before
     warnings: tuple[str, ...] = ()
+    work = 0
     if claim.amended:
         amended = _Amended(original, states, request, staged)
-        after, warnings = amended.judge(claim.atomic), amended.warnings
+        after = amended.judge(claim.atomic)
+        warnings, work = amended.warnings, amended.work
     else:
         _judge_noop(before, request, staged, claim.atomic)
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
@@ -95,6 +97,7 @@ def _judge(
         changes=tuple(changes),
         told=FrozenDict(data_file_raw=is_raw(after), **texts),
         warnings=warnings,
+        work=work,
     )
 
 
@@ -141,6 +144,7 @@ class _Amended:
         self._request = request
         self._staged = staged
         self.warnings: tuple[str, ...] = ()
+        self.work = 0
         self._allowed = allowed(request, states.before)
         self._expected = expected(request, states.before)
 
@@ -239,7 +243,7 @@ class _Amended:
         from .tables import judge_tables
 
         image = self._original, self._before, after
-        self.warnings = judge_tables(
+        self.warnings, self.work = judge_tables(
             *(*image, staged, zeroes, self._allowed, dropped),
             header=header,
             backing_size=self._request.backing_size,

@@ -83,8 +83,10 @@ def judge_tables(
     *,
     header: bool,
     backing_size: int = 0,
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], int]:
     """Judge what is staged besides the header, whose change is judged already.
+
+    Returns warnings, and the work that it took.
 
     Args:
         original: the image file.
@@ -112,7 +114,7 @@ def judge_tables(
         tables.judge(dropped, layer, header=header)
     except OutsideError as error:
         raise GuestFault(str(error)) from error
-    return tuple(layer.warnings) if layer else ()
+    return tuple(layer.warnings) if layer else (), tables.work
 
 
 class _Tables:
@@ -151,6 +153,11 @@ class _Tables:
     def _moves(self, *names: str) -> bool:
         """Whether one of these fields changes."""
         return any(self._old[name] != self._new[name] for name in names)
+
+    @property
+    def work(self) -> int:
+        """What has been spent."""
+        return self._disk.work
 
     def layer(self, backing_size: int) -> Layer:
         """What a change of the size must make of the active layer."""

@@ -51,6 +51,8 @@ class Judgement:
     """What the header that it will be says of options that an image may lack, by their keys."""
     warnings: tuple[str, ...] = ()
     """What the user should know of it."""
+    work: int = 0
+    """What it took to tell, as disk.Disk counts it."""
 
 
 @record

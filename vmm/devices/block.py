@@ -16,12 +16,12 @@ from instar.abi import (
 )
 
 from ..base.errors import GuestFault
-from ..image.staging import SECTOR_SIZE, StagedWrites, staging_budget
+from ..image.staging import SECTOR_SIZE
 from .virtqueue import Virtqueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image.image_file import ImageFile
+    from ..image.view import AnyImage
     from .memory import GuestMemory
     from .virtqueue import Buffer
 
@@ -38,7 +38,7 @@ class BlockDevice:
     def __init__(
         self,
         memory: GuestMemory,
-        image: ImageFile,
+        image: AnyImage,
         max_growth: int = 0,
         *,
         read_only: bool = False,
@@ -60,7 +60,7 @@ class BlockDevice:
         # What has been staged behind the end of the file can be read back.
         self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
         self.budget = image.budget
-        self.staged = StagedWrites(staging_budget(image.size, max_growth, image.tables))
+        self.staged = image.stage(max_growth)
         self.bytes_read = 0
 
     def notify(self) -> None:

@@ -56,5 +56,6 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _confine(image: ImageFile, vcpu: int) -> None:
-    confine(Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables))
+def _confine(image: ImageFile, vcpu: int, runs: int) -> None:
+    used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables, runs=runs)
+    confine(used)

@@ -17,7 +17,8 @@ from instar.abi import (
     REFUSAL_MAX,
 )
 
-from ..amend.result import RANGES_MAX, SWITCH, AmendResult, ByteRange
+from ..amend.chain import RANGES_MAX_OF_STEPS, combine
+from ..amend.result import RANGES_MAX, SWITCH, AmendResult, AmendStep, ByteRange
 from ..base.errors import (
     GuestFault,
     HostError,
@@ -104,30 +105,67 @@ def _refuse(_text: str) -> NoReturn:
 
 def _read_result(document: Any, expected: Expected) -> AmendResult:
     lists = {
-        "changes": tuple(_build(Change, change) for change in document["changes"]),
-        "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
+        **_read_lists(document),
         "warnings": tuple(_clean(warning, expected.name) for warning in document["warnings"]),
     }
+    steps = _read_steps(document["steps"], expected)
     options = FrozenDict(document["options"])
     _demand([*options] == [row.key for row in OPTIONS])
     _demand(all(row.is_told(options[row.key]) for row in OPTIONS))
-    result = _build(AmendResult, {**document, **lists, "options": options})
+    result = _build(AmendResult, {**document, **lists, "options": options, "steps": steps})
     _demand(_is_as_told(result, expected))
     _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
     _demand(len(result.warnings) <= _WARNINGS_MAX)
-    if result.action == "noop":
-        _demand(not (result.changes or result.ranges or result.more_ranges or result.bytes_written))
+    version = COMPAT_LEVELS[result.compat]
+    _demand(all(c.after == version for c in result.changes if c.field == "version"))
+    if steps:
+        _demand(all(getattr(result, name) == value for name, value in combine(steps).items()))
+        _demand(result.bytes_written <= INSTAR_STAGED_MAX)
     else:
-        _demand(result.action == "amended")
-        _demand(_are_changes(result, expected.request))
-        _demand(_are_ranges(result, expected.end))
+        _demand_sound(result, expected.request, expected.end, RANGES_MAX)
     return result
+
+
+def _read_steps(document: Any, expected: Expected) -> tuple[AmendStep, ...]:
+    """Read the steps of a result, which has none where there is but one."""
+    requests = expected.request.steps()
+    steps: list[AmendStep] = []
+    if len(requests) == 1:
+        _demand(document == [])
+        return ()
+    left = RANGES_MAX_OF_STEPS
+    for fields, request in zip(document, requests, strict=True):
+        _demand(fields["asked"] == request.told())
+        step = _build(AmendStep, {**fields, **_read_lists(fields), "asked": request.told()})
+        _demand_sound(step, request, expected.end, left)
+        left -= len(step.ranges)
+        steps.append(step)
+    return tuple(steps)
+
+
+def _read_lists(document: Any) -> dict[str, Any]:
+    return {
+        "changes": tuple(_build(Change, change) for change in document["changes"]),
+        "ranges": tuple(_build(ByteRange, part) for part in document["ranges"]),
+    }
+
+
+def _demand_sound(
+    part: AmendResult | AmendStep, request: AmendRequest, end: int, ranges_max: int
+) -> None:
+    """See that what an amend, or a step of one, says of its changes can be true."""
+    if part.action == "noop":
+        _demand(not (part.changes or part.ranges or part.more_ranges or part.bytes_written))
+        return
+    _demand(part.action == "amended")
+    _demand(_are_changes(part, request))
+    _demand(_are_ranges(part, end, ranges_max))
 
 
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     """Whether what this process knows is what the result says."""
     request = expected.request
-    told = {row.key: row.tell(value) for row, value in request.asked()}
+    told = dict(request.told())
     if request.relative:  # to what the disk had, which only the result tells
         before = [change.before or 0 for change in result.changes if change.field == "size"]
         moved = request.relative * request.size
@@ -147,7 +185,7 @@ def _is_asked(key: str, told: object, asked: object) -> bool:
     return told == asked or (BY_KEY[key].may_lack and told is None and not asked)
 
 
-def _are_changes(result: AmendResult, request: AmendRequest) -> bool:
+def _are_changes(result: AmendResult | AmendStep, request: AmendRequest) -> bool:
     """Whether these are fields of the header, in its order, each with another value than before."""
     moved = [row.fields for row, _ in request.asked()]
     places = [_FIELDS.index(change.field) for change in result.changes]
@@ -155,7 +193,6 @@ def _are_changes(result: AmendResult, request: AmendRequest) -> bool:
     return (
         places == sorted({*places})
         and any(not fields or not values.keys().isdisjoint(fields) for fields in moved)
-        and values.get("version", COMPAT_LEVELS[result.compat]) == COMPAT_LEVELS[result.compat]
         and all(change.before != change.after for change in result.changes)
         and all(
             _is_value(change.field, value)
@@ -171,7 +208,7 @@ def _is_value(field: str, value: object) -> bool:
     return value is None or (type(value) is int and 0 <= value < _WORD)
 
 
-def _are_ranges(result: AmendResult, end: int) -> bool:
+def _are_ranges(result: AmendResult | AmendStep, end: int, ranges_max: int) -> bool:
     """Whether ranges are whole sectors of the file, in order and apart, as many as there can be."""
     last, told, switched = (0, False, 0), 0, 0
     for part in result.ranges:
@@ -191,7 +228,7 @@ def _are_ranges(result: AmendResult, end: int) -> bool:
     if result.bytes_written % SECTOR_SIZE or not told <= result.bytes_written <= INSTAR_STAGED_MAX:
         return False
     if result.more_ranges:
-        return len(result.ranges) == RANGES_MAX and 0 < result.more_ranges <= _MORE_MAX
+        return len(result.ranges) == ranges_max and 0 < result.more_ranges <= _MORE_MAX
     return told == result.bytes_written and result.atomic == (switched == SECTOR_SIZE)
 
 

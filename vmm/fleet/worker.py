@@ -15,11 +15,11 @@ import signal
 import socket
 from struct import Struct
 
+from ..amend import preload_steps
 from ..amend.sandbox import Sandbox
 from ..base.errors import InstarError, error_fields
 from ..base.record import load_dump
 from ..confine import Descriptors, confine
-from ..contract.judge import preload
 from ..image.image_file import ImageFile
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ def _work(
         try:
             sandbox = Sandbox(payload=payload)
             vcpu = sandbox.prepare(request.ram_size)
-            preload(request)
+            preload_steps(request.steps())
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)
             os.close(image)

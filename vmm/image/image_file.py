@@ -11,7 +11,7 @@ from instar.abi import AMEND_SECTOR_WORK
 from ..base.c import get_limits
 from ..base.errors import HostError, UsageError
 from ..base.streams import StreamsKept, raise_above_streams
-from .staging import SECTOR_SIZE
+from .staging import SECTOR_SIZE, StagedWrites, staging_budget
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
 """What is to be said of the image where an error comes after its switch."""
@@ -111,7 +111,16 @@ class ImageFile:
     @property
     def budget(self) -> int:
         """What an amend of it may cost, in bytes that are read."""
-        return min(self.work_max + self.tables // SECTOR_SIZE * AMEND_SECTOR_WORK, _U64_MAX)
+        return work_budget(self.work_max, self.tables)
+
+    @property
+    def stored(self) -> int:
+        """How many of its bytes are stored, and not holes; all that a file system counts."""
+        return max((self.work_max - WORK_MIN) // WORK_FACTOR, 0)
+
+    def stage(self, max_growth: int) -> StagedWrites:
+        """Make room for what a guest stages, which may let the file grow by so many bytes."""
+        return StagedWrites(staging_budget(self.size, max_growth, self.tables))
 
     def _open_error(self, error: OSError) -> HostError:
         if error.errno == errno.EISDIR:
@@ -132,7 +141,7 @@ class ImageFile:
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
                 self._size_limit = get_limits(_RLIMIT_FSIZE)[0] if limited else _UNLIMITED
-                self._check_limit(min(status.st_size, HEADERS_END))
+                self.check_limit(min(status.st_size, HEADERS_END))
                 self.allocated = status.st_blocks * 512
                 # Some file systems do not count blocks, and none has an image of nothing but holes.
                 return status.st_size, self.allocated or status.st_size
@@ -158,7 +167,8 @@ class ImageFile:
                 "writable (lvchange -prw, blockdev --setrw), or amend a copy"
             )
 
-    def _check_limit(self, end: int) -> None:
+    def check_limit(self, end: int) -> None:
+        """HostError if the file may not be written as far as `end` (getrlimit(2))."""
         if self._size_limit < min(end, _UNLIMITED):
             raise HostError(
                 f"the file size limit of {self._size_limit} bytes (ulimit -f) is too low"
@@ -239,7 +249,7 @@ class ImageFile:
 
         HostError if they lie beyond the limit on the size of files, or the file cannot grow.
         """
-        self._check_limit(end)
+        self.check_limit(end)
         if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
             return False
         self._call("extend", os.ftruncate, end)
@@ -291,6 +301,11 @@ class ImageFile:
 
     def _failed(self, verb: str, error: OSError) -> HostError:
         return HostError(f"could not {verb} '{self.name}': {error.strerror}")
+
+
+def work_budget(work_max: int, tables: int) -> int:
+    """What an amend may cost that takes so many bytes of new tables, in bytes that are read."""
+    return min(work_max + tables // SECTOR_SIZE * AMEND_SECTOR_WORK, _U64_MAX)
 
 
 def _open(path: str | bytes, flags: int) -> int:

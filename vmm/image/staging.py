@@ -54,8 +54,10 @@ class ZeroedInUse(Exception):
 class StagedWrites:
     """An overlay of extents for each phase, and ranges that are to be zeroed in the first."""
 
-    def __init__(self, budget: int = INSTAR_STAGED_MAX) -> None:
-        """Start with nothing; `budget` is in bytes."""
+    def __init__(
+        self, budget: int = INSTAR_STAGED_MAX, ranges_max: int = INSTAR_SEGMENTS_MAX
+    ) -> None:
+        """Start with nothing; `budget` is in bytes, `ranges_max` how many ranges may be zeroed."""
         # For each phase, and in it for each chunk of the image: its extents, packed, ascending.
         # As objects they would take as much memory as a sector, of which each may be one.
         self._extents: tuple[dict[int, bytes], ...] = tuple({} for _ in range(INSTAR_PHASE_COUNT))
@@ -68,6 +70,7 @@ class StagedWrites:
         self._ascending, self._zero_end = True, 0
         self._zeroed: tuple[Numbers, Numbers] | None = None
         self._budget = budget // SECTOR_SIZE
+        self._ranges_max = ranges_max
 
     def write(self, sector: int, data: bytes, phase: int) -> None:
         """Stage whole sectors; the last write of one counts. GuestFault beyond the budget.
@@ -149,8 +152,8 @@ class StagedWrites:
         if joined:
             sector, count = last, length + count
             del ranges[-_RANGE.size :]
-        elif len(ranges) >= INSTAR_SEGMENTS_MAX * _RANGE.size:
-            raise GuestFault(f"more than {INSTAR_SEGMENTS_MAX} ranges to be zeroed")
+        elif len(ranges) >= self._ranges_max * _RANGE.size:
+            raise GuestFault(f"more than {self._ranges_max} ranges to be zeroed")
         self._last = sector, count
         self._zero_end = max(self._zero_end, sector + count)
         ranges += _RANGE.pack(sector, count)
@@ -231,6 +234,10 @@ class StagedWrites:
     def size(self) -> int:
         """How many bytes are written in all phases, without what is zeroed."""
         return sum(self._counts) * SECTOR_SIZE
+
+    def range_count(self) -> int:
+        """How many ranges are to be zeroed."""
+        return len(self._ranges) // _RANGE.size
 
     def zeroed(self) -> tuple[Numbers, Numbers]:
         """The ranges to be zeroed: first sectors, ascending, and ends; none is next to another.

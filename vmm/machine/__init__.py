@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeVar
 
-    from ..image.image_file import ImageFile
     from ..image.staging import StagedWrites
+    from ..image.view import AnyImage
     from ..kvm.vcpu import Vcpu
     from .payload import Payload
     from .reset import Snapshot
@@ -133,12 +133,13 @@ class Machine:
 
     def run(
         self,
-        image: ImageFile,
+        image: AnyImage,
         config: bytes,
         timeout: float,
         receive: Callable[[int, bytes], None],
         debug: Callable[[str], None] | None = None,
         *,
+        spent: float = 0.0,
         read_only: bool = False,
     ) -> StagedWrites:
         """Run the payload on `image` to its end; once, or once after each reset().
@@ -148,10 +149,11 @@ class Machine:
         Args:
             image: the image file.
             config: what the operation is told, as the ABI has it.
-            timeout: in seconds.
+            timeout: in seconds, with those that are spent already.
             receive: called with the type and the payload of each frame; what it raises ends the
                 run.
             debug: called with the guest's debug text.
+            spent: seconds of the timeout that runs before this one took.
             read_only: whether a request to write is a fault of the guest.
 
         Raises:
@@ -163,15 +165,15 @@ class Machine:
         self._memory.write(OPERATION_CONFIG_ADDR, config)
         block = BlockDevice(self._memory, image, image.max_growth, read_only=read_only)
         try:
-            self._run_guest(block, timeout)
+            self._run_guest(block, timeout, spent)
         finally:
             if debug and self._serial.text:
                 debug(self._serial.text.decode("ascii", "replace"))
         self._serial.check_ended()
         return block.staged
 
-    def _run_guest(self, block: BlockDevice, timeout: float) -> None:
-        with Deadline(timeout) as deadline:
+    def _run_guest(self, block: BlockDevice, timeout: float, spent: float) -> None:
+        with Deadline(timeout - spent) as deadline:
             _kvm(self._vcpu.set_signal_mask, deadline.run_mask)
             self._loop(block, deadline, timeout)
 

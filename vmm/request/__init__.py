@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from .kinds import Option, Value
+    from .kinds import Option, Told, Value
 
 SIZE_UNIT = 512
 """What the size of a disk is a multiple of, in bytes."""
@@ -102,13 +102,42 @@ class AmendRequest:
         grown = max((self.size or 0) - size, 0) * 16 // max(cluster_size, 512)
         return min(self.tables_max, grown + cluster_size)
 
+    def steps(self) -> tuple[AmendRequest, ...]:
+        """What is to be done one after the other, each as a request of its own; often but one."""
+        steps: dict[int, dict[str, Value]] = {}
+        for option, value in self.asked():
+            steps.setdefault(self._step_of(option), {})[option.key] = value
+        if len(steps) < 2:
+            return (self,)
+        found = (self._with(options=FrozenDict(steps[step])) for step in sorted(steps))
+        return tuple(step if step.writes_tables else step.within(0) for step in found)
+
+    def _step_of(self, option: Option) -> int:
+        """In which step an option that is asked for is carried out."""
+        leader = BY_KEY[option.joins] if option.joins in self.options else option
+        return leader.steps.get(self.options[leader.key], leader.step)
+
+    def told(self) -> FrozenDict[str, Told]:
+        """What is asked for, as results have it, by the keys of OPTIONS."""
+        return FrozenDict({row.key: row.tell(value) for row, value in self.asked()})
+
+    def spell(self) -> str:
+        """The options as -o has them."""
+        spelled = (f"{row.key}={row.spell(row.tell(value))}" for row, value in self.asked())
+        return ",".join(spelled) or "nothing"
+
     def fit(self, is_device: bool) -> AmendRequest:
         """The request as it can be for this file: a block device does not grow."""
-        if not is_device:
+        return self.within(0)._with(fixed_size=True) if is_device else self
+
+    def within(self, max_growth: int) -> AmendRequest:
+        """The request with no more than so many bytes of growth."""
+        if self.max_growth <= max_growth:
             return self
-        permissions = FrozenDict({**self.permissions, "max_growth": 0})
-        fitting = {**vars(self), "permissions": permissions, "fixed_size": True}
-        return AmendRequest(**fitting)
+        return self._with(permissions=FrozenDict({**self.permissions, "max_growth": max_growth}))
+
+    def _with(self, **fields: Any) -> AmendRequest:
+        return AmendRequest(**{**vars(self), **fields})
 
     def to_document(self) -> dict[str, Any]:
         """What another process of ours is told: plain values, as JSON has them."""

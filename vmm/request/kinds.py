@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     Value = int | bytes
     Told = str | int | None
 
+REPAIR_STEP, KEYS_STEP, HEADER_STEP, SIZE_STEP, DOWN_STEP = range(1, 6)
+"""The steps of an amend, in order; each is planned, judged and committed by itself.
+
+Options of one step are carried out together, by one run of the guest.
+"""
+
 FLAG, NUMBER, SIZE, TEXT, CHOICE = "flag", "number", "size", "text", "choice"
 """The kinds of values."""
 
@@ -87,6 +93,12 @@ class Option:
     """Whether a change may write more than the header, so that the file can grow."""
     moves_header: bool = False
     """Whether a change may write where the header's cluster may have something else."""
+    step: int = HEADER_STEP
+    """In which step it is carried out."""
+    steps: Mapping[Value, int] = {}
+    """The same of values for which it is another step."""
+    joins: str = ""
+    """The key of an option whose step it shares where both are asked for."""
 
     @property
     def abi_kind(self) -> int:

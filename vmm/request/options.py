@@ -22,7 +22,7 @@ from instar.abi import (
     OPTION_SIZE,
 )
 
-from .kinds import CHOICE, FLAG, SIZE, TEXT, Option, Permission
+from .kinds import CHOICE, DOWN_STEP, FLAG, SIZE, SIZE_STEP, TEXT, Option, Permission
 
 TYPE_CHECKING = False
 
@@ -42,6 +42,7 @@ OPTIONS = (
         fault="Unknown compatibility level {}: use 0.10 (v2) or 1.1 (v3)",
         fields=("version",),
         writes_tables=True,
+        steps={2: DOWN_STEP},
     ),
     Option(
         key="lazy_refcounts",
@@ -52,6 +53,7 @@ OPTIONS = (
         keyword="whether refcount updates may be postponed",
         since="0.1",
         fields=("compatible_features",),
+        joins="compat",
     ),
     Option(
         key="backing_file",
@@ -67,6 +69,7 @@ OPTIONS = (
         most=1023,
         fields=("backing_file", "backing_fmt"),
         moves_header=True,
+        joins="compat",
     ),
     Option(
         key="backing_fmt",
@@ -81,6 +84,7 @@ OPTIONS = (
         most=15,
         fields=("backing_fmt",),
         moves_header=True,
+        joins="compat",
     ),
     Option(
         key="data_file",
@@ -93,6 +97,7 @@ OPTIONS = (
         since="0.1",
         fields=("data_file",),
         moves_header=True,
+        joins="compat",
     ),
     Option(
         key="data_file_raw",
@@ -106,6 +111,7 @@ OPTIONS = (
         since="0.1",
         may_lack=True,
         fields=("autoclear_features",),
+        joins="compat",
     ),
     Option(
         key="size",
@@ -121,6 +127,7 @@ OPTIONS = (
         multiple=512,
         fields=("size",),
         writes_tables=True,
+        step=SIZE_STEP,
     ),
 )
 """In the order in which results and rules have them."""

@@ -1,0 +1,336 @@
+"""Test side: an amend of several steps leaves what as many amends leave, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from instar.vmm import amend as amend_module
+from instar.vmm.amend import chain
+from instar.vmm.base.errors import GuestFault, HostError
+from instar.vmm.contract import judge as judge_module
+from instar.vmm.image import commit as commit_module
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.view import ImageView
+from instar.vmm.request import AmendRequest
+from tests.support.chain import UP_AND_DOWN, amend_in_steps, request_of
+from tests.support.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.table_images import MIXED
+
+pytestmark = pytest.mark.kvm
+
+DOWN_AND_UP = UP_AND_DOWN[::-1]
+BACKED: dict[str, Any] = {"backing_file": b"base", "clusters": dict.fromkeys(range(40), Zero())}
+CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
+    "plain": (Image(version=2, clusters={0: Data(b"x")}), UP_AND_DOWN),
+    "snapshots that lack extra data": (
+        Image(
+            version=2,
+            cluster_bits=9,
+            size=1 << 14,
+            clusters={0: Data(b"a"), 1: Compressed(b"b")},
+            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
+        ),
+        UP_AND_DOWN,
+    ),
+    "zero clusters": (Image(clusters=MIXED), DOWN_AND_UP),
+    "zero clusters that are filled": (
+        Image(cluster_bits=9, size=40 << 9, **BACKED),
+        (*DOWN_AND_UP, "lazy_refcounts=on", "compat=0.10,lazy_refcounts=off"),
+    ),
+    "a file that grows twice": (
+        Image(
+            cluster_bits=9,
+            size=700 << 9,
+            backing_file=b"base",
+            clusters={**dict.fromkeys(range(700), Zero()), 5: ZeroAllocated(b"\x01")},
+            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0)],
+        ),
+        DOWN_AND_UP,
+    ),
+    "steps that find the image as asked": (
+        Image(clusters={0: Data(b"x")}),
+        ("compat=1.1", "lazy_refcounts=on", "lazy_refcounts=on"),
+    ),
+}
+
+
+def requests(steps: tuple[str, ...], **keywords: Any) -> list[AmendRequest]:
+    return [request_of(text, **keywords) for text in steps]
+
+
+def state(path: Path) -> tuple[bytes, int]:
+    return path.read_bytes(), path.stat().st_mtime_ns
+
+
+@pytest.fixture
+def untouched(path: Path) -> Callable[[Image], Callable[[], None]]:
+    """Write an image, and get a function that sees that it is as it was."""
+
+    def write(image: Image) -> Callable[[], None]:
+        image.write(path)
+        os.utime(path, ns=(1, 1))
+        before = state(path)
+
+        def check() -> None:
+            assert state(path) == before
+
+        return check
+
+    return write
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("cut", [0, 100], ids=["whole", "cut"])
+def test_steps_in_one_amend_leave_what_as_many_amends_leave(
+    path: Path, tmp_path: Path, name: str, cut: int
+) -> None:
+    image, steps = CHAINS[name]
+    single = tmp_path / "single.qcow2"
+    for file in (path, single):
+        image.write(file)
+        os.truncate(file, file.stat().st_size - cut)
+    results = [instar.amend_many([single], **keywords(text)) for text in steps]
+    ones = [next(outcomes).unwrap() for outcomes in results]
+    result = amend_in_steps(path, requests(steps))
+    assert path.read_bytes() == single.read_bytes()
+    for step, one in zip(result.steps, ones, strict=True):
+        assert (step.action, step.atomic) == (one.action, one.atomic)
+        assert (step.changes, step.ranges) == (one.changes, one.ranges)
+        assert (step.bytes_written, step.more_ranges) == (one.bytes_written, 0)
+    assert result.options == ones[-1].options
+    assert result.vm_exits == sum(one.vm_exits for one in ones)
+    assert result.bytes_written == sum(one.bytes_written for one in ones)
+    assert result.ranges == tuple(part for one in ones for part in one.ranges)
+    assert [step.asked for step in result.steps] == [r.told() for r in requests(steps)]
+
+
+def keywords(text: str) -> dict[str, Any]:
+    """What -o says, as keywords."""
+    request = request_of(text)
+    return dict(request.told())
+
+
+def test_a_version_2_image_goes_up_and_down(path: Path) -> None:
+    Image(version=2, clusters={0: Data(b"x")}, backing_file=b"base").write(path)
+    result = amend_in_steps(path, requests(UP_AND_DOWN))
+    assert (result.action, result.compat, result.atomic) == ("amended", "0.10", False)
+    assert [step.atomic for step in result.steps] == [True, True]
+    assert {change.field for change in result.changes} <= {"backing_file_offset"}
+    assert [c.after for step in result.steps for c in step.changes if c.field == "version"] == [
+        3,
+        2,
+    ]
+
+
+def test_what_one_step_of_two_changes_is_as_atomic_as_that_step(path: Path) -> None:
+    Image().write(path)
+    result = amend_in_steps(path, requests(("compat=1.1", "lazy_refcounts=on")))
+    assert [step.action for step in result.steps] == ["noop", "amended"]
+    assert result.atomic
+
+
+def test_a_dry_run_of_steps_says_the_same_and_writes_nothing(
+    path: Path, untouched: Callable[[Image], Callable[[], None]]
+) -> None:
+    image, steps = CHAINS["a file that grows twice"]
+    check = untouched(image)
+    dry = amend_in_steps(path, requests(steps, dry_run=True))
+    check()
+    wet = amend_in_steps(path, requests(steps))
+    assert vars(dry) == {**vars(wet), "dry_run": True}
+
+
+def test_a_step_that_is_refused_leaves_nothing_written(
+    path: Path, untouched: Callable[[Image], Callable[[], None]]
+) -> None:
+    check = untouched(Image(version=2))
+    steps = requests(("compat=1.1", "compat=0.10,lazy_refcounts=on"))
+    with pytest.raises(instar.ImageRejected) as caught:
+        amend_in_steps(path, steps)
+    assert [refusal.name for refusal in caught.value.refusals] == ["lazy_needs_v3"]
+    check()
+
+
+def test_a_step_that_is_not_believed_leaves_nothing_written(
+    path: Path,
+    untouched: Callable[[Image], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = []
+    judge = judge_module.judge
+
+    def doubt(*arguments: Any) -> Any:
+        judged.append(arguments)
+        if len(judged) == 2:
+            raise GuestFault("no")
+        return judge(*arguments)
+
+    check = untouched(Image(version=2))
+    monkeypatch.setattr(amend_module, "judge", doubt)
+    with pytest.raises(GuestFault, match=r"^no$"):
+        amend_in_steps(path, requests(UP_AND_DOWN))
+    check()
+
+
+class TestWhatAllStepsShare:
+    def test_the_time_limit(
+        self,
+        path: Path,
+        untouched: Callable[[Image], Callable[[], None]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        times = iter((100.0, 100.0, 141.0))
+        monkeypatch.setattr(chain, "monotonic", lambda: next(times))
+        check = untouched(Image(version=2))
+        with pytest.raises(GuestFault, match="did not finish within 40 s"):
+            amend_in_steps(path, requests(UP_AND_DOWN, timeout=40))
+        check()
+
+    def test_the_growth(self, path: Path, untouched: Callable[[Image], Callable[[], None]]) -> None:
+        image, steps = CHAINS["a file that grows twice"]
+        check = untouched(image)
+        size = path.stat().st_size
+        amend_in_steps(path, requests(steps))
+        grown = path.stat().st_size - size
+        check = untouched(image)
+        assert amend_in_steps(path, requests(steps, max_growth=grown)).action == "amended"
+        check = untouched(image)
+        with pytest.raises(instar.ImageRejected) as caught:
+            amend_in_steps(path, requests(steps, max_growth=grown - 512))
+        assert "growth" in caught.value.refusals[0].name
+        check()
+
+    def test_the_work(
+        self,
+        path: Path,
+        untouched: Callable[[Image], Callable[[], None]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        image, steps = CHAINS["zero clusters"]
+        budgets = []
+        lay = ImageView.lay
+
+        def note(view: ImageView, *arguments: Any) -> None:
+            lay(view, *arguments)
+            budgets.append(view.work_max)
+
+        monkeypatch.setattr(ImageView, "lay", note)
+        untouched(image)
+        amend_in_steps(path, requests(steps))
+        whole = ImageFile(os.fspath(path), writable=False).work_max
+        assert whole > budgets[0] > budgets[1] > 0
+
+    def test_the_progress(self, path: Path) -> None:
+        image, steps = CHAINS["zero clusters that are filled"]
+        image.write(path)
+        told: list[tuple[int, int]] = []
+        amend_in_steps(path, requests(steps), progress=lambda *step: told.append(step))
+        shares = [done / total for done, total in told]
+        assert shares == sorted(shares)
+        assert shares[-1] == 1
+        assert min(shares) < 1 / len(steps)
+
+
+class TestACommitThatFails:
+    FAULT = "could not write: no"
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, number: int, phase: int) -> None:
+        """Have a step's commit fail in a phase."""
+        count = -1
+        commit = commit_module.commit
+
+        def counted(*arguments: Any, **flags: Any) -> None:
+            nonlocal count
+            count += 1
+            commit(*arguments, **flags)
+
+        write = commit_module._write
+
+        def failing(image: ImageFile, staged: Any, at: int) -> None:
+            if (count, at) == (number, phase):
+                raise HostError(self.FAULT)
+            write(image, staged, at)
+
+        monkeypatch.setattr(chain, "commit", counted)
+        monkeypatch.setattr(commit_module, "_write", failing)
+
+    def test_in_the_second_step_says_what_is_done(
+        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image, steps = CHAINS["a file that grows twice"]
+        first = tmp_path / "first.qcow2"
+        for file in (path, first):
+            image.write(file)
+        instar.amend(first, compat="0.10")
+        self.fail(monkeypatch, 1, 0)
+        with pytest.raises(HostError) as caught:
+            amend_in_steps(path, requests(steps[:2]))
+        assert str(caught.value) == (
+            f"{self.FAULT}; the image reads as before, but may have leaked clusters, see qemu-img "
+            "check -r leaks; this was step 2 of 2, compat=1.1; steps done: compat=0.10"
+        )
+        assert path.read_bytes() == first.read_bytes()
+
+    def test_in_the_first_step_leaves_the_image_as_it_was(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image, steps = CHAINS["snapshots that lack extra data"]
+        image.write(path)
+        before = path.read_bytes()
+        self.fail(monkeypatch, 0, 0)
+        with pytest.raises(
+            HostError, match=r"; this was step 1 of 2, compat=1\.1; steps done: none"
+        ):
+            amend_in_steps(path, requests(steps))
+        assert path.read_bytes() == before
+
+    def test_a_file_size_limit_is_seen_before_the_first_step(
+        self,
+        path: Path,
+        untouched: Callable[[Image], Callable[[], None]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        image, steps = CHAINS["a file that grows twice"]
+        image.write(path)
+        instar.amend(path, compat="0.10")
+        first = path.stat().st_size
+        check = untouched(image)
+        real = ImageFile.check_limit
+
+        def limited(image: ImageFile, end: int) -> None:
+            monkeypatch.setattr(image, "_size_limit", first)
+            real(image, end)
+
+        monkeypatch.setattr(ImageFile, "check_limit", limited)
+        with pytest.raises(HostError, match=r"file size limit"):
+            amend_in_steps(path, requests(steps))
+        check()
+
+
+class TestAKeptMachine:
+    @pytest.fixture
+    def in_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have every change of version go up first, and then down."""
+        steps = tuple(requests(UP_AND_DOWN))
+
+        def split(request: AmendRequest) -> tuple[AmendRequest, ...]:
+            return steps if dict(request.options) == {"compat": 2} else (request,)
+
+        monkeypatch.setattr(AmendRequest, "steps", split)
+
+    @pytest.mark.usefixtures("in_steps")
+    def test_takes_steps_and_single_amends_in_turn(self, path: Path) -> None:
+        with instar.Sandbox() as sandbox:
+            for _ in range(3):
+                Image(version=2).write(path)
+                assert len(sandbox.amend(path, compat="0.10").steps) == 2
+                assert sandbox.amend(path, compat="1.1").steps == ()
+                with pytest.raises(instar.ImageRejected):
+                    sandbox.amend(path, compat="0.10", lazy_refcounts=True)
+                assert sandbox.ready

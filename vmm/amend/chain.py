@@ -1,0 +1,125 @@
+"""Host side: an amend of several steps: all are planned and judged before the first is committed.
+
+Each step is planned, by a run of the guest of its own, on what the steps before it leave, and
+judged on that. Then they are committed in order, each whole.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+
+from ..base.errors import HostError
+from ..contract.terms import Change
+from ..image.commit import commit
+from ..image.view import ImageView, size_after
+from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
+from ..request.kinds import TEXT
+from ..request.options import OPTIONS
+from .result import RANGES_MAX, AmendStep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from ..image.image_file import ImageFile
+    from ..image.view import AnyImage
+    from ..request import AmendRequest
+    from .messages import Plan
+
+    Progress = Callable[[int, int], None]
+    Planner = Callable[[AnyImage, AmendRequest, Progress | None, float], Plan]
+
+RANGES_MAX_OF_STEPS = RANGES_MAX // 2
+"""Ranges that are told of all steps: half as many, as a document has each of them twice."""
+
+_FIELDS = (*HEADER_FIELDS, *V3_FIELDS, *(row.key for row in OPTIONS if row.kind == TEXT))
+
+
+def plan_chain(
+    image: ImageFile,
+    steps: Sequence[AmendRequest],
+    plan: Planner,
+    progress: Progress | None = None,
+) -> tuple[Plan, ...]:
+    """Have all steps planned and judged; nothing is written.
+
+    `plan` does that for one step, and gets the image as that step finds it, the step, whom to tell
+    the progress, and the seconds that have passed since the first step began. What it raises ends
+    the amend.
+    """
+    view = ImageView(image)
+    begin = monotonic()
+    plans = []
+    for number, step in enumerate(steps):
+        told = _share(progress, number, len(steps))
+        made = plan(view, step.within(view.max_growth), told, monotonic() - begin)
+        view.lay(made.outcome.staged, made.judgement.work)
+        plans.append(made)
+    return tuple(plans)
+
+
+def _share(progress: Progress | None, number: int, count: int) -> Progress | None:
+    """Take the progress of one step for its share of the progress of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def commit_chain(image: ImageFile, plans: Sequence[Plan], *, flush: bool) -> None:
+    """Commit all steps in order. HostError, which says what state the image is in."""
+    sizes = [image.size]
+    for plan in plans:
+        sizes.append(size_after(sizes[-1], plan.outcome.staged))
+    image.check_limit(max(sizes))  # here, rather than when some steps are done
+    for number, plan in enumerate(plans):
+        try:
+            commit(image, plan.outcome.staged, flush=flush)
+        except HostError as error:
+            raise HostError(f"{error}; {_place(plans, number)}") from error
+        image.size = sizes[number + 1]
+
+
+def _place(plans: Sequence[Plan], number: int) -> str:
+    """Say at which step an amend ended, and which ones are done."""
+    spelled = [plan.request.spell() for plan in plans]
+    done = " and ".join(spelled[:number]) or "none"
+    return f"this was step {number + 1} of {len(plans)}, {spelled[number]}; steps done: {done}"
+
+
+def describe_chain(plans: Sequence[Plan]) -> dict[str, Any]:
+    """The fields of a result that tell of its steps."""
+    return combine(tuple(_describe_steps(plans)))
+
+
+def combine(steps: tuple[AmendStep, ...]) -> dict[str, Any]:
+    """The fields of a result that its steps have too, of all together, and the steps."""
+    amended = [step for step in steps if step.action == "amended"]
+    return {
+        "action": "amended" if amended else "noop",
+        "atomic": all(step.atomic for step in steps) and len(amended) <= 1,
+        "changes": tuple(_join(change for step in steps for change in step.changes)),
+        "bytes_written": sum(step.bytes_written for step in steps),
+        "ranges": tuple(part for step in steps for part in step.ranges),
+        "more_ranges": sum(step.more_ranges for step in steps),
+        "steps": steps,
+    }
+
+
+def _describe_steps(plans: Sequence[Plan]) -> Iterator[AmendStep]:
+    left = RANGES_MAX_OF_STEPS
+    for plan in plans:
+        step = AmendStep(asked=plan.request.told(), **plan.describe(left))
+        left -= len(step.ranges)
+        yield step
+
+
+def _join(changes: Iterator[Change]) -> Iterator[Change]:
+    """What becomes of each field and text in the end, in the order that each step has."""
+    values: dict[str, tuple[int | str | None, int | str | None]] = {}
+    for change in changes:
+        before, _ = values.get(change.field, (change.before, None))
+        values[change.field] = before, change.after
+    for name in sorted(values, key=_FIELDS.index):
+        if values[name][0] != values[name][1]:
+            yield Change(name, *values[name])
