@@ -34,6 +34,8 @@ class Flag:
     """What the help text calls its value, or "" if it takes none."""
     values: tuple[str, ...] = ()
     """The values that a shell may offer; FILES stands for the names of files."""
+    yields: bool = False
+    """Whether an abbreviation that means another flag as well means that one: qemu-img's."""
 
 
 def scan(
@@ -88,8 +90,9 @@ def _find_long(name: str, flags: Sequence[Flag]) -> Flag:
     """Return the flag of this name, or else the only one whose name begins with it."""
     found = [flag for flag in flags if flag.name.startswith(name)]
     exact = [flag for flag in found if flag.name == name]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+    meant = exact or [flag for flag in found if not flag.yields] or found
+    if len(meant) == 1:
+        return meant[0]
     if found:
         candidates = " ".join(f"'--{flag.name}'" for flag in found)
         raise _ArgumentError(f"option '--{name}' is ambiguous; possibilities: {candidates}")

@@ -88,8 +88,8 @@ _ACCEPTED = (
 
 
 def _permitted(*keys: str) -> tuple[Flag, ...]:
-    rows = [PERMITTED[key] for key in keys]
-    return tuple(Flag(row.name, row.help, "", "" if row.kind == FLAG else "SIZE") for row in rows)
+    rows = [(PERMITTED[key], "" if PERMITTED[key].kind == FLAG else "SIZE") for key in keys]
+    return tuple(Flag(row.name, row.help, "", value, yields=True) for row, value in rows)
 
 
 AMEND = Command(
