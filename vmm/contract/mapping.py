@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table
 _PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
 _PLAIN_ENTRY = ZERO.to_bytes(8, "big")
-_PLAIN_SECTOR, _EMPTY_SECTOR = _PLAIN_ENTRY * 64, bytes(SECTOR_SIZE)
 
 
 class ClusterMapping:
@@ -61,22 +60,30 @@ class ClusterMapping:
         """
         tables: set[int] = set()
         current, references, data = -1, 0, bytearray()
-        for sector, staged in phase.sectors():
-            table = sector >> (self._disk.cluster_bits - 9)
+        for first, staged in phase.rows(self._disk.cluster_size // SECTOR_SIZE):
+            table = first >> (self._disk.cluster_bits - 9)
             if table != current:
                 self._finish_table(current, data)
                 current = table
                 references, data = self._begin_table(table)
                 tables.add(table)
-            at = (sector * SECTOR_SIZE) & (self._disk.cluster_size - 1)
-            old = bytes(data[at : at + SECTOR_SIZE])
+            at = (first * SECTOR_SIZE) & (self._disk.cluster_size - 1)
+            old = bytes(data[at : at + len(staged)])
             if old != staged:
-                if self._backed or staged != without_plain(old):
-                    self._mixed.add(table)
-                    self._judge_sector(old, staged, references)
-                data[at : at + SECTOR_SIZE] = staged
+                self._judge_row(table, old, staged, references)
+                data[at : at + len(staged)] = staged
         self._finish_table(current, data)
         return tables
+
+    def _judge_row(self, table: int, old: bytes, new: bytes, references: int) -> None:
+        """Judge sectors in a row of an L2 table, as they are and as they are staged."""
+        if not self._backed and old == _PLAIN_ENTRY * (len(old) // 8) and new == bytes(len(new)):
+            return  # an image may have millions of plain zero clusters
+        for at in range(0, len(old), SECTOR_SIZE):
+            was, now = old[at : at + SECTOR_SIZE], new[at : at + SECTOR_SIZE]
+            if was != now and (self._backed or now != without_plain(was)):
+                self._mixed.add(table)
+                self._judge_sector(was, now, references)
 
     def _judge_sector(self, old: bytes, new: bytes, references: int) -> None:
         olds, news = _ENTRIES.unpack(old), _ENTRIES.unpack(new)
@@ -233,10 +240,8 @@ class ClusterMapping:
         )
 
 
-def without_plain(sector: bytes) -> bytes | bytearray:
+def without_plain(sector: bytes) -> bytearray:
     """A sector of an L2 table with plain zero clusters, which have no host cluster, unallocated."""
-    if sector == _PLAIN_SECTOR:  # an image may have millions of them
-        return _EMPTY_SECTOR
     flags, found = sector[7::8], bytearray(sector)
     at = flags.find(ZERO)
     while at >= 0:

@@ -52,6 +52,20 @@ class Pending:
             start += len(part) // SECTOR_SIZE
         return start
 
+    def rows(self, sectors: int) -> Iterator[tuple[int, bytes]]:
+        """Take all of them, ascending: first sectors of rows, and data. None crosses a border.
+
+        Borders are at multiples of this many sectors.
+        """
+        for first, data in self._staged.extents(self._phase, self._first):
+            self._taken.extend((first, first + len(data) // SECTOR_SIZE))
+            at = 0
+            while at < len(data):
+                start = first + at // SECTOR_SIZE
+                end = at + (sectors - start % sectors) * SECTOR_SIZE
+                yield start, bytes(data[at:end])
+                at = end
+
     def sectors(self) -> Iterator[tuple[int, bytes]]:
         """Take all of them, ascending."""
         for first, data in self._staged.extents(self._phase, self._first):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
+_OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
 _MISSES = 8  # matches between two entries, after which a search of bytes is given up
 
 
@@ -87,6 +88,8 @@ class Watch:
         if self._is_odd(table):
             return self._search_odd(set(unpack(f">{len(table) // _ENTRY}Q", table)))
         high, low = table[self._high :: _ENTRY], table[self._high + 1 :: _ENTRY]
+        if _is_zero(high) and _is_zero(low) and all(_is_zero(table[at::_ENTRY]) for at in _OFFSET):
+            return None  # else all entries would be looked at, as if they named the first page
         for byte in (high[0],) if _is_constant(high) else self._columns:
             if byte not in high:
                 continue
@@ -167,6 +170,10 @@ class Watch:
 def _is_constant(column: bytes) -> bool:
     """Whether all bytes are the same, as in most columns; many times as fast as any search."""
     return column == column[:1] * len(column)
+
+
+def _is_zero(column: bytes) -> bool:
+    return column == bytes(len(column))
 
 
 def _has_others(column: bytes, good: bytes) -> bool:
