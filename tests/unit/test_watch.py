@@ -105,3 +105,14 @@ def test_a_dense_table_is_searched_many_times_faster_than_entry_by_entry() -> No
     for word in struct.unpack(">8192Q", table):
         assert (word & MASK) >> 16 not in watch
     assert bulk / 20 < (time.process_time() - start) / 4
+
+
+@given(st.lists(st.sampled_from([0, 1, 1 << 32, 1 << 24, 1 << 63 | 3 << 24]), max_size=40))
+def test_few_entries_of_another_page_are_looked_at_like_many(words: list[int]) -> None:
+    many = [5 << 32 | at << 16 for at in range(200)]
+    watch = Watch(16)
+    watch.add(range(3 << 8, (3 << 8) + 1))
+    watch.add(range(1 << 16, (1 << 16) + 1))
+    named = {1 << 32, 1 << 63 | 3 << 24} & set(words)
+    found = watch.search(struct.pack(f">{200 + len(words)}Q", *many, *words))
+    assert (found is not None) == bool(named)

@@ -45,6 +45,11 @@ def stored(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield at, block
 
 
+def is_all_stored(data: bytes) -> bool:
+    """Whether it can be seen at a glance that no such block is left out."""
+    return 0 not in data[::_BLOCK]
+
+
 class OutsideError(Exception):
     """A table is not inside the image; tables.py says whose fault that is."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import instar.abi as abi
 
 from ..base.record import record
-from .disk import stored
+from .disk import is_all_stored, stored
 from .l1_tables import apart, l2_tables
 from .structures import bitmap_clusters, luks_clusters
 
@@ -136,11 +136,11 @@ class Roles:
                 piece = mapping.unchanged(table, at, data) if written else data
                 if extended:
                     piece = _without_bitmaps(piece)
-                blocks = [block for _, block in stored(piece)]
-                count = sum(map(len, blocks))
-                if count == len(piece) >= _BATCH:  # nothing to be left out, or to be put together
+                if len(piece) >= _BATCH and is_all_stored(piece):
                     self._touched.keep_data(piece)
                     continue
+                blocks = [block for _, block in stored(piece)]
+                count = sum(map(len, blocks))
                 self._batch += blocks
                 self._batched += count
                 if self._batched >= _BATCH:

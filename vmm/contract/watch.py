@@ -93,6 +93,12 @@ class Watch:
         for byte in (high[0],) if _is_constant(high) else self._columns:
             if byte not in high:
                 continue
+            few = _few_places(high, byte)
+            if few is not None:  # as of entries that name nothing, between those that do
+                found = self._search_places(table, few)
+                if found is not None:
+                    return found
+                continue
             for other, pages in self._columns.get(byte, {}).items():
                 first = low.find(other)
                 if first >= 0:
@@ -105,6 +111,15 @@ class Watch:
     def _is_odd(self, table: bytes) -> bool:
         """Whether an entry has another flag than COPIED and ZERO, or names no whole cluster."""
         return any(_has_others(table[at::_ENTRY], good) for at, good in self._ordinary)
+
+    def _search_places(self, table: bytes, places: list[int]) -> int | None:
+        """The same for some entries of an ordinary table, by their numbers."""
+        for at in places:
+            entry = table[at * _ENTRY : (at + 1) * _ENTRY]
+            cluster = (int.from_bytes(entry, "big") & OFFSET_MASK) >> self._cluster_bits
+            if cluster and cluster in self:
+                return cluster
+        return None
 
     def _search_pages(self, table: bytes, part: slice, pages: list[int]) -> int | None:
         """The same for the clusters of some pages, in a part of a table."""
@@ -165,6 +180,18 @@ class Watch:
                 if cluster in self:
                     return cluster
         return None
+
+
+def _few_places(column: bytes, byte: int) -> list[int] | None:
+    """Where a byte is in a column; None if in many places."""
+    places: list[int] = []
+    at = column.find(byte)
+    while at >= 0:
+        if len(places) == _FEW:
+            return None
+        places.append(at)
+        at = column.find(byte, at + 1)
+    return places
 
 
 def _is_constant(column: bytes) -> bool:
