@@ -34,6 +34,10 @@ class Transition:
     lazy: bool
     """Whether the image has lazy refcounts at first."""
     options: str
+    flags: tuple[str, ...] = ()
+    """What the command needs besides."""
+    backing_file: bytes | None = None
+    """The backing file that the image gets, with the contents of the one that it has."""
 
 
 UPGRADE = Transition("upgrade", 2, False, "compat=1.1")
@@ -42,6 +46,28 @@ DOWNGRADE = Transition("downgrade", 3, False, "compat=0.10")
 DOWNGRADE_LAZY = Transition("downgrade from lazy", 3, True, "compat=0.10,lazy_refcounts=off")
 LAZY_ON = Transition("lazy on", 3, False, "lazy_refcounts=on")
 LAZY_OFF = Transition("lazy off", 3, True, "lazy_refcounts=off")
+
+
+def _rebase(version: int, length: int) -> Transition:
+    name = b"9" + backing_name(length - 1).translate(bytes.maketrans(b"0123456789", b"9876543210"))
+    return Transition(
+        f"rebase of version {version} to {length} bytes",
+        version,
+        False,
+        f"backing_file={name.decode()},backing_fmt=raw",
+        ("--change-backing",),
+        name,
+    )
+
+
+def backing_name(length: int) -> bytes:
+    """A relative path of `length` bytes."""
+    text = ".".join(f"{n:04}" for n in range(length // 5 + 1))[:length]
+    parts = (text[at : at + 199] for at in range(0, length, 200))
+    return "/".join(parts)[:length].encode()
+
+
+REBASES = tuple(_rebase(version, length) for version in (2, 3) for length in (9, 390, _NAME_LENGTH))
 TRANSITIONS = (UPGRADE, UPGRADE_LAZY, DOWNGRADE, DOWNGRADE_LAZY, LAZY_ON, LAZY_OFF)
 
 
@@ -67,13 +93,16 @@ class Case:
         image, path = self.image(), folder / "image.qcow2"
         image.write(path)
         if image.backing_file:
-            backing = folder / image.backing_file.decode()
-            backing.parent.mkdir(parents=True, exist_ok=True)
-            with backing.open("wb") as file:
-                for offset in range(0, image.size, 1 << self.cluster_bits):
-                    file.seek(offset)
-                    file.write(_BACKING)
+            for name in filter(None, (image.backing_file, self.transition.backing_file)):
+                self._write_backing_file(folder / name.decode(), image.size)
         return path
+
+    def _write_backing_file(self, path: Path, size: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for offset in range(0, size, 1 << self.cluster_bits):
+                file.seek(offset)
+                file.write(_BACKING)
 
 
 def all_cases() -> Iterator[Case]:
@@ -97,13 +126,6 @@ def cases(
             for bits in sizes:
                 if SHAPES[shape](transition.version, bits) is not None:
                     yield Case(transition, shape, bits)
-
-
-def backing_name(length: int) -> bytes:
-    """A relative path of `length` bytes."""
-    text = ".".join(f"{n:04}" for n in range(length // 5 + 1))[:length]
-    parts = (text[at : at + 199] for at in range(0, length, 200))
-    return "/".join(parts)[:length].encode()
 
 
 def _fill(fields: Fields, transition: Transition, bits: int) -> Image:

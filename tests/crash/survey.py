@@ -37,7 +37,8 @@ class ReplayError(Exception):
 
 def interrupt_instar(case: Case, folder: Path, versions: Sequence[Qemu]) -> Outcome:
     """Record `instar amend` on the case's image in `folder`, and judge all that a crash leaves."""
-    command = instar("--output", "json", "-o", case.transition.options)
+    transition = case.transition
+    command = instar("--output", "json", *transition.flags, "-o", transition.options)
     return _interrupt(case, folder, command, versions)
 
 

@@ -18,6 +18,7 @@ from tests.crash.cases import (
     DOWNGRADE_LAZY,
     LAZY_OFF,
     LAZY_ON,
+    REBASES,
     SHAPES,
     UPGRADE,
     UPGRADE_LAZY,
@@ -44,6 +45,9 @@ def selection() -> Iterator[Case]:
     yield from cases((UPGRADE, DOWNGRADE), ("extensions and long name", "overlay"), CLUSTER_BITS)
     yield from cases((UPGRADE, DOWNGRADE), random, CLUSTER_BITS)
     yield from cases((UPGRADE, DOWNGRADE), ("little slack", "no slack", "some slack"), (10, 11))
+    overlays = [shape for shape in named if shape not in ("bare", "extensions")]
+    yield from cases(REBASES, overlays, (16,))
+    yield from cases(REBASES, ("overlay", "long name", "some slack", "little slack"), (10, 11, 12))
     yield from cases((LAZY_ON, LAZY_OFF), ("overlay", "long name at the end"), (9, 12, 21))
 
 
@@ -79,7 +83,8 @@ def record_case(case: Case, folder: Path, *flags: str) -> tuple[Path, Recording]
     image = case.write(folder)
     original = folder / "original.qcow2"
     original.write_bytes(image.read_bytes())
-    recording = record(instar(*flags, "-o", case.transition.options), image)
+    transition = case.transition
+    recording = record(instar(*flags, *transition.flags, "-o", transition.options), image)
     assert recording.run.status == 0, recording.run.stderr
     return original, recording
 
