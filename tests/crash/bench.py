@@ -20,7 +20,7 @@ class Bench:
         self.case = case
         self.image = case.write(folder)
         self.before = self.image.read_bytes()
-        self.command = [*instar("-o", case.transition.options), str(self.image)]
+        self.command = [*instar(*case.transition.arguments), str(self.image)]
         self.calls = self._calls()
         self.after = self.image.read_bytes()
         original = folder / "original.qcow2"

@@ -39,6 +39,11 @@ class Transition:
     backing_file: bytes | None = None
     """The backing file that the image gets, with the contents of the one that it has."""
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Those of `instar amend` but for the image."""
+        return *self.flags, "-o", self.options
+
 
 UPGRADE = Transition("upgrade", 2, False, "compat=1.1")
 UPGRADE_LAZY = Transition("upgrade, lazy on", 2, False, "compat=1.1,lazy_refcounts=on")
@@ -68,6 +73,8 @@ def backing_name(length: int) -> bytes:
 
 
 REBASES = tuple(_rebase(version, length) for version in (2, 3) for length in (9, 390, _NAME_LENGTH))
+REBASE = REBASES[-1]
+"""To a name that is too long for the first sector."""
 TRANSITIONS = (UPGRADE, UPGRADE_LAZY, DOWNGRADE, DOWNGRADE_LAZY, LAZY_ON, LAZY_OFF)
 
 

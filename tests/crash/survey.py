@@ -37,8 +37,7 @@ class ReplayError(Exception):
 
 def interrupt_instar(case: Case, folder: Path, versions: Sequence[Qemu]) -> Outcome:
     """Record `instar amend` on the case's image in `folder`, and judge all that a crash leaves."""
-    transition = case.transition
-    command = instar("--output", "json", *transition.flags, "-o", transition.options)
+    command = instar("--output", "json", *case.transition.arguments)
     return _interrupt(case, folder, command, versions)
 
 

@@ -83,8 +83,7 @@ def record_case(case: Case, folder: Path, *flags: str) -> tuple[Path, Recording]
     image = case.write(folder)
     original = folder / "original.qcow2"
     original.write_bytes(image.read_bytes())
-    transition = case.transition
-    recording = record(instar(*flags, *transition.flags, "-o", transition.options), image)
+    recording = record(instar(*flags, *case.transition.arguments), image)
     assert recording.run.status == 0, recording.run.stderr
     return original, recording
 

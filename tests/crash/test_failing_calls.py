@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.bench import Bench
-from tests.crash.cases import DOWNGRADE, LAZY_ON, UPGRADE, Case
+from tests.crash.cases import DOWNGRADE, LAZY_ON, REBASE, UPGRADE, Case
 from tests.crash.injection import fail
 from tests.crash.recorder import Run, environment
 from tests.crash.verdict import Verdict
@@ -20,6 +20,7 @@ CASES = (
     Case(UPGRADE, "extensions and long name", 16),
     Case(DOWNGRADE, "as qemu makes it", 16),
     Case(LAZY_ON, "overlay", 9),
+    Case(REBASE, "overlay", 16),
 )
 ERRORS = {
     "openat": ("EIO", "EACCES"),

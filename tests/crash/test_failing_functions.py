@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import instar
-from tests.crash.cases import LAZY_OFF, LAZY_ON, UPGRADE, Case
+from tests.crash.cases import LAZY_OFF, LAZY_ON, REBASE, UPGRADE, Case
 from tests.crash.verdict import Judge, Verdict
 from tests.support import qemu as oracle
 
@@ -25,11 +25,17 @@ CASES = (
     Case(UPGRADE, "no slack", 11),
     Case(LAZY_ON, "as qemu makes it", 12),
     Case(LAZY_OFF, "bare", 9),
+    Case(REBASE, "overlay", 16),
 )
 REQUESTS: dict[str, dict[str, Any]] = {
     UPGRADE.name: {"compat": "1.1"},
     LAZY_ON.name: {"lazy_refcounts": True},
     LAZY_OFF.name: {"lazy_refcounts": False},
+    REBASE.name: {
+        "backing_file": REBASE.backing_file,
+        "backing_fmt": "raw",
+        "change_backing": True,
+    },
 }
 FUNCTIONS = ("open", "fstat", "lseek", "preadv", "pread", "pwrite", "pwritev", "fdatasync", "close")
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EACCES)

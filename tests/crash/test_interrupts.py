@@ -12,15 +12,20 @@ import pytest
 
 from tests.crash import injection
 from tests.crash.bench import Bench
-from tests.crash.cases import DOWNGRADE, LAZY_ON, UPGRADE, Case
+from tests.crash.cases import DOWNGRADE, LAZY_ON, REBASE, UPGRADE, Case
 from tests.crash.recorder import Run
 from tests.crash.states import SEED
 from tests.crash.verdict import Verdict
 
 TWO_PHASES = Case(UPGRADE, "extensions and long name", 16)
-CASES = (TWO_PHASES, Case(DOWNGRADE, "as qemu makes it", 16), Case(LAZY_ON, "overlay", 9))
+CASES = (
+    TWO_PHASES,
+    Case(DOWNGRADE, "as qemu makes it", 16),
+    Case(LAZY_ON, "overlay", 9),
+    Case(REBASE, "overlay", 16),
+)
 KILLS = 20
-ROUNDS = {TWO_PHASES: 6, CASES[1]: 2, CASES[2]: 2}
+ROUNDS = {TWO_PHASES: 4, CASES[1]: 2, CASES[2]: 2, CASES[3]: 2}
 """How often KILLS runs of each case are killed: 200 in all."""
 
 pytestmark = pytest.mark.kvm
