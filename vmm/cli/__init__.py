@@ -21,10 +21,9 @@ from ..request.keywords import CACHE_MODES, check_format, make_request
 from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
-from .arguments import OPERAND, scan
+from .arguments import OPERAND, read_seconds, read_size, scan
 from .commands import AMEND, COMMANDS, INSTAR, REBASE, RESIZE, Command, format_help
 from .report import Progress, Report, show_debug, write
-from .values import read_seconds, read_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from ..base.supported import check_machine
 from ..inspect import inspect_image
 from ..inspect.looker import Looker
 from ..inspect.policy import Policy
+from .arguments import read_seconds, read_size
 from .commands import INFO
 from .info_text import describe
 from .look import confiner, look_at_each, read_arguments
 from .report import show_debug, write
-from .values import read_seconds, read_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
