@@ -119,8 +119,8 @@ SHARED void send_records(const void *records, uint32_t size)
     calls->send_frame(FRAME_OPTIONS, records, size, false);
 }
 
-/* The options as the result has them. */
-SHARED void send_options(const struct AmendResult *result)
+/* The options as the result has them; returns how many bytes of them were sent. */
+SHARED uint32_t send_options(const struct AmendResult *result)
 {
     const struct AmendConfig *asked = (const struct AmendConfig *)OPERATION_CONFIG_ADDR;
     const struct number_record records[] = {
@@ -131,6 +131,7 @@ SHARED void send_options(const struct AmendResult *result)
         NUMBER_RECORD(OPTION_SIZE, OPTION_KIND_NUMBER, asked->virtual_size),
     };
     send_records(records, sizeof(records));
+    return sizeof(records);
 }
 
 SHARED void send_result(struct AmendResult result)

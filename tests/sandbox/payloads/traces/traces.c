@@ -96,8 +96,8 @@ void operation_start(void)
     write_toggle();
     calls->read_blocks(INSTAR_PHASE_PREPARE, &last, 1);
     struct AmendResult result = honest_result(1);
-    send_options(&result);
+    uint32_t size = send_options(&result);
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), false);
-    offer_frame(2 * sizeof(struct FrameHeader) + 2 * sizeof(struct number_record) + sizeof(result));
+    offer_frame(2 * sizeof(struct FrameHeader) + size + sizeof(result));
     leave_traces(areas + 1, areas[0]);
 }
