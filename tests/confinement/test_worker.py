@@ -165,13 +165,13 @@ def test_a_worker_that_says_more_than_it_was_asked_is_ended(tmp_path: Path) -> N
 def test_guest_faults_cost_a_worker_each_and_no_other_image(tmp_path: Path) -> None:
     images = write_some(tmp_path)
     patch = """
-import instar.vmm.amend.sandbox
+import instar.vmm.amend
 from instar.vmm.base.errors import GuestFault
-def plan(machine, image, *rest, original=instar.vmm.amend.sandbox.plan):
+def plan(machine, image, *rest, original=instar.vmm.amend.plan):
     if image.name[-2] in "135":
         raise GuestFault("it is bad")
     return original(machine, image, *rest)
-instar.vmm.amend.sandbox.plan = plan
+instar.vmm.amend.plan = plan
 """
     done = run(*MANY, "-j2", *images, patch=patch)
     told = outcomes(done.stdout)
