@@ -12,7 +12,7 @@ from instar.vmm import machine
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.image import image_file
 from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADE, UPGRADED, Rogues, Set
-from tests.support.forge import Image
+from tests.support.forge import Image, Zero
 
 # On AMD's processors nobody knows where: KVM resets the vCPU before it reports a shutdown
 # (Linux, arch/x86/kvm/svm/svm.c, shutdown_interception).
@@ -195,6 +195,10 @@ OTHERS = {
     "noop_not_atomic": "the guest's switch is not the one it reports",
     "names_without_refusals": "bitmap names without a refusal",
     "sector_0_first": ORDER,
+    "toggle_with_more": "the guest fills sector 0 with what nobody names",
+    "upgrade_with_more": "the guest fills sector 0 with what nobody names",
+    "upgrade_by_two_sectors": "the guest switches by several sectors, where one would do",
+    "downgrade_of_the_header_alone": "the guest leaves zero clusters in the L2 table at 0x.*",
     "early_change": "the guest changes the old header before the switch",
     # Options
     "options_missing": r"a result with the options \[\]",
@@ -261,6 +265,9 @@ SETS: dict[str, Set] = {
     "added_data_file": UPGRADED,
     "dropped_extension": UPGRADED,
     "unknown_field": UPGRADED,
+    "upgrade_with_more": UPGRADED,
+    "upgrade_by_two_sectors": UPGRADED,
+    "downgrade_of_the_header_alone": Set(Image(clusters={3: Zero()}), {"compat": "0.10"}),
     "early_change": LARGE,
     "noop_dirty": Set(Image(dirty=True), UPGRADE),
     "noop_not_atomic": Set(Image(), UPGRADE),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from instar.vmm.amend.result import SWITCH
 from instar.vmm.contract.terms import Claim
 from instar.vmm.qcow2.header_view import view_header
 from instar.vmm.request import AmendRequest
@@ -68,9 +69,13 @@ class TestNames:
 
     def test_a_name_may_move_with_its_bytes(self) -> None:
         case = upgrade()
+        place = int.from_bytes(case.phases[SWITCH][0][8:16], "big")
+        case.put(place, bytes(4))
         case.put(400, b"base")
         case.number(8, 400)
         case.judge()
+        case.put(place, b"base")  # it is nobody's there
+        assert fault_of(case) == "the guest fills sector 0 with what nobody names"
 
 
 class TestReports:

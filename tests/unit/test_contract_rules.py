@@ -12,10 +12,12 @@ from tests.support.planning import (
     ALL,
     MANY,
     Case,
+    downgrade,
     fault_of,
     noop,
     plan,
     toggle,
+    upgrade,
     upgrade_in_two_phases,
 )
 
@@ -91,6 +93,42 @@ class TestPlaces:
         case = toggle()
         case.claims(atomic=False)
         assert fault_of(case) == MISREPORTED
+
+    @pytest.mark.parametrize("place", [400, 511])
+    def test_a_toggle_changes_a_byte_that_nobody_names(self, place: int) -> None:
+        case = toggle()
+        case.put(place, b"x")
+        assert fault_of(case) == "the guest fills sector 0 with what nobody names"
+
+    def test_a_toggle_clears_one(self) -> None:
+        image = bytearray(Image(size=1 << 20).build())
+        image[500] = 0x55
+        case = plan(bytes(image), None, True)
+        case.judge()
+        case.put(500, b"\0")
+        assert fault_of(case) == OUTSIDE
+
+    def test_another_layout_may_clear_what_nobody_names_and_not_fill_it(self) -> None:
+        image = bytearray(Image(version=2, size=1 << 20).build())
+        image[500] = 0x55
+        case = plan(bytes(image), 3)
+        for byte in (b"\0", b"\x55"):
+            case.put(500, byte)
+            case.judge()
+        case.put(500, b"\x54")
+        assert fault_of(case) == "the guest fills sector 0 with what nobody names"
+
+    @pytest.mark.parametrize("make", [upgrade, downgrade])
+    def test_a_switch_of_two_sectors_where_one_would_do(self, make: Callable[[], Case]) -> None:
+        case = make()
+        sector = case.phases[SWITCH][0]
+        place, size = (int.from_bytes(sector[at:end], "big") for at, end in ((8, 16), (16, 20)))
+        name = sector[place : place + size]
+        case.put(place, bytes(size))
+        case.put(600, name)
+        case.number(8, 600)
+        case.claims(atomic=False)
+        assert fault_of(case) == "the guest switches by several sectors, where one would do"
 
     def test_slack_before_a_switch_of_two_sectors(self) -> None:
         case = upgrade_in_two_phases()

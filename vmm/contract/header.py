@@ -117,6 +117,22 @@ class HeaderStates:
         if moved == old:
             raise GuestFault("the guest writes sector 0 in phase 1 for nothing")
 
+    def judge_unnamed(self, after: HeaderView, *, cleared: bool) -> None:
+        """See that bytes to which the new header does not refer stay, or if `cleared` become 0."""
+        for phase in (PREPARE, SWITCH):
+            for number, new in self._phases[phase].items():
+                start = number * SECTOR_SIZE
+                old = self._read(start, SECTOR_SIZE)
+                kept = bytearray(old)
+                for first, end in _extents(after):
+                    part = slice(max(first - start, 0), min(max(end - start, 0), SECTOR_SIZE))
+                    kept[part] = new[part]
+                if kept == new:
+                    continue
+                differing = (now for was, now in zip(kept, new, strict=True) if was != now)
+                if not cleared or any(differing):
+                    raise GuestFault(f"the guest fills sector {number} with what nobody names")
+
     def judge_need(self, after: HeaderView) -> None:
         """See that each sector that is written holds something that the new header refers to."""
         for phase in (PREPARE, SWITCH):

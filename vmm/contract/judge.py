@@ -165,7 +165,16 @@ class _Amended:
         dropped = self._judge_extensions(after)
         self._judge_rest(after, dropped)
         states.judge_need(after)
+        states.judge_unnamed(after, cleared=(SWITCH, LAYOUT) in self._allowed)
+        if not atomic:
+            self._judge_torn(after)
         return after
+
+    def _judge_torn(self, after: HeaderView) -> None:
+        from .one_sector import could_be_one
+
+        if could_be_one(self._before, after):
+            raise GuestFault("the guest switches by several sectors, where one would do")
 
     def _judge_fields(self, after: HeaderView) -> None:
         before, places = self._before, self._states.places
