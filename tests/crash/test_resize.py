@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.alike import chosen_states, damage
 from tests.crash.recorder import instar, record, replay
-from tests.crash.test_expansion import chosen_states, damage
 from tests.planner.test_resize import disk, snapshots, with_size
 from tests.support import qemu as oracle
 from tests.support.forge import Compressed, Data, Image, Snapshot, Subclusters, Zero

@@ -135,6 +135,24 @@ DIVERGENCES = (
         symptoms=("instar refuses: lazy_needs_v3",),
     ),
     Divergence(
+        "present_size_is_a_no_op",
+        "refuses `size` for a version 2 image with snapshots, even if it is the present one",
+        "has nothing to do",
+        "a script can ask for the same twice",
+    ),
+    Divergence(
+        "backing_file_may_be_longer",
+        "looks at the backing file, and lets a version 2 image grow if that is no longer",
+        "refuses (`grow_over_backing_v2`), unless `--backing-size` says how long it is",
+        "no file that an image names is opened",
+    ),
+    Divergence(
+        "earlier_steps_stay",
+        "keeps what it has done by then when it refuses a later one of several options",
+        "plans all steps before it writes, and leaves the image as it was",
+        "a refusal must not change the image",
+    ),
+    Divergence(
         "shared_zero_clusters",
         "zeroes the host cluster of a zero cluster in place, even if a snapshot shares it: the "
         "snapshot's data is gone, and its count does not fit the flag",
