@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.differential.forged import forged
@@ -16,6 +18,9 @@ REQUESTS = (
     *("compat=1.1,lazy_refcounts=on", "compat=1.1,lazy_refcounts=off", "compat=v2", "compat=v3"),
     *("--drop-bitmaps compat=0.10", "--drop-bitmaps compat=1.1"),
 )
+
+_OVERLAY = re.compile(r" -b (\S+) -F (\w+) t\.qcow2")
+_NAMING = ("poke backing", "poke ext e2792aca")
 
 
 @dataclass(frozen=True)
@@ -48,5 +53,21 @@ def case_of(seed: int, versions: tuple[str, ...], judge: str | None = None) -> C
             maker = versions[-1]  # 5.2 was built without
         program = Program(maker, steps=taken)
     common = rng.sample(REQUESTS[:4], 2)
-    requests = tuple(dict.fromkeys((*common, *rng.sample(REQUESTS, 2))))
-    return Case(program, requests, judge or versions[seed % len(versions)])
+    requests = (*common, *rng.sample(REQUESTS, 2), *_about_names(rng, program))
+    return Case(program, tuple(dict.fromkeys(requests)), judge or versions[seed % len(versions)])
+
+
+def _about_names(rng: random.Random, program: Program) -> Iterator[str]:
+    """Requests that change names, after which each layer reads as before."""
+    if rng.random() < 0.1:
+        yield "data_file_raw=off"
+    pokes = any(step.startswith(_NAMING) for step in program.steps)
+    found = _OVERLAY.findall("\n".join(program.steps))
+    if program.forged and (program.forged[0][1].backing_file or b"").endswith(b"b.raw"):
+        found = [("b.raw", "raw")]
+    if not found or pokes or rng.random() < 0.5:
+        return
+    name, form = found[-1]
+    # The same file, by a name of any length.
+    more = rng.choice((0, 1, rng.randrange(40), rng.randrange((1023 - len(name)) // 2 + 1)))
+    yield f"rebase -b {'./' * more}{name} -F {form}"

@@ -296,9 +296,11 @@ DIVERGENCES = (
     ),
     Divergence(
         "header_limit",
-        "takes header extensions anywhere in the header cluster",
+        "takes header extensions, and a backing file name to be replaced, anywhere in the header "
+        "cluster",
         "refuses if they reach beyond 64 KiB (`header_too_large`)",
         "memory is bounded; no program writes such headers",
+        symptoms=("instar refuses: header_too_large",),
     ),
     Divergence(
         "no_zstd_in_5_2",

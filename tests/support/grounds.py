@@ -13,6 +13,8 @@ from tests.support.forge import Reader, find_extension, layout, parse_extensions
 from tests.support.forge.reader import L2Entry
 from tests.support.verdicts import Request
 
+_HEADER_LIMIT = 0x10000
+
 
 def founded(name: str, path: Path, request: Request) -> bool:
     """Whether the image gives the ground for a reason of instar's, or for a divergence.
@@ -98,6 +100,14 @@ def _zstd(image: Reader, request: Request) -> bool:
     return bool(image.header.get("compression_type", 0) == 1)
 
 
+def _far_header(image: Reader, request: Request) -> bool:
+    header = image.header
+    extensions = sum(len(part.pack()) for part in parse_extensions(image.data))
+    end = header.get("header_length", layout.HEADER_V2_LENGTH) + extensions
+    name_end = header.backing_file_offset + header.backing_file_size
+    return bool(max(end, name_end) > _HEADER_LIMIT)
+
+
 _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "dirty": _dirty,
     "lazy_needs_v3": _lazy,
@@ -111,4 +121,6 @@ _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "virtual_size_kept": _odd_size,
     "strings_kept": _several_formats,
     "no_zstd_in_5_2": _zstd,
+    "header_limit": _far_header,
+    "header_too_large": _far_header,
 }

@@ -79,7 +79,7 @@ class Trial:
         sparse.copy(self._image, self._ours)
         sparse.copy(self._image, self._theirs)
         said = self._ask_instar(result)
-        run = asked(self._qemu, self._theirs, self._request.arguments)
+        run = asked(self._qemu, self._theirs, self._request)
         crashed = run.status < 0
         did = "crashed" if crashed else "accepted" if run.ok else "refused"
         result.verdict = f"{' '.join(said)} / {did}"

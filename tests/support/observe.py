@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.contents import raw_digest
 from tests.support.program import target
 from tests.support.qemu import STORAGE_KEYS, Qemu, Run
+from tests.support.verdicts import Request
 
 _NO_REPORT = {"corruptions": 0, "leaks": 0, "check-errors": 0}
 
@@ -106,6 +107,6 @@ def flatten(facts: Any, name: str = "") -> list[tuple[str, Any]]:
     return [pair for part, value in parts for pair in flatten(value, part)]
 
 
-def asked(qemu: Qemu, path: Path, options: tuple[str, ...]) -> Run:
-    """Let qemu-img amend an image; any end is an answer."""
-    return qemu.img("amend", *options, *target(path), accept=(0, 1, -6, -11))
+def asked(qemu: Qemu, path: Path, request: Request) -> Run:
+    """Let qemu-img amend or rebase an image; any end is an answer."""
+    return qemu.img(request.verb, *request.arguments, *target(path), accept=(0, 1, -6, -11))
