@@ -1,0 +1,255 @@
+"""The write contract on a change of the size: what an honest guest stages, and lies about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from instar import abi
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.request import AmendRequest
+from tests.planner.test_resize import with_size
+from tests.support.forge import Data, Image, Reader, Snapshot, Zero
+from tests.support.planner import ask
+from tests.support.planning import SECTOR, Case, Phases
+from tests.support.project import load_planner
+
+PREPARE, SWITCH, RELEASE = (
+    abi.INSTAR_PHASE_PREPARE,
+    abi.INSTAR_PHASE_SWITCH,
+    abi.INSTAR_PHASE_RELEASE,
+)
+BITS = 9
+COUNT = 200
+CLUSTERS = {n: Data(b"d") for n in range(0, COUNT, 2)}
+LAYERS = Image(
+    cluster_bits=BITS,
+    size=COUNT << BITS,
+    clusters=CLUSTERS,
+    snapshots=[Snapshot(name=b"s", clusters={n: Data(b"d") for n in range(0, COUNT, 4)})],
+)
+SHRUNK = 70 << BITS
+"""Within the second L2 table, which has entries behind it."""
+SIZE, L1_SIZE, L1_OFFSET = 24, 36, 40  # in the header
+
+
+def resized(data: bytes, size: int, **permissions: Any) -> Case:
+    """What the planner makes of an image that it must not refuse."""
+    allowed = {"shrink": True, "max_growth": 1 << 30, **permissions}
+    request = AmendRequest.of(size=size, **allowed)
+    answer = ask(load_planner(), data, request)
+    assert answer.planned, answer.refusals
+    phases: Phases = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
+    for write in answer.writes:
+        for at in range(0, len(write.data), SECTOR):
+            part = write.data[at : at + SECTOR]
+            phases[write.phase][(write.offset + at) // SECTOR] = part
+    return Case(data, request, phases, answer.claim)
+
+
+def shrink() -> Case:
+    return resized(LAYERS.build(), SHRUNK)
+
+
+def grow() -> Case:
+    """What hides behind the end goes: two L2 tables, and a part of one."""
+    return resized(with_size(LAYERS.build(), SHRUNK), COUNT << BITS)
+
+
+def grow_over_backing() -> Case:
+    image = Image(cluster_bits=BITS, size=70 << BITS, backing_file=b"b", clusters={1: Data(b"d")})
+    return resized(image.build(), 300 << BITS)
+
+
+def grow_within_a_cluster() -> Case:
+    image = Image(cluster_bits=12, size=1 << 14, clusters={1: Data(b"d")})
+    return resized(with_size(image.build(), 4096 + 700), 1 << 14)
+
+
+def l1_of(case: Case) -> int:
+    """Where the new L1 table is."""
+    return int.from_bytes(case.phases[SWITCH][0][L1_OFFSET : L1_OFFSET + 8], "big")
+
+
+def word(case: Case, offset: int) -> int:
+    data = case.amended()[offset : offset + 8]
+    return int.from_bytes(data, "big")
+
+
+def put(case: Case, offset: int, value: int, phase: int = PREPARE) -> None:
+    case.put(offset, value.to_bytes(8, "big"), phase)
+
+
+def table_of(case: Case, index: int) -> int:
+    """Where the L2 table is that an entry of the new L1 table names."""
+    return word(case, l1_of(case) + 8 * index) & 0x00FFFFFFFFFFFE00
+
+
+def exchange_l1_entries(case: Case) -> None:
+    first, second = (word(case, l1_of(case) + at) for at in (0, 8))
+    put(case, l1_of(case), second)
+    put(case, l1_of(case) + 8, first)
+
+
+def change_l1_entry(case: Case) -> None:
+    put(case, l1_of(case), word(case, l1_of(case)) + (1 << BITS))
+
+
+def keep_l1_entry(case: Case) -> None:
+    header = Reader(case.data).header
+    old = int.from_bytes(case.data[header.l1_table_offset + 16 :][:8], "big")
+    put(case, l1_of(case) + 16, old)
+
+
+def drop_l1_entry(case: Case) -> None:
+    put(case, l1_of(case), 0)
+
+
+def change_copied_entry(case: Case) -> None:
+    put(case, table_of(case, 1), word(case, table_of(case, 1)) ^ 1 << BITS)
+
+
+def keep_entry(case: Case) -> None:
+    header = Reader(case.data).header
+    old_l1 = header.l1_table_offset + 8
+    old = int.from_bytes(case.data[old_l1 : old_l1 + 8], "big") & 0x00FFFFFFFFFFFE00
+    entry = int.from_bytes(case.data[old + 8 * 10 :][:8], "big")
+    put(case, table_of(case, 1) + 8 * 10, entry)
+
+
+def release_twice(case: Case) -> None:
+    """One reference too many of the first refcount that falls."""
+    sector, data = next(iter(case.phases[RELEASE].items()))
+    before = case.phases[PREPARE].get(sector, case.data[sector * SECTOR :][:SECTOR])
+    at = next(n for n in range(0, SECTOR, 2) if data[n : n + 2] != before[n : n + 2])
+    changed = bytearray(data)
+    count = int.from_bytes(changed[at : at + 2], "big")
+    changed[at : at + 2] = (count + 1).to_bytes(2, "big")
+    case.phases[RELEASE][sector] = bytes(changed)
+
+
+def release_nothing(case: Case) -> None:
+    case.phases[RELEASE].clear()
+
+
+def header_alone(case: Case) -> None:
+    """The size alone: what hides is left where it is."""
+    old = case.data[:SECTOR]
+    size = case.phases[SWITCH][0][SIZE : SIZE + 8]
+    case.stage({0: old[:SIZE] + size + old[SIZE + 8 :]})
+
+
+def another_size(case: Case) -> None:
+    case.number(SIZE, SHRUNK + 512)
+
+
+def longer_l1(case: Case) -> None:
+    case.number(L1_SIZE, 3, 4)
+
+
+def l1_in_use(case: Case) -> None:
+    case.number(L1_OFFSET, Reader(case.data).header.l1_table_offset + (1 << BITS))
+
+
+def l1_in_the_header(case: Case) -> None:
+    case.number(L1_OFFSET, 0)
+
+
+def write_elsewhere(case: Case) -> None:
+    case.put(LAYERS.regions()["data[0]"].start, b"x", PREPARE)
+
+
+SHRINKS: dict[Callable[[Case], None], str] = {
+    exchange_l1_entries: "an entry of the L1 table",
+    change_l1_entry: "an entry of the L1 table",
+    keep_l1_entry: "an entry of the L1 table|L1 table of",
+    drop_l1_entry: "an entry of the L1 table",
+    change_copied_entry: "an L2 entry before the boundary",
+    keep_entry: "an L2 entry behind the boundary",
+    release_twice: "add up to",
+    release_nothing: "add up to|fewer refcounts",
+    another_size: "header field",
+    longer_l1: "an L1 table of 3 entries",
+    l1_in_use: "which is in use",
+    l1_in_the_header: "header",
+    write_elsewhere: "for nothing",
+}
+
+
+@pytest.mark.parametrize("make", [shrink, grow, grow_over_backing, grow_within_a_cluster])
+def test_what_an_honest_guest_stages_is_committed(make: Callable[[], Case]) -> None:
+    case = make()
+    assert {change.field for change in case.judge()} >= {"size"}
+
+
+@pytest.mark.parametrize("lie", SHRINKS, ids=lambda lie: lie.__name__)
+@pytest.mark.parametrize("make", [shrink, grow])
+def test_a_table_that_is_not_as_it_must_be_is_a_fault(
+    make: Callable[[], Case], lie: Callable[[Case], None]
+) -> None:
+    case = make()
+    lie(case)
+    with pytest.raises(GuestFault) as caught:
+        case.judge()
+    assert re.search(SHRINKS[lie], str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize("make", [shrink, grow])
+def test_what_is_behind_the_boundary_cannot_stay(make: Callable[[], Case]) -> None:
+    case = make()
+    header_alone(case)
+    with pytest.raises(GuestFault, match=r"boundary|L1 table"):
+        case.judge()
+
+
+def test_a_table_of_zeros_lacks_none() -> None:
+    case = grow_over_backing()
+    put(case, table_of(case, 2) + 8 * 5, 0)
+    with pytest.raises(GuestFault, match="other entries than zeros"):
+        case.judge()
+
+
+def test_what_a_backing_file_has_cannot_show() -> None:
+    case = grow_over_backing()
+    header_alone(case)
+    with pytest.raises(GuestFault, match=r"boundary|L1 table"):
+        case.judge()
+
+
+def test_the_last_cluster_is_cleared_from_the_end_on_and_no_earlier() -> None:
+    case = grow_within_a_cluster()
+    start = min(n for n in case.phases[PREPARE] if n)
+    sector = bytearray(case.phases[PREPARE][start])
+    sector[0] ^= 1
+    case.phases[PREPARE][start] = bytes(sector)
+    with pytest.raises(GuestFault, match="behind the old end"):
+        case.judge()
+
+
+def test_the_last_cluster_is_cleared_to_its_end() -> None:
+    case = grow_within_a_cluster()
+    del case.phases[PREPARE][max(case.phases[PREPARE])]
+    with pytest.raises(GuestFault, match="behind the old end"):
+        case.judge()
+
+
+def test_a_disk_shrinks_only_where_it_may() -> None:
+    case = shrink()
+    case.request = AmendRequest.of(size=SHRUNK, max_growth=1 << 30)
+    with pytest.raises(GuestFault, match="smaller"):
+        case.judge()
+
+
+def test_a_cluster_that_a_kept_entry_names_is_not_given_up() -> None:
+    """By its refcount it has one user, and it has two: the guest could not know."""
+    image = Image(cluster_bits=BITS, size=COUNT << BITS, clusters={**CLUSTERS, 3: Zero()})
+    data = bytearray(image.build())
+    shared = image.regions()["data[100]"].start
+    place = image.regions()["l2_table[0]"].start + 8
+    data[place : place + 8] = (shared | 1 << 63).to_bytes(8, "big")
+    case = resized(bytes(data), SHRUNK)
+    with pytest.raises(ImageRejected, match="is used twice"):
+        case.judge()
