@@ -6,14 +6,19 @@ and its refcounts counted; qemu-img looks at some of them, in its newest and its
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+import instar as package
+from instar import HostError, UsageError
 from tests.crash.alike import chosen_states, damage
 from tests.crash.recorder import instar, record, replay
-from tests.planner.test_resize import disk, snapshots, with_size
+from tests.crash.test_failing_functions import Injector, failing
 from tests.support import qemu as oracle
+from tests.support.disks import disk, snapshots, with_size
 from tests.support.forge import Compressed, Data, Image, Snapshot, Subclusters, Zero
 from tests.support.forge.audit import faults
 from tests.support.forge.reader import Reader
@@ -77,3 +82,39 @@ def test_a_crash_leaves_the_old_disk_or_the_new_one(name: str, tmp_path: Path) -
                 assert not check.errors
                 assert not check.corruptions
     assert met == {len(old), len(new)}
+
+
+ERRORS = (errno.EIO, errno.ENOSPC)
+
+
+@pytest.mark.parametrize("name", ["shrink", "grow over what hides"])
+def test_a_call_that_fails_leaves_the_old_disk_or_the_new_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever call on the image it is; what is left may have leaked clusters, and says so."""
+    before, size = CASES[name]
+    image = tmp_path / "t.qcow2"
+    old, others = disk(before), snapshots(before)
+    new = old[:size].ljust(size, b"\0")
+    injector = Injector(image, monkeypatch)
+    image.write_bytes(before)
+    injector.arm(None, None)
+    instar_resize(image, size)
+    calls = len(injector.calls)
+    met = set()
+    for at in range(calls):
+        for number in ERRORS:
+            image.write_bytes(before)
+            injector.arm(at, failing(number))
+            with suppress(HostError, UsageError):
+                instar_resize(image, size)
+            data = image.read_bytes()
+            assert damage(data) == []
+            assert disk(data) in (old, new)
+            assert snapshots(data) == others
+            met.add(len(disk(data)))
+    assert met == {len(old), len(new)}
+
+
+def instar_resize(image: Path, size: int) -> None:
+    package.resize(image, size, shrink=True)

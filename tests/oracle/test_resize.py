@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import instar
+from tests.support.divergences import diverges
 from tests.support.process import command
 from tests.support.qemu import Qemu, all_versions, newest
-from tests.support.recipe import make
+from tests.support.recipe import make, working_directory
 
 pytestmark = pytest.mark.kvm
 
@@ -93,6 +94,30 @@ def test_what_a_shrink_left_does_not_come_back(qemu: Qemu, tmp_path: Path) -> No
     qemu.io(image, "read -P 9 0 100k", "read -P 0 100k 924k")
     qemu.img("resize", "-q", "-f", "qcow2", str(theirs), "1M")
     qemu.io(theirs, "read -P 9 100k 28k")
+    assert diverges("hidden_data_stays_hidden").is_in(qemu.number)
+
+
+@pytest.mark.parametrize("qemu", all_versions(), ids=str)
+def test_a_smaller_disk_has_to_be_allowed(qemu: Qemu, tmp_path: Path) -> None:
+    image = make(qemu, tmp_path, "create t.qcow2 2M\nio -c 'write -P 9 1M 1M' t.qcow2")
+    before = image.read_bytes()
+    with pytest.raises(instar.ImageRejected, match="allow it with --shrink"):
+        instar.amend(image, size=1 << 20)
+    assert image.read_bytes() == before
+    qemu.amend(image, size="1M")
+    assert diverges("shrink_wants_asking").is_in(qemu.number)
+
+
+@pytest.mark.parametrize("qemu", all_versions(), ids=str)
+def test_the_present_size_is_no_reason_to_refuse(qemu: Qemu, tmp_path: Path) -> None:
+    image = make(qemu, tmp_path, "create -o compat=0.10 t.qcow2 2M\nsnapshot -c s t.qcow2")
+    assert instar.amend(image, size=2 << 20).action == "noop"
+    with pytest.raises(instar.ImageRejected, match="version 2 that has snapshots"):
+        instar.amend(image, size=4 << 20)
+    assert not qemu.amend(image, check=False, size="2M").ok
+    assert diverges("same_size_is_a_no_op").is_in(qemu.number)
+    assert len(instar.amend(image, compat="1.1", size=4 << 20).steps) == 2
+    assert qemu.check(image).clean
 
 
 @pytest.mark.parametrize("qemu", all_versions(), ids=str)
@@ -132,3 +157,7 @@ def test_no_file_that_an_image_names_is_opened_or_cut(tmp_path: Path) -> None:
         assert "ftruncate" not in trace.read_text()
     assert victim.read_bytes() == b"precious" * 1024
     assert image.read_bytes() == data
+    with working_directory(tmp_path):  # by which qemu goes where an image has a plain name
+        newest().amend(Path(image.name), size="512")
+    assert victim.stat().st_size == 512
+    assert diverges("data_file_not_resized").is_in(newest().number)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_SWITCH
 from instar.vmm.request import AmendRequest
-from tests.planner.test_expansion import BACKING, stages, thorough
+from tests.planner.test_expansion import stages, thorough
+from tests.support.disks import BACKING, disk, snapshots, with_size
 from tests.support.forge import (
     Cluster,
     Compressed,
@@ -30,7 +31,6 @@ from tests.support.forge.reader import Reader
 from tests.support.planner import SECTOR, Answer, accepted_by_contract, ask
 
 GROWTH = 1 << 30
-SIZE_AT = 24  # in the header
 
 KINDS: list[Cluster] = [
     *(Data(b"d"), Data(b"data"), Unallocated(), Compressed(b"c"), Zero(), ZeroAllocated(b"z")),
@@ -58,26 +58,6 @@ class Resize:
         options: dict[str, Any] = {"max_growth": growth, "fixed_size": self.device}
         options |= {"shrink": True, "backing_size": self.backing_size}
         return AmendRequest.of(size=self.size, **options)
-
-
-def with_size(data: bytes, size: int) -> bytes:
-    """The image with a disk of another size, and nothing else changed: the rest hides."""
-    return data[:SIZE_AT] + size.to_bytes(8, "big") + data[SIZE_AT + 8 :]
-
-
-def disk(data: bytes, layer: int | None = None) -> bytes:
-    """What the guest reads of a layer, with the one backing file that there is."""
-    reader = Reader(data, backing=BACKING if data[8:16] != bytes(8) else b"")
-    size = reader.header.size
-    if layer is not None:
-        size = reader.snapshots[layer].extra_data.disk_size or size
-    clusters = range(-(-size // reader.cluster_size))
-    return b"".join(reader.read(n, layer) for n in clusters)
-
-
-def snapshots(data: bytes) -> list[bytes]:
-    """What the guest reads of each snapshot."""
-    return [disk(data, n) for n in range(len(Reader(data).snapshots))]
 
 
 def assert_resized(planner: Any, case: Resize, answer: Answer) -> bytes:
@@ -157,7 +137,7 @@ ALLOWED = {
 }
 
 
-@thorough(200)
+@thorough(150)
 @given(case=resizes())
 def test_every_phase_shows_the_old_disk_or_the_new_one(planner: Any, case: Resize) -> None:
     assert faults(Reader(case.data)) == []

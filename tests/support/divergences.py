@@ -371,6 +371,30 @@ DIVERGENCES = (
         "a small image must not fill the host's disk",
         symptoms=("instar refuses: growth",),
     ),
+    Divergence(
+        "hidden_data_stays_hidden",
+        "grows a disk by its size alone: what an earlier shrink left behind its end shows again",
+        "drops what hides behind the end, and makes the rest of the last cluster zeros",
+        "whoever has a disk that grew must not read what it had been before",
+    ),
+    Divergence(
+        "shrink_wants_asking",
+        "shrinks a disk by `amend -o size` without a question",
+        "refuses without `--shrink` (`shrink_not_allowed`), as `qemu-img resize` does",
+        "a slip of the pen must not lose data",
+    ),
+    Divergence(
+        "same_size_is_a_no_op",
+        "refuses the present size for an image of version 2 that has snapshots",
+        "has nothing to do",
+        "the image is as asked",
+    ),
+    Divergence(
+        "data_file_not_resized",
+        "cuts or extends the data file that the image names",
+        "refuses (`size_data_file`)",
+        "a name in an image that is not trusted must not decide which files are cut",
+    ),
 )
 
 _BY_NAME = {divergence.name: divergence for divergence in DIVERGENCES}

@@ -11,7 +11,7 @@ import pytest
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.request import AmendRequest
-from tests.planner.test_resize import with_size
+from tests.support.disks import with_size
 from tests.support.forge import Data, Image, Reader, Snapshot, Zero
 from tests.support.planner import ask
 from tests.support.planning import SECTOR, Case, Phases

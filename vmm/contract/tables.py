@@ -191,7 +191,8 @@ class _Tables:
         state = self._state(layer.given_up if layer else range(0))
         # What is staged for a block that is something else too, or that is named twice, need not
         # add up: so this comes first.
-        roles.judge_structures(state, header=header)
+        if touched.any() or not layer:
+            roles.judge_structures(state, header=header)
         self._books.judge(self._pending[PREPARE], self._pending[RELEASE])
         for pending in self._pending:
             pending.finish()
