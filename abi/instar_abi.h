@@ -126,6 +126,7 @@ struct AmendConfig {
 #define OPTION_BACKING_FMT 4    /* up to 15 bytes */
 #define OPTION_DATA_FILE 5      /* bytes; none: no name */
 #define OPTION_DATA_FILE_RAW 6  /* flag */
+#define OPTION_REFCOUNT_BITS 7  /* number: 1, 2, 4, 8, 16, 32 or 64 */
 #define OPTION_SIZE 8           /* number: bytes of the disk; not together with other options */
 #define OPTION_KEY_MAX 8
 
@@ -239,6 +240,9 @@ struct AmendResult {
 #define REFUSAL_BACKING_ITSELF 64 /* the host finds it */
 #define REFUSAL_NO_DATA_FILE 65
 #define REFUSAL_DATA_FILE_RAW 66
+#define REFUSAL_REFCOUNT_BITS_V2 70
+#define REFUSAL_REFCOUNT_OVERFLOW 71
+#define REFUSAL_REFCOUNT_BITS_APART 72
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0

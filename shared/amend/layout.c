@@ -215,9 +215,9 @@ static void start_header(struct layout *layout, bool keep_name)
     store_be64(new + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, target->incompatible_features);
     store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, target->compatible_features);
     store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, target->autoclear_features);
+    store_be32(new + QCOW2_OFFSET_REFCOUNT_ORDER, target->refcount_order);
     if (!changes_version(layout))
         return;
-    store_be32(new + QCOW2_OFFSET_REFCOUNT_ORDER, QCOW2_REFCOUNT_ORDER_DEFAULT);
     store_be32(new + QCOW2_OFFSET_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);
 }
 
@@ -410,6 +410,7 @@ static bool plan_anew(struct layout *layout)
     return fit == FITS;
 }
 
+/* Fields change, and nothing moves in the header. */
 static bool plan_field_change(struct layout *layout)
 {
     uint8_t *new = layout->new_header;
@@ -418,6 +419,7 @@ static bool plan_field_change(struct layout *layout)
     if (layout->target->version >= 3) {
         store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, layout->target->compatible_features);
         store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, layout->target->autoclear_features);
+        store_be32(new + QCOW2_OFFSET_REFCOUNT_ORDER, layout->target->refcount_order);
     }
     return finish(layout, (struct span){0, 0}, (struct span){0, SECTOR}) == FITS;
 }

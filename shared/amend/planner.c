@@ -40,6 +40,7 @@ static struct target start_target(const struct qcow2_header *h)
         .l1_table_offset = h->l1_table_offset,
         .refcount_table_offset = h->refcount_table_offset,
         .refcount_table_clusters = h->refcount_table_clusters,
+        .refcount_order = h->refcount_order,
         .snapshots_offset = h->snapshots_offset,
     };
 }
@@ -72,6 +73,7 @@ static bool is_satisfied(const struct amendment *amendment)
     uint64_t cleared = h->autoclear_features & ~target->autoclear_features;
     return target->version == h->version && target->size == h->size &&
            target->compatible_features == h->compatible_features &&
+           target->refcount_order == h->refcount_order &&
            !(cleared & QCOW2_AUTOCLEAR_DATA_FILE_RAW) && !changes_text(target);
 }
 

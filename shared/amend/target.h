@@ -26,6 +26,7 @@ struct target {
     uint64_t l1_table_offset;
     uint64_t refcount_table_offset;
     uint32_t refcount_table_clusters;
+    uint32_t refcount_order; /* 4 in version 2 */
     uint64_t snapshots_offset;
     bool drop_bitmaps; /* there is no bitmaps extension */
     struct target_text backing_file;

@@ -7,6 +7,7 @@
 
 #include "amend/books.h"
 #include "amend/expand.h"
+#include "amend/recode.h"
 #include "qcow2/image.h"
 
 /* Need not be initialised. */
@@ -15,7 +16,10 @@ struct planner_workspace {
     struct books_memory books;
     uint8_t new_header[HEADER_SIZE];
     struct table_set zero_tables;
-    union expansion_memory expansion;
+    union { /* never of one amend */
+        union expansion_memory expansion;
+        struct recode_memory recode;
+    };
 };
 
 #endif

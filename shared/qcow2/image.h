@@ -21,7 +21,10 @@ struct qcow2_memory {
     uint8_t along[READ_ALONG_MAX][IO_SECTOR_SIZE];
     uint8_t table[TABLE_SIZE];
     uint8_t other_table[TABLE_SIZE];
-    uint8_t batch[BATCH_SIZE];
+    union {
+        uint8_t batch[BATCH_SIZE];
+        uint64_t words[BATCH_SIZE / 8];
+    };
     uint64_t seen[SEEN_MAX]; /* L2 tables by their numbers */
     uint8_t structures[WINDOW_SIZE];
     uint8_t refcount_table[SMALL_WINDOW_SIZE];

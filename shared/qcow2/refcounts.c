@@ -10,12 +10,16 @@
 uint64_t load_refcount(const uint8_t *block, uint64_t index, uint32_t order)
 {
     uint32_t bits = UINT32_C(1) << order;
-    if (bits < 8) /* the lower cluster numbers have the lower bits */
+    switch (order) {
+    case 6:
+        return load_be64(block + index * 8);
+    case 5:
+        return load_be32(block + index * 4);
+    case 4:
+        return load_be16(block + index * 2);
+    default: /* the lower cluster numbers have the lower bits */
         return block[index * bits / 8] >> index * bits % 8 & largest_refcount(order);
-    uint64_t refcount = 0;
-    for (uint32_t i = 0; i < bits / 8; i++)
-        refcount = refcount << 8 | block[index * bits / 8 + i];
-    return refcount;
+    }
 }
 
 void store_refcount(uint8_t *block, uint64_t index, uint32_t order, uint64_t refcount)

@@ -13,6 +13,7 @@ from instar import abi
 from tests.support.forge import Data, Image, Reader, parse_header, stored_refcounts
 from tests.support.planner import Write, apply
 from tests.support.project import load_planner
+from tests.support.recoded import structure
 
 ORDERS = range(7)
 GROWTH = 1 << 26
@@ -115,16 +116,6 @@ def change_books(image: bytes, changes: list[Change], max_growth: int = GROWTH) 
 
 def _write(ffi: Any, write: Any) -> Write:
     return Write(write.phase, write.offset, bytes(ffi.buffer(write.data, write.length)))
-
-
-def structure(image: bytes) -> set[int]:
-    """The clusters of the refcount table and of the refcount blocks."""
-    header, reader = parse_header(image), Reader(image)
-    size, start = reader.cluster_size, header.refcount_table_offset
-    table = reader.take(start, header.refcount_table_clusters * size)
-    blocks = [int.from_bytes(table[at : at + 8], "big") for at in range(0, len(table), 8)]
-    named = {block // size for block in blocks if block}
-    return named | set(range(start // size, start // size + header.refcount_table_clusters))
 
 
 def check(image: bytes, changes: list[Change], books: Books) -> None:

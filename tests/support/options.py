@@ -8,7 +8,7 @@ from instar.vmm.base.record import FrozenDict
 from instar.vmm.request.kinds import FLAG, TEXT
 from instar.vmm.request.options import OPTIONS
 
-_USUAL: dict[str, Any] = {"compat": "1.1", "lazy_refcounts": True}
+_USUAL: dict[str, Any] = {"compat": "1.1", "lazy_refcounts": True, "refcount_bits": 16}
 
 
 def told(**changed: Any) -> FrozenDict[str, Any]:

@@ -109,6 +109,19 @@ refuse/virtual-size: compat=1.1
 refuse/l2-tables-named-twice: compat=0.10
     create -o cluster_size=512 t.qcow2 4M; io -c 'write 0 512' t.qcow2; poke repeat-l1
     => changed | amended
+refuse/refcount-bits-of-version-2: refcount_bits=32
+    create -o compat=0.10 t.qcow2 64M
+    => refused | refcount_bits_v2
+refuse/refcount-overflow: refcount_bits=1
+    create t.qcow2 64M; io -c 'write 0 64k' t.qcow2; snapshot -c s1 t.qcow2; snapshot -c s2 t.qcow2
+    => refused | refcount_overflow
+refuse/refcount-overflow-of-compressed-data: refcount_bits=1
+    write r.img a 1000000; convert -c -f raw -O qcow2 r.img t.qcow2
+    => refused | refcount_overflow
+refuse/refcount-bits-with-snapshots: compat=1.1,refcount_bits=8
+    create -o compat=0.10,cluster_size=8k t.qcow2 1M; snapshot -c s1 t.qcow2;
+    poke snapshot-extra 8
+    => changed | refcount_bits_apart | refcount_bits_apart
 refuse/several-in-the-header: compat=0.10
     create -o lazy_refcounts=on t.qcow2 64M; poke set incompatible_features 0x23;
     poke set crypt_method 3; poke set autoclear_features 2

@@ -55,6 +55,7 @@ INVALID_LISTS = {
     "two leading commas": ",,lazy_refcounts=on",
 }
 
+WIDTH_FAULT = "Refcount width must be a power of two and may not exceed 64 bits, not "
 BOOLEAN_FAULT = "Parameter 'lazy_refcounts' expects 'on' or 'off', not "
 COMPAT_FAULT = "Unknown compatibility level "
 
@@ -114,9 +115,6 @@ UNKNOWN = {
 }
 
 NOT_YET_SUPPORTED = {
-    "rb-16": ("refcount_bits=16", "refcount_bits"),
-    "rb-word": ("refcount_bits=banana", "refcount_bits"),
-    "o-implied-refcount": ("refcount_bits", "refcount_bits"),
     "enc-none": ("encrypt.state=active", "encrypt.state"),
     "enc-iter": ("encrypt.iter-time=10", "encrypt.iter-time"),
     "enc-oldsecret": ("encrypt.old-secret=s", "encrypt.old-secret"),
@@ -153,11 +151,11 @@ ALL_FAULTS = {
     ),
     "compat+rb": (
         "refcount_bits=13,compat=0.42",
-        ["'refcount_bits' is not yet supported", f"{COMPAT_FAULT}'0.42'"],
+        [f"{COMPAT_FAULT}'0.42'", f"{WIDTH_FAULT}'13'"],
     ),
     "parse-order": (
         "refcount_bits=x,lazy_refcounts=maybe",
-        ["'refcount_bits' is not yet supported", f"{BOOLEAN_FAULT}'maybe'"],
+        [f"{WIDTH_FAULT}'x'", f"{BOOLEAN_FAULT}'maybe'"],
     ),
     "unknown-then-bad": ("foo=1,lazy_refcounts=maybe", ["unknown option 'foo'", BOOLEAN_FAULT]),
     "two bad booleans": (
@@ -165,6 +163,49 @@ ALL_FAULTS = {
         [f"{BOOLEAN_FAULT}'a'", f"{BOOLEAN_FAULT}'b'"],
     ),
 }
+
+
+WIDTHS = {
+    "rb-16": ("16", 16),
+    "rb-hex": ("0x10", 16),
+    "rb-oct": ("010", 8),
+    "rb-lead-space": (" 8", 8),
+    "rb-plus": ("+8", 8),
+    "rb-1": ("1", 1),
+    "rb-64": ("64", 64),
+    "the last one counts": ("13,refcount_bits=2", 2),
+}
+
+NO_WIDTHS = {
+    "rb-0": "0",
+    "rb-128": "128",
+    "rb-13": "13",
+    "rb--1": "-1",
+    "rb-wrap": "4294967312",  # which qemu-img cuts to 16
+    "rb-wrap8": "4294967304",
+    "rb-negwrap": "-4294967288",
+    "rb-huge": "99999999999999999999",
+    "rb-empty": "",
+    "rb-suffix": "16k",
+    "rb-word": "banana",
+    "o-implied-refcount": "on",
+    "an octal number with an 8": "08",
+    "trailing space": "8 ",
+    "no digits": "0x",
+    "two signs": "+-8",
+    "all are read": "x,refcount_bits=8",
+    "a digit that is none of C": "\u0664",
+}
+
+
+@pytest.mark.parametrize(("text", "bits"), WIDTHS.values(), ids=WIDTHS)
+def test_a_width_is_read_in_the_notation_of_c(text: str, bits: int) -> None:
+    assert parse_options([f"refcount_bits={text}"]) == {"refcount_bits": bits}
+
+
+@pytest.mark.parametrize("text", NO_WIDTHS.values(), ids=NO_WIDTHS)
+def test_a_width_that_there_is_not_is_named(text: str) -> None:
+    assert fault(f"refcount_bits={text}").startswith(f"{WIDTH_FAULT}'{text.partition(',')[0]}'")
 
 
 def fault(*lists: str) -> str:

@@ -106,6 +106,7 @@ def test_a_good_result_is_a_claim() -> None:
         "incompatible_features": 0,
         "compatible_features": 1,
         "autoclear_features": 2,
+        "refcount_order": 4,
     }
 
 
@@ -271,6 +272,24 @@ class TestOptions:
         messages.receive(abi.FRAME_RESULT, result())
         messages.complete()
         assert messages.options == OPTIONS
+
+    @pytest.mark.parametrize("bits", [0, 3, 24, 128, 1 << 32])
+    def test_a_width_that_there_is_not_is_a_fault(self, bits: int) -> None:
+        records = pack_options({**OPTIONS, abi.OPTION_REFCOUNT_BITS: bits})
+        with pytest.raises(GuestFault, match=rf"^a result with refcounts of {bits} bits$"):
+            judge((abi.FRAME_OPTIONS, records), (abi.FRAME_RESULT, result()))
+
+    def test_version_2_has_refcounts_of_16_bits(self) -> None:
+        words = {"resulting_version": 2, "resulting_lazy_refcounts": 0}
+        words |= {"resulting_compatible_features": 0, "resulting_autoclear_features": 0}
+        told = {**OPTIONS, abi.OPTION_COMPAT: 2, abi.OPTION_LAZY_REFCOUNTS: 0}
+        told[abi.OPTION_DATA_FILE_RAW] = 0
+        end = (abi.FRAME_RESULT, result(**words))
+        _, claim = judge((abi.FRAME_OPTIONS, pack_options(told)), end)
+        assert "refcount_order" not in claim.fields
+        told[abi.OPTION_REFCOUNT_BITS] = 8
+        with pytest.raises(GuestFault, match=r"^a result that contradicts its options$"):
+            judge((abi.FRAME_OPTIONS, pack_options(told)), end)
 
     def test_every_kind_can_be_packed_and_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(OPTION_KINDS, NEXT, abi.OPTION_KIND_BYTES)

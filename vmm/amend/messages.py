@@ -26,6 +26,7 @@ from instar.abi import (
     OPTION_KIND_BYTES,
     OPTION_KIND_FLAG,
     OPTION_LAZY_REFCOUNTS,
+    OPTION_REFCOUNT_BITS,
     OPTION_SIZE,
     REFUSAL_MAX,
     AmendConfig_FORMAT,
@@ -39,7 +40,7 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
-from ..request.options import OPTIONS, PERMISSIONS
+from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
 from .result import ByteRange
 
 TYPE_CHECKING = False
@@ -238,15 +239,23 @@ class Messages:
             raise GuestFault(f"a result with action {action}")
         if lazy != words[1] & 1 or atomic > 1:
             raise GuestFault("a result that contradicts itself")
-        raw = words[2] >> 1 & 1
-        self._check_options(
-            {OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy, OPTION_DATA_FILE_RAW: raw}
-        )
+        told = {OPTION_COMPAT: version, OPTION_LAZY_REFCOUNTS: lazy}
+        told[OPTION_DATA_FILE_RAW] = words[2] >> 1 & 1
+        self._check_options(told if version == 3 else {**told, OPTION_REFCOUNT_BITS: 16})
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
         if type(size := self.options.get(OPTION_SIZE)) is int:
             fields["size"] = size
+        if version == 3 and not self._refusals:
+            fields["refcount_order"] = self._refcount_order()
         return self._refusals, Claim(action == AMEND_ACTION_AMENDED, bool(atomic), fields)
+
+    def _refcount_order(self) -> int:
+        """What the header is said to have. GuestFault if refcounts cannot be so wide."""
+        bits = self.options[OPTION_REFCOUNT_BITS]
+        if bits not in REFCOUNT_BITS:
+            raise GuestFault(f"a result with refcounts of {bits!r} bits")
+        return REFCOUNT_BITS.index(bits)
 
     def _check_options(self, told: Mapping[int, int]) -> None:
         """Compare the options with what the result says of some. GuestFault."""

@@ -138,7 +138,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "downgrade_refcount_width",
         ("refcount_bits",),
         "compat=0.10 requires refcount_bits=16, and the image has {refcount_bits}; change it "
-        "with qemu-img amend -o refcount_bits=16",
+        "first, with instar amend -o refcount_bits=16",
     ),
     abi.REFUSAL_DOWNGRADE_DATA_FILE: (
         "downgrade_data_file",
@@ -367,5 +367,23 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         (),
         "data_file_raw cannot be switched on for an existing image; create such an image with "
         "qemu-img convert -o data_file_raw=on",
+    ),
+    abi.REFUSAL_REFCOUNT_BITS_V2: (
+        "refcount_bits_v2",
+        ("refcount_bits",),
+        "refcount widths other than 16 bits, such as {refcount_bits}, require compatibility level "
+        "1.1 or above; use compat=1.1",
+    ),
+    abi.REFUSAL_REFCOUNT_OVERFLOW: (
+        "refcount_overflow",
+        ("offset", "refcount", "refcount_bits"),
+        "the cluster at {offset:#x} has the refcount {refcount}, which does not fit into "
+        "{refcount_bits} bits; use more of them, or delete snapshots",
+    ),
+    abi.REFUSAL_REFCOUNT_BITS_APART: (
+        "refcount_bits_apart",
+        ("count",),
+        "compat=1.1 writes the table of {count} snapshots anew, and cannot change refcount_bits at "
+        "once; amend the image twice",
     ),
 }

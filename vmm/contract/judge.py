@@ -13,7 +13,7 @@ from ..base.record import FrozenDict
 from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
 from ..request.kinds import tell_text
-from .differences import BITMAPS, HEADER, LAYER, LAYOUT, SNAPSHOTS_PLACE, SWITCH
+from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed, expected, is_satisfied, judge_request, rules_of
 from .terms import Change, Judgement
@@ -29,6 +29,7 @@ _V3_LENGTH = 112
 _BITMAPS, _BITMAPS_VALID = 0x23852875, 1  # header extension type, autoclear feature
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
 _FIELDS = slice(24, 60)  # from the size to the refcount table
+_REFCOUNTS = slice(48, 60), slice(96, 100)  # what tells of the refcounts
 # The incompatible features of an image that may be amended, and of one that may become version 2.
 _AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
 _OUTSIDE = "the guest reports success, yet wrote nothing or outside the header"
@@ -42,7 +43,7 @@ def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     tuple(rules_of(request))
     if request.writes_tables or request.moves_header:
-        from . import tables  # noqa: F401 - many changes write the header's fields only
+        from . import recoded, tables  # noqa: F401 - many changes write the header's fields only
 
 
 def judge(
@@ -147,6 +148,7 @@ class _Amended:
         self.work = 0
         self._allowed = allowed(request, states.before)
         self._expected = expected(request, states.before)
+        self._recodes = (SWITCH, RECODED) in self._allowed
 
     def judge(self, atomic: bool) -> HeaderView:
         """Return the amended header."""
@@ -179,7 +181,9 @@ class _Amended:
     def _judge_fields(self, after: HeaderView) -> None:
         before, places = self._before, self._states.places
         wanted = {**self._expected.fields, **places}
-        if (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
+        if self._recodes:
+            wanted.update((name, after.fields[name]) for name in _TABLE_PLACE)
+        elif (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
             wanted["snapshots_offset"] = after.fields["snapshots_offset"]
         if (SWITCH, LAYER) in self._allowed:
             wanted.update((name, after.fields[name]) for name in _LAYER)
@@ -206,8 +210,9 @@ class _Amended:
         parts = [_WORDS] if after.fields["version"] == 3 else []
         if (SWITCH, LAYER) in self._allowed:
             parts.append(_FIELDS)
+        parts += _REFCOUNTS if self._recodes else ()
         for part in parts:
-            old[part] = new[part] = b""
+            new[part] = old[part]
         if old != new:
             raise GuestFault("the guest changes more of the header than the feature words")
 
@@ -232,6 +237,9 @@ class _Amended:
     def _judge_rest(self, after: HeaderView, dropped: bytes | None) -> None:
         """Judge what is staged besides the header, if there is anything."""
         before, staged = self._before.fields, self._staged
+        if self._recodes:
+            self._judge_recoded(after)
+            return
         zeroes = self._judge_zeroes()
         moved = any(before[name] != after.fields[name] for name in _PLACES)
         outside = staged.size() != self._states.size() or len(zeroes[0]) or moved or dropped
@@ -246,9 +254,7 @@ class _Amended:
             return
         if not layer and (SWITCH, LAYOUT) not in self._allowed:
             raise GuestFault(_OUTSIDE)
-        end = -(-self._original.size // SECTOR_SIZE)
-        if staged.end() > end + self._request.max_growth // SECTOR_SIZE:
-            raise GuestFault("the guest lets the file grow by more than it may")
+        self._judge_end()
         from .tables import judge_tables
 
         image = self._original, self._before, after
@@ -256,6 +262,25 @@ class _Amended:
             *(*image, staged, zeroes, self._allowed, dropped),
             header=header,
             backing_size=self._request.backing_size,
+        )
+
+    def _judge_end(self) -> None:
+        end = -(-self._original.size // SECTOR_SIZE)
+        if self._staged.end() > end + self._request.max_growth // SECTOR_SIZE:
+            raise GuestFault("the guest lets the file grow by more than it may")
+
+    def _judge_recoded(self, after: HeaderView) -> None:
+        """Judge the new refcounts, with which nothing else is staged outside the header."""
+        others = len(self._judge_zeroes()[0]) or self._states.places
+        if others or (SWITCH, LAYER) in self._allowed:
+            raise GuestFault("the guest changes more than the refcounts' width")
+        self._judge_end()
+        from .recoded import judge_recoded
+
+        self.work = judge_recoded(
+            *(self._original, self._before, after, self._staged),
+            header=self._states.changes_others(),
+            is_device=self._request.fixed_size,
         )
 
     def _judge_zeroes(self) -> tuple[Numbers, Numbers]:

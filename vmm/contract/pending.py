@@ -44,6 +44,22 @@ class Pending:
             self._taken.extend((first, first + len(part) // SECTOR_SIZE))
         return bytes(data)
 
+    def matches(self, start: int, data: bytes, *, whole: bool) -> bool:
+        """Take sectors in a row; whether they are these.
+
+        What is not staged counts as zeros, or with `whole` as wrong.
+        """
+        at, end = 0, start + len(data) // SECTOR_SIZE
+        for first, part in self._staged.extents(self._phase, max(start, self._first), end):
+            place = (first - start) * SECTOR_SIZE
+            if data[at:place] != bytes(place - at) or (whole and at != place):
+                return False
+            at = place + len(part)
+            if data[place:at] != bytes(part):  # of views each byte would be compared alone
+                return False
+            self._taken.extend((first, first + len(part) // SECTOR_SIZE))
+        return data[at:] == bytes(len(data) - at) and not (whole and at != len(data))
+
     def has_row(self, start: int, end: int) -> int:
         """The first sector in a row that is not staged; `end` if all are."""
         for first, part in self._staged.extents(self._phase, start, end):

@@ -117,14 +117,15 @@ class Roles:
     def judge_data(
         self,
         tables: set[int],
-        mapping: ClusterMapping,
+        mapping: ClusterMapping | None,
         version_2: Version2 | None,
         *,
         extended: bool,
     ) -> None:
         """The same for the data that entries of these L2 tables name, as they are.
 
-        `version_2` judges the tables that are not written, if the image gets that version.
+        `mapping` tells of the entries of those that are written; `version_2` judges the tables that
+        are not, if the image gets that version.
         """
         size = self._disk.cluster_size
         for table in sorted(tables):
@@ -133,7 +134,7 @@ class Roles:
                 written = table in self._touched.l2_tables
                 if version_2:
                     version_2.judge_table(data, start, written=written)
-                piece = mapping.unchanged(table, at, data) if written else data
+                piece = mapping.unchanged(table, at, data) if written and mapping else data
                 if extended:
                     piece = _without_bitmaps(piece)
                 if len(piece) >= _BATCH and is_all_stored(piece):

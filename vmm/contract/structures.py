@@ -25,11 +25,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ..qcow2.header_view import HeaderView
     from .disk import Disk
 
 BITMAPS, LUKS = 0x23852875, 0x0537BE77
 """Types of header extensions."""
 
+_BITMAPS_VALID = 1  # autoclear feature
 _SNAPSHOT = Struct(">QIHHIIQII")
 _BITMAPS = Struct(">IIQQ")
 _BITMAP = Struct(">QIIBBHI")
@@ -119,6 +121,14 @@ class _BitmapEntry:
     entries: int
     flags: int
     granularity_bits: int
+
+
+def kept_bitmaps(before: HeaderView, after: HeaderView) -> bytes | None:
+    """The extension of bitmaps that are in force as the image is, and stay."""
+    if not before.fields.get("autoclear_features", 0) & _BITMAPS_VALID:
+        return None
+    kept = [data for kind, data in after.extensions if kind == BITMAPS]
+    return kept[0] if kept else None
 
 
 def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:

@@ -34,7 +34,7 @@ from .limits import SNAPSHOT_TABLE_MAX, check_tables
 from .mapping import ClusterMapping
 from .pending import Pending
 from .roles import Roles, State
-from .structures import BITMAPS, Snapshots, bitmap_clusters, judge_bitmaps_fit
+from .structures import Snapshots, bitmap_clusters, judge_bitmaps_fit, kept_bitmaps
 from .touched import Touched
 from .version_2 import Version2
 from .zeroed import Zeroed
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from .terms import Original
 
 _ENTRIES = 64  # in a sector of an L2 table
-_BITMAPS_VALID = 1  # autoclear feature
 _EXTENDED_L2 = 16  # incompatible feature
 
 
@@ -169,7 +168,10 @@ class _Tables:
         self._judge_snapshots()
         if layer:
             layer.judge(self._books)
-            bitmaps, sizes = self._kept_bitmaps(), (self._old["size"], self._new["size"])
+            bitmaps, sizes = (
+                kept_bitmaps(self._before, self._after),
+                (self._old["size"], self._new["size"]),
+            )
             if bitmaps is not None:
                 judge_bitmaps_fit(self._disk, bitmaps, sizes)
         if dropped is not None:
@@ -310,7 +312,7 @@ class _Tables:
             (self._old["l1_table_offset"], self._old["l1_size"]),
             given_up,
             self._before.extensions,
-            self._kept_bitmaps(),
+            kept_bitmaps(self._before, self._after),
             bool(self._old.get("incompatible_features", 0) & _EXTENDED_L2),
             self._moves_refcounts,
             self._moves_snapshots,
@@ -355,10 +357,3 @@ class _Tables:
                 roles.judge_layer_data((tables - {boundary}) | snapshots, kept, layer.entries)
         except OutsideError as error:
             raise ImageRejected((table_outside(error.offset),)) from error
-
-    def _kept_bitmaps(self) -> bytes | None:
-        """The extension of bitmaps that are in force now and after the change."""
-        if not self._old.get("autoclear_features", 0) & _BITMAPS_VALID:
-            return None
-        kept = [data for kind, data in self._after.extensions if kind == BITMAPS]
-        return kept[0] if kept else None

@@ -30,8 +30,12 @@ class Touched:
         zeroed: Zeroed,
         l2_tables: set[int],
         refcount_table: set[int],
+        new: Iterable[range] = (),
     ) -> None:
-        """Take the books when all is entered, and the clusters that are written as tables."""
+        """Take the books when all is entered, and the clusters that are written as tables.
+
+        `new` are rows of others, which the books do not know of.
+        """
         self._books, self._zeroed = books, zeroed
         self.l2_tables = l2_tables
         """The clusters that are written as L2 tables."""
@@ -49,6 +53,9 @@ class Touched:
                     raise books.overlap(cluster)
             if becomes != LESSENED:
                 self._all.add(row)
+        self._new = list(new)
+        for row in self._new:
+            self._all.add(row)
         self._moves = bool(self._all)
         self._add_written()
 
@@ -141,6 +148,7 @@ class Touched:
             (range(int(self._header)), abi.AMEND_USE_HEADER),
         )
         known = [purpose for clusters, purpose in purposes if cluster in clusters]
-        if not known and self._books.change(cluster) > 0:
+        is_new = any(cluster in row for row in self._new)
+        if not known and (is_new or self._books.change(cluster) > 0):
             known = [abi.AMEND_USE_NEW]
         return self._books.overlap(cluster, *known[:1], use)

@@ -81,6 +81,8 @@ class Option:
     """Of a NUMBER or SIZE: the greatest one."""
     multiple: int = 1
     """Of a NUMBER or SIZE: what it is a multiple of."""
+    numbers: tuple[int, ...] = ()
+    """Of a NUMBER: all that there are, ascending, if they are few."""
     may_lack: bool = False
     """Of a FLAG: whether there are images without it, of which None is told."""
     only: bool | None = None
@@ -125,7 +127,8 @@ class Option:
         if self.kind == TEXT:
             return self._take_text(value)
         self._demand(type(value) is int, "is a number" + " of bytes" * (self.kind == SIZE), value)
-        if not self.least <= value <= self.most or value % self.multiple:
+        is_one = value in self.numbers if self.numbers else self.least <= value <= self.most
+        if not is_one or value % self.multiple:
             raise UsageError(self.describe_fault(f"'{value}'"))
         return int(value)
 
@@ -176,6 +179,8 @@ class Option:
             return type(told) is bool or (self.may_lack and told is None)
         if self.kind == TEXT:
             return told is None or (type(told) is str and 0 < len(told) <= _TOLD_MAX)
+        if self.numbers:
+            return type(told) is int and told in self.numbers
         return type(told) is int and 0 <= told < 1 << 64
 
     def spell(self, told: Told) -> str:

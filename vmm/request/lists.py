@@ -24,7 +24,6 @@ _NOT_YET = (
     "encrypt.new-secret",
     "encrypt.old-secret",
     "encrypt.state",
-    "refcount_bits",
 )
 
 _CREATE_ONLY = (
@@ -83,8 +82,8 @@ def parse_options(lists: Sequence[str]) -> dict[str, Any] | None:
     given = [(key, value) for key, value in items if value is not None]
     last = dict(given)
     faults += [_judge(key, value) for key, value in given]
-    repeatable = [option for option in OPTIONS if option.key in last and option.is_repeatable]
-    faults += [_fault_of(option, last[option.key]) for option in repeatable]
+    lasting = [option for option in OPTIONS if option.is_repeatable or option.kind == NUMBER]
+    faults += [_fault_of(option, last[option.key]) for option in lasting if option.key in last]
     faults = [fault for fault in dict.fromkeys(faults) if fault]
     if faults:
         raise UsageError("; ".join(faults))
@@ -111,6 +110,25 @@ def parse_size(text: str) -> int | None:
     shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
     size = (int(whole + fraction) << shift) // 10 ** len(fraction)
     return size if size < 1 << 63 else None
+
+
+def parse_number(text: str) -> int | None:
+    """Read a number as qemu-img does, in the notation of C: 16, +16, 0x10, 020; None if it is none.
+
+    One of more than 64 bits is none.
+    """
+    digits = text.lstrip(" \t\n\v\f\r")
+    sign = digits[:1] if digits[:1] in ("+", "-") else ""
+    digits = digits[len(sign) :].lower()
+    base, known = 10, "0123456789"
+    if digits[:2] == "0x":
+        base, known, digits = 16, "0123456789abcdef", digits[2:]
+    elif digits[:1] == "0" and digits != "0":
+        base, known = 8, "01234567"
+    if not digits or digits.strip(known) or len(digits) > 40:
+        return None
+    number = int(sign + digits, base)
+    return number if -(1 << 63) <= number < 1 << 64 else None
 
 
 def _is_list(text: str) -> bool:
@@ -147,6 +165,8 @@ def _judge(key: str, value: str) -> str:
         return f"Parameter '{key}' needs a value: {key}=..., or {key}= for none"
     if key == "id" or (option and option.is_repeatable):
         return ""
+    if option and option.kind == NUMBER and _read(option, value) is not None:
+        return ""
     if option:
         return _fault_of(option, value)
     if key in _NOT_YET:
@@ -176,7 +196,7 @@ def _read(option: Option, text: str) -> Any:
     if option.kind == SIZE:
         return parse_size(text)
     if option.kind == NUMBER:
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+        return parse_number(text)
     return text
 
 

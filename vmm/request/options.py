@@ -19,15 +19,19 @@ from instar.abi import (
     OPTION_DATA_FILE,
     OPTION_DATA_FILE_RAW,
     OPTION_LAZY_REFCOUNTS,
+    OPTION_REFCOUNT_BITS,
     OPTION_SIZE,
 )
 
-from .kinds import CHOICE, DOWN_STEP, FLAG, SIZE, SIZE_STEP, TEXT, Option, Permission
+from .kinds import CHOICE, DOWN_STEP, FLAG, NUMBER, SIZE, SIZE_STEP, TEXT, Option, Permission
 
 TYPE_CHECKING = False
 
 COMPAT_LEVELS = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
 """The values of compat and the header version that each stands for."""
+
+REFCOUNT_BITS = (1, 2, 4, 8, 16, 32, 64)
+"""How wide refcounts can be: each by its refcount_order; in version 2 they have 16 bits."""
 
 OPTIONS = (
     Option(
@@ -112,6 +116,20 @@ OPTIONS = (
         may_lack=True,
         fields=("autoclear_features",),
         joins="compat",
+    ),
+    Option(
+        key="refcount_bits",
+        kind=NUMBER,
+        abi_key=OPTION_REFCOUNT_BITS,
+        help="Width of a reference count entry in bits",
+        meaning="The width of reference counts: 1, 2, 4, 8, 16, 32 or 64 bits. Any but 16 needs "
+        "compat 1.1, and each must hold the largest count there is.",
+        keyword="how many bits a reference count has: 1, 2, 4, 8, 16, 32 or 64",
+        since="0.1",
+        numbers=REFCOUNT_BITS,
+        fault="Refcount width must be a power of two and may not exceed 64 bits, not {}",
+        fields=("refcount_order",),
+        writes_tables=True,
     ),
     Option(
         key="size",
@@ -223,6 +241,7 @@ class Keywords(TypedDict, total=False):
     backing_fmt: str | bytes | None
     data_file: str | bytes | None
     data_file_raw: bool | None
+    refcount_bits: int | None
     size: int | None
     format: str | None
     dry_run: bool

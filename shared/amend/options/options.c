@@ -7,7 +7,7 @@
 
 /* Each is all that its file offers. */
 extern const struct option compat_option, lazy_refcounts_option, data_file_raw_option,
-    data_file_option, backing_file_option, backing_fmt_option, size_option;
+    data_file_option, backing_file_option, backing_fmt_option, refcount_bits_option, size_option;
 
 const struct option *const all_options[] = {
     &compat_option,
@@ -16,6 +16,7 @@ const struct option *const all_options[] = {
     &data_file_option,
     &backing_file_option, /* needs to know whether the data file is raw */
     &backing_fmt_option,
+    &refcount_bits_option, /* needs to know the version */
     &size_option,
     0,
 };

@@ -128,6 +128,7 @@ SHARED uint32_t send_options(const struct AmendResult *result)
         NUMBER_RECORD(OPTION_LAZY_REFCOUNTS, OPTION_KIND_FLAG, result->resulting_lazy_refcounts),
         NUMBER_RECORD(OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG,
                       result->resulting_autoclear_features >> 1 & 1),
+        NUMBER_RECORD(OPTION_REFCOUNT_BITS, OPTION_KIND_NUMBER, 16),
         NUMBER_RECORD(OPTION_SIZE, OPTION_KIND_NUMBER, asked->virtual_size),
     };
     send_records(records, sizeof(records));
