@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ from instar.vmm.image import commit as commit_module
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.image.view import ImageView
 from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import Isolation
 from tests.support.chain import UP_AND_DOWN, amend_in_steps, request_of
 from tests.support.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.process import run
 from tests.support.table_images import MIXED
 
 pytestmark = pytest.mark.kvm
@@ -334,3 +337,65 @@ class TestAKeptMachine:
                 with pytest.raises(instar.ImageRejected):
                     sandbox.amend(path, compat="0.10", lazy_refcounts=True)
                 assert sandbox.ready
+
+
+STEPS: dict[str, Any] = {"lazy_refcounts": True, "size": 1 << 27}
+"""What is asked for in two steps by anybody."""
+
+
+@pytest.mark.parametrize("isolation", [None, "process"])
+def test_a_request_of_two_steps_comes_to_the_same_in_a_child(
+    path: Path, isolation: Isolation | None
+) -> None:
+    Image(version=3, clusters={0: Data(b"x")}).write(path)
+    dry = instar.amend(path, **STEPS, dry_run=True, isolation=isolation)
+    result = instar.amend(path, **STEPS, isolation=isolation)
+    assert [dict(step.asked) for step in result.steps] == [
+        {"lazy_refcounts": True},
+        {"size": 1 << 27},
+    ]
+    assert dry.steps == result.steps
+    assert {key: result.options[key] for key in STEPS} == STEPS
+    assert instar.amend(path, **STEPS, isolation=isolation).action == "noop"
+
+
+@pytest.mark.parametrize("isolation", [None, "process"])
+def test_a_refusal_of_the_last_step_is_the_same_in_a_child(
+    path: Path, untouched: Callable[[Image], Callable[[], None]], isolation: Isolation | None
+) -> None:
+    check = untouched(Image(version=3, clusters={0: Data(b"x")}))
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(path, lazy_refcounts=True, size=512, isolation=isolation)
+    assert [refusal.name for refusal in caught.value.refusals] == ["shrink_not_allowed"]
+    check()
+
+
+def test_workers_tell_the_steps_and_carry_them_out_confined(tmp_path: Path) -> None:
+    images = [tmp_path / f"image {number}" for number in range(5)]
+    for image in images:
+        Image(version=2, clusters={0: Data(b"x")}).write(image)
+    (tmp_path / "image 2").write_bytes(b"none")
+    flags = ("--output=json", "--require-confinement", "-o", "compat=1.1,size=128M")
+    done = run("amend", "-j2", *flags, *images)
+    told = {d["filename"]: d for d in map(json.loads, done.stdout.splitlines())}
+    bad = told.pop(str(images[2]))
+    assert bad["error"]["kind"] == "ImageRejected"
+    for document in told.values():
+        assert [step["action"] for step in document["steps"]] == ["amended", "amended"]
+        alone = run("amend", *flags, document["filename"])
+        assert alone.returncode == 0
+        assert json.loads(alone.stdout)["action"] == "noop"
+
+
+def test_people_read_what_each_step_changes(path: Path) -> None:
+    Image(version=2, size=1 << 20).write(path)
+    done = run("amend", "--dry-run", "-o", "compat=1.1,size=16M", path)
+    lines = done.stdout.splitlines()
+    state = "compat 1.1, lazy_refcounts off, size 16777216"
+    assert lines[0] == f"{path}: would become {state} (not atomic)"
+    assert lines[1:3] == ["  step 1 of 2: compat=1.1 (atomic)", "    version: 2 -> 3"]
+    assert lines[-3:] == [
+        "  step 2 of 2: size=16777216 (atomic)",
+        "    size: 1048576 -> 16777216",
+        "    the switch: 512 bytes at 0x0",
+    ]

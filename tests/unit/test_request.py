@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from instar.vmm.contract import rules
 from instar.vmm.qcow2.header_view import HeaderView
 from instar.vmm.qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import make_request
 
 V2 = {
     "version": 2,
@@ -140,3 +143,55 @@ def test_what_is_expected_satisfies_the_request_where_version_3_results(
     before = {**V3, "compatible_features": compatible} if v3 else V2
     after = expect(request, before)
     assert after["version"] == 2 or rules.is_satisfied(request, header(after))
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"compat": "1.1"},
+            {"lazy_refcounts": True},
+            {"compat": "1.1", "lazy_refcounts": True, "backing_file": "a", "backing_fmt": "raw"},
+            {"compat": "0.10", "lazy_refcounts": False, "backing_file": "a"},
+            {"size": 1 << 20},
+            {},
+        ],
+        ids=str,
+    )
+    def test_what_one_switch_can_change_is_one_step(self, options: dict[str, Any]) -> None:
+        request = make_request(options)
+        assert request.steps() == (request,)
+        assert request.steps()[0] is request
+
+    @pytest.mark.parametrize(
+        ("options", "steps"),
+        [
+            ({"compat": "1.1", "size": 1 << 20}, [{"compat": "1.1"}, {"size": 1 << 20}]),
+            ({"compat": "0.10", "size": 1 << 20}, [{"size": 1 << 20}, {"compat": "0.10"}]),
+            (
+                {"compat": "0.10", "lazy_refcounts": False, "size": 512, "backing_file": "a"},
+                [
+                    {"size": 512},
+                    {"compat": "0.10", "lazy_refcounts": False, "backing_file": "a"},
+                ],
+            ),
+        ],
+        ids=str,
+    )
+    def test_what_takes_more_is_done_in_order(
+        self, options: dict[str, Any], steps: list[dict[str, Any]]
+    ) -> None:
+        found = make_request(options).steps()
+        assert [dict(step.told()) for step in found] == steps
+
+    def test_all_else_is_alike_in_all_steps_but_growth_where_nothing_can_grow(self) -> None:
+        keywords = {"timeout": 7, "dry_run": True, "cache": "unsafe", "drop_bitmaps": True}
+        request = make_request({"lazy_refcounts": True, "size": 512, **keywords})
+        for step in request.steps():
+            assert (step.timeout, step.dry_run, step.flush, step.drop_bitmaps) == (
+                7,
+                True,
+                False,
+                1,
+            )
+        assert [step.max_growth for step in request.steps()] == [0, request.max_growth]
