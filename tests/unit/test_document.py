@@ -14,7 +14,7 @@ from instar.vmm.amend.result import RANGES_MAX
 from instar.vmm.base.errors import Refusal, error_fields
 from instar.vmm.base.record import load_dump
 from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
-from instar.vmm.fleet.document import ANSWER_MAX, Expected, read_outcome
+from instar.vmm.fleet.document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 from instar.vmm.request.keywords import make_request
 from tests.support.documents import NAME, NOOP, REFUSAL, RESULT, SHA256
 from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
@@ -358,3 +358,9 @@ def test_is_known_tells_refusals_apart() -> None:
 
     assert is_known(overlap(4096, 1))
     assert not is_known(Refusal("overlap", 47, "DIRTY", 8, "x", {}))
+
+
+def test_what_is_said_of_an_image_where_no_document_came() -> None:
+    one, two = make_request({"compat": "1.1"}), make_request({"compat": "1.1", "size": 512})
+    assert describe_unsure(one).startswith("the image is the old one or the amended one")
+    assert describe_unsure(two).startswith("none, some or all steps are done")

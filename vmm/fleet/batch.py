@@ -18,7 +18,7 @@ from ..amend.result import AmendOutcome
 from ..base.errors import HostError, InstarError
 from ..machine.payload import load_payload
 from ..request.keywords import announce
-from .document import EITHER, Expected, read_outcome
+from .document import Expected, describe_unsure, read_outcome
 from .supply import Supply
 from .worker import READY
 from .worker_process import AHEAD, WorkerProcess
@@ -240,7 +240,7 @@ class _Batch:
                     if not self._proven:
                         raise error
                     return HostError(f"no worker for '{name}': {error}")
-        state = EITHER if worker.ready else "nothing was written"
+        state = describe_unsure(self._request) if worker.ready else "nothing was written"
         return HostError(f"the confined worker {how} with '{name}'; {state}")
 
     def _end(self, taken: Taken, error: InstarError) -> AmendOutcome:

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 ANSWER_MAX = 1 << 20
 """Bytes of a document. RANGES_MAX ranges take half of it; read, hostile ones take 25 MiB."""
-EITHER = "the image is the old one or the amended one, see with qemu-img info"
-"""What there is to say of an image where no document came."""
 
 _WORD = 1 << 64
 _COUNT = 1 << 63
@@ -78,6 +76,13 @@ class Expected:
     """The digest of the payload that it has."""
     end: int = _COUNT
     """How far the file may reach in the end, in bytes."""
+
+
+def describe_unsure(request: AmendRequest) -> str:
+    """What there is to say of an image where no document came."""
+    if len(request.steps()) == 1:
+        return "the image is the old one or the amended one, see with qemu-img info"
+    return "none, some or all steps are done, each of them as a whole, see with qemu-img info"
 
 
 def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | InstarError:

@@ -21,7 +21,7 @@ from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from .child import write_task
-from .document import ANSWER_MAX, EITHER, Expected, read_outcome
+from .document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
         raise UsageError("the file name holds a NUL byte; name an image file")
     announce(path, request)
     task = write_task(raw, request)
-    answer, status = _run(child_command(CHILD), task, request.timeout + MARGIN)
+    answer, status = _run(task, request)
     if status < 0:
         name = signal.strsignal(-status)
-        raise HostError(f"the confined process was killed ({name}); {EITHER}")
+        raise HostError(f"the confined process was killed ({name}); {describe_unsure(request)}")
     expected = Expected(os.fsdecode(raw), request, load_payload().sha256)
     try:
         outcome = read_outcome(answer, expected)
@@ -83,18 +83,20 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
         return outcome
     if isinstance(outcome, InstarError) and status != 0:
         raise outcome
-    raise HostError(f"the confined process ended with status {status} and no outcome; {EITHER}")
+    state = describe_unsure(request)
+    raise HostError(f"the confined process ended with status {status} and no outcome; {state}")
 
 
-def _run(command: list[str], task: bytes, seconds: float) -> tuple[bytes, int]:
-    """Run a child with a task; return what it wrote to stdout, and its status as Popen has it."""
+def _run(task: bytes, request: AmendRequest) -> tuple[bytes, int]:
+    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
+    seconds = request.timeout + MARGIN
     try:
         # A file in memory, unlike a pipe, takes all of a task whether somebody reads it or not.
         with StreamsKept(), open(os.memfd_create("instar-task"), "w+b") as stdin:
             stdin.write(task)
             stdin.seek(0)
             child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
-                command,
+                child_command(CHILD),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -108,7 +110,8 @@ def _run(command: list[str], task: bytes, seconds: float) -> tuple[bytes, int]:
             return answer, child.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             raise HostError(
-                f"the confined process did not end within {seconds:g} s and was killed; {EITHER}"
+                f"the confined process did not end within {seconds:g} s and was killed; "
+                f"{describe_unsure(request)}"
             ) from None
         finally:
             child.kill()  # does nothing to one that ended

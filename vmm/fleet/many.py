@@ -9,6 +9,7 @@ from ..amend.result import AmendOutcome
 from ..amend.sandbox import Sandbox
 from ..base.errors import HostError, InstarError, UsageError
 from ..request.keywords import PathLike, check_path, make_request, takes_keywords
+from .document import describe_unsure
 from .supply import Supply
 
 TYPE_CHECKING = False
@@ -148,7 +149,7 @@ class _Distribution:
                     return
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                     chunk = self._running.pop(future)
-                    yield from self._end(chunk, _outcomes_of(future, chunk))
+                    yield from self._end(chunk, self._outcomes_of(future, chunk))
         finally:
             for future in self._running:
                 future.cancel()
@@ -162,21 +163,22 @@ class _Distribution:
         except RuntimeError as error:  # it was shut down, or its processes died
             yield from self._end(chunk, _failures(chunk, error, "nothing was written"))
 
+    def _outcomes_of(
+        self, future: Future[list[AmendOutcome]], chunk: list[Taken]
+    ) -> Iterator[AmendOutcome]:
+        try:
+            outcomes = future.result()
+        except Exception as error:
+            yield from _failures(chunk, error, describe_unsure(self._job[0]))
+        else:
+            # Under the paths as they were given, whatever the way there and back made of them.
+            for taken, outcome in zip(chunk, outcomes, strict=True):
+                yield AmendOutcome(taken.path, outcome.result, outcome.error)
+
     def _end(self, chunk: list[Taken], outcomes: Iterable[AmendOutcome]) -> Iterator[AmendOutcome]:
         for taken, outcome in zip(chunk, outcomes, strict=True):
             self._supply.done(taken)
             yield taken.tell(outcome)
-
-
-def _outcomes_of(future: Future[list[AmendOutcome]], chunk: list[Taken]) -> Iterator[AmendOutcome]:
-    try:
-        outcomes = future.result()
-    except Exception as error:
-        yield from _failures(chunk, error, "the image is the old one or the amended one")
-    else:
-        # Under the paths as they were given, whatever the way there and back made of them.
-        for taken, outcome in zip(chunk, outcomes, strict=True):
-            yield AmendOutcome(taken.path, outcome.result, outcome.error)
 
 
 def _failures(chunk: list[Taken], error: BaseException, state: str) -> Iterator[AmendOutcome]:
