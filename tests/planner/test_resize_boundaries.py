@@ -1,0 +1,102 @@
+"""The planner on sizes around the end of an L2 table: an L1 entry for each begun. Test side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from instar import abi
+from instar.vmm.request import AmendRequest
+from tests.support.forge import Data, Image, parse_header
+from tests.support.planner import accepted_by_contract, apply, ask
+
+GROWTH = 1 << 30
+BITS = [*((bits, False) for bits in range(9, 22)), *((bits, True) for bits in range(14, 22))]
+SWITCH = [(abi.INSTAR_PHASE_SWITCH, 0, 512)]
+
+
+def resize(planner: Any, data: bytes, size: int, *, shrink: bool = False) -> tuple[Any, bytes]:
+    """The answer, and the image that it leads to."""
+    request = AmendRequest.of(size=size, shrink=shrink, max_growth=GROWTH)
+    answer = ask(planner, data, request)
+    assert answer.planned, answer.refusals
+    accepted_by_contract(data, request, answer)
+    return answer, apply(data, answer.writes)
+
+
+@pytest.mark.parametrize(("bits", "extended"), BITS)
+@pytest.mark.parametrize("tables", [1, 2, 3])
+@pytest.mark.parametrize("more", [-512, 0, 512])
+def test_an_l1_entry_is_there_for_each_table_that_is_begun(
+    planner: Any, bits: int, extended: bool, tables: int, more: int
+) -> None:
+    span = (1 << 2 * bits) // (16 if extended else 8)
+    clusters = {0: Data(b"d")}
+    image = Image(cluster_bits=bits, size=1 << bits, extended_l2=extended, clusters=clusters)
+    size = tables * span + more
+    answer, after = resize(planner, image.build(), size)
+    header = parse_header(after)
+    assert (header.size, header.l1_size) == (size, -(-size // span))
+    # An L1 table of one entry has room for more in its cluster, where nothing is.
+    assert [(write.phase, write.offset, len(write.data)) for write in answer.writes] == SWITCH
+    answer, again = resize(planner, after, 1 << bits, shrink=True)
+    assert (parse_header(again).size, parse_header(again).l1_size) == (
+        1 << bits,
+        1,
+    )
+    assert answer.read_calls <= 4 + (1 << bits) // (1 << 16)
+
+
+def test_a_usual_grow_takes_two_reads_and_one_write(planner: Any) -> None:
+    answer, _ = resize(planner, Image(size=1 << 30, clusters={0: Data(b"d")}).build(), 1 << 40)
+    assert [(write.phase, write.offset, len(write.data)) for write in answer.writes] == SWITCH
+    assert answer.read_calls == 2
+
+
+def test_of_a_large_l1_table_only_what_holds_anything_is_staged(planner: Any) -> None:
+    answer, after = resize(planner, Image(size=1 << 30, clusters={0: Data(b"d")}).build(), 1 << 46)
+    assert parse_header(after).l1_size == 1 << 17
+    assert sum(len(write.data) for write in answer.writes) == 5 * 512
+
+
+@pytest.mark.parametrize(
+    ("size", "bits", "reason"),
+    [
+        ((1 << 37) + 512, 9, "size_limit"),
+        ((1 << 63) - 512, 16, "size_limit"),
+        ((1 << 61) + 512, 21, "size_limit"),
+        (1 << 61, 21, ""),
+        (1 << 37, 9, ""),
+    ],
+)
+def test_the_l1_table_has_32_mib_at_most(planner: Any, size: int, bits: int, reason: str) -> None:
+    data = Image(cluster_bits=bits, size=1 << 16).build()
+    request = AmendRequest.of(size=size, max_growth=GROWTH)
+    answer = ask(planner, data, request)
+    assert answer.refusals == ((reason,) if reason else ())
+
+
+@pytest.mark.parametrize("reason", ["shrink_not_allowed", "resize_v2_snapshots", "size_data_file"])
+def test_what_an_image_does_not_allow_is_refused_by_name(planner: Any, reason: str) -> None:
+    from tests.support.forge import Snapshot
+
+    images = {
+        "shrink_not_allowed": Image(size=1 << 20),
+        "resize_v2_snapshots": Image(version=2, size=1 << 20, snapshots=[Snapshot(name=b"s")]),
+        "size_data_file": Image(size=1 << 20, data_file=b"d"),
+    }
+    size = 1 << 19 if reason == "shrink_not_allowed" else 1 << 21
+    answer = ask(planner, images[reason].build(), AmendRequest.of(size=size, max_growth=GROWTH))
+    assert answer.refusals == (reason,)
+    assert not answer.writes
+
+
+def test_bitmaps_whose_tables_keep_their_length_may_grow_with_the_disk(planner: Any) -> None:
+    from tests.support.forge import Bitmap
+
+    data = Image(size=1 << 20, bitmaps=[Bitmap(name=b"b", dirty=(0,))]).build()
+    resize(planner, data, 1 << 21)
+    for size, shrink in ((1 << 50, False), (1 << 19, True)):
+        request = AmendRequest.of(size=size, shrink=shrink, max_growth=GROWTH)
+        assert ask(planner, data, request).refusals == ("size_bitmaps",)
