@@ -58,6 +58,16 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         ),
         (DOWN, UP),
     ),
+    "a width, and a downgrade that fills zero clusters": (
+        Image(
+            cluster_bits=9,
+            size=90 << 9,
+            refcount_order=3,
+            backing_file=b"b.raw",
+            clusters={**dict.fromkeys(range(20), Zero()), 5: ZeroAllocated(b"\x01")},
+        ),
+        ("refcount_bits=16", DOWN),
+    ),
 }
 
 

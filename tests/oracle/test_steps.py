@@ -111,3 +111,55 @@ def test_options_of_several_steps_do_what_qemu_img_does(
     for options in OPTIONS + SHRINKING + CONFIRMING * ("backed" in name):
         image.write_bytes(plain)
         assert_alike(qemu, image, Shrinking.parse(options), OTHERWISE.get((name, options)))
+
+
+SMALL = "create -o cluster_size=4k"
+WIDTHS = {
+    "version 2, snapshots": (
+        f"{SMALL},compat=0.10 t.qcow2 10M\n{SNAPSHOTS}",
+        (
+            "compat=1.1,refcount_bits=8,size=20M",
+            "compat=1.1,refcount_bits=64,lazy_refcounts=on",
+            "compat=1.1,refcount_bits=1",
+            "refcount_bits=8,size=20M",
+        ),
+    ),
+    "version 2, backed": (
+        f"write b.raw data 2097152\n{SMALL},compat=0.10 -b b.raw -F raw t.qcow2 10M\n{DATA}",
+        (
+            "compat=1.1,lazy_refcounts=on,refcount_bits=32,size=20M,"
+            "backing_file=b.raw,backing_fmt=raw",
+        ),
+    ),
+    "8 bits, lazy": (
+        f"{SMALL},compat=1.1,refcount_bits=8,lazy_refcounts=on t.qcow2 10M\n{DATA}\n{ZEROS}",
+        (
+            "compat=0.10,refcount_bits=16",
+            "compat=0.10,refcount_bits=16,lazy_refcounts=off,size=20M",
+            "compat=0.10,refcount_bits=16,size=7M",
+            "compat=0.10,size=20M",
+            "compat=0.10,refcount_bits=8",
+            "refcount_bits=16,lazy_refcounts=off,size=6400k",
+        ),
+    ),
+}
+
+
+def chosen_versions() -> list[Qemu]:
+    """The oldest, the newest, and one of 7.2: to change a width takes qemu-img long."""
+    found = all_versions()
+    middle = [qemu for qemu in found if qemu.number[:2] == (7, 2)]
+    return list(dict.fromkeys([*found[:1], *middle[-1:], *found[-1:]]))
+
+
+@pytest.mark.parametrize("qemu", chosen_versions(), ids=str)
+@pytest.mark.parametrize("name", WIDTHS)
+def test_a_width_changes_with_an_upgrade_and_before_a_downgrade(
+    qemu: Qemu, name: str, tmp_path: Path
+) -> None:
+    recipe, combinations = WIDTHS[name]
+    image = make(qemu, tmp_path, recipe)
+    plain = image.read_bytes()
+    for options in combinations:
+        image.write_bytes(plain)
+        assert_alike(qemu, image, Shrinking.parse(options), None)

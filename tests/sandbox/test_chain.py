@@ -56,6 +56,24 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         ),
         DOWN_AND_UP,
     ),
+    "a width, and a downgrade": (
+        Image(cluster_bits=9, size=40 << 9, refcount_order=3, **BACKED),
+        ("refcount_bits=16", "compat=0.10"),
+    ),
+    "an upgrade, and a disk with another L1 table": (
+        Image(
+            version=2,
+            cluster_bits=9,
+            size=1 << 14,
+            clusters={0: Data(b"a"), 1: Compressed(b"b")},
+            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
+        ),
+        ("compat=1.1,lazy_refcounts=on", "size=8388608"),
+    ),
+    "a larger disk, and a downgrade": (
+        Image(cluster_bits=9, size=1 << 14, clusters={3: Zero(), 4: Data(b"a")}),
+        ("size=8388608", "compat=0.10"),
+    ),
     "steps that find the image as asked": (
         Image(clusters={0: Data(b"x")}),
         ("compat=1.1", "lazy_refcounts=on", "lazy_refcounts=on"),
