@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,3 +149,17 @@ def test_every_phase_shows_the_old_disk_or_the_new_one(planner: Any, case: Resiz
         assert "overlap" not in answer.refusals
         return
     assert_resized(planner, case, answer)
+
+
+INCOMPLETE = Image(
+    size=8 << 16, snapshots=[Snapshot(name=b"s", extra_data_size=size) for size in (0, 8, 16)]
+)
+
+
+@pytest.mark.parametrize("size", [4 << 16, 16 << 16, 1 << 40])
+def test_a_snapshot_without_a_size_of_its_own_is_not_resized_with_the_disk(
+    planner: Any, size: int
+) -> None:
+    case = Resize(INCOMPLETE.build(), size)
+    answer = ask(planner, case.data, case.request)
+    assert answer.refusals == ("resize_snapshot_size", "resize_snapshot_size")

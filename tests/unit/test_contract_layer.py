@@ -253,3 +253,12 @@ def test_a_cluster_that_a_kept_entry_names_is_not_given_up() -> None:
     case = resized(bytes(data), SHRUNK)
     with pytest.raises(ImageRejected, match="is used twice"):
         case.judge()
+
+
+def test_a_snapshot_without_a_size_of_its_own_is_not_resized_with_the_disk() -> None:
+    case = grow()
+    case.judge()
+    at = int.from_bytes(case.data[64:72], "big") + 36  # extra_data_size of the first snapshot
+    case.data = case.data[:at] + bytes(4) + case.data[at + 4 :]
+    with pytest.raises(GuestFault, match="resizes a snapshot"):
+        case.judge()

@@ -287,8 +287,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_SHRINK_NOT_ALLOWED: (
         "shrink_not_allowed",
         ("size", "virtual_size"),
-        "a disk of {size} bytes loses what the present one of {virtual_size} bytes has behind "
-        "that; allow it with --shrink",
+        "a disk of {size} bytes instead of {virtual_size} loses all data after its new end; allow "
+        "it with --shrink",
     ),
     abi.REFUSAL_GROW_OVER_BACKING_V2: (
         "grow_over_backing_v2",
@@ -327,6 +327,13 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("virtual_size", "difference"),
         "the disk has {virtual_size} bytes, and cannot have {difference} more or less: its size is "
         "a multiple of 512, at least that, and less than 8 EiB",
+    ),
+    abi.REFUSAL_RESIZE_SNAPSHOT_SIZE: (
+        "resize_snapshot_size",
+        ("snapshot", "virtual_size"),
+        "internal snapshot {which} does not say how large its disk is, so that it has the "
+        "{virtual_size} bytes of the image's and would change with it; qemu-img check -r all "
+        "writes the size down",
     ),
     abi.REFUSAL_BACKING_CHANGE: (
         "backing_change",

@@ -270,6 +270,8 @@ class _Tables:
         """The new table is the old one with the extra data that version 3 requires."""
         snapshots = self._snapshots
         needed = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and snapshots.lacks_extra_data
+        if (SWITCH, LAYER) in self._allowed and snapshots.lacks_extra_data:
+            raise GuestFault("the guest resizes a snapshot, which has the size of the header")
         if needed and not self._moves_snapshots:
             raise GuestFault("the guest leaves snapshots without the extra data of version 3")
         if not self._moves_snapshots:

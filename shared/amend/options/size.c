@@ -4,6 +4,7 @@
 #include "qcow2/bitmaps.h"
 #include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
+#include "qcow2/snapshots.h"
 
 static bool is_asked(const struct amendment *amendment)
 {
@@ -49,6 +50,15 @@ static void check_bitmaps(struct amendment *amendment)
         name_bitmaps(image);
 }
 
+/* One that does not say how large its disk is has the size of the header. */
+static void check_snapshot(void *context, const struct snapshot *snapshot, uint32_t number)
+{
+    struct amendment *amendment = context;
+    if (snapshot->extra_data_size < QCOW2_SNAPSHOT_EXTRA_DATA_V3)
+        refuse(amendment->image.file.verdict, REFUSAL_RESIZE_SNAPSHOT_SIZE, AMEND_ERROR_SIZE,
+               number, amendment->image.header.size, 0);
+}
+
 static void check(struct amendment *amendment)
 {
     const struct qcow2_header *h = &amendment->image.header;
@@ -69,6 +79,8 @@ static void check(struct amendment *amendment)
     if (h->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE)
         refuse(verdict, REFUSAL_SIZE_DATA_FILE, AMEND_ERROR_SIZE, 0, 0, 0);
     check_bitmaps(amendment);
+    if (h->version == 3 && !verdict->unsound)
+        check_snapshots(&amendment->image, check_snapshot, amendment);
 }
 
 static bool stage(struct amendment *amendment)
