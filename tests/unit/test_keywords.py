@@ -43,6 +43,11 @@ def test_a_public_function_spells_out_what_can_be_asked(function: Any) -> None:
     assert "**" not in text
 
 
+@pytest.mark.parametrize("name", instar.__all__)
+def test_the_types_of_all_that_is_public_can_be_looked_up(name: str) -> None:
+    typing.get_type_hints(getattr(instar, name))
+
+
 def test_type_checkers_see_the_rows_of_the_tables() -> None:
     rows = [option.key for option in OPTIONS]
     assert [*Keywords.__annotations__] == [*rows, *CONDUCT, *(row.key for row in PERMISSIONS)]

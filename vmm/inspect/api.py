@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 from ..base.errors import InstarError
 from ..base.record import record
+from ..machine.payload import Payload
 from ..request import TIMEOUT
-from ..request.keywords import path_as_text
+from ..request.keywords import PathLike, path_as_text
 from . import inspect_image
 from .looker import Looker
 from .many import look_at_many
+from .result import ImageInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
     from typing import Any
-
-    from ..machine.payload import Payload
-    from ..request.keywords import PathLike
-    from .result import ImageInfo
 else:  # its module imports logging
     Executor = object
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..base.record import record, to_dict
+from _collections_abc import Mapping  # collections.abc would cost the command collections
+
+from ..base.errors import Refusal
+from ..base.record import FrozenDict, record, to_dict
+from .references import Reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
-
-    from ..base.errors import Refusal
-    from .references import Reference
 
 
 @record
@@ -79,9 +79,9 @@ class ImageInfo:
     """Of the disk, in bytes, as whole sectors; None for formats that are not looked into."""
     cluster_size: int | None = None
     """In bytes."""
-    header: Mapping[str, int] = {}
+    header: Mapping[str, int] = FrozenDict()
     """The fields of the qcow2 header, as the specification names them, read by the host."""
-    details: Mapping[str, object] = {}
+    details: Mapping[str, object] = FrozenDict()
     """What qemu-img has under format-specific."""
     backing_file: str | None = None
     """The name of the backing file as it stands in the image."""
