@@ -234,18 +234,20 @@ class TestWhatAllStepsShare:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         image, steps = CHAINS["zero clusters"]
-        budgets = []
+        budgets, works = [], []
         lay = ImageView.lay
 
         def note(view: ImageView, *arguments: Any) -> None:
             lay(view, *arguments)
             budgets.append(view.work_max)
+            works.append(arguments[1])
 
         monkeypatch.setattr(ImageView, "lay", note)
         untouched(image)
         amend_in_steps(path, requests(steps))
         whole = ImageFile(os.fspath(path), writable=False).work_max
         assert whole > budgets[0] > budgets[1] > 0
+        assert works[0] > 0  # a downgrade that is judged by the image's tables
 
     def test_the_progress(self, path: Path) -> None:
         image, steps = CHAINS["zero clusters that are filled"]

@@ -82,6 +82,24 @@ def test_a_view_reads_as_the_file_does_after_each_commit(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("zeroed", [False, True])
+def test_a_last_sector_that_is_cut_becomes_whole_if_it_is_written(
+    tmp_path: Path, zeroed: bool
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"\xee" * 1000)
+    staged = StagedWrites()
+    if zeroed:
+        staged.zero(1, 1)
+    else:
+        staged.write(1, bytes(SECTOR_SIZE), 0)
+    with opened(path) as image:
+        view = ImageView(image)
+        view.lay(staged)
+        commit(image, staged, flush=False)
+        assert view.size == path.stat().st_size == (1000 if zeroed else 1024)
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[ImageFile]:
     path = tmp_path / "image"
