@@ -42,6 +42,10 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         UP_AND_DOWN,
     ),
     "zero clusters": (Image(clusters=MIXED), DOWN_AND_UP),
+    "names": (
+        Image(data_file=b"a", data_file_raw=True),
+        ("data_file=b", f"data_file={'c' * 600},lazy_refcounts=on", "data_file_raw=off,data_file=d"),
+    ),
     "zero clusters that are filled": (
         Image(cluster_bits=9, size=40 << 9, **BACKED),
         (*DOWN_AND_UP, "lazy_refcounts=on", "compat=0.10,lazy_refcounts=off"),
