@@ -44,7 +44,7 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
     "zero clusters": (Image(clusters=MIXED), DOWN_AND_UP),
     "names": (
         Image(data_file=b"a", data_file_raw=True),
-        ("data_file=b", f"data_file={'c' * 600},lazy_refcounts=on", "data_file_raw=off,data_file=d"),
+        ("data_file=b", f"data_file={'c' * 600},lazy_refcounts=on", "data_file_raw=off"),
     ),
     "zero clusters that are filled": (
         Image(cluster_bits=9, size=40 << 9, **BACKED),
