@@ -18,7 +18,7 @@ struct flagging {
 static bool lacks_flag(const uint8_t *entry)
 {
     uint64_t value = load_be64(entry);
-    /* A zero cluster has one too; a downgrade has left none. */
+    /* A zero cluster has one too; a downgrade leaves none, unless tables are each other. */
     return (value & QCOW2_TABLE_OFFSET_MASK) && !(value & (QCOW2_L2_COPIED | QCOW2_L2_COMPRESSED));
 }
 
@@ -51,7 +51,7 @@ static bool flag_entry(struct walk *walk, uint64_t place, uint8_t *entry)
         return true; /* newly taken, or not sound before */
     if (!is_left_alone(flagging->books, cluster, &alone))
         return false;
-    if (alone && !flagging->may_change_entries)
+    if (alone && (!flagging->may_change_entries || value & QCOW2_L2_ZERO))
         return refuse_overlap(walk->image, cluster, AMEND_USE_DATA, AMEND_USE_UNKNOWN);
     if (alone)
         store_be64(entry, value | QCOW2_L2_COPIED);
