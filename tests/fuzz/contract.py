@@ -33,9 +33,11 @@ from tests.fuzz.contract_states import (
     state,
     wanted,
 )
+from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support.planner import ask
 from tests.support.planning import Case
 from tests.support.project import load_planner
+from tests.support.qemu import all_versions
 
 MUTANTS = 100
 """Of each plan."""
@@ -43,6 +45,8 @@ SECONDS_MAX = 5.0
 """Processor time that a verdict may take."""
 MEMORY_MIN, MEMORY_FACTOR = 96 << 20, 8
 """What a verdict may take of memory, and so many times what is staged and stored."""
+BY_OTHERS, BY_QEMU = 5, 100
+"""Of so many results that are accepted one is looked at by readers of others, and by qemu-img."""
 LIES = 1 / 50
 """How many of all executions show an image with a number that is far too large."""
 READING_MAX = 5.0
@@ -58,16 +62,19 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
     blames: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
+    accepted: int = 0
+    by_others: int = 0
+    by_qemu: int = 0
 
 
 class Trial:
     """One plan of an honest guest, and what of it must hold for all that the judge accepts."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, tally: Tally) -> None:
         """Take the plan. FindingError if it is not accepted, or is not sound itself."""
         self.before = meaning(case.data)
         self._version = self.before.fields["version"]
-        self.honest = case
+        self.honest, self.tally = case, tally
         self.growth = 0
         self._seen: set[int] = set()
         self._leaks = 0
@@ -95,6 +102,7 @@ class Trial:
                 some = {n for n in following if rng.random() < 0.5}
                 self._check_state(case, phase, state(case, phase, some))
         self._check_result(case, state(case, LAST))
+        self._check_by_others(case, state(case, LAST))
         return True
 
     def _check_state(self, case: Case, phase: int, image: bytes) -> None:
@@ -125,6 +133,18 @@ class Trial:
         again = ask(load_planner(), image, case.request)
         if not again.planned or again.amended:
             raise FindingError(f"asked again: {again.refusals}, amended {again.amended}")
+
+    def _check_by_others(self, case: Case, image: bytes) -> None:
+        self.tally.accepted += 1
+        number = self.tally.accepted
+        readers: list[Any] = [by_dissect, by_libqcow] if number % BY_OTHERS == 0 else []
+        if number % BY_QEMU == 0 and (newest := next(reversed(all_versions()), None)):
+            readers.append(ByQemu(newest))
+            self.tally.by_qemu += 1
+        if readers:
+            self.tally.by_others += 1
+            if differs := first_difference(case.data, image, readers):
+                raise FindingError(differs)
 
 
 class _TooLongError(Exception):
@@ -200,7 +220,7 @@ def _run_image(
     case = next(honest_cases(rng))
     changed, what = case, "honest"
     try:
-        trial = Trial(case)
+        trial = Trial(case, tally)
         for _ in range(MUTANTS):
             if tally.executions >= limits[0] or time.monotonic() > limits[1]:
                 return
@@ -263,6 +283,9 @@ def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     tally = run(seed, runs, seconds, keep)
     endings = ", ".join(f"{count} {ending}" for ending, count in sorted(tally.endings.items()))
     print(f"seed {seed}: {tally.executions} plans: {endings}", flush=True)
+    print(
+        f"{tally.by_others} by two readers of others, {tally.by_qemu} by qemu-img too", flush=True
+    )
     for finding in tally.findings:
         print(f"seed {seed}: {finding}", flush=True)
     return len(tally.findings)

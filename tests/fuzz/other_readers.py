@@ -1,0 +1,98 @@
+"""Test side: what readers that others wrote make of an image.
+
+They are dissect.hypervisor, libqcow and qemu-img. Each gives the bytes of the layers that it reads,
+or None for an image that it does not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyqcow
+from dissect.hypervisor.disk.qcow2 import QCow2
+
+from tests.support.forge.model import Model
+from tests.support.qemu import Qemu
+
+SIZE_MAX = 4 << 20
+"""Of a disk, in bytes: whatever is larger is read by no one here."""
+_BELOW = b"\xbb"
+
+
+def by_dissect(data: bytes) -> list[bytes] | None:
+    """The active layer and all snapshots, by dissect.hypervisor."""
+    model = Model(data)
+    if model.crypt_method or model.has_data_file:
+        return None
+    below = BytesIO(_BELOW * model.size) if model.backing_file_offset else None
+    image = QCow2(BytesIO(data), backing_file=below)
+    layers = [image.open(), *(snapshot.open() for snapshot in image.snapshots)]
+    return [layer.read(model.size) for layer in layers]
+
+
+def by_libqcow(data: bytes) -> list[bytes] | None:
+    """The active layer, by libqcow; it has no word for what a backing file holds."""
+    model = Model(data)
+    if model.crypt_method or model.has_data_file or model.backing_file_offset:
+        return None
+    image = pyqcow.file()
+    image.open_file_object(BytesIO(data))
+    try:
+        return [image.read_buffer_at_offset(model.size, 0)]
+    finally:
+        image.close()
+
+
+class ByQemu:
+    """qemu-img, of one version."""
+
+    def __init__(self, qemu: Qemu) -> None:
+        self._qemu = qemu
+
+    def __call__(self, data: bytes) -> list[bytes] | None:
+        """The active layer, and whether `qemu-img check` finds more than leaks."""
+        model = Model(data)
+        if model.crypt_method or model.has_data_file:
+            return None
+        with TemporaryDirectory(prefix="instar-readers-", dir="/dev/shm") as name:
+            folder = Path(name)
+            (folder / "image").write_bytes(data)
+            image: dict[str, Any] = {"driver": "qcow2", "file.filename": str(folder / "image")}
+            if model.backing_file_offset:
+                (folder / "below").write_bytes(_BELOW * model.size)
+                image |= {"backing.driver": "raw", "backing.file.driver": "file"}
+                image["backing.file.filename"] = str(folder / "below")
+            described = f"json:{json.dumps(image)}"
+            found = self._run("check", described)
+            if self._run("convert", "-O", "raw", described, str(folder / "raw")):
+                raise ValueError("qemu-img does not read it")
+            return [(folder / "raw").read_bytes(), b"sound" if found in (0, 3) else b"damaged"]
+
+    def _run(self, *arguments: str) -> int:
+        return self._qemu.img(*arguments, accept=range(256)).status
+
+
+def first_difference(
+    before: bytes, after: bytes, readers: list[Callable[[bytes], list[bytes] | None]]
+) -> str:
+    """Who reads an amended image otherwise than the image; empty for none."""
+    if Model(before).size > SIZE_MAX:
+        return ""
+    for reader in readers:
+        name = getattr(reader, "__name__", type(reader).__name__)
+        try:
+            was = reader(before)
+        except Exception:  # noqa: S112 - it does not read such images
+            continue
+        try:
+            now = reader(after)
+        except Exception as error:
+            return f"{name} cannot read it any more: {error!r}"
+        if was != now:
+            return f"{name} reads something else"
+    return ""
