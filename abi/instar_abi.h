@@ -371,4 +371,60 @@ struct InfoBitmap {
     uint32_t name_size;       /* OUT: bytes */
 };
 
+/* What the operation "check" says. Records come before the FRAME_CHECK, which ends the run. */
+#define FRAME_CHECK 22          /* one CheckResult */
+#define FRAME_CHECK_FINDINGS 23 /* CheckFindings: the first of them */
+#define CHECK_RESULT_MAGIC 0x4348434b
+
+/* Kinds of findings; append-only. Their details are named in vmm/inspect/findings.py. */
+#define CHECK_REGION_OUTSIDE 1
+#define CHECK_REFCOUNT_OVERFLOW 2
+#define CHECK_L1_RESERVED 3
+#define CHECK_L2_TABLE_UNALIGNED 4
+#define CHECK_L2_RESERVED 5
+#define CHECK_COMPRESSED_COPIED 6
+#define CHECK_COMPRESSED_DATA_FILE 7
+#define CHECK_COMPRESSED_SUBCLUSTERS 8
+#define CHECK_SUBCLUSTERS 9
+#define CHECK_CLUSTER_UNALIGNED 10
+#define CHECK_UNALLOCATED_SUBCLUSTERS 11
+#define CHECK_SNAPSHOT_UNALIGNED 12
+#define CHECK_SNAPSHOT_SIZE 13
+#define CHECK_SNAPSHOT_DATA_FILE 14
+#define CHECK_SNAPSHOT_INCOMPLETE 15
+#define CHECK_BLOCK_RESERVED 16
+#define CHECK_BLOCK_UNALIGNED 17
+#define CHECK_BLOCK_OUTSIDE 18
+#define CHECK_BLOCK_REFCOUNT 19
+#define CHECK_CLUSTER_REFCOUNT 20
+#define CHECK_CLUSTER_LEAKED 21
+#define CHECK_L2_TABLE_COPIED 22
+#define CHECK_CLUSTER_COPIED 23
+#define CHECK_BITMAP 24
+#define CHECK_BITMAP_ENTRY 25
+#define CHECK_BLOCK_UNREADABLE 26
+#define CHECK_OVERLAP 27
+
+struct CheckFinding {
+    uint32_t kind;      /* OUT: CHECK_* */
+    uint32_t pad;       /* OUT: 0 */
+    uint64_t detail[3]; /* OUT: by kind */
+};
+
+struct CheckResult {
+    uint32_t magic;               /* OUT */
+    uint32_t refusal_count;       /* OUT: in FRAME_REFUSALS; what is more than "dirty" or "corrupt" kept
+                                   * the image from being checked */
+    uint64_t check_errors;        /* OUT: numbers of findings, as qemu-img counts them */
+    uint64_t corruptions;         /* OUT */
+    uint64_t leaks;               /* OUT */
+    uint64_t overlaps;            /* OUT: CHECK_OVERLAP, which qemu-img does not look for */
+    uint64_t total_clusters;      /* OUT: of the disk */
+    uint64_t allocated_clusters;  /* OUT */
+    uint64_t fragmented_clusters; /* OUT */
+    uint64_t compressed_clusters; /* OUT */
+    uint64_t image_end_offset;    /* OUT: bytes */
+    uint64_t findings_told;       /* OUT */
+};
+
 #endif

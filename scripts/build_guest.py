@@ -34,6 +34,7 @@ OPERATION = ("guest/operation", "guest/common", *READERS)
 IMAGES = {
     "core": ("guest/core", "guest/common"),
     "amend": ("guest/amend", *OPERATION, "shared/amend", "shared/amend/options"),
+    "check": ("guest/check", *OPERATION, "shared/inspect"),
     "info": ("guest/info", *OPERATION, "shared/inspect"),
 }
 INCLUDES = ("abi", "shared", "guest/common", "guest/operation")

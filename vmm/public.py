@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     )
     from instar.vmm.contract.terms import Change
     from instar.vmm.fleet.many import amend_many
-    from instar.vmm.inspect.api import InfoOutcome, info, info_many
+    from instar.vmm.inspect.api import (
+        CheckOutcome,
+        InfoOutcome,
+        check,
+        check_many,
+        info,
+        info_many,
+    )
+    from instar.vmm.inspect.check import CheckResult
+    from instar.vmm.inspect.findings import Finding
     from instar.vmm.inspect.policy import Policy, Violation
     from instar.vmm.inspect.references import Reference
     from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
@@ -32,7 +41,10 @@ __all__ = [
     "BitmapInfo",
     "ByteRange",
     "Change",
+    "CheckOutcome",
+    "CheckResult",
     "FeatureInfo",
+    "Finding",
     "GuestFault",
     "HostError",
     "ImageInfo",
@@ -49,6 +61,8 @@ __all__ = [
     "Violation",
     "amend",
     "amend_many",
+    "check",
+    "check_many",
     "info",
     "info_many",
     "rebase_unsafe",
@@ -62,7 +76,10 @@ _MODULES = {  # where they are, but for the errors
     "BitmapInfo": "inspect.result",
     "ByteRange": "amend.result",
     "Change": "contract.terms",
+    "CheckOutcome": "inspect.api",
+    "CheckResult": "inspect.check",
     "FeatureInfo": "inspect.result",
+    "Finding": "inspect.findings",
     "ImageInfo": "inspect.result",
     "InfoOutcome": "inspect.api",
     "Policy": "inspect.policy",
@@ -72,13 +89,18 @@ _MODULES = {  # where they are, but for the errors
     "Violation": "inspect.policy",
     "amend": "api",
     "amend_many": "fleet.many",
+    "check": "inspect.api",
+    "check_many": "inspect.api",
     "info": "inspect.api",
     "info_many": "inspect.api",
     "rebase_unsafe": "api",
     "resize": "api",
 }
 
-_RUNNING = ("Sandbox", "amend", "amend_many", "info", "info_many", "rebase_unsafe", "resize")
+_RUNNING = (
+    *("Sandbox", "amend", "amend_many", "check", "check_many", "info", "info_many"),
+    *("rebase_unsafe", "resize"),
+)
 
 
 def __getattr__(name: str) -> object:

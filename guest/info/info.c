@@ -1,26 +1,13 @@
 /* Guest, untrusted: the info operation; says what an image says of itself, and stages nothing. */
 #include "inspect/info.h"
 
-#include "blocks.h"
+#include "waiting.h"
 
 static const struct InspectConfig *const config =
     (const struct InspectConfig *)OPERATION_CONFIG_ADDR;
 
 /* In .bss: too large for the stack's first page. */
 static struct verdict verdict;
-
-/* Bytes that may wait in the executor's buffer so that the largest frame still fits behind them. */
-#define WAITING_MAX (INSTAR_TRANSMIT_MAX - FRAME_PAYLOAD_MAX - (uint32_t)sizeof(struct FrameHeader))
-
-static void send(void *context, uint32_t type, const void *payload, uint32_t length)
-{
-    uint32_t *waiting = context;
-    *waiting += length + (uint32_t)sizeof(struct FrameHeader);
-    bool push = *waiting > WAITING_MAX;
-    calls->send_frame(type, payload, length, push);
-    if (push)
-        *waiting = 0;
-}
 
 operation_entry operation_start;
 
@@ -29,7 +16,7 @@ void operation_start(uint64_t workspace_size)
     struct info_workspace *workspace = (struct info_workspace *)calls->workspace;
     const struct image_io io = {.size = config->image_size, .read = read_blocks};
     uint32_t waiting = 0;
-    const struct sink sink = {&waiting, send};
+    const struct sink sink = {&waiting, send_waiting};
     struct InfoResult result;
     if (!is_executor_known() || workspace_size < sizeof(*workspace) ||
         config->magic != INSPECT_CONFIG_MAGIC)
@@ -38,7 +25,7 @@ void operation_start(uint64_t workspace_size)
         calls->debug("info: reading\n");
     tell_info(config, &io, workspace, &sink, &result, &verdict);
     if (verdict.count)
-        send(&waiting, FRAME_REFUSALS, verdict.refusals,
-             verdict.count * (uint32_t)sizeof(verdict.refusals[0]));
+        send_waiting(&waiting, FRAME_REFUSALS, verdict.refusals,
+                     verdict.count * (uint32_t)sizeof(verdict.refusals[0]));
     calls->send_frame(FRAME_INFO, &result, sizeof(result), true);
 }

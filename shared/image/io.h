@@ -49,6 +49,7 @@ struct image {
     uint64_t staged;        /* bytes of all writes, with those that were written again */
     uint64_t max_growth;    /* bytes by which it may grow */
     uint64_t growth_needed; /* and may have to, at most, for all that is asked for */
+    bool read_only;         /* nothing is staged, and reads go on after a refusal */
     bool fixed_size;        /* a block device: max_growth is 0, and cannot be more */
 };
 

@@ -223,6 +223,7 @@ void tell_info(const struct InspectConfig *config, const struct image_io *io,
     result->magic = INFO_RESULT_MAGIC;
     start_verdict(verdict);
     open_qcow2(image, &workspace->image, io, verdict, config->work_max);
+    image->file.read_only = true;
     if (parse_header(image)) {
         result->read |= INFO_READ_HEADER;
         tell_backing_file(&telling);

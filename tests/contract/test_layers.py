@@ -38,6 +38,7 @@ ROOMS = {
         "shared/image",
         "shared/amend",
     ),
+    "guest/check": ("abi", "guest/operation", "shared", "shared/image", "shared/inspect"),
     "guest/info": ("abi", "guest/operation", "shared", "shared/image", "shared/inspect"),
 }
 TOPS = ("abi", "shared", "guest")

@@ -1,7 +1,7 @@
-"""The registry of deliberate differences from qemu-img's info. Test side.
+"""The registry of deliberate differences from qemu-img's info and check. Test side.
 
-A test that finds a difference looks it up here; what is not here is a defect. The table in
-docs/info.md is made of it: `python -m tests.inspect.divergences` prints that.
+A test that finds a difference looks it up here; what is not here is a defect. The tables in
+docs/info.md and docs/check.md are made of it: `python -m tests.inspect.divergences` prints them.
 """
 
 from __future__ import annotations
@@ -70,20 +70,66 @@ INFO = (
 )
 
 
-def explain(finding: str, problems: tuple[str, ...]) -> str | None:
+CHECK = (
+    Divergence(
+        "overlaps_are_corruptions",
+        "takes an image for sound whose structures lie in one cluster, if its refcount counts both",
+        "names each such cluster (`overlaps`), and ends with status 2",
+        "whatever is written to the one changes the other",
+        ("status: 0, not 2", "status: 3, not 2"),
+        ("overlap",),
+    ),
+    Divergence(
+        "check_needs_sound_tables",
+        "counts a table of the header that is out of place as one error, and goes on without it",
+        "refuses the image, by the reason's name, with status 1",
+        "what remains could be checked, but says nothing of the image",
+        ("instar refuses: the *", "instar refuses: snapshot *"),
+    ),
+    Divergence(
+        "check_is_bounded",
+        "follows tables for as long as it takes, which can be hours",
+        "refuses an image that asks for more work than what it stores explains (`work_limit`)",
+        "a verdict must come in bounded time",
+        ("instar refuses: to follow the image's tables takes more work*",),
+    ),
+    Divergence(
+        "check_needs_nothing_else",
+        "opens the backing file, and needs the key of an encrypted image",
+        "needs neither",
+        "refcounts are about neither",
+        (
+            "qemu-img refuses: No such file or directory*",
+            "qemu-img refuses: Parameter 'encrypt.key-secret' is required*",
+            "qemu-img refuses: *backing*",
+        ),
+    ),
+    Divergence(
+        "bitmaps_are_counted",
+        "refuses to open an image with a bitmap that cannot be",
+        "counts what its table names, and says what is wrong with it",
+        "the rest of the image can be checked",
+        ("qemu-img refuses: Invalid argument", "qemu-img refuses: Bitmap *"),
+    ),
+)
+
+
+def explain(
+    finding: str, problems: tuple[str, ...], registry: tuple[Divergence, ...] = INFO
+) -> str | None:
     """The divergence that a finding is, by its name; None for a defect."""
-    for one in INFO:
+    for one in registry:
         shown = any(fnmatch(finding, pattern.replace("[", "[[]")) for pattern in one.symptoms)
         if shown and (not one.problems or {*one.problems} & {*problems}):
             return one.name
     return None
 
 
-def table() -> str:
+def table(registry: tuple[Divergence, ...] = INFO) -> str:
     """The registry as a table in Markdown."""
-    rows = [f"| `{one.name}` | {one.qemu} | {one.instar} | {one.why} |" for one in INFO]
+    rows = [f"| `{one.name}` | {one.qemu} | {one.instar} | {one.why} |" for one in registry]
     return "\n".join(["| name | qemu-img | instar | why |", "|---|---|---|---|", *rows])
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), table(CHECK), sep="\n\n")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import build_guest
 
-from tests.inspect.divergences import explain, table
+from tests.inspect.divergences import CHECK, explain, table
 
 
-def test_the_page_has_the_table_of_the_registry() -> None:
-    assert table() in (build_guest.ROOT / "docs" / "info.md").read_text("utf-8")
+def test_the_pages_have_the_tables_of_the_registry() -> None:
+    docs = build_guest.ROOT / "docs"
+    assert table() in (docs / "info.md").read_text("utf-8")
+    assert table(CHECK) in (docs / "check.md").read_text("utf-8")
 
 
 def test_what_is_not_listed_is_a_defect() -> None:

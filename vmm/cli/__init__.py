@@ -120,6 +120,10 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
         from .info import run as run_info
 
         return run_info(rest, report, own_process=own_process)
+    if command == "check":
+        from .check import run as run_check
+
+        return run_check(rest, report, own_process=own_process)
     if command == "doctor":
         check_machine()
         from .doctor import run

@@ -253,6 +253,31 @@ sandbox; any other file is recognised by its signature. Nothing that an image na
     ),
 )
 
+CHECK = Command(
+    name="check",
+    usage=("instar check [FLAG...] FILENAME...",),
+    summary="compare the refcounts and flags of qcow2 images with their tables, and write nothing",
+    text="""\
+Compare the refcounts and flags of the qcow2 image FILENAME, or of each of many, with what its
+tables refer to, in a sandbox. Nothing is written, and nothing that an image names is opened. The
+exit status is 0 for a sound image, 1 for one that was not checked to its end, 2 for a corrupt one,
+and 3 for one that has leaked clusters and nothing worse.
+""",
+    flags=(
+        Flag(
+            "format",
+            "the format of the image (only qcow2)",
+            short="f",
+            metavar="FMT",
+            values=(AMENDABLE_FORMAT,),
+        ),
+        Flag("cache", "accepted for the sake of qemu-img; has no effect", "T", "CACHE"),
+        Flag("quiet", "print nothing but errors", short="q"),
+        *_SHARED,
+    ),
+    examples=(("instar check disk.qcow2", "is this image sound?"),),
+)
+
 DOCTOR = Command(
     name="doctor",
     usage=("instar doctor [--output FORMAT]",),
@@ -273,11 +298,19 @@ HELP = Command(
     examples=(),
 )
 
-_NAMED = (AMEND, REBASE, RESIZE, INFO, DOCTOR, HELP)
+_NAMED = (AMEND, REBASE, RESIZE, INFO, CHECK, DOCTOR, HELP)
 
 INSTAR = Command(
     name="instar",
-    usage=(*AMEND.usage, *REBASE.usage, *RESIZE.usage, *INFO.usage, *DOCTOR.usage, *HELP.usage),
+    usage=(
+        *AMEND.usage,
+        *REBASE.usage,
+        *RESIZE.usage,
+        *INFO.usage,
+        *CHECK.usage,
+        *DOCTOR.usage,
+        *HELP.usage,
+    ),
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
     + "".join(f"  {command.name}\n      {command.summary}\n" for command in _NAMED),

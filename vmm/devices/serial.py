@@ -6,6 +6,7 @@ from struct import Struct
 from zlib import crc32
 
 from instar.abi import (
+    FRAME_CHECK,
     FRAME_INFO,
     FRAME_MAGIC,
     FRAME_PAYLOAD_MAX,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from .memory import GuestMemory
 
 _HEADER = Struct(FrameHeader_FORMAT)
-_LAST = (FRAME_RESULT, FRAME_INFO)
+_LAST = (FRAME_RESULT, FRAME_INFO, FRAME_CHECK)
 
 TEXT_BUDGET = 4096
 """Bytes of text that a guest may send by the register."""

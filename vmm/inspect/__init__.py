@@ -11,9 +11,10 @@ import sys
 
 from ..base.errors import UsageError
 from ..image.image_file import ImageFile
-from ..image.locks import FOR_INFO, lock_image
+from ..image.locks import FOR_CHECK, FOR_INFO, lock_image
 from ..request import TIMEOUT
 from ..request.keywords import OTHER_FORMATS, check_path
+from .check import check_open, ram_for
 from .info import describe_image
 from .looker import Looker
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..request.keywords import PathLike
+    from .check import CheckResult
     from .result import ImageInfo
 
 
@@ -52,3 +54,30 @@ def inspect_image(
         if before_read:
             before_read(image, looker.prepare())
         return describe_image(looker, image, form=format, timeout=timeout, debug=debug)
+
+
+def check_image(
+    path: PathLike,
+    looker: Looker,
+    *,
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    debug: Callable[[str], None] | None = None,
+    before_read: Callable[[ImageFile, int], None] | None = None,
+) -> CheckResult:
+    """Do what instar.check() says with this looker, in this process; as inspect_image().
+
+    The size of the image, and of its clusters, is looked at before `before_read`: the machine must
+    have memory for the counts.
+    """
+    check_path(path)
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    sys.audit("instar.check", path)
+    with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
+        if not force_share:
+            lock_image(image.fd, image.name, FOR_CHECK)
+        looker.provide(ram_for(image))
+        if before_read:
+            before_read(image, looker.prepare())
+        return check_open(looker, image, timeout=timeout, debug=debug)

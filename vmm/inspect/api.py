@@ -1,4 +1,4 @@
-"""Host side: what `import instar` offers to look at images: instar.info and instar.info_many."""
+"""Host side: what `import instar` offers to look at images: info, check, and both of many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ..base.record import record
 from ..machine.payload import Payload
 from ..request import TIMEOUT
 from ..request.keywords import PathLike, path_as_text
-from . import inspect_image
+from . import check_image, inspect_image
+from .check import CheckResult
 from .looker import Looker
 from .many import look_at_many
 from .result import ImageInfo
@@ -35,6 +36,30 @@ class InfoOutcome:
 
     def unwrap(self) -> ImageInfo:
         """Return the result, or raise the error: what instar.info() would have done."""
+        if self.result is None:
+            raise self.error or AssertionError("an outcome without result and error")
+        return self.result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document, a result's or an error's."""
+        if self.error is None:
+            return self.unwrap().to_dict()
+        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
+
+
+@record
+class CheckOutcome:
+    """What became of the check of one of many images: a result or an error."""
+
+    path: PathLike
+    """The path as it was given."""
+    result: CheckResult | None
+    """What is wrong with the image, or None if that failed."""
+    error: InstarError | None
+    """What instar.check() would have raised, or None."""
+
+    def unwrap(self) -> CheckResult:
+        """Return the result, or raise the error: what instar.check() would have done."""
         if self.result is None:
             raise self.error or AssertionError("an outcome without result and error")
         return self.result
@@ -123,3 +148,67 @@ def _inform(paths: Iterable[PathLike], keywords: dict[str, Any]) -> Iterator[Inf
                 yield InfoOutcome(path, inspect_image(path, looker, **keywords), None)
             except InstarError as error:
                 yield InfoOutcome(path, None, error.with_traceback(None))
+
+
+def check(
+    path: PathLike,
+    *,
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    debug: Callable[[str], None] | None = None,
+    payload: Payload | None = None,
+) -> CheckResult:
+    """Compare a qcow2 image's refcounts and flags with its tables; nothing is written.
+
+    All references are counted in the sandbox. The numbers are the guest's word.
+
+    Args:
+        path: the image, a regular file or a block device, which is opened read-only.
+        force_share: whether to check an image although another program may be writing to it.
+        timeout: how long the guest may run, in seconds.
+        debug: called with the guest's debug text.
+        payload: what to run instead of the installed payload.
+
+    Raises:
+        UsageError: an argument is invalid (the caller's fault).
+        HostError: this machine or the file failed.
+        ImageLocked: another process writes to the image.
+        ImageRejected: the file is no qcow2 image, or its header leaves nothing to check.
+        GuestFault: the guest broke its contract or exceeded a budget.
+    """
+    with Looker("check", payload=payload) as looker:
+        return check_image(*(path, looker), force_share=force_share, timeout=timeout, debug=debug)
+
+
+def check_many(
+    paths: Iterable[PathLike],
+    *,
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    executor: Executor | None = None,
+    chunk_size: int = 4,
+) -> Iterator[CheckOutcome]:
+    """Do what instar.check() does for all images, and yield what became of each, in order.
+
+    Args:
+        paths: the images. What follows holds for each of them.
+        force_share: as of instar.check().
+        timeout: as of instar.check().
+        executor: who does the work, any concurrent.futures.Executor; None is this thread.
+        chunk_size: how many images an executor is given in one piece.
+
+    Raises:
+        UsageError: an argument other than a path is invalid.
+    """
+    keywords = {"force_share": force_share, "timeout": timeout}
+    return look_at_many(_check, paths, keywords, executor, chunk_size)
+
+
+def _check(paths: Iterable[PathLike], keywords: dict[str, Any]) -> Iterator[CheckOutcome]:
+    """Check a few images in one machine."""
+    with Looker("check") as looker:
+        for path in paths:
+            try:
+                yield CheckOutcome(path, check_image(path, looker, **keywords), None)
+            except InstarError as error:
+                yield CheckOutcome(path, None, error.with_traceback(None))

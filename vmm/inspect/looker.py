@@ -47,6 +47,12 @@ class Looker:
         """The SHA-256 of the payload, in hexadecimal."""
         return self._payload.sha256
 
+    def provide(self, ram_size: int) -> None:
+        """Have the machine for the next image have that much RAM, or more."""
+        if ram_size > self._ram_size:
+            self.close()
+            self._ram_size = ram_size
+
     def prepare(self) -> int:
         """Make the machine now; return its vCPU's descriptor. HostError if this machine cannot."""
         if self._machine is None:

@@ -1,0 +1,32 @@
+/* Guest, untrusted: the check operation; compares refcounts and flags with the tables, and stages nothing. */
+#include "inspect/check.h"
+
+#include "waiting.h"
+
+static const struct InspectConfig *const config =
+    (const struct InspectConfig *)OPERATION_CONFIG_ADDR;
+
+/* In .bss: too large for the stack's first page. */
+static struct verdict verdict;
+
+operation_entry operation_start;
+
+void operation_start(uint64_t workspace_size)
+{
+    struct check_workspace *workspace = (struct check_workspace *)calls->workspace;
+    const struct image_io io = {.size = config->image_size, .read = read_blocks};
+    uint32_t waiting = 0;
+    const struct sink sink = {&waiting, send_waiting};
+    struct CheckResult result;
+    if (!is_executor_known() || workspace_size < sizeof(*workspace) ||
+        config->magic != INSPECT_CONFIG_MAGIC)
+        return; /* without a result, which the host takes for a fault */
+    if (!(config->flags & INSPECT_FLAG_QUIET))
+        calls->debug("check: counting\n");
+    check_image(config, &io, workspace, workspace_size - sizeof(*workspace), &sink, &result,
+                &verdict);
+    if (verdict.count)
+        send_waiting(&waiting, FRAME_REFUSALS, verdict.refusals,
+                     verdict.count * (uint32_t)sizeof(verdict.refusals[0]));
+    calls->send_frame(FRAME_CHECK, &result, sizeof(result), true);
+}

@@ -1,0 +1,331 @@
+/* Pure, either side: counts what the untrusted image refers to, and compares. */
+#include "inspect/check.h"
+
+#include <string.h>
+
+#include "bits.h"
+#include "qcow2/extensions.h"
+#include "qcow2/header.h"
+#include "qcow2/qcow2.h"
+#include "qcow2/snapshots.h"
+
+/* "Refcount table": bits 0 to 8 of an entry are reserved. */
+#define BLOCK_RESERVED UINT64_C(0x1ff)
+/* To count a reference takes as long as to read so many bytes. */
+#define COUNT_WORK 16u
+
+/* Whether a finding belongs to a cluster, which one window has; else it is told in the first one. */
+static bool is_of_window(uint32_t kind)
+{
+    return kind == CHECK_REFCOUNT_OVERFLOW || kind == CHECK_BLOCK_REFCOUNT ||
+           kind == CHECK_CLUSTER_REFCOUNT || kind == CHECK_CLUSTER_LEAKED ||
+           kind == CHECK_L2_TABLE_COPIED || kind == CHECK_CLUSTER_COPIED ||
+           kind == CHECK_BLOCK_UNREADABLE || kind == CHECK_OVERLAP;
+}
+
+void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t detail1,
+          uint64_t detail2)
+{
+    struct CheckResult *result = checking->result;
+    const struct CheckFinding finding = {kind, 0, {detail0, detail1, detail2}};
+    if (!checking->once && !is_of_window(kind))
+        return;
+    if (kind == CHECK_CLUSTER_LEAKED)
+        result->leaks++;
+    else if (kind == CHECK_OVERLAP)
+        result->overlaps++;
+    else if (kind == CHECK_BLOCK_UNREADABLE)
+        result->check_errors++;
+    else
+        result->corruptions++;
+    uint8_t *record = add_record(&checking->workspace->records, sizeof(finding));
+    if (record) {
+        memcpy(record, &finding, sizeof(finding));
+        result->findings_told++;
+    }
+}
+
+/* Whether two uses may have a cluster in common: data of snapshots, and their L2 tables. */
+static bool may_share(uint32_t use, uint32_t other)
+{
+    return use == other && (use == AMEND_USE_DATA || use == AMEND_USE_COMPRESSED ||
+                            use == AMEND_USE_L2_TABLE);
+}
+
+static void count_cluster(struct checking *checking, uint64_t cluster, uint32_t use)
+{
+    struct counts *counts = &checking->counts;
+    if (!is_counted(counts, cluster))
+        return;
+    uint32_t count = get_count(counts, cluster);
+    uint8_t *before = use_of(counts, cluster);
+    if (count == largest_refcount(checking->image.header.refcount_order) || count == UINT32_MAX) {
+        find(checking, CHECK_REFCOUNT_OVERFLOW, cluster << checking->image.header.cluster_bits, 0,
+             0);
+        return;
+    }
+    if (count && !may_share(use, *before))
+        find(checking, CHECK_OVERLAP, cluster << checking->image.header.cluster_bits, *before, use);
+    if (!count)
+        *before = (uint8_t)use;
+    set_count(counts, cluster, count + 1);
+}
+
+bool count_region(struct checking *checking, uint64_t offset, uint64_t size, uint32_t use)
+{
+    uint32_t bits = checking->image.header.cluster_bits;
+    uint64_t file_size = checking->image.file.io->size;
+    uint64_t cluster_size = checking->image.header.cluster_size;
+    if (size == 0)
+        return true;
+    if (size > INT64_MAX || offset > INT64_MAX - size ||
+        (offset + size > file_size && offset + size - file_size >= cluster_size)) {
+        find(checking, CHECK_REGION_OUTSIDE, offset, size, use);
+        return true;
+    }
+    uint64_t first = offset >> bits, last = (offset + size - 1) >> bits;
+    if (!spend(&checking->image.file.budget, (last - first + 1) * COUNT_WORK))
+        return false;
+    if (last >= checking->clusters)
+        checking->clusters = last + 1;
+    for (uint64_t cluster = first; cluster <= last; cluster++)
+        count_cluster(checking, cluster, use);
+    return true;
+}
+
+static bool count_snapshot(struct checking *checking, const struct snapshot *snapshot,
+                           uint32_t number)
+{
+    if (checking->image.header.incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE) {
+        find(checking, CHECK_SNAPSHOT_DATA_FILE, number, 0, 0);
+        return true;
+    }
+    if (checking->image.header.version > 2 &&
+        snapshot->extra_data_size < QCOW2_SNAPSHOT_EXTRA_DATA_V3)
+        find(checking, CHECK_SNAPSHOT_INCOMPLETE, number, 0, 0);
+    if (snapshot->l1_table_offset % checking->image.header.cluster_size) {
+        find(checking, CHECK_SNAPSHOT_UNALIGNED, number, snapshot->l1_table_offset, 0);
+        return true;
+    }
+    if (snapshot->l1_size > QCOW2_L1_SIZE_MAX / QCOW2_TABLE_ENTRY_SIZE) {
+        find(checking, CHECK_SNAPSHOT_SIZE, number, snapshot->l1_size, 0);
+        return true;
+    }
+    return count_table(checking, snapshot->l1_table_offset, snapshot->l1_size, false);
+}
+
+static bool count_snapshots(struct checking *checking)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    struct snapshot snapshot;
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < h->nb_snapshots; i++, at += snapshot.size)
+        if (!read_snapshot(&checking->image, at, &snapshot) ||
+            !count_snapshot(checking, &snapshot, i + 1))
+            return false;
+    return count_region(checking, h->snapshots_offset, at, AMEND_USE_SNAPSHOT_TABLE);
+}
+
+/* Count a block of the refcount table; it must have no other user. */
+static bool count_block(struct checking *checking, uint64_t index, uint64_t entry)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    uint64_t offset = entry & ~BLOCK_RESERVED, cluster = offset >> h->cluster_bits;
+    if (entry & BLOCK_RESERVED) {
+        find(checking, CHECK_BLOCK_RESERVED, index, entry, 0);
+        return true;
+    }
+    if (offset % h->cluster_size) {
+        find(checking, CHECK_BLOCK_UNALIGNED, index, entry, 0);
+        return true;
+    }
+    if (cluster >= checking->clusters) {
+        find(checking, CHECK_BLOCK_OUTSIDE, index, entry, 0);
+        return true;
+    }
+    if (!count_region(checking, offset, h->cluster_size, AMEND_USE_REFCOUNT_BLOCK))
+        return false;
+    if (is_counted(&checking->counts, cluster) && get_count(&checking->counts, cluster) != 1)
+        find(checking, CHECK_BLOCK_REFCOUNT, index, get_count(&checking->counts, cluster), 0);
+    return true;
+}
+
+static uint64_t table_entries(const struct checking *checking)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    return ((uint64_t)h->refcount_table_clusters << h->cluster_bits) / QCOW2_TABLE_ENTRY_SIZE;
+}
+
+/* The refcount table's entry as it stands. Null: refused. */
+static const uint8_t *look_at_entry(struct checking *checking, uint64_t index)
+{
+    return look(&checking->image.file, &checking->refcounts.table,
+                checking->image.header.refcount_table_offset + index * QCOW2_TABLE_ENTRY_SIZE,
+                QCOW2_TABLE_ENTRY_SIZE);
+}
+
+static bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry)
+{
+    const uint8_t *raw = look_at_entry(checking, index);
+    *entry = 0;
+    for (uint32_t i = 0; raw && i < QCOW2_TABLE_ENTRY_SIZE; i++)
+        *entry = *entry << 8 | raw[i];
+    return raw;
+}
+
+static bool count_blocks(struct checking *checking)
+{
+    uint64_t entry;
+    for (uint64_t i = 0; i < table_entries(checking); i++)
+        if (!read_entry(checking, i, &entry) || (entry && !count_block(checking, i, entry)))
+            return false;
+    return true;
+}
+
+static bool count_all(struct checking *checking)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    uint64_t table = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
+    return count_region(checking, 0, h->cluster_size, AMEND_USE_HEADER) &&
+           count_table(checking, h->l1_table_offset, h->l1_size, true) &&
+           count_snapshots(checking) &&
+           count_region(checking, h->refcount_table_offset, table, AMEND_USE_REFCOUNT_TABLE) &&
+           count_region(checking, h->crypto_offset, h->crypto_length, AMEND_USE_CRYPTO_HEADER) &&
+           count_bitmaps(checking) && count_blocks(checking);
+}
+
+/* Compare a count with the refcount, which then takes its place. */
+static void compare_count(struct checking *checking, uint64_t cluster, uint64_t refcount)
+{
+    uint64_t count = get_count(&checking->counts, cluster);
+    if (refcount || count)
+        checking->highest = cluster;
+    if (refcount < count)
+        find(checking, CHECK_CLUSTER_REFCOUNT, cluster, refcount, count);
+    else if (refcount > count)
+        find(checking, CHECK_CLUSTER_LEAKED, cluster, refcount, count);
+    set_count(&checking->counts, cluster, refcount > 2 ? 2 : (uint32_t)refcount);
+}
+
+/* Compare the clusters of one refcount block that the window has. False: refused. */
+static bool compare_block(struct checking *checking, uint64_t first, uint64_t end, uint64_t entry)
+{
+    struct qcow2_image *image = &checking->image;
+    uint32_t order = image->header.refcount_order, bits = UINT32_C(1) << order;
+    uint64_t offset = entry & ~BLOCK_RESERVED, per_block = entries_per_block(image);
+    bool unreadable = offset % image->header.cluster_size || offset > INT64_MAX;
+    for (uint64_t cluster = first; cluster < end; cluster++) {
+        uint64_t index = cluster % per_block, at = index * bits / 8, refcount = 0;
+        if (unreadable) {
+            find(checking, CHECK_BLOCK_UNREADABLE, cluster, 0, 0);
+            set_count(&checking->counts, cluster, REFCOUNT_UNKNOWN);
+            continue;
+        }
+        if (offset) {
+            const uint8_t *raw = look(&image->file, &checking->refcounts.disk, offset + at,
+                                      bits < 8 ? 1 : bits / 8);
+            if (!raw)
+                return false;
+            refcount = load_refcount(raw, bits < 8 ? index % (8 / bits) : 0, order);
+        }
+        compare_count(checking, cluster, refcount);
+    }
+    return true;
+}
+
+static bool compare_counts(struct checking *checking)
+{
+    struct counts *counts = &checking->counts;
+    uint64_t per_block = entries_per_block(&checking->image);
+    uint64_t end = counts->first + counts->size;
+    end = end < checking->clusters ? end : checking->clusters;
+    for (uint64_t cluster = counts->first; cluster < end;) {
+        uint64_t index = cluster / per_block, next = (index + 1) * per_block, entry = 0;
+        next = next < end ? next : end;
+        if (!spend(&checking->image.file.budget, (next - cluster) * COUNT_WORK) ||
+            (index < table_entries(checking) && !read_entry(checking, index, &entry)) ||
+            !compare_block(checking, cluster, next, entry))
+            return false;
+        cluster = next;
+    }
+    return true;
+}
+
+/* Whether nothing is refused but that the image is dirty or corrupt. */
+static bool can_be_checked(const struct verdict *verdict)
+{
+    for (uint32_t i = 0; i < verdict->count; i++)
+        if (verdict->refusals[i].reason != REFUSAL_DIRTY &&
+            verdict->refusals[i].reason != REFUSAL_CORRUPT)
+            return false;
+    return true;
+}
+
+static bool check_windows(struct checking *checking, uint8_t *memory, uint64_t size)
+{
+    struct counts *counts = &checking->counts;
+    uint64_t total = checking->file_clusters + 1;
+    counts->memory = memory;
+    counts->wide = checking->image.header.refcount_order > QCOW2_REFCOUNT_ORDER_DEFAULT;
+    counts->size = size / bytes_of_count(counts->wide) & ~UINT64_C(7);
+    if (counts->size == 0)
+        return refuse(checking->image.file.verdict, REFUSAL_WORK_LIMIT, AMEND_ERROR_WORK_LIMIT, 0,
+                      0, 0);
+    for (counts->first = 0; counts->first < total; counts->first += counts->size) {
+        uint64_t used = total - counts->first < counts->size ? total - counts->first : counts->size;
+        checking->once = counts->first == 0;
+        if (!spend(&checking->image.file.budget, used * bytes_of_count(counts->wide)))
+            return false;
+        /* Counts and uses lie one after the other: only what this window needs is cleared. */
+        memset(memory, 0, used * (counts->wide ? 4 : 2));
+        if (!count_all(checking) || !compare_counts(checking) || !check_flags(checking))
+            return false;
+    }
+    return true;
+}
+
+/* The refcounts as they are, whatever the table names. */
+static void open_refcounts(struct checking *checking)
+{
+    struct qcow2_memory *memory = checking->image.memory;
+    uint64_t entries = table_entries(checking);
+    checking->refcounts = (struct refcounts){
+        .image = &checking->image,
+        .table = {memory->refcount_table, SMALL_WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0,
+                  .any_order = true},
+        .disk = {memory->refcounts, WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0, .any_order = true},
+        .table_offset = checking->image.header.refcount_table_offset,
+        .table_entries = entries,
+        .disk_blocks = entries,
+        .blocks = entries,
+    };
+}
+
+void check_image(const struct InspectConfig *config, const struct image_io *io,
+                 struct check_workspace *workspace, uint64_t size, const struct sink *sink,
+                 struct CheckResult *result, struct verdict *verdict)
+{
+    struct checking checking = {.workspace = workspace, .result = result};
+    struct qcow2_image *image = &checking.image;
+    const struct qcow2_header *h = &image->header;
+    memset(result, 0, sizeof(*result));
+    result->magic = CHECK_RESULT_MAGIC;
+    start_verdict(verdict);
+    open_qcow2(image, &workspace->image, io, verdict, config->work_max);
+    image->file.read_only = true;
+    start_records(&workspace->records, sink, FRAME_CHECK_FINDINGS);
+    if (parse_header(image) && parse_extensions(image) && can_be_checked(verdict)) {
+        check_snapshots(image, 0, 0);
+        if (can_be_checked(verdict)) {
+            open_refcounts(&checking);
+            checking.file_clusters = round_up(io->size, h->cluster_size) >> h->cluster_bits;
+            checking.clusters = checking.file_clusters;
+            result->total_clusters = (h->size / QCOW2_SECTOR_SIZE * QCOW2_SECTOR_SIZE +
+                                      h->cluster_size - 1) >> h->cluster_bits;
+            if (check_windows(&checking, (uint8_t *)(workspace + 1), size))
+                result->image_end_offset = (checking.highest + 1) << h->cluster_bits;
+        }
+    }
+    end_records(&workspace->records);
+    result->refusal_count = verdict->count;
+}

@@ -1,0 +1,188 @@
+"""Test side: `instar check` counts what qemu-img check counts, and what that overlooks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+
+import pytest
+
+import instar
+from tests.differential.generate import case_of
+from tests.hostile.case import Case
+from tests.hostile.catalogue import CASES as HOSTILE
+from tests.inspect.checking import differences
+from tests.inspect.divergences import CHECK, explain
+from tests.support.forge import Compressed, Data, Image, Snapshot
+from tests.support.qemu import Qemu
+
+pytestmark = pytest.mark.kvm
+
+COMMAND = [sys.executable, "-m", "instar", "check"]
+# qemu-img takes minutes for the others.
+LIGHT = [case for case in HOSTILE if case.length is None and case.patches is None][::20]
+SOUND = Image(
+    clusters={0: Data(b"\x05"), 1: Compressed(b"text"), 3: Data(b"\x06")},
+    snapshots=[Snapshot(name=b"one", clusters={0: Data(b"\x04")})],
+)
+REFCOUNTS = Image(cluster_bits=12, size=1 << 20, clusters={0: Data(b"\x05"), 2: Data(b"\x06")})
+
+
+def unexplained(qemu: Qemu, image: Path) -> list[str]:
+    """How the two differ, but for what the registry holds."""
+    found, names = differences(qemu, image)
+    return [one for one in found if explain(one, names, CHECK) is None]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("seed", range(200, 224))
+def test_numbers_and_status_are_those_of_qemu_img(
+    seed: int, tmp_path: Path, qemu_versions: tuple[Qemu, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(seed, tuple(qemu.version for qemu in qemu_versions))
+    monkeypatch.chdir(tmp_path)
+    image = case.program.make(tmp_path, qemu_versions)
+    if image is not None:
+        assert unexplained(qemu_versions[-1], Path(image.name)) == []
+
+
+@pytest.mark.parametrize("case", LIGHT, ids=lambda case: case.name)
+def test_hostile_image_is_counted_as_qemu_img_counts_it(
+    case: Case, tmp_path: Path, qemu: Qemu
+) -> None:
+    image = tmp_path / "t.qcow2"
+    case.write(image)
+    assert unexplained(qemu, image) == []
+
+
+@pytest.mark.parametrize("case", HOSTILE[::7], ids=lambda case: case.name)
+def test_hostile_image_ends_in_numbers_or_a_refusal_in_bounded_time(
+    case: Case, tmp_path: Path
+) -> None:
+    image = tmp_path / "t.qcow2"
+    case.write(image)
+    start = process_time()
+    (outcome,) = instar.check_many([image])
+    assert outcome.error is None or isinstance(outcome.error, instar.ImageRejected)
+    assert process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("delta", "status", "name"),
+    [(0, 0, ""), (1, 3, "cluster_leaked"), (-1, 2, "cluster_refcount")],
+)
+def test_a_refcount_that_is_off_by_one_is_found_by_its_cluster(
+    delta: int, status: int, name: str, tmp_path: Path, qemu: Qemu
+) -> None:
+    path = tmp_path / "t.qcow2"
+    cluster = REFCOUNTS.regions()["l1_table"].start >> 12 if delta else 0
+    refcounts = {cluster: 1 + delta} if delta else {}
+    replace(REFCOUNTS, refcounts=refcounts).write(path)
+    assert unexplained(qemu, path) == []
+    result = instar.check(path)
+    assert result.exit_status == status
+    found = [one.detail["cluster"] for one in result.findings if one.name == name]
+    assert found == ([cluster] if delta else [])
+    assert run("--quiet", path).returncode == status
+
+
+def test_an_l2_table_that_is_data_too_is_found_though_its_refcount_counts_both(
+    tmp_path: Path, qemu: Qemu
+) -> None:
+    path = tmp_path / "t.qcow2"
+    table = REFCOUNTS.regions()["l2_table[0]"]
+    entry = table.start.to_bytes(8, "big")
+    patches = [(table.start + 8 * 5, entry)]
+    replace(REFCOUNTS, refcounts={table.start >> 12: 2}, patches=patches).write(path)
+    result = instar.check(path)
+    assert [one.name for one in result.findings if one.counts_as == "overlaps"] == ["overlap"]
+    assert result.exit_status == 2
+    assert not any("overlap" in one for one in differences(qemu, path)[0])
+
+
+@pytest.mark.parametrize("order", range(7))
+def test_refcounts_of_every_width_are_compared(order: int, tmp_path: Path, qemu: Qemu) -> None:
+    path = tmp_path / "t.qcow2"
+    image = replace(REFCOUNTS, refcount_order=order)
+    image.write(path)
+    assert instar.check(path).exit_status == 0
+    replace(image, refcounts={3: 0}).write(path)
+    assert unexplained(qemu, path) == []
+    assert instar.check(path).exit_status == 2
+
+
+def test_an_image_larger_than_a_window_is_counted_in_several(
+    tmp_path: Path, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two MiB of RAM have room for less than a hundred thousand clusters: here are more."""
+    path = tmp_path / "t.qcow2"
+    qemu.create(path, "1G", cluster_size="512")
+    qemu.io(path, "write -z 0 32M", "write 100M 16M", "write 900M 64M")
+    qemu.snapshot(path, "-c", "one")
+    qemu.io(path, "write 100M 1M")
+    whole = instar.check(path)
+    monkeypatch.setattr("instar.vmm.inspect.ram_for", lambda _image: 0)
+    parted = instar.check(path)
+    assert parted.vm_exits > whole.vm_exits
+    same = {"vm_exits": 0}
+    assert {**vars(parted), **same} == {**vars(whole), **same}
+    assert unexplained(qemu, path) == []
+
+
+@pytest.mark.parametrize("fields", [{"dirty": True}, {"corrupt": True}])
+def test_a_dirty_or_corrupt_image_is_checked_all_the_same(
+    fields: dict[str, bool], tmp_path: Path, qemu: Qemu
+) -> None:
+    path = tmp_path / "t.qcow2"
+    replace(SOUND, **fields).write(path)  # type: ignore[arg-type]
+    result = instar.check(path)
+    assert result.image_end_offset
+    assert (result.is_dirty, result.is_corrupt) == ("dirty" in fields, "corrupt" in fields)
+    assert unexplained(qemu, path) == []
+
+
+def test_nothing_but_the_image_is_opened_and_nothing_is_written(tmp_path: Path) -> None:
+    path, trace = tmp_path / "t.qcow2", tmp_path / "trace"
+    replace(SOUND, backing_file=b"/etc/hostname").write(path)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    strace = ["strace", "-f", "-e", "trace=openat,pwrite64", "-o", str(trace)]
+    subprocess.run(
+        [*strace, *COMMAND, "--require-confinement", str(path)], capture_output=True, check=True
+    )
+    text = trace.read_text(errors="replace")
+    assert "/etc/hostname" not in text
+    assert "pwrite64" not in text
+    assert "O_RDONLY" in next(line for line in text.splitlines() if str(path) in line)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_of_many_images_the_worst_counts(tmp_path: Path) -> None:
+    sound, leaked, corrupt = (tmp_path / f"{name}.qcow2" for name in "abc")
+    REFCOUNTS.write(sound)
+    replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
+    replace(REFCOUNTS, refcounts={3: 0}).write(corrupt)
+    done = run("--output=json", "--jobs=2", sound, leaked, corrupt)
+    statuses = [json.loads(line)["exit-status"] for line in done.stdout.splitlines()]
+    assert statuses == [0, 3, 2]
+    assert done.returncode == 2
+    assert run("--quiet", sound, leaked).returncode == 3
+    assert run(sound, tmp_path / "none").returncode == 1
+    outcomes = list(instar.check_many([sound, leaked]))
+    assert [outcome.unwrap().exit_status for outcome in outcomes] == [0, 3]
+
+
+def test_what_is_no_qcow2_image_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.vmdk"
+    path.write_bytes(b"KDMV" + bytes(600))
+    done = run(path)
+    assert done.returncode == 1
+    assert "vmdk" in done.stderr

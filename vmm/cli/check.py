@@ -1,0 +1,109 @@
+"""Host side: `instar check`: what is wrong with images, as `qemu-img check` counts it."""
+
+from __future__ import annotations
+
+from ..base.escape import escape
+from ..base.supported import check_machine
+from ..inspect import check_image
+from ..inspect.looker import Looker
+from ..request.keywords import check_format
+from .arguments import read_seconds
+from .commands import CHECK
+from .look import confiner, look_at_each, read_arguments
+from .report import show_debug, write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .look import Confine
+    from .report import Report
+
+    Document = dict[str, Any]
+
+_WORST = (1, 2, 3, 0)
+"""Exit statuses, the worst first: not checked, corrupt, leaks, sound."""
+
+
+def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
+    """Carry out `instar check`; return the exit status."""
+    read = read_arguments(arguments, CHECK, report)
+    if read is None:
+        return 0
+    flags = read.flags
+    timeout = read_seconds(flags.get("timeout", "30"))
+    quiet = "quiet" in flags
+    check_format(flags.get("format"))
+    check_machine()
+    confine = confiner(required="require-confinement" in flags)
+    if read.jobs is None:
+        document = _look(read.files[0], flags, timeout, confine if own_process else None)
+        return _tell(document, report, quiet=quiet)
+    report.use_lines()
+    found = {0}
+    documents = look_at_each(read, lambda name: _look(name, flags, timeout, confine), timeout)
+    for number, document in enumerate(documents):
+        if number and not report.is_json and not quiet:
+            write("stdout", "\n")
+        report.filename = document["filename"]
+        if "error" in document:
+            found.add(report.told_error(document))
+        else:
+            found.add(_tell(document, report, quiet=quiet, named=True))
+    report.filename = None
+    return next(status for status in _WORST if status in found)
+
+
+def _look(name: str, flags: dict[str, str], timeout: float, confine: Confine | None) -> Document:
+    with Looker("check") as looker:
+        result = check_image(
+            *(name, looker),
+            force_share="force-share" in flags,
+            timeout=timeout,
+            debug=show_debug if "debug" in flags else None,
+            before_read=confine,
+        )
+    return {**result.to_dict(), "exit-status": result.exit_status}
+
+
+def _tell(document: Document, report: Report, *, quiet: bool, named: bool = False) -> int:
+    """Report one image; return its exit status."""
+    report.document(document)
+    if not report.is_json:
+        for finding in document["findings"]:
+            word = "Leaked" if finding["counts_as"] == "leaks" else "ERROR"
+            write("stderr", f"{word}: {escape(str(finding['message']))}\n")
+        if not quiet:
+            head = [f"image: {escape(document['filename'])}"] if named else []
+            write("stdout", "".join(f"{line}\n" for line in (*head, *_lines(document))))
+    return int(document["exit-status"])
+
+
+def _lines(document: Document) -> Iterator[str]:
+    """What people are told after the findings, in qemu-img's words."""
+    corruptions, leaks = document.get("corruptions", 0), document.get("leaks", 0)
+    errors, overlaps = document["check-errors"], document["overlaps"]
+    if not (corruptions or leaks or errors or overlaps):
+        yield "No errors were found on the image."
+    if corruptions:
+        yield f"{corruptions} errors were found on the image."
+        yield "Data may be corrupted, or further writes to the image may corrupt it."
+    if overlaps:
+        yield f"{overlaps} clusters have two uses that exclude each other."
+    if leaks:
+        yield f"{leaks} leaked clusters were found on the image."
+        yield "This means waste of disk space, but no harm to data."
+    if errors:
+        yield f"{errors} internal errors have occurred during the check."
+    total, allocated = document.get("total-clusters", 0), document.get("allocated-clusters", 0)
+    if total and allocated:
+        fragmented = document.get("fragmented-clusters", 0)
+        compressed = document.get("compressed-clusters", 0)
+        yield (
+            f"{allocated}/{total} = {allocated * 100 / total:.2f}% allocated, "
+            f"{fragmented * 100 / allocated:.2f}% fragmented, "
+            f"{compressed * 100 / allocated:.2f}% compressed clusters"
+        )
+    if "image-end-offset" in document:
+        yield f"Image end offset: {document['image-end-offset']}"

@@ -1,0 +1,190 @@
+"""Host side: one `check`: the guest's findings and numbers, as `qemu-img check` tells them."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from instar.abi import (
+    CHECK_RESULT_MAGIC,
+    FRAME_CHECK,
+    FRAME_CHECK_FINDINGS,
+    FRAME_PROGRESS,
+    FRAME_REFUSALS,
+    INSTAR_RAM_MAX,
+    INSTAR_RAM_SIZE,
+    REFUSAL_CORRUPT,
+    REFUSAL_DIRTY,
+    REFUSAL_MAX,
+    AmendRefusal_FORMAT,
+    CheckFinding_FORMAT,
+    CheckResult_FORMAT,
+)
+
+from ..base.errors import GuestFault, ImageRejected
+from ..base.record import record, to_dict
+from ..base.refusals import Circumstances, not_qcow2, translate
+from ..qcow2.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
+from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, describe_finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..image.image_file import ImageFile
+    from .looker import Looker
+
+_RESULT = Struct(CheckResult_FORMAT)
+_REFUSAL = Struct(AmendRefusal_FORMAT)
+_FINDING = Struct(CheckFinding_FORMAT)
+_NUMBERS = (
+    *("check_errors", "corruptions", "leaks", "overlaps", "total_clusters", "allocated_clusters"),
+    *("fragmented_clusters", "compressed_clusters", "image_end_offset"),
+)
+_COUNT = 3  # bytes that the guest has for each cluster, for refcounts up to 16 bits; else 5
+_WORKSPACE = 0x1D0000  # bytes of RAM that are not for counts
+
+
+@record
+class CheckResult:
+    """What is wrong with an image, in the numbers of `qemu-img check`; the guest's word."""
+
+    filename: str
+    """The path as it was given."""
+    check_errors: int
+    """What could not be looked at."""
+    corruptions: int
+    """Refcounts that are too low, wrong flags, entries that cannot be."""
+    leaks: int
+    """Clusters whose refcount is higher than the number of their users."""
+    overlaps: int
+    """Clusters with two uses that exclude each other, which qemu-img does not look for."""
+    total_clusters: int
+    """Of the disk."""
+    allocated_clusters: int
+    """Of the disk, by the active tables."""
+    fragmented_clusters: int
+    """Of those, the ones that do not follow the one before."""
+    compressed_clusters: int
+    """Of those, the compressed ones."""
+    image_end_offset: int
+    """Where the last cluster ends that is in use, in bytes."""
+    findings: tuple[Finding, ...]
+    """What was found: the first 12288, in the order of the check."""
+    is_dirty: bool = False
+    """Whether the image was not closed."""
+    is_corrupt: bool = False
+    """Whether qemu has marked the image corrupt."""
+    payload_sha256: str = ""
+    """Of the payload that read the image, in hexadecimal."""
+    vm_exits: int = 0
+    """How many times the virtual machine stopped for the host."""
+
+    @property
+    def exit_status(self) -> int:
+        """The command's: 0 sound, 1 not checked to the end, 2 corrupt, 3 leaks and no more."""
+        if self.check_errors:
+            return 1
+        if self.corruptions or self.overlaps:
+            return 2
+        return 3 if self.leaks else 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the command's JSON document: that of `qemu-img check`, and more."""
+        document: dict[str, Any] = {
+            "filename": self.filename,
+            "format": "qcow2",
+            "check-errors": self.check_errors,
+            "overlaps": self.overlaps,
+            "dirty": self.is_dirty,
+            "corrupt": self.is_corrupt,
+            "findings": to_dict(self.findings),
+            "payload-sha256": self.payload_sha256,
+        }
+        optional = {
+            "image-end-offset": self.image_end_offset,
+            "total-clusters": self.total_clusters,
+            "allocated-clusters": self.allocated_clusters,
+            "fragmented-clusters": self.fragmented_clusters,
+            "compressed-clusters": self.compressed_clusters,
+            "corruptions": self.corruptions,
+            "leaks": self.leaks,
+        }
+        return {**document, **{key: value for key, value in optional.items() if value}}
+
+
+class CheckFrames:
+    """Takes the frames of one run."""
+
+    def __init__(self) -> None:
+        """Start with nothing told."""
+        self.findings: list[Finding] = []
+        self.refusals: tuple[tuple[int, ...], ...] = ()
+        self.numbers: tuple[int, ...] = ()
+
+    def receive(self, kind: int, payload: bytes) -> None:
+        """Take one frame. GuestFault if it is malformed or out of order."""
+        if kind == FRAME_CHECK_FINDINGS and len(payload) % _FINDING.size == 0:
+            for number, _, *details in _FINDING.iter_unpack(payload):
+                self.findings.append(describe_finding(number, tuple(details)))
+        elif kind == FRAME_REFUSALS and payload and len(payload) % _REFUSAL.size == 0:
+            self.refusals = tuple(_REFUSAL.iter_unpack(payload))
+        elif kind == FRAME_CHECK and len(payload) == _RESULT.size:
+            magic, refusals, *numbers, told = _RESULT.unpack(payload)
+            if magic != CHECK_RESULT_MAGIC or told != len(self.findings):
+                raise GuestFault(f"a result with {told} findings, of {len(self.findings)}")
+            if refusals != len(self.refusals) or refusals > REFUSAL_MAX:
+                raise GuestFault(f"a result with {refusals} refusals")
+            self.numbers = tuple(numbers)
+            self._compare()
+        elif kind != FRAME_PROGRESS:
+            raise GuestFault(f"frame of type {kind} with {len(payload)} bytes")
+
+    def _compare(self) -> None:
+        """See that no more was found than was counted."""
+        counted = dict(zip((ERROR, CORRUPTION, LEAK, OVERLAP), self.numbers, strict=False))
+        for counts_as, number in counted.items():
+            if sum(one.counts_as == counts_as for one in self.findings) > number:
+                raise GuestFault(f"fewer {counts_as} than were told")
+
+
+def ram_for(image: ImageFile) -> int:
+    """RAM in which all clusters of an image can be counted at once, if there can be so much."""
+    header = parse_fixed_header(image.read(0, PROBE_SIZE))
+    if header is None or not header.cluster_size:
+        return INSTAR_RAM_SIZE
+    clusters = image.size // header.cluster_size + 2
+    size = _WORKSPACE + clusters * (_COUNT if header.refcount_order <= 4 else _COUNT + 2)
+    return min(max(-(-size // INSTAR_RAM_SIZE), 1) * INSTAR_RAM_SIZE, INSTAR_RAM_MAX)
+
+
+def check_open(
+    looker: Looker,
+    image: ImageFile,
+    *,
+    timeout: float,
+    debug: Callable[[str], None] | None = None,
+) -> CheckResult:
+    """Check an image that is open and locked. ImageRejected, GuestFault, HostError."""
+    head = image.read(0, PROBE_SIZE)
+    if parse_fixed_header(head) is None:
+        tail = image.read(max(image.size - PROBE_SIZE, 0), PROBE_SIZE)
+        raise ImageRejected((not_qcow2(identify(head, tail)),))
+    frames = CheckFrames()
+    looker.look(image, frames.receive, timeout, debug=debug)
+    reasons = {refusal[0] for refusal in frames.refusals}
+    if reasons - {REFUSAL_DIRTY, REFUSAL_CORRUPT}:
+        fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
+        others = tuple(
+            one for one in frames.refusals if one[0] not in (REFUSAL_DIRTY, REFUSAL_CORRUPT)
+        )
+        raise ImageRejected(translate(others, Circumstances((), {}, image.size, fields)))
+    return CheckResult(
+        filename=image.name,
+        **dict(zip(_NUMBERS, frames.numbers, strict=True)),
+        findings=tuple(frames.findings),
+        is_dirty=REFUSAL_DIRTY in reasons,
+        is_corrupt=REFUSAL_CORRUPT in reasons,
+        payload_sha256=looker.payload_sha256,
+        vm_exits=looker.vm_exits,
+    )
