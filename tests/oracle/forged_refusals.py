@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from instar.abi import INSTAR_SEGMENTS_MAX
+from tests.support.disks import with_size
 from tests.support.forge import Bitmap, Image, Snapshot, Zero
 
 CLUSTER = 1 << 16
 ZERO_OVER_BACKING = Image(size=1 << 20, backing_file=b"b", clusters={0: Zero()})
 """A downgrade needs a new cluster, and the file has none that is free."""
+
+ONE = Snapshot(name=b"s")
 
 CLUSTERS_OF_TABLES = 1 << 15
 
@@ -99,6 +102,19 @@ def _scattered_zero_clusters(path: Path) -> None:
     os.truncate(path, end * CLUSTER)
 
 
+BACKED = Image(size=1 << 20, backing_file=b"b")
+HALF = (1 << 19) + 512
+"""The end of a disk within a cluster."""
+
+
+def _bitmaps(flags: int) -> Callable[[Path], None]:
+    return Image(bitmaps=[Bitmap(name=b"b0", flags=flags)]).write
+
+
+def _disk_that_ends_in_a_cluster(path: Path) -> None:
+    path.write_bytes(with_size(BACKED.build(), HALF))
+
+
 FORGED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "growth": (ZERO_OVER_BACKING.write, {"compat": "0.10", "max_growth": CLUSTER - 1}),
     "refcount": (_uncounted_table, {"compat": "0.10"}),
@@ -110,6 +126,26 @@ FORGED: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
     "downgrade_encrypted_zeroes": (
         replace(ZERO_OVER_BACKING, crypt_method=1).write,
         {"compat": "0.10"},
+    ),
+    "size_limit": (Image(cluster_bits=9).write, {"size": (1 << 37) + 512}),
+    "resize_v2_snapshots": (Image(version=2, snapshots=[ONE]).write, {"size": 1 << 30}),
+    "resize_snapshot_size": (
+        Image(snapshots=[replace(ONE, extra_data_size=8)]).write,
+        {"size": 1 << 30},
+    ),
+    "shrink_not_allowed": (Image(size=1 << 20).write, {"size": 1 << 19}),
+    "grow_over_backing_v2": (replace(BACKED, version=2).write, {"size": 1 << 30}),
+    "grow_head_over_backing": (_disk_that_ends_in_a_cluster, {"size": 1 << 30}),
+    "size_data_file": (Image(data_file=b"d").write, {"size": 1 << 30}),
+    "size_bitmaps": (_bitmaps(0), {"size": 1 << 40}),
+    "bitmap_in_use": (_bitmaps(1), {"size": 1 << 40}),
+    "backing_fmt_missing": (
+        Image().write,
+        {"backing_file": "other", "change_backing": True},
+    ),
+    "backing_file_missing": (
+        Image().write,
+        {"backing_fmt": "raw", "change_backing": True},
     ),
 }
 """By the reason: what writes the image, and what is asked of it."""

@@ -29,7 +29,10 @@ LAZY_ON = Request(lazy_refcounts=True)
 IO_ERROR = b"\1"
 """VIRTIO_BLK_S_IOERR, which the host has no reason to send: its own errors end the run."""
 
-FORCED = {"header_mismatch", "read_failed", "write_failed", "device_full"}
+FORCED = {
+    *("header_mismatch", "read_failed", "write_failed", "device_full"),
+    *("backing_itself", "size_difference"),
+}
 """The reasons that no image alone can cause; each has a test of its own below."""
 
 
@@ -51,12 +54,32 @@ def test_every_reason_has_a_case() -> None:
     tested = {
         reason
         for row in (*RECORDED, *REFUSALS)
-        if row.instar not in ACCEPTED
+        if row.instar not in (*ACCEPTED, "usage")
         for reason in row.instar.split()
     }
     reasons = {name for name, *_ in REASONS.values()} | {"unsupported_format"}
     assert tested | FORCED | FORGED.keys() == reasons
     assert not tested & FORCED
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("difference", ["-64M", "-128M"])
+def test_a_difference_that_leaves_no_disk_is_refused(image: Path, difference: str) -> None:
+    before = fingerprint(image)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.resize(image, difference, shrink=True)
+    assert [refusal.name for refusal in caught.value.refusals] == ["size_difference"]
+    assert fingerprint(image) == before
+
+
+@pytest.mark.kvm
+def test_an_image_is_not_made_its_own_backing_file(image: Path) -> None:
+    before = fingerprint(image)
+    for name in (image.name, str(image)):
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.rebase_unsafe(image, name, "qcow2")
+        assert [refusal.name for refusal in caught.value.refusals] == ["backing_itself"]
+    assert fingerprint(image) == before
 
 
 @pytest.mark.kvm
