@@ -29,16 +29,18 @@ pytestmark = pytest.mark.kvm
 
 DOWN_AND_UP = UP_AND_DOWN[::-1]
 BACKED: dict[str, Any] = {"backing_file": b"base", "clusters": dict.fromkeys(range(40), Zero())}
+INCOMPLETE = Image(
+    version=2,
+    cluster_bits=9,
+    size=1 << 14,
+    clusters={0: Data(b"a"), 1: Compressed(b"b")},
+    snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
+)
+"""Its snapshots lack what version 3 has of them."""
 CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
     "plain": (Image(version=2, clusters={0: Data(b"x")}), UP_AND_DOWN),
     "snapshots that lack extra data": (
-        Image(
-            version=2,
-            cluster_bits=9,
-            size=1 << 14,
-            clusters={0: Data(b"a"), 1: Compressed(b"b")},
-            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
-        ),
+        INCOMPLETE,
         UP_AND_DOWN,
     ),
     "zero clusters": (Image(clusters=MIXED), DOWN_AND_UP),
@@ -65,13 +67,7 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         ("refcount_bits=16", "compat=0.10"),
     ),
     "an upgrade, and a disk with another L1 table": (
-        Image(
-            version=2,
-            cluster_bits=9,
-            size=1 << 14,
-            clusters={0: Data(b"a"), 1: Compressed(b"b")},
-            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
-        ),
+        INCOMPLETE,
         ("compat=1.1,lazy_refcounts=on", "size=8388608"),
     ),
     "a larger disk, and a downgrade": (
