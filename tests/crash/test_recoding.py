@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.alike import chosen_states, visible
-from tests.crash.recorder import instar, record, replay
+from tests.crash.recorder import instar, record, replay, strace
 from tests.support import qemu as oracle
 from tests.support.forge import Image, Snapshot
 from tests.support.forge.audit import faults
@@ -97,3 +97,47 @@ def test_the_harness_sees_refcounts_that_are_written_in_one_go(tmp_path: Path) -
         except Exception:  # unreadable in whatever way
             broken += 1
     assert broken > 0
+
+
+FAILURES = [
+    (call, error, when)
+    for call, errors, times in (
+        ("pwrite64", ("ENOSPC", "EIO"), 2),
+        ("fdatasync", ("EIO",), 2),
+        ("ftruncate", ("ENOSPC",), 1),
+    )
+    for error in errors
+    for when in range(1, times + 1)
+]
+
+
+@pytest.mark.parametrize(("call", "error", "when"), FAILURES)
+def test_a_call_that_fails_leaves_the_old_image_or_the_new_one(
+    call: str, error: str, when: int, tmp_path: Path
+) -> None:
+    image, bits = build("many blocks", tmp_path)
+    before = image.read_bytes()
+    command = [*instar("-o", f"refcount_bits={bits}"), str(image)]
+    _, run = strace(command, [call], "-e", f"inject={call}:error={error}:when={when}")
+    after = image.read_bytes()
+    assert run.status == 1
+    assert run.stderr.count("\n") == 1
+    assert faults(Reader(after)) == []
+    assert visible(after, b"") == visible(before, b"")
+    if "reads as before" in run.stderr:
+        assert after == before, "not cut back"
+    else:
+        assert "may be amended or not" in run.stderr
+
+
+@pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "ftruncate"])
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_kill_in_any_phase_leaves_no_leak(call: str, when: int, tmp_path: Path) -> None:
+    image, bits = build("many blocks", tmp_path)
+    before = image.read_bytes()
+    command = [*instar("-o", f"refcount_bits={bits}"), str(image)]
+    strace(command, [call], "-e", f"inject={call}:signal=KILL:when={when}")
+    after = image.read_bytes()
+    assert faults(Reader(after)) == []
+    assert visible(after, b"") == visible(before, b"")
+    assert Reader(after).header.refcount_order in (4, 6)
