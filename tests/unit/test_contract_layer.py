@@ -236,6 +236,14 @@ def test_the_last_cluster_is_cleared_to_its_end() -> None:
         case.judge()
 
 
+def test_the_file_reaches_to_the_end_of_a_new_table() -> None:
+    image = Image(size=1 << 30, clusters={0: Data(b"d")})
+    case = resized(image.build(), 1 << 46)
+    del case.phases[PREPARE][max(case.phases[PREPARE])]
+    with pytest.raises(GuestFault, match="of a new table unwritten"):
+        case.judge()
+
+
 def test_a_disk_shrinks_only_where_it_may() -> None:
     case = shrink()
     case.request = AmendRequest.of(size=SHRUNK, max_growth=1 << 30)

@@ -106,6 +106,17 @@ class Books:
         window[at] = self._fit(references)
         self.taken += 1
 
+    def take_structure(self, clusters: range) -> None:
+        """The same for the clusters of a new table, which are in no block and not the header's."""
+        if not clusters.start:
+            raise GuestFault("the guest puts a table into the header cluster")
+        # Its contents would be refcounts too, so that they need not be what they should.
+        for _, offset in self.blocks():
+            if offset >> self._disk.cluster_bits in clusters:
+                raise self.overlap(offset >> self._disk.cluster_bits)
+        for cluster in clusters:
+            self.take(cluster)
+
     def take_run(self, first: int, count: int, references: int) -> None:
         """The same for clusters in a row."""
         for number, at, end in self._parts(first, count):

@@ -122,20 +122,14 @@ class Layer:
     def _take(self, clusters: range) -> bytes:
         """What new clusters are filled with. GuestFault for a part that would hold anything.
 
-        After the file's end come zeros.
+        After the file's end come zeros, as far as the last sector has it reach.
         """
-        if not clusters.start:
-            raise GuestFault("the guest puts a table into the header cluster")
-        for _, offset in self._books.blocks():
-            if offset >> self._disk.cluster_bits in clusters:
-                raise self._books.overlap(offset >> self._disk.cluster_bits)
-        for cluster in clusters:
-            self._books.take(cluster)
+        self._books.take_structure(clusters)
         shift = self._disk.cluster_bits - 9
         start, end = clusters.start << shift, clusters.stop << shift
         old_end = min(max(-(-self._disk.size // SECTOR_SIZE), start), end)
         missing = self._prepare.has_row(start, old_end)
-        if missing < old_end:
+        if missing < old_end or self._prepare.has_row(end - 1, end) < end:
             raise GuestFault(f"the guest leaves sector {missing} of a new table unwritten")
         return self._prepare.take_row(start, end)
 

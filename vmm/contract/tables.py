@@ -294,14 +294,7 @@ class _Tables:
 
     def _take_structure(self, clusters: range, size: int | None = None) -> bytes:
         """The staged contents of new clusters, the first `size` bytes of which must be staged."""
-        if not clusters.start:
-            raise GuestFault("the guest puts a table into the header cluster")
-        # Its contents would be refcounts too, so that they need not be what they should.
-        for _, offset in self._books.blocks():
-            if offset >> self._disk.cluster_bits in clusters:
-                raise self._books.overlap(offset >> self._disk.cluster_bits)
-        for cluster in clusters:
-            self._books.take(cluster)
+        self._books.take_structure(clusters)
         shift, pending = self._disk.cluster_bits - 9, self._pending[PREPARE]
         start, end = clusters.start << shift, clusters.stop << shift
         missing = pending.has_row(start, end)
