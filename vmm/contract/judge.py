@@ -43,7 +43,8 @@ def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     tuple(rules_of(request))
     if request.writes_tables or request.moves_header:
-        from . import recoded, tables  # noqa: F401 - many changes write the header's fields only
+        # Many changes write the fields of the header only.
+        from . import one_sector, recoded, tables  # noqa: F401
 
 
 def judge(
