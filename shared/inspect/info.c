@@ -89,11 +89,14 @@ static void tell_extensions(struct telling *telling)
 
 static void tell_backing_file(struct telling *telling)
 {
-    struct qcow2_image *image = &telling->image;
-    uint64_t offset = image->header.backing_file_offset;
-    uint32_t size = image->header.backing_file_size;
-    if (size && load_header(image, offset + size))
-        tell_text(telling, INFO_TEXT_BACKING_FILE, image->memory->header + offset, size);
+    /* Wherever in the header's cluster it is, of which only a part is kept. */
+    uint8_t *sectors = telling->workspace->sectors;
+    uint64_t offset = telling->image.header.backing_file_offset;
+    uint32_t size = telling->image.header.backing_file_size;
+    uint32_t skipped = (uint32_t)(offset % IO_SECTOR_SIZE);
+    if (size && read_image(&telling->image.file, INSTAR_PHASE_PREPARE, offset - skipped, sectors,
+                           skipped + size))
+        tell_text(telling, INFO_TEXT_BACKING_FILE, sectors + skipped, size);
 }
 
 /* Copy bytes of the snapshot table; zeros where they cannot be read. */

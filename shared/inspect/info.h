@@ -15,7 +15,7 @@
 struct info_workspace {
     struct qcow2_memory image;
     struct record_list records;
-    uint8_t sectors[1024]; /* the start of the LUKS header */
+    uint8_t sectors[1536]; /* the start of the LUKS header, or those with the backing file name */
 };
 
 /* Send to `sink` what can be read, and describe it in `result`; what is wrong with the image is in

@@ -96,6 +96,14 @@ def test_names_are_taken_apart_and_not_opened(tmp_path: Path) -> None:
     assert reference.names == ("10.0.0.1", "x")
 
 
+def test_a_name_at_the_end_of_a_large_header_cluster_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "t.qcow2"
+    Image(cluster_bits=18, backing_file=b"x" * 1023, backing_file_offset=(1 << 18) - 1023).write(
+        path
+    )
+    assert instar.info(path).backing_file == "x" * 1023
+
+
 def test_a_backing_file_without_a_format_is_said_to_be_probed(tmp_path: Path) -> None:
     image = tmp_path / "t.qcow2"
     Image(backing_file=b"base").write(image)
