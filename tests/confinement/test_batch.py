@@ -277,7 +277,7 @@ def test_an_error_of_this_machine_names_its_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
-@pytest.mark.parametrize("most", [6, 7])
+@pytest.mark.parametrize("most", [5, 6])
 def test_a_low_limit_of_open_files_is_one_line_that_says_so(
     tmp_path: Path, most: int, many: bool
 ) -> None:

@@ -134,6 +134,7 @@ DIVERGENCES = (
         "takes `-o data_file` and `-o backing_file` for the name `on`",
         "asks for a value",
         "nobody means that name",
+        symptoms=("instar refuses: UsageError",),
     ),
     Divergence(
         "lazy_on_with_downgrade",
