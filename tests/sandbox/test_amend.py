@@ -99,7 +99,9 @@ def test_a_header_costs_the_same_reads_whatever_the_cluster_size(path: Path, ver
         assert result.action == "amended"
         costs.append((result.bytes_read, result.bytes_written, result.vm_exits))
     reads = [cost[0] for cost in costs]
-    assert max(reads) - min(reads) <= 4096
+    # At most the part of the header cluster that follows its first sector, and one refcount,
+    # which tells whether another structure is in there.
+    assert max(reads) - min(reads) <= 4096 + 8 + 2
     assert {cost[1:] for cost in costs} == {(512, 3)}
 
 

@@ -184,9 +184,9 @@ def test_two_threads_at_once_are_a_usage_error_and_harm_nothing(
         running = threading.Event()
         original = Machine.run
 
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **keywords: Any) -> Any:
             running.set()
-            return original(*arguments)
+            return original(*arguments, **keywords)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(machine_module.Machine, "run", run)

@@ -133,8 +133,14 @@ def _make_twin(cls: Any) -> Any:
 
     fields = cls.__match_args__
     types = ((name, cls.__annotations__[name]) for name in fields if not hasattr(cls, name))
+
+    def default(value: object) -> Any:
+        if isinstance(value, dict):  # which Python 3.10 takes for one that may be changed
+            return field(default_factory=lambda: value)
+        return field(default=value)
+
     more = (
-        (name, cls.__annotations__[name], field(default=getattr(cls, name)))
+        (name, cls.__annotations__[name], default(getattr(cls, name)))
         for name in fields
         if hasattr(cls, name)
     )
