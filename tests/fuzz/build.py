@@ -71,11 +71,16 @@ def copy_planner(directory: Path) -> list[Path]:
 
 
 def _add_redzones(text: str, struct: str) -> str:
-    found = re.search(rf"struct {struct} \{{\n(.*?)\}};", text, re.DOTALL)
+    found = re.search(rf"struct {struct} \{{\n(.*?)^\}};", text, re.DOTALL | re.MULTILINE)
     if found is None:
         raise BuildError(f"shared/{MEMORIES[struct]} has no struct {struct}")
-    parts = [line for line in found[1].splitlines() if line.strip()]
-    zones = "".join(f"{line} uint8_t redzone{n}[64];\n" for n, line in enumerate(parts))
+    zones, depth, number = "", 0, 0
+    for line in found[1].splitlines(keepends=True):
+        depth += line.count("{") - line.count("}")
+        zones += line
+        if line.strip() and depth == 0:  # the end of a member, which may be a union
+            zones += f"    uint8_t redzone{number}[64];\n"
+            number += 1
     return text[: found.start(1)] + zones + text[found.end(1) :]
 
 

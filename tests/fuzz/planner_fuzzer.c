@@ -15,7 +15,7 @@
 #define BLOCKS_MAX 1024u
 #define LONG_BUDGET UINT64_C(0x1a0000) /* more than a batch */
 
-struct run {
+struct attempt {
     bool planned;
     struct amend_plan plan;
     struct verdict verdict;
@@ -48,14 +48,14 @@ static bool refused_for(const struct verdict *verdict, uint32_t reason)
 }
 
 /* The guest keeps to work_max, where it is one that can be reached. */
-static void check_work(const struct run *run, const struct AmendConfig *config)
+static void check_work(const struct attempt *run, const struct AmendConfig *config)
 {
     const struct reading *r = &run->reading;
     PROMISE(config->work_max < UINT64_MAX || !refused_for(&run->verdict, REFUSAL_WORK_LIMIT));
     PROMISE(r->bytes <= config->work_max && r->calls <= config->work_max / AMEND_DOORBELL_WORK);
 }
 
-static void ask(struct run *run, const struct AmendConfig *config, uint8_t flags,
+static void ask(struct attempt *run, const struct AmendConfig *config, uint8_t flags,
                 const struct sparse *image, uint32_t place, uint32_t fail_read, uint64_t budget)
 {
     const struct asked_options asked = sparse_options(flags);
@@ -88,7 +88,7 @@ static void check_options(const struct target *target)
     PROMISE(told.values[OPTION_LAZY_REFCOUNTS].number == (target->compatible_features & 1));
 }
 
-static void check_result(const struct run *run)
+static void check_result(const struct attempt *run)
 {
     struct AmendResult result;
     describe_result(&run->plan, &run->verdict, &result);
@@ -105,7 +105,7 @@ static void check_result(const struct run *run)
     PROMISE(result.resulting_autoclear_features == run->plan.target.autoclear_features);
 }
 
-static void check_verdict(const struct run *run)
+static void check_verdict(const struct attempt *run)
 {
     const struct verdict *v = &run->verdict;
     PROMISE(run->planned == (v->count == 0));
@@ -127,7 +127,7 @@ static void check_verdict(const struct run *run)
 
 /* Where only the header changes, or nothing, reads are bounded: the header, an L2 table for each entry of
  * each L1 table, each snapshot thrice. */
-static void check_reads(const struct run *run, const struct sparse *image)
+static void check_reads(const struct attempt *run, const struct sparse *image)
 {
     uint8_t raw[SECTOR];
     sparse_read(image, 0, raw, SECTOR);
@@ -141,7 +141,7 @@ static void check_reads(const struct run *run, const struct sparse *image)
 }
 
 /* One write: its place is one of those that its phase may have. */
-static void check_write(const struct run *run, const struct sparse *image, const struct view *old,
+static void check_write(const struct attempt *run, const struct sparse *image, const struct view *old,
                         uint32_t phase, const struct chunk *write)
 {
     uint64_t limit = old->cluster_size < HEADER_LIMIT ? old->cluster_size : HEADER_LIMIT;
@@ -168,7 +168,7 @@ static void check_write(const struct run *run, const struct sparse *image, const
 }
 
 /* The places and phases of the writes; one of them is the switch. */
-static void check_writes(const struct run *run, const struct sparse *image, const struct view *old)
+static void check_writes(const struct attempt *run, const struct sparse *image, const struct view *old)
 {
     const struct staged *s = run->reading.staged;
     uint32_t switches = 0;
@@ -179,7 +179,7 @@ static void check_writes(const struct run *run, const struct sparse *image, cons
     PROMISE(switches == 1);
 }
 
-static void check_same_plan(const struct run *one, const struct run *other)
+static void check_same_plan(const struct attempt *one, const struct attempt *other)
 {
     const struct amend_plan *a = &one->plan, *b = &other->plan;
     PROMISE(one->planned == other->planned && one->verdict.count == other->verdict.count);
@@ -257,10 +257,10 @@ static bool blocks_are_counted(const struct sparse *image)
 }
 
 /* Carry the plan out and look at the image. */
-static void check_plan(const struct run *run, struct sparse *image, uint8_t flags)
+static void check_plan(const struct attempt *run, struct sparse *image, uint8_t flags)
 {
     static struct view old, new;
-    static struct run again;
+    static struct attempt again;
     const struct amend_plan *plan = &run->plan;
     struct AmendConfig config;
     view_header(image, &old);
@@ -319,7 +319,7 @@ static bool takes_too_long(const struct sparse *image, bool may_take_long)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct run run, again;
+    static struct attempt run, again;
     static struct sparse image;
     struct input_head head;
     struct AmendConfig config;

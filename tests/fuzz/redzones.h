@@ -35,12 +35,15 @@ static inline void poison_redzones(struct planner_workspace *workspace)
     POISON(image->redzone5);
     POISON(image->redzone6);
     POISON(image->redzone7);
+    POISON(image->redzone8);
     POISON(books->redzone0);
     POISON(books->redzone1);
+    POISON(books->redzone2);
     POISON(workspace->redzone0);
     POISON(workspace->redzone1);
     POISON(workspace->redzone2);
     POISON(workspace->redzone3);
+    POISON(workspace->redzone4);
 }
 
 /* What earlier runs left behind is no better than what was never written. */

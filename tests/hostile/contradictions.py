@@ -63,7 +63,7 @@ def _blocks() -> Iterator[Case]:
     yield drawn(name, _block_counts_itself_free, version=2, reason="overlap", differs="")
     name = "a snapshot's L2 table lies where new refcount blocks are put"
     draw = _table_where_refcounts_end
-    yield drawn(name, draw, 9, backed=True, reason="l2_entry", differs="metadata_kept")
+    yield drawn(name, draw, 9, backed=True, reason="overlap", differs="metadata_kept")
     name = "a refcount block is the L2 table whose zero cluster it counts"
     yield drawn(name, _block_is_l2_table, 9, reason="overlap", differs="")
     for part in (

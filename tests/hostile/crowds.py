@@ -153,7 +153,7 @@ def _tables_with_one() -> Iterator[Case]:
     name = "100 L2 tables of 2 MiB, each with one plain zero cluster"
     yield drawn(name, _sparse_l2_tables, 21, rewrites=True, exits=600, mib=450)
     name = "2048 L2 tables with a plain zero cluster, whose refcounts are far apart in turn"
-    yield drawn(name, _far_l2_tables, 9, backed=True, reason=LIMIT)
+    yield drawn(name, _far_l2_tables, 9, backed=True, rewrites=True, exits=5000, mib=24)
     name = "32768 plain zero clusters over a backing file, every other cluster is free"
     yield drawn(name, _comb, 9, backed=True, rewrites=True, exits=1200, mib=6)
 

@@ -54,6 +54,13 @@ INFO = (
         ("/snapshots: cut off",),
     ),
     Divergence(
+        "data_file_not_measured",
+        "counts the blocks of an external data file too, in some versions",
+        "counts those of the image",
+        "no file that an image names is looked at",
+        ("/actual-size, data file:*",),
+    ),
+    Divergence(
         "info_follows_no_table",
         "refuses an image with a bitmap whose table names what cannot be",
         "describes it; `instar check` follows tables",

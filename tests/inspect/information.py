@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def additions(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def unexplained(qemu: Qemu, image: Path) -> list[str]:
     """How the two differ on an image, but for what the registry holds."""
+    with image.open("rb") as file:
+        os.fsync(file.fileno())  # until then the file system may think of another actual-size
     found = findings(qemu, image)
-    if any("actual-size" in finding for finding in found):
-        found = findings(qemu, image)  # a file system takes its time to settle that
     problems: tuple[str, ...] = ()
     if found and (ours := ask_instar(image)[0]) is not None:
         problems = tuple(problem["name"] for problem in ours["problems"])
@@ -80,4 +81,7 @@ def findings(qemu: Qemu, image: Path) -> list[str]:
     cut = [f"/{key}: cut off" for key in ours["cut"]]
     for key in ours["cut"]:
         theirs[key] = theirs[key][: len(ours[key])]
-    return [*cut, *differences(theirs, ours), *(f"more: {key}" for key in additions(theirs, ours))]
+    found = list(differences(theirs, ours))
+    if any(reference["role"] == "data-file" for reference in ours["references"]):
+        found = [finding.replace("/actual-size:", "/actual-size, data file:") for finding in found]
+    return [*cut, *found, *(f"more: {key}" for key in additions(theirs, ours))]
