@@ -1,5 +1,5 @@
 /* Pure, either side: what the persistent bitmaps of the untrusted image refer to. */
-#include "inspect/check.h"
+#include "inspect/bitmap_tables.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"

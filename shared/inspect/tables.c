@@ -1,9 +1,10 @@
 /* Pure, either side: the L1 and L2 tables of the untrusted image, as a check follows them. */
-#include "inspect/check.h"
+#include "inspect/tables.h"
 
 #include <string.h>
 
 #include "qcow2/bytes.h"
+#include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
 #define L1_RESERVED UINT64_C(0x7f000000000001ff)
@@ -21,17 +22,12 @@ static bool has_data_file(const struct checking *checking)
     return checking->image.header.incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE;
 }
 
-static bool has_subclusters(const struct checking *checking)
-{
-    return checking->image.header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2;
-}
-
 static enum kind kind_of(const struct checking *checking, uint64_t entry)
 {
     bool allocated = entry & QCOW2_TABLE_OFFSET_MASK;
     if (entry & QCOW2_L2_COMPRESSED)
         return COMPRESSED;
-    if (entry & QCOW2_L2_ZERO && !has_subclusters(checking))
+    if (entry & QCOW2_L2_ZERO && !has_extended_l2(&checking->image.header))
         return allocated ? ZERO_ALLOCATED : ZERO_PLAIN;
     /* "Standard Cluster Descriptor": in a data file, the first cluster has offset 0. */
     return allocated || (has_data_file(checking) && entry & QCOW2_L2_COPIED) ? NORMAL : UNALLOCATED;
@@ -82,13 +78,14 @@ static bool count_cluster(struct checking *checking, uint64_t entry, uint64_t su
 static bool count_entries(struct checking *checking, const uint8_t *table, uint32_t size,
                           bool active, bool starts)
 {
-    uint32_t step = has_subclusters(checking) ? 16 : 8;
+    uint32_t step = l2_entry_size(&checking->image.header);
     checking->next = starts ? 0 : checking->next;
     if (!spend(&checking->image.file.budget, size))
         return false;
     for (uint32_t at = 0; at < size; at += step) {
         uint64_t entry = load_be64(table + at);
-        uint64_t subclusters = step == 16 ? load_be64(table + at + 8) : 0;
+        uint64_t subclusters =
+            step > QCOW2_TABLE_ENTRY_SIZE ? load_be64(table + at + QCOW2_TABLE_ENTRY_SIZE) : 0;
         if (!(entry | subclusters))
             continue;
         enum kind kind = kind_of(checking, entry);
@@ -140,7 +137,7 @@ static bool check_flag(struct checking *checking, uint32_t kind, uint64_t index,
 static bool check_entries(struct checking *checking, const uint8_t *table, uint32_t size,
                           bool active, bool starts)
 {
-    uint32_t step = has_subclusters(checking) ? 16 : 8;
+    uint32_t step = l2_entry_size(&checking->image.header);
     (void)active;
     (void)starts;
     if (!spend(&checking->image.file.budget, size))

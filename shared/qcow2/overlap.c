@@ -7,6 +7,7 @@
 #include "qcow2/overlap.h"
 
 #include "qcow2/bytes.h"
+#include "qcow2/geometry.h"
 #include "qcow2/l2.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/walk.h"
@@ -86,7 +87,7 @@ bool is_apart_from_header(struct qcow2_image *image, const uint8_t *entry)
 static bool search_part(struct walk *walk, const struct io_range *part)
 {
     /* The second half of an extended entry is a bitmap, and refers to nothing. */
-    bool extended = walk->image->header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2;
+    bool extended = has_extended_l2(&walk->image->header);
     uint32_t step = extended ? 2 * QCOW2_TABLE_ENTRY_SIZE : QCOW2_TABLE_ENTRY_SIZE;
     for (const uint8_t *p = part->buffer; p < part->buffer + part->length; p += step)
         if (is_compressed_cluster(p) && !is_apart_from_header(walk->image, p))

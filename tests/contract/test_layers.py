@@ -95,6 +95,15 @@ def test_no_units_of_c_know_of_each_other_in_a_circle() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
+def test_what_a_unit_gives_to_others_stands_in_a_header_of_its_own() -> None:
+    # Else two units can call each other, and no #include tells. Options are rows of one table;
+    # what ends as a program, or as a library of the tests, is called by nobody's header.
+    ends = {"shared/amend/options", "shared/host", *(room for room in ROOMS if "guest" in room)}
+    units = [path for path in SOURCES if path.suffix == ".c" and room_of(path) not in ends]
+    assert units
+    assert [unit_of(path) for path in units if not path.with_suffix(".h").is_file()] == []
+
+
 def test_readers_of_the_format_know_nothing_of_an_amend() -> None:
     readers = [source for source in SOURCES if room_of(source) == "shared/qcow2"]
     assert readers

@@ -3,6 +3,7 @@
 #include "amend/options/option.h"
 #include "amend/snapshot_table.h"
 #include "qcow2/bitmaps.h"
+#include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
 static bool is_downgrade(const struct amendment *amendment)
@@ -37,7 +38,7 @@ static void check_header(struct amendment *amendment)
                UINT64_C(1) << h->refcount_order, 0, 0);
     if (h->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE)
         refuse(verdict, REFUSAL_DOWNGRADE_DATA_FILE, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
-    if (h->incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2)
+    if (has_extended_l2(h))
         refuse(verdict, REFUSAL_DOWNGRADE_EXTENDED_L2, AMEND_ERROR_DOWNGRADE_BLOCKED, 0, 0, 0);
     amendment->target.drop_bitmaps = h->has_bitmaps;
     if (h->has_bitmaps && !amendment->may_drop_bitmaps) {
@@ -82,7 +83,7 @@ static void check(struct amendment *amendment)
 {
     struct qcow2_image *image = &amendment->image;
     struct snapshot_review review = {.amendment = amendment};
-    bool extended = image->header.incompatible_features & QCOW2_INCOMPATIBLE_EXTENDED_L2;
+    bool extended = has_extended_l2(&image->header);
     if (is_downgrade(amendment))
         check_header(amendment);
     if (image->file.verdict->unsound || !(is_downgrade(amendment) || is_upgrade(amendment)))

@@ -1,0 +1,48 @@
+/* Pure, either side: the state of a check: what has been counted, in the window at hand, and found. */
+#ifndef INSTAR_CHECKING_H
+#define INSTAR_CHECKING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "image/io.h"
+#include "inspect/counts.h"
+#include "inspect/sink.h"
+#include "qcow2/image.h"
+#include "qcow2/refcounts.h"
+
+/* Need not be initialised. */
+struct check_workspace {
+    struct qcow2_memory image;
+    struct record_list records;
+};
+
+struct checking {
+    struct qcow2_image image;
+    struct refcounts refcounts;
+    struct check_workspace *workspace;
+    struct CheckResult *result;
+    struct counts counts;
+    uint64_t file_clusters; /* the last one counts as whole */
+    uint64_t clusters;      /* one more if it is referred to */
+    uint64_t highest;       /* the last cluster in use; 0 if there is none */
+    bool once;              /* the first window: findings that are of no window are told */
+    uint32_t queued;        /* L2 tables in memory->batch to come */
+    uint64_t queue_bytes;
+    struct io_range queue[IO_RANGES_MAX];
+    bool starts[IO_RANGES_MAX]; /* whether it is the first part of a table */
+    uint64_t next;              /* where the next cluster is if the disk is not fragmented */
+};
+
+/* In the place of a refcount, which is cut to 2, one that cannot be read. */
+#define REFCOUNT_UNKNOWN 3u
+/* To count a reference takes as long as to read so many bytes. */
+#define COUNT_WORK 16u
+
+/* Note a finding; what it counts as is the kind's affair. */
+void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t detail1,
+          uint64_t detail2);
+/* Count a reference to [offset, offset + size), which is for `use`. False: refused. */
+bool count_region(struct checking *checking, uint64_t offset, uint64_t size, uint32_t use);
+
+#endif
