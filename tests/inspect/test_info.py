@@ -233,6 +233,17 @@ def test_other_formats_are_recognised_and_not_looked_into(
     assert (info.format, [*info.contents], info.payload_sha256) == (form, others, None)
 
 
+@pytest.mark.parametrize("size", [0, 3, 511, 512])
+def test_a_file_too_short_for_the_format_it_must_have_is_named_for_what_it_is(
+    size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.info(path, format="qcow2")
+    assert [refusal.name for refusal in caught.value.refusals] == ["not_qcow2"]
+
+
 def test_unknown_features_are_told_by_the_names_that_the_image_gives_them(tmp_path: Path) -> None:
     path = tmp_path / "t.qcow2"
     names = [Feature(0, 40, b"frobnication"), Feature(1, 5, b"known to none")]

@@ -6,7 +6,7 @@ import os
 
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict
-from ..base.refusals import Circumstances, not_qcow2, translate
+from ..base.refusals import Circumstances, translate
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.commit import commit
@@ -14,7 +14,7 @@ from ..image.image_file import ImageFile
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
-from ..qcow2.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
+from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import OPTIONS
 from .messages import Messages, Outcome, Plan, pack_config
@@ -195,6 +195,5 @@ def _probe(image: AnyImage) -> FixedHeader:
     head = image.read(0, PROBE_SIZE)
     header = parse_fixed_header(head)
     if header is None:
-        tail = image.read(max(image.size - PROBE_SIZE, 0), PROBE_SIZE)
-        raise ImageRejected((not_qcow2(identify(head, tail)),))
+        raise other_format(head, image.read, image.size)
     return header

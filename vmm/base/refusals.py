@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_USES = {
+USES = {
     abi.AMEND_USE_HEADER: "the header",
     abi.AMEND_USE_REFCOUNT_TABLE: "the refcount table",
     abi.AMEND_USE_REFCOUNT_BLOCK: "a refcount block",
@@ -32,6 +32,7 @@ _USES = {
     abi.AMEND_USE_BITMAP: "a bitmap",
     abi.AMEND_USE_NEW: "a free cluster",
 }
+"""What a cluster is used for, by its number in the ABI."""
 
 _NAMES_SHOWN, _NAME_LENGTH = 8, 64
 
@@ -196,7 +197,7 @@ def _name_snapshot(names: tuple[bytes, ...], number: int) -> str:
 
 def _list_users(*users: int) -> str:
     """What a cluster is used as, as far as is known: AMEND_USE_* numbers from the guest."""
-    known = [f"as {_USES[user]}" for user in users if user in _USES]
+    known = [f"as {USES[user]}" for user in users if user in USES]
     return f", {' and '.join([*known, 'for something else'][:2])}" if known else ""
 
 

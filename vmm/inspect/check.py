@@ -22,8 +22,8 @@ from instar.abi import (
 
 from ..base.errors import GuestFault, ImageRejected
 from ..base.record import record, to_dict
-from ..base.refusals import Circumstances, not_qcow2, translate
-from ..qcow2.probe import PROBE_SIZE, header_fields, identify, parse_fixed_header
+from ..base.refusals import Circumstances, translate
+from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, describe_finding
 
 TYPE_CHECKING = False
@@ -168,8 +168,7 @@ def check_open(
     """Check an image that is open and locked. ImageRejected, GuestFault, HostError."""
     head = image.read(0, PROBE_SIZE)
     if parse_fixed_header(head) is None:
-        tail = image.read(max(image.size - PROBE_SIZE, 0), PROBE_SIZE)
-        raise ImageRejected((not_qcow2(identify(head, tail)),))
+        raise other_format(head, image.read, image.size)
     frames = CheckFrames()
     looker.look(image, frames.receive, timeout, debug=debug)
     reasons = {refusal[0] for refusal in frames.refusals}

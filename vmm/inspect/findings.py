@@ -8,6 +8,7 @@ from instar import abi
 
 from ..base.errors import GuestFault
 from ..base.record import record
+from ..base.refusals import USES
 
 # What a finding counts as, in qemu-img's terms and one of its own.
 ERROR, CORRUPTION, LEAK, OVERLAP = "check-errors", "corruptions", "leaks", "overlaps"
@@ -124,20 +125,7 @@ _KINDS: dict[int, tuple[str, str, tuple[str, ...], str]] = {
     ),
 }
 
-_USES = {
-    abi.AMEND_USE_HEADER: "the header",
-    abi.AMEND_USE_REFCOUNT_TABLE: "the refcount table",
-    abi.AMEND_USE_REFCOUNT_BLOCK: "a refcount block",
-    abi.AMEND_USE_L1_TABLE: "the L1 table",
-    abi.AMEND_USE_L2_TABLE: "an L2 table",
-    abi.AMEND_USE_SNAPSHOT_TABLE: "the snapshot table",
-    abi.AMEND_USE_SNAPSHOT_L1_TABLE: "the L1 table of a snapshot",
-    abi.AMEND_USE_DATA: "data",
-    abi.AMEND_USE_COMPRESSED: "compressed data",
-    abi.AMEND_USE_CRYPTO_HEADER: "the LUKS header",
-    abi.AMEND_USE_BITMAP_DIRECTORY: "the bitmap directory",
-    abi.AMEND_USE_BITMAP: "a bitmap",
-}
+_USES = {**USES, abi.AMEND_USE_SNAPSHOT_L1_TABLE: "the L1 table of a snapshot"}
 
 
 @record

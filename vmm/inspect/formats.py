@@ -6,7 +6,7 @@ thing to one reader and another thing to the next.
 
 from __future__ import annotations
 
-from ..qcow2.probe import parse_fixed_header
+from ..qcow2.probe import PACKED, SIGNATURES, parse_fixed_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,36 +14,15 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 
-# Offset, signature, and what has it there: first those formats that qemu knows by name.
-_FORMATS = (
-    (0, b"QFI\xfb\0\0\0\1", "qcow"),
-    (0, b"KDMV", "vmdk"),
-    (0, b"COWD", "vmdk"),
-    (0, b"# Disk DescriptorFile", "vmdk"),
-    (0, b"conectix", "vpc"),
-    (0, b"vhdxfile", "vhdx"),
-    (64, b"\x7f\x10\xda\xbe", "vdi"),
-    (0, b"QED\0", "qed"),
-    (0, b"LUKS\xba\xbe", "luks"),
-    (0, b"WithoutFreeSpace", "parallels"),
-    (0, b"WithouFreSpacExt", "parallels"),
-    (0, b"OOOO SCSI", "bochs"),
-)
 _FROM_END = ((b"conectix", "vpc"), (b"koly", "dmg"))
 _CONTENTS = (
     (510, b"\x55\xaa", "mbr"),
     (512, b"EFI PART", "gpt"),
     (4096, b"EFI PART", "gpt"),
     (32769, b"CD001", "iso"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"\xfd7zXZ\0", "xz"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd"),
-    (0, b"BZh", "bzip2"),
-    (0, b"\x04\x22\x4d\x18", "lz4"),
-    (0, b"PK\3\4", "zip"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
-    (257, b"ustar", "tar"),
+    *(row[:3] for row in PACKED),
 )
+"""Offset, signature, and what has it there, though no image format is that."""
 
 
 def recognise(read: Callable[[int, int], bytes], size: int) -> tuple[str, tuple[str, ...]]:
@@ -61,7 +40,7 @@ def recognise(read: Callable[[int, int], bytes], size: int) -> tuple[str, tuple[
 
     header = parse_fixed_header(sectors[0])
     formats = ["qcow2"] if header is not None and header.version >= 2 else []
-    formats += [name for at, signature, name in _FORMATS if is_there(at, signature)]
+    formats += [name for at, signature, name, _ in SIGNATURES if is_there(at, signature)]
     formats += [name for signature, name in _FROM_END if tail.startswith(signature)]
     contents = [name for at, signature, name in _CONTENTS if is_there(at, signature)]
     found, *others = formats or ["raw"]

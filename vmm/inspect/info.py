@@ -12,8 +12,8 @@ from instar.abi import (
 )
 
 from ..base.errors import GuestFault, ImageRejected
-from ..base.refusals import Circumstances, not_qcow2, translate
-from ..qcow2.probe import PROBE_SIZE, header_fields, identify
+from ..base.refusals import Circumstances, translate
+from ..qcow2.probe import PROBE_SIZE, header_fields, other_format
 from .formats import recognise
 from .frames import InfoFrames
 from .luks import describe_luks
@@ -54,8 +54,7 @@ def describe_image(
     found, contents = recognise(image.read, image.size)
     if form is not None and form != found:
         if form != "raw":  # which anything can be taken for
-            head, tail = image.read(0, PROBE_SIZE), image.read(image.size - PROBE_SIZE, PROBE_SIZE)
-            raise ImageRejected((not_qcow2(identify(head, tail)),))
+            raise other_format(image.read(0, PROBE_SIZE), image.read, image.size)
         found, contents = "raw", tuple(dict.fromkeys((found, *contents)))
     facts: dict[str, Any] = {
         "filename": image.name,

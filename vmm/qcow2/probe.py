@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from struct import Struct
 
+from ..base.errors import ImageRejected
 from ..base.record import record
+from ..base.refusals import not_qcow2
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROBE_SIZE = 512
 _MAGIC = b"QFI\xfb"
@@ -27,29 +33,30 @@ V3_FIELDS = (
     *("refcount_order", "header_length"),
 )
 
-_SIGNATURES = (
-    (0, _QCOW1, "a qcow (version 1) image"),
-    (0, b"KDMV", "a vmdk image"),
-    (0, b"COWD", "a vmdk image"),
-    (0, b"# Disk DescriptorFile", "a vmdk descriptor"),
-    (0, b"conectix", "a vhd (vpc) image"),
-    (0, b"vhdxfile", "a vhdx image"),
-    (0, b"LUKS\xba\xbe", "a luks volume"),
-    (0, b"QED\0", "a qed image"),
-    (0, b"WithoutFreeSpace", "a parallels image"),
-    (0, b"WithouFreSpacExt", "a parallels image"),
-    (0, b"OOOO SCSI", "a bochs image"),
-    (64, b"\x7f\x10\xda\xbe", "a vdi image"),
+# Offset, signature, the format's name in qemu, and in words; then what is no image format.
+SIGNATURES = (
+    (0, _QCOW1, "qcow", "a qcow (version 1) image"),
+    (0, b"KDMV", "vmdk", "a vmdk image"),
+    (0, b"COWD", "vmdk", "a vmdk image"),
+    (0, b"# Disk DescriptorFile", "vmdk", "a vmdk descriptor"),
+    (0, b"conectix", "vpc", "a vhd (vpc) image"),
+    (0, b"vhdxfile", "vhdx", "a vhdx image"),
+    (64, b"\x7f\x10\xda\xbe", "vdi", "a vdi image"),
+    (0, b"QED\0", "qed", "a qed image"),
+    (0, b"LUKS\xba\xbe", "luks", "a luks volume"),
+    (0, b"WithoutFreeSpace", "parallels", "a parallels image"),
+    (0, b"WithouFreSpacExt", "parallels", "a parallels image"),
+    (0, b"OOOO SCSI", "bochs", "a bochs image"),
 )
-_PACKED = (
-    (0, b"\x1f\x8b", "gzip (.gz)"),
-    (0, b"\xfd7zXZ\0", "xz (.xz)"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd (.zst)"),
-    (0, b"BZh", "bzip2 (.bz2)"),
-    (0, b"\x04\x22\x4d\x18", "lz4 (.lz4)"),
-    (0, b"PK\3\4", "zip"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip (.7z)"),
-    (257, b"ustar", "tar"),
+PACKED = (
+    (0, b"\x1f\x8b", "gzip", "gzip (.gz)"),
+    (0, b"\xfd7zXZ\0", "xz", "xz (.xz)"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd", "zstd (.zst)"),
+    (0, b"BZh", "bzip2", "bzip2 (.bz2)"),
+    (0, b"\x04\x22\x4d\x18", "lz4", "lz4 (.lz4)"),
+    (0, b"PK\3\4", "zip", "zip"),
+    (0, b"7z\xbc\xaf\x27\x1c", "7z", "7-Zip (.7z)"),
+    (257, b"ustar", "tar", "tar"),
 )
 
 
@@ -117,14 +124,24 @@ def identify(head: bytes, tail: bytes) -> str:
     """Name what a file that is not qcow2 looks like, by its first and its last 512 bytes."""
     if not head:
         return "an empty file"
-    for offset, signature, name in _SIGNATURES:
+    # What begins the file says more than what stands further on.
+    for offset, signature, _, words in sorted(SIGNATURES, key=lambda row: row[0]):
         if head[offset : offset + len(signature)] == signature:
-            return name
+            return words
     if tail[-512:].startswith(b"conectix"):
         return "a vhd (vpc) image"
-    for offset, signature, name in _PACKED:
+    for offset, signature, _, words in PACKED:
         if head[offset : offset + len(signature)] == signature:
-            return f"a file packed by {name}, to be unpacked first"
+            return f"a file packed by {words}, to be unpacked first"
     if len(head) < 72:
         return f"a file of {len(head)} bytes, too short for any image"
     return "a raw image, or no image at all"
+
+
+def other_format(head: bytes, read: Callable[[int, int], bytes], size: int) -> ImageRejected:
+    """What to raise for a file that is not qcow2: an error that names what it is instead.
+
+    `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it.
+    """
+    tail = read(max(size - PROBE_SIZE, 0), PROBE_SIZE)
+    return ImageRejected((not_qcow2(identify(head, tail)),))
