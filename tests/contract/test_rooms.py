@@ -92,7 +92,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/amend": {"_thread", "logging", "os", "struct", "sys"},
     "vmm/amend/chain.py": {"time"},
     "vmm/amend/messages.py": {"struct"},
-    "vmm/inspect": {"collections", "concurrent", "itertools", "os", "struct", "sys"},
+    "vmm/inspect": {"collections", "concurrent", "functools", "itertools", "os", "struct", "sys"},
     "vmm/inspect/frames.py": {"struct"},
     "vmm/inspect/references.py": {"json"},
     "vmm/contract": {"array", "bisect", "itertools", "operator", "struct", "sys"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _collections_abc import Mapping  # collections.abc would cost the command collections
 
-from ..base.errors import InstarError
+from ..base.errors import InstarError, either, outcome_to_dict
 from ..base.record import record, to_dict
 from ..contract.terms import Change
 from ..request.keywords import PathLike, path_as_text
@@ -137,12 +137,8 @@ class AmendOutcome:
 
     def unwrap(self) -> AmendResult:
         """Return the result, or raise the error: what instar.amend() would have done."""
-        if self.result is None:
-            raise self.error or AssertionError("an outcome without result and error")
-        return self.result
+        return either(self.result, self.error)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the command's JSON document, a result's or an error's."""
-        if self.error is None:
-            return self.unwrap().to_dict()
-        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
+        return outcome_to_dict(path_as_text(self.path), self.result, self.error)

@@ -28,7 +28,9 @@ DEFECT = "InternalError"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 class InstarError(Exception):
@@ -98,6 +100,21 @@ class ImageLocked(InstarError):
 
 class GuestFault(InstarError):
     """The guest broke the contract or exceeded a budget; the image is untouched."""
+
+
+def either(result: T | None, error: InstarError | None) -> T:
+    """What an outcome has: its result, or its error, which is raised."""
+    if result is None:
+        raise error or AssertionError("an outcome without result and error")
+    return result
+
+
+def outcome_to_dict(filename: str, result: Any, error: InstarError | None) -> dict[str, Any]:
+    """The JSON document of an outcome: its result's, or one that names the image and the error."""
+    if error is not None:
+        return {"filename": filename, "error": error.to_dict()}
+    document: dict[str, Any] = either(result, error).to_dict()
+    return document
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from ..amend.result import AmendOutcome
 from ..amend.sandbox import Sandbox
 from ..base.errors import HostError, InstarError, UsageError
-from ..request.keywords import PathLike, check_path, make_request, takes_keywords
+from ..request.keywords import (
+    PathLike,
+    check_executor,
+    check_path,
+    check_paths,
+    make_request,
+    takes_keywords,
+)
 from .document import describe_unsure
 from .supply import Supply
 
@@ -63,16 +70,10 @@ def amend_many(
         ImageRejected: for a `format` that cannot be amended.
     """
     request = make_request(keywords)
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise UsageError(f"paths are several, such as a list; for one image take [{paths!r:.60}]")
-    try:
-        supply = Supply(paths)
-    except TypeError:
-        raise UsageError(f"paths are an iterable, not {paths!r:.60}") from None
+    supply = Supply(check_paths(paths))
     if not all(type(count) is int and count > 0 for count in (chunk_size, chunks)):
         raise UsageError("chunk_size and chunks are positive numbers")
-    if executor is not None and not hasattr(executor, "submit"):
-        raise UsageError(f"executor is a concurrent.futures.Executor, not {executor!r:.60}")
+    check_executor(executor)
     if executor is None:
         return _amend_in_turn(supply, request, reuse)
     return _Distribution(supply, request, reuse, executor, chunk_size, chunks).run()

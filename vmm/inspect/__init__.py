@@ -13,7 +13,7 @@ from ..base.errors import UsageError
 from ..image.image_file import ImageFile
 from ..image.locks import FOR_CHECK, FOR_INFO, lock_image
 from ..request import TIMEOUT
-from ..request.keywords import OTHER_FORMATS, check_path
+from ..request.keywords import OTHER_FORMATS, check_path, check_timeout
 from .check import check_open, ram_for
 from .info import describe_image
 from .looker import Looker
@@ -45,8 +45,7 @@ def inspect_image(
     check_path(path)
     if format not in (None, "qcow2", *OTHER_FORMATS):
         raise UsageError(f"Unknown driver '{format}'")
-    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
-        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    check_timeout(timeout)
     sys.audit("instar.info", path)
     with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:
@@ -71,8 +70,7 @@ def check_image(
     have memory for the counts.
     """
     check_path(path)
-    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
-        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    check_timeout(timeout)
     sys.audit("instar.check", path)
     with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:

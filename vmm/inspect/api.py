@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-from ..base.errors import InstarError
+from ..base.errors import InstarError, either, outcome_to_dict
 from ..base.record import record
 from ..machine.payload import Payload
 from ..request import TIMEOUT
@@ -12,7 +13,7 @@ from ..request.keywords import PathLike, path_as_text
 from . import check_image, inspect_image
 from .check import CheckResult
 from .looker import Looker
-from .many import look_at_many
+from .many import look_at_many, look_in_turn
 from .result import ImageInfo
 
 TYPE_CHECKING = False
@@ -36,15 +37,11 @@ class InfoOutcome:
 
     def unwrap(self) -> ImageInfo:
         """Return the result, or raise the error: what instar.info() would have done."""
-        if self.result is None:
-            raise self.error or AssertionError("an outcome without result and error")
-        return self.result
+        return either(self.result, self.error)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the command's JSON document, a result's or an error's."""
-        if self.error is None:
-            return self.unwrap().to_dict()
-        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
+        return outcome_to_dict(path_as_text(self.path), self.result, self.error)
 
 
 @record
@@ -60,15 +57,11 @@ class CheckOutcome:
 
     def unwrap(self) -> CheckResult:
         """Return the result, or raise the error: what instar.check() would have done."""
-        if self.result is None:
-            raise self.error or AssertionError("an outcome without result and error")
-        return self.result
+        return either(self.result, self.error)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the command's JSON document, a result's or an error's."""
-        if self.error is None:
-            return self.unwrap().to_dict()
-        return {"filename": path_as_text(self.path), "error": self.error.to_dict()}
+        return outcome_to_dict(path_as_text(self.path), self.result, self.error)
 
 
 def info(
@@ -137,17 +130,8 @@ def info_many(
         UsageError: an argument other than a path is invalid.
     """
     keywords = {"format": format, "force_share": force_share, "timeout": timeout}
-    return look_at_many(_inform, paths, keywords, executor, chunk_size)
-
-
-def _inform(paths: Iterable[PathLike], keywords: dict[str, Any]) -> Iterator[InfoOutcome]:
-    """Look at a few images in one machine."""
-    with Looker("info") as looker:
-        for path in paths:
-            try:
-                yield InfoOutcome(path, inspect_image(path, looker, **keywords), None)
-            except InstarError as error:
-                yield InfoOutcome(path, None, error.with_traceback(None))
+    look = partial(look_in_turn, "info", inspect_image, InfoOutcome)
+    return look_at_many(look, paths, keywords, executor, chunk_size)
 
 
 def check(
@@ -201,14 +185,5 @@ def check_many(
         UsageError: an argument other than a path is invalid.
     """
     keywords = {"force_share": force_share, "timeout": timeout}
-    return look_at_many(_check, paths, keywords, executor, chunk_size)
-
-
-def _check(paths: Iterable[PathLike], keywords: dict[str, Any]) -> Iterator[CheckOutcome]:
-    """Check a few images in one machine."""
-    with Looker("check") as looker:
-        for path in paths:
-            try:
-                yield CheckOutcome(path, check_image(path, looker, **keywords), None)
-            except InstarError as error:
-                yield CheckOutcome(path, None, error.with_traceback(None))
+    look = partial(look_in_turn, "check", check_image, CheckOutcome)
+    return look_at_many(look, paths, keywords, executor, chunk_size)

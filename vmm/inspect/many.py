@@ -6,11 +6,12 @@ at a time.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from itertools import islice
 
-from ..base.errors import UsageError
+from ..base.errors import InstarError, UsageError
+from ..request.keywords import check_executor, check_paths
+from .looker import Looker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,19 +36,29 @@ def look_at_many(
     chunk_size: int,
 ) -> Iterator[T]:
     """Have `look` done for all paths, some at a time. UsageError for what is no list of paths."""
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise UsageError(f"paths are several, such as a list; for one image take [{paths!r:.60}]")
-    try:
-        rest = iter(paths)
-    except TypeError:
-        raise UsageError(f"paths are an iterable, not {paths!r:.60}") from None
+    rest = check_paths(paths)
     if type(chunk_size) is not int or chunk_size < 1:
         raise UsageError("chunk_size is a positive number")
+    check_executor(executor)
     if executor is None:
         return look(rest, keywords)
-    if not hasattr(executor, "submit"):
-        raise UsageError(f"executor is a concurrent.futures.Executor, not {executor!r:.60}")
     return _distribute(look, rest, keywords, executor, chunk_size)
+
+
+def look_in_turn(
+    operation: str,
+    look: Callable[..., object],
+    outcome: Callable[[PathLike, Any, InstarError | None], T],
+    paths: Iterable[PathLike],
+    keywords: dict[str, Any],
+) -> Iterator[T]:
+    """Have `look`, which runs this operation, done for each path in one machine."""
+    with Looker(operation) as looker:
+        for path in paths:
+            try:
+                yield outcome(path, look(path, looker, **keywords), None)
+            except InstarError as error:
+                yield outcome(path, None, error.with_traceback(None))
 
 
 def _distribute(

@@ -18,7 +18,7 @@ from .options import OPTIONS, PERMISSIONS, Keywords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any, Literal, TypeAlias, TypeVar
 
     Isolation: TypeAlias = Literal["process"]
@@ -95,9 +95,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     asked = {option.key: option.take(values[option.key]) for option in given}
     if values["change_backing"]:  # else the image has it, whatever it is
         check_backing_format(values["backing_fmt"])
-    timeout = values["timeout"]
-    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:
-        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    check_timeout(values["timeout"])
     allowed = {row.key: row.take(values[row.key]) for row in PERMISSIONS}
     if not any(option.writes_tables for option in given):
         allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
@@ -106,7 +104,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         **allowed,
         dry_run=values["dry_run"],
         flush=CACHE_MODES[values["cache"]],
-        timeout=timeout,
+        timeout=values["timeout"],
     )
 
 
@@ -149,6 +147,28 @@ def check_path(path: object) -> None:
     except TypeError:
         fault = f"a path is a string, bytes or a path object, not {path!r:.60}"
         raise UsageError(fault) from None
+
+
+def check_timeout(timeout: object) -> None:
+    """Raise UsageError for what is no number of seconds that a guest may have."""
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:  # type: ignore[operator]
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+
+
+def check_paths(paths: Iterable[PathLike]) -> Iterator[PathLike]:
+    """The paths of many images, as they come. UsageError for what are not several."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise UsageError(f"paths are several, such as a list; for one image take [{paths!r:.60}]")
+    try:
+        return iter(paths)
+    except TypeError:
+        raise UsageError(f"paths are an iterable, not {paths!r:.60}") from None
+
+
+def check_executor(executor: object) -> None:
+    """Raise UsageError for what is neither None nor a concurrent.futures.Executor."""
+    if executor is not None and not hasattr(executor, "submit"):
+        raise UsageError(f"executor is a concurrent.futures.Executor, not {executor!r:.60}")
 
 
 def announce(path: PathLike, request: AmendRequest) -> None:
