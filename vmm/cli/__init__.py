@@ -21,7 +21,7 @@ from ..request.keywords import CACHE_MODES, check_format, make_request
 from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
-from .arguments import OPERAND, read_seconds, read_size, scan
+from .arguments import OPERAND, read_line, read_seconds, read_size, scan
 from .commands import AMEND, COMMANDS, INSTAR, REBASE, RESIZE, Command, format_help
 from .report import Progress, Report, show_debug, write
 
@@ -232,30 +232,11 @@ def _read_options(
 def _read_arguments(
     command: Command, arguments: list[str], report: Report
 ) -> tuple[dict[str, str], list[str], list[str]]:
-    """Return the flags with their last values, the -o lists and the files; stop at --help."""
-    flags: dict[str, str] = {}
-    lists: list[str] = []
-    files: list[str] = []
-    objects: list[str] = []
-    for name, value in scan(arguments, command.flags, f"instar {command.name}"):
-        if name == "options":
-            lists.append(value)
-        elif name == "object":
-            objects.append(value)
-        elif name == OPERAND:
-            files.append(value)
-        else:
-            flags[name] = value
-        if name == "output":
-            report.use(value)
-        if name == "help":
-            return flags, lists, files
-    if objects or "image-opts" in flags:
-        from .image_options import name_files
-
-        files = name_files(files, objects, flags)
-    report.filename = files[0] if len(files) == 1 else None
-    report.verbose = "verbose" in flags
+    """Return what read_line() does, for a command whose report is about these images."""
+    flags, lists, files = read_line(arguments, command.flags, f"instar {command.name}", report.use)
+    if "help" not in flags:
+        report.filename = files[0] if len(files) == 1 else None
+        report.verbose = "verbose" in flags
     return flags, lists, files
 
 

@@ -12,7 +12,7 @@ from ..request.lists import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 OPERAND = ""
 """The name under which scan() yields what is not a flag."""
@@ -60,6 +60,37 @@ def scan(
                 yield OPERAND, argument
     except _ArgumentError as fault:
         raise UsageError(f"{fault}; see '{command} --help'") from None
+
+
+def read_line(
+    arguments: Sequence[str], table: Sequence[Flag], command: str, use: Callable[[str], None]
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """Return the flags with their last values, the -o lists and the files; stop at --help.
+
+    `use` is called with the value of --output at once, as a fault is reported in that form.
+    """
+    flags: dict[str, str] = {}
+    lists: list[str] = []
+    files: list[str] = []
+    objects: list[str] = []
+    for name, value in scan(arguments, table, command):
+        if name == "options":
+            lists.append(value)
+        elif name == "object":
+            objects.append(value)
+        elif name == OPERAND:
+            files.append(value)
+        else:
+            flags[name] = value
+        if name == "output":
+            use(value)
+        if name == "help":
+            return flags, lists, files
+    if objects or "image-opts" in flags:
+        from .image_options import name_files
+
+        files = name_files(files, objects, flags)
+    return flags, lists, files
 
 
 def format_flags(flags: Sequence[Flag]) -> str:

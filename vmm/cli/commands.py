@@ -43,14 +43,15 @@ _OPTION_VALUES = (
     *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
 )
 
+_FORMAT = Flag(
+    "format",
+    "the format of the image (only qcow2)",
+    short="f",
+    metavar="FMT",
+    values=(AMENDABLE_FORMAT,),
+)
 _IMAGE = (
-    Flag(
-        "format",
-        "the format of the image (only qcow2)",
-        short="f",
-        metavar="FMT",
-        values=(AMENDABLE_FORMAT,),
-    ),
+    _FORMAT,
     Flag(
         "cache",
         "cache mode; unsafe leaves out the flushes",
@@ -66,8 +67,7 @@ _REPORT = (
     Flag("dry-run", "say what would change, and change nothing"),
     _OUTPUT,
 )
-_MANY = (
-    Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"),
+_LISTED = (
     Flag(
         "files-from",
         "take the names of images from FILE, or from stdin if '-'",
@@ -77,6 +77,7 @@ _MANY = (
     Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
 )
+_MANY = (Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"), *_LISTED)
 _LIMITS = (
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
@@ -206,18 +207,9 @@ _SHARED = (
     ),
     _OUTPUT,
     Flag("jobs", "look at many images in so many processes, by default 1", "j", "N"),
-    Flag(
-        "files-from",
-        "take the names of images from FILE, or from stdin if '-'",
-        metavar="FILE",
-        values=(FILES,),
-    ),
-    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
-    Flag("debug", "show the debug text of the sandbox on stderr"),
-    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
-    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
-    Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
-    Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+    *_LISTED,
+    *_LIMITS,
+    *_ACCEPTED,
     _HELP,
 )
 """The flags of commands that only look at images."""
@@ -264,13 +256,7 @@ exit status is 0 for a sound image, 1 for one that was not checked to its end, 2
 and 3 for one that has leaked clusters and nothing worse.
 """,
     flags=(
-        Flag(
-            "format",
-            "the format of the image (only qcow2)",
-            short="f",
-            metavar="FMT",
-            values=(AMENDABLE_FORMAT,),
-        ),
+        _FORMAT,
         Flag("cache", "accepted for the sake of qemu-img; has no effect", "T", "CACHE"),
         Flag("quiet", "print nothing but errors", short="q"),
         *_SHARED,
@@ -302,15 +288,7 @@ _NAMED = (AMEND, REBASE, RESIZE, INFO, CHECK, DOCTOR, HELP)
 
 INSTAR = Command(
     name="instar",
-    usage=(
-        *AMEND.usage,
-        *REBASE.usage,
-        *RESIZE.usage,
-        *INFO.usage,
-        *CHECK.usage,
-        *DOCTOR.usage,
-        *HELP.usage,
-    ),
+    usage=tuple(line for command in _NAMED for line in command.usage),
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
     + "".join(f"  {command.name}\n      {command.summary}\n" for command in _NAMED),

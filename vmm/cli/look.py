@@ -18,7 +18,7 @@ from collections import deque
 from ..base.errors import HostError, UsageError, error_fields
 from ..base.record import record, to_dict
 from ..confine import Descriptors, confine
-from .arguments import OPERAND, scan
+from .arguments import read_line
 from .batch import read_jobs
 from .commands import format_help
 from .report import write
@@ -55,25 +55,10 @@ class Arguments:
 
 def read_arguments(arguments: list[str], command: Command, report: Report) -> Arguments | None:
     """Read a command line by its table; None if the help was asked for, and was printed."""
-    flags: dict[str, str] = {}
-    files: list[str] = []
-    objects: list[str] = []
-    for name, value in scan(arguments, command.flags, f"instar {command.name}"):
-        if name == OPERAND:
-            files.append(value)
-        elif name == "object":
-            objects.append(value)
-        else:
-            flags[name] = value
-        if name == "output":
-            report.use(value)
-        if name == "help":
-            write("stdout", format_help(command))
-            return None
-    if objects or "image-opts" in flags:
-        from .image_options import name_files
-
-        files = name_files(files, objects, flags)
+    flags, _, files = read_line(arguments, command.flags, f"instar {command.name}", report.use)
+    if "help" in flags:
+        write("stdout", format_help(command))
+        return None
     if "null" in flags and "files-from" not in flags:
         raise UsageError("--null is about the names of --files-from")
     if not files and "files-from" not in flags:
