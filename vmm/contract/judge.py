@@ -12,6 +12,7 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.record import FrozenDict
 from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
+from ..qcow2.probe import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS
 from ..request.kinds import tell_text
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .terms import Claim, Original
 
 _V3_LENGTH = 112
-_BITMAPS, _BITMAPS_VALID = 0x23852875, 1  # header extension type, autoclear feature
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
 _FIELDS = slice(24, 60)  # from the size to the refcount table
 _REFCOUNTS = slice(48, 60), slice(96, 100)  # what tells of the refcounts
@@ -220,16 +220,16 @@ class _Amended:
     def _judge_extensions(self, after: HeaderView) -> bytes | None:
         """Return the bitmaps extension if it is dropped and its clusters are to be released."""
         before = self._before
-        bitmaps = [data for kind, data in before.extensions if kind == _BITMAPS]
+        bitmaps = [data for kind, data in before.extensions if kind == EXTENSION_BITMAPS]
         downgraded = after.fields["version"] < before.fields["version"]
         if bitmaps and downgraded and (SWITCH, BITMAPS) not in self._allowed:
             raise GuestFault("the guest downgrades an image with bitmaps")
         wanted = self._expected.extensions
         if after.extensions != wanted:
             raise GuestFault("the guest changes, adds or drops a header extension")
-        dropped = bitmaps and all(kind != _BITMAPS for kind, _ in wanted)
+        dropped = bitmaps and all(kind != EXTENSION_BITMAPS for kind, _ in wanted)
         # Else a program that does not know bitmaps has written, and may have used the clusters.
-        if not dropped or not before.fields["autoclear_features"] & _BITMAPS_VALID:
+        if not dropped or not before.fields["autoclear_features"] & AUTOCLEAR_BITMAPS:
             return None
         if len(bitmaps) > 1:
             raise GuestFault("the guest accepted two bitmaps extensions")

@@ -11,8 +11,9 @@ from struct import unpack
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
+from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, stored
-from .tail import Tail
+from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
 
 TYPE_CHECKING = False
@@ -28,9 +29,6 @@ COMPRESSED_TAIL = (
 ENCRYPTED_TAIL = (
     "the disk ended within an encrypted cluster: what that has behind the old end now shows"
 )
-_EXTENDED_L2 = 0x10  # incompatible feature
-_SUBCLUSTERS = 32
-_ALL = (1 << _SUBCLUSTERS) - 1
 _ENTRY_WORK = 64  # bytes: to give up what an entry names takes as long as reading so many
 
 
@@ -48,7 +46,7 @@ class Layer:
         """`prepare` is what the first phase writes, `backing_size` as AmendRequest has it."""
         self._disk, self._prepare = disk, prepare
         self._old, self._new = before.fields, after.fields
-        extended = self._old.get("incompatible_features", 0) & _EXTENDED_L2
+        extended = self._old.get("incompatible_features", 0) & INCOMPATIBLE_EXTENDED_L2
         self._step = 16 if extended else 8
         self._in_table = disk.cluster_size // self._step
         self._span = self._in_table * disk.cluster_size
@@ -144,7 +142,7 @@ class Layer:
     def _wanted(self, cluster: int, count: int) -> bytes:
         """The entries of clusters of the disk, from one on, that are behind the boundary."""
         filled = min(max(self._fill_end - cluster, 0), count)
-        zero = ZERO if self._step == 8 else _ALL << _SUBCLUSTERS
+        zero = ZERO if self._step == 8 else ALL_SUBCLUSTERS << SUBCLUSTERS
         return zero.to_bytes(self._step, "big") * filled + bytes(self._step * (count - filled))
 
     def _judge_boundary(self, cut: int) -> None:
@@ -190,7 +188,7 @@ class Layer:
         word, rest = int.from_bytes(entry[:8], "big"), int.from_bytes(entry[8:], "big")
         if self._step == 8:
             return word == ZERO and self._old["version"] >= 3
-        return not word and cluster >= self._fill_end and not rest & _ALL
+        return not word and cluster >= self._fill_end and not rest & ALL_SUBCLUSTERS
 
     def _judge_tail(self, at: int) -> None:
         """The cluster that the old end is within shows nothing behind it."""

@@ -15,6 +15,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside
 from ..image.staging import SECTOR_SIZE
+from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
 from .disk import Disk, OutsideError
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 _WINDOW = 1 << 16  # clusters whose refcounts are judged at once
 _BLOCK_MEMORY = 300  # bytes to know of a refcount block
-_ORDER_OF_V2 = 4
-_EXTENDED_L2 = 16  # incompatible feature
 
 
 def judge_recoded(
@@ -124,7 +123,7 @@ class _Recoded:
         self._shift = disk.cluster_bits - 9
         phases = range(INSTAR_PHASE_COUNT)
         self._pending = [Pending(staged, phase, 1 << self._shift) for phase in phases]
-        order = before.fields.get("refcount_order", _ORDER_OF_V2)
+        order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
         place = before.fields["refcount_table_offset"], before.fields["refcount_table_clusters"]
         self._books = Books(disk, *place, order, 0)
         blocks = {n: offset >> disk.cluster_bits for n, offset in self._books.blocks()}
@@ -270,7 +269,7 @@ class _Recoded:
             range(0),
             self._before.extensions,
             kept_bitmaps(self._before, self._after),
-            extended=bool(fields.get("incompatible_features", 0) & _EXTENDED_L2),
+            extended=bool(fields.get("incompatible_features", 0) & INCOMPATIBLE_EXTENDED_L2),
             moves_refcounts=False,
             moves_snapshots=False,
         )

@@ -11,6 +11,7 @@ from struct import Struct
 
 from ..base.errors import GuestFault
 from ..base.record import record
+from ..qcow2.probe import EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
 from .disk import OFFSET_MASK
 from .limits import (
     BITMAP_DIRECTORY_MAX,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ..qcow2.header_view import HeaderView
     from .disk import Disk
 
-BITMAPS, LUKS = 0x23852875, 0x0537BE77
 """Types of header extensions."""
 
 _BITMAPS_VALID = 1  # autoclear feature
@@ -39,7 +39,6 @@ _LUKS = Struct(">QQ")
 _U64 = Struct(">Q")
 # The extra data of version 3: the size of the VM state, of the disk, the instruction count.
 _EXTRA_REQUIRED, _EXTRA_KNOWN = 16, 24
-_NO_ICOUNT = (1 << 64) - 1
 _IN_USE = 1  # of a bitmap: it was not closed
 _CLUSTER_WORK = 256  # bytes: to look a cluster's refcount up takes as long as reading so many
 _SNAPSHOT_MEMORY = 160  # bytes
@@ -108,7 +107,7 @@ class Snapshots:
         if len(extra) < _EXTRA_REQUIRED:
             extra = extra[:8] + _U64.pack(self._disk_size)
         if len(extra) < _EXTRA_KNOWN:
-            extra = extra[:16] + _U64.pack(_NO_ICOUNT)
+            extra = extra[:16] + _U64.pack(NO_ICOUNT)
         entry = fixed[:-4] + len(extra).to_bytes(4, "big") + extra + strings
         return entry + bytes(-len(entry) % 8)
 
@@ -127,7 +126,7 @@ def kept_bitmaps(before: HeaderView, after: HeaderView) -> bytes | None:
     """The extension of bitmaps that are in force as the image is, and stay."""
     if not before.fields.get("autoclear_features", 0) & _BITMAPS_VALID:
         return None
-    kept = [data for kind, data in after.extensions if kind == BITMAPS]
+    kept = [data for kind, data in after.extensions if kind == EXTENSION_BITMAPS]
     return kept[0] if kept else None
 
 
@@ -190,7 +189,7 @@ def _bitmaps(disk: Disk, extension: bytes) -> Iterator[_BitmapEntry]:
 def luks_clusters(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> Iterator[range]:
     """The clusters of the LUKS header and its key slots, which an extension names."""
     for kind, data in extensions:
-        if kind == LUKS:
+        if kind == EXTENSION_LUKS:
             if len(data) != _LUKS.size:
                 raise GuestFault("the guest accepted a malformed LUKS header extension")
             yield disk.clusters(*_LUKS.unpack(data))

@@ -13,6 +13,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside, too_few_references
 from ..image.staging import SECTOR_SIZE
+from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
 from .books import Books
 from .differences import (
     BLOCKS,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from .terms import Original
 
 _ENTRIES = 64  # in a sector of an L2 table
-_EXTENDED_L2 = 16  # incompatible feature
 
 
 def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
@@ -308,7 +308,7 @@ class _Tables:
             given_up,
             self._before.extensions,
             kept_bitmaps(self._before, self._after),
-            bool(self._old.get("incompatible_features", 0) & _EXTENDED_L2),
+            bool(self._old.get("incompatible_features", 0) & INCOMPATIBLE_EXTENDED_L2),
             self._moves_refcounts,
             self._moves_snapshots,
         )

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from .disk import Disk
     from .pending import Pending
 
-_SUBCLUSTERS = 32
-_ALL = (1 << _SUBCLUSTERS) - 1
+SUBCLUSTERS = 32
+"""In a cluster of an image with extended L2 entries."""
+ALL_SUBCLUSTERS = (1 << SUBCLUSTERS) - 1
 _HEAD = "the guest grows over a backing file whose end is within an unallocated cluster"
 
 
@@ -46,16 +47,16 @@ class Tail:
         word, bitmap = int.from_bytes(entry[:8], "big"), int.from_bytes(entry[8:], "big")
         if word & COMPRESSED:
             return 0, entry
-        size = self._disk.cluster_size // _SUBCLUSTERS
+        size = self._disk.cluster_size // SUBCLUSTERS
         number, after = self._start // size, -(-self._start // size)
-        behind = _ALL >> after << after
+        behind = ALL_SUBCLUSTERS >> after << after
         hidden = 0
         if number != after and bitmap >> number & 1:
             hidden = after * size
-        elif number != after and not bitmap >> _SUBCLUSTERS + number & 1 and backed:
+        elif number != after and not bitmap >> SUBCLUSTERS + number & 1 and backed:
             raise GuestFault(_HEAD)
-        if bitmap & behind or (backed and (bitmap >> _SUBCLUSTERS) & behind != behind):
-            bitmap = (bitmap & ~behind) | behind << _SUBCLUSTERS
+        if bitmap & behind or (backed and (bitmap >> SUBCLUSTERS) & behind != behind):
+            bitmap = (bitmap & ~behind) | behind << SUBCLUSTERS
         return hidden, entry[:8] + bitmap.to_bytes(8, "big")
 
     def cleared(self, cluster: bytes, end: int) -> bytes:

@@ -13,11 +13,22 @@ from instar.abi import (
 
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import Circumstances, translate
-from ..qcow2.probe import PROBE_SIZE, header_fields, other_format
+from ..qcow2.probe import (
+    AUTOCLEAR_DATA_FILE_RAW,
+    AUTOCLEAR_KNOWN,
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DATA_FILE,
+    INCOMPATIBLE_DIRTY,
+    INCOMPATIBLE_EXTENDED_L2,
+    INCOMPATIBLE_KNOWN,
+    NO_ICOUNT,
+    PROBE_SIZE,
+    header_fields,
+    other_format,
+)
 from .formats import recognise
 from .frames import InfoFrames
 from .luks import describe_luks
-from .policy import DATA_FILE, DIRTY, KNOWN
 from .references import describe_reference, full_name
 from .result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
 
@@ -33,8 +44,6 @@ if TYPE_CHECKING:
 
 _UNREADABLE = ("refcount_order",)
 """Problems of a header that leave nothing to tell."""
-_NO_ICOUNT = (1 << 64) - 1
-_CORRUPT, _COMPRESSION, _EXTENDED_L2 = 2, 8, 16
 _BITMAP_FLAGS = (("in-use", 1), ("auto", 2))
 _COMPRESSION_TYPE = 104  # "Header", where the header is longer than that
 
@@ -107,7 +116,7 @@ class _Reading:
             "backing_format": self._text(INFO_TEXT_BACKING_FORMAT),
             "full_backing_file": full_name(backing, self._filename) if backing else None,
             "is_encrypted": bool(header["crypt_method"]),
-            "is_dirty": bool(self._has(DIRTY)),
+            "is_dirty": bool(self._has(INCOMPATIBLE_DIRTY)),
             "snapshots": tuple(map(_describe_snapshot, frames.snapshots)),
             "bitmaps": tuple(map(_describe_bitmap, frames.bitmaps)),
             "references": tuple(self._references(backing)),
@@ -134,12 +143,12 @@ class _Reading:
         }
         if header["version"] > 2:
             details["lazy-refcounts"] = bool(header["compatible_features"] & 1)
-            details["corrupt"] = self._has(_CORRUPT)
-            details["extended-l2"] = self._has(_EXTENDED_L2)
+            details["corrupt"] = self._has(INCOMPATIBLE_CORRUPT)
+            details["extended-l2"] = self._has(INCOMPATIBLE_EXTENDED_L2)
         if (name := self._text(INFO_TEXT_DATA_FILE)) is not None and header["version"] > 2:
             details["data-file"] = name
-        if self._has(DATA_FILE):
-            details["data-file-raw"] = bool(header["autoclear_features"] & 2)
+        if self._has(INCOMPATIBLE_DATA_FILE):
+            details["data-file-raw"] = bool(header["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW)
         if header["crypt_method"] == 1:
             details["encrypt"] = {"format": "aes"}
         elif self._frames.luks is not None:
@@ -161,7 +170,7 @@ class _Reading:
         if self._header["backing_file_offset"] and backing:
             form = self._text(INFO_TEXT_BACKING_FORMAT)
             yield describe_reference("backing-file", backing, form, self._filename)
-        if self._has(DATA_FILE):
+        if self._has(INCOMPATIBLE_DATA_FILE):
             name = self._text(INFO_TEXT_DATA_FILE) or ""
             yield describe_reference("data-file", name, "raw", self._filename)
 
@@ -174,7 +183,7 @@ def _describe_snapshot(snapshot: SnapshotRecord) -> SnapshotInfo:
         date_sec=snapshot.date_sec,
         date_nsec=snapshot.date_nsec,
         vm_clock_nsec=snapshot.vm_clock_nsec,
-        icount=None if snapshot.icount == _NO_ICOUNT else snapshot.icount,
+        icount=None if snapshot.icount == NO_ICOUNT else snapshot.icount,
         disk_size=snapshot.disk_size,
     )
 
@@ -190,7 +199,7 @@ def _unknown_features(
 ) -> Iterator[FeatureInfo]:
     """Set bits that this program does not know, by the host's reading, with the image's names."""
     for number, (kind, known) in enumerate(
-        (("incompatible", KNOWN), ("compatible", 1), ("autoclear", 3))
+        (("incompatible", INCOMPATIBLE_KNOWN), ("compatible", 1), ("autoclear", AUTOCLEAR_KNOWN))
     ):
         bits = header.get(f"{kind}_features", 0) & ~known
         for bit in range(bits.bit_length()):

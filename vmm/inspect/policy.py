@@ -7,6 +7,12 @@ the file, so that no guest can hide it: the header's fields in the first 104 byt
 from __future__ import annotations
 
 from ..base.record import record
+from ..qcow2.probe import (
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DATA_FILE,
+    INCOMPATIBLE_DIRTY,
+    INCOMPATIBLE_KNOWN,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +20,6 @@ if TYPE_CHECKING:
 
     from .result import ImageInfo
 
-DIRTY, CORRUPT, DATA_FILE, KNOWN = 1, 2, 4, 0x1F
-"""Incompatible feature bits of the specification."""
 _ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, and of a snapshot's least entry
 
 
@@ -72,14 +76,14 @@ class Policy:
         if header["backing_file_offset"] and not self.backing_file:
             name = named.get("backing-file", "")
             yield _host("backing_file", f"the image names a backing file{name}")
-        if bits & DATA_FILE and not self.data_file:
+        if bits & INCOMPATIBLE_DATA_FILE and not self.data_file:
             name = named.get("data-file", "")
             yield _host("data_file", f"the image names an external data file{name}")
-        if bits & ~KNOWN:
-            unknown = f"{bits & ~KNOWN:#x}"
+        if bits & ~INCOMPATIBLE_KNOWN:
+            unknown = f"{bits & ~INCOMPATIBLE_KNOWN:#x}"
             yield _host("unknown_features", f"the image needs unknown features {unknown}")
-        if bits & (DIRTY | CORRUPT) and not self.dirty:
-            state = "corrupt" if bits & CORRUPT else "dirty"
+        if bits & (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT) and not self.dirty:
+            state = "corrupt" if bits & INCOMPATIBLE_CORRUPT else "dirty"
             yield _host("dirty", f"the image is marked {state}")
         for name, end in _table_ends(header):
             if end > -(-info.file_size // cluster_size) * cluster_size:

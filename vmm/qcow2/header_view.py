@@ -7,7 +7,14 @@ and can do nothing but describe or raise MalformedHeader; all use of it is to co
 from __future__ import annotations
 
 from ..base.record import record
-from .probe import header_fields
+from .probe import (
+    AUTOCLEAR_DATA_FILE_RAW,
+    EXTENSION_BACKING_FORMAT,
+    EXTENSION_DATA_FILE,
+    EXTENSION_FEATURE_NAMES,
+    INCOMPATIBLE_DATA_FILE,
+    header_fields,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +25,8 @@ HEADER_LIMIT = 0x10000
 
 _V2_LENGTH = 72
 _EXTENSION_HEADER = 8
-_END, _FEATURE_NAMES = 0, 0x6803F857
-BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
-"""Types of header extensions that hold text."""
+_END = 0
 _NAME_MAX = 1023
-_DATA_FILE_BIT, _RAW_BIT = 4, 2  # incompatible, autoclear feature
 
 
 class MalformedHeader(Exception):
@@ -55,16 +59,16 @@ def texts_of(view: HeaderView) -> dict[str, bytes]:
     """What a header says by text, as the options have it; b"" where it says nothing."""
     return {
         "backing_file": (view.name or b"").partition(b"\0")[0],
-        "backing_fmt": text_of(view, BACKING_FORMAT),
-        "data_file": text_of(view, DATA_FILE),
+        "backing_fmt": text_of(view, EXTENSION_BACKING_FORMAT),
+        "data_file": text_of(view, EXTENSION_DATA_FILE),
     }
 
 
 def is_raw(view: HeaderView) -> bool | None:
     """Whether the external data file is a raw image of the disk; None where there is none."""
-    if not view.fields.get("incompatible_features", 0) & _DATA_FILE_BIT:
+    if not view.fields.get("incompatible_features", 0) & INCOMPATIBLE_DATA_FILE:
         return None
-    return bool(view.fields["autoclear_features"] & _RAW_BIT)
+    return bool(view.fields["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW)
 
 
 def view_header(read: Callable[[int, int], bytes]) -> HeaderView:
@@ -124,7 +128,7 @@ class _Walk:
                 raise MalformedHeader("extension reaches beyond its limit")
             if kind == _END:
                 break
-            if kind != _FEATURE_NAMES:
+            if kind != EXTENSION_FEATURE_NAMES:
                 found.append((kind, self.take(at, size)))
             at += -(-size // 8) * 8
         self.end = at

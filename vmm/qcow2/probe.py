@@ -33,6 +33,18 @@ V3_FIELDS = (
     *("refcount_order", "header_length"),
 )
 
+# The specification's feature bits and types of header extensions, as in shared/qcow2/qcow2.h.
+INCOMPATIBLE_DIRTY, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE = 1, 2, 4
+INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_EXTENDED_L2, INCOMPATIBLE_KNOWN = 8, 16, 0x1F
+AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, AUTOCLEAR_KNOWN = 1, 2, 3
+EXTENSION_BACKING_FORMAT, EXTENSION_FEATURE_NAMES = 0xE2792ACA, 0x6803F857
+EXTENSION_DATA_FILE, EXTENSION_BITMAPS, EXTENSION_LUKS = 0x44415441, 0x23852875, 0x0537BE77
+
+REFCOUNT_ORDER_V2 = 4
+"""What version 2 has instead of a field: 16 bits."""
+NO_ICOUNT = (1 << 64) - 1
+"""In a snapshot: it was not taken under record and replay."""
+
 # Offset, signature, the format's name in qemu, and in words; then what is no image format.
 SIGNATURES = (
     (0, _QCOW1, "qcow", "a qcow (version 1) image"),
@@ -114,7 +126,7 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
         fields.get("incompatible_features", 0),
         fields.get("compatible_features", 0),
         fields.get("autoclear_features", 0),
-        fields.get("refcount_order", 4),
+        fields.get("refcount_order", REFCOUNT_ORDER_V2),
         fields["refcount_table_offset"],
         fields["refcount_table_clusters"],
     )

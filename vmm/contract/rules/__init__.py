@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...base.errors import GuestFault
 from ...base.record import record
+from ...qcow2.probe import AUTOCLEAR_KNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ...request import AmendRequest
     from ..differences import Differences
 
-_AUTOCLEAR_KNOWN = 3
 _KNOWN: dict[str, Rule] = {}
 
 
@@ -83,7 +83,7 @@ def expected(request: AmendRequest, before: HeaderView) -> Draft:
     """
     draft = Draft(before)
     if "autoclear_features" in draft.fields:
-        draft.fields["autoclear_features"] &= _AUTOCLEAR_KNOWN
+        draft.fields["autoclear_features"] &= AUTOCLEAR_KNOWN
     for rule in rules_of(request):
         rule.expect(request, before, draft)
     return draft

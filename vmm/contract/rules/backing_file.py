@@ -5,7 +5,8 @@ Without leave to change them, what is given must be what is there, as qemu compa
 
 from __future__ import annotations
 
-from ...qcow2.header_view import BACKING_FORMAT, texts_of
+from ...qcow2.header_view import texts_of
+from ...qcow2.probe import AUTOCLEAR_DATA_FILE_RAW, EXTENSION_BACKING_FORMAT
 from ..differences import HEADER, LAYOUT, PREPARE, SLACK, SWITCH
 from . import Rule
 
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
 RELAYOUT = frozenset({(PREPARE, SLACK), (SWITCH, HEADER), (SWITCH, LAYOUT)})
 """Another text in the header cluster, and what has to make room for it."""
 
-_DATA_FILE_RAW = 2
-
 
 def is_confirmed(request: AmendRequest, header: HeaderView) -> bool:
     """Whether the header has what is given; what is not given stands for none."""
     texts = texts_of(header)
-    has_format = any(kind == BACKING_FORMAT for kind, _ in header.extensions)
+    has_format = any(kind == EXTENSION_BACKING_FORMAT for kind, _ in header.extensions)
     name = texts["backing_file"] if header.name is not None else None
     form = texts["backing_fmt"] if has_format else None
     return (request.backing_file, request.backing_fmt) == (name, form)
@@ -56,7 +55,7 @@ def expect_format(request: AmendRequest, before: HeaderView, draft: Draft) -> No
     """Set the format, which goes with the name."""
     form = changed(request, before).get("backing_fmt") if request.change_backing else None
     if form is not None:
-        draft.put_extension(BACKING_FORMAT, form)
+        draft.put_extension(EXTENSION_BACKING_FORMAT, form)
 
 
 def _expect(request: AmendRequest, before: HeaderView, draft: Draft) -> None:
@@ -79,7 +78,7 @@ def forbid(request: AmendRequest, before: HeaderView) -> str:
         return ""
     if bool(after["backing_file"]) != bool(after["backing_fmt"]):
         return "the guest leaves a backing file without a format, or a format without a file"
-    raw = before.fields.get("autoclear_features", 0) & _DATA_FILE_RAW
+    raw = before.fields.get("autoclear_features", 0) & AUTOCLEAR_DATA_FILE_RAW
     if after["backing_file"] and raw and request.data_file_raw is not False:
         return "the guest gives a backing file to an image with a raw data file"
     return ""

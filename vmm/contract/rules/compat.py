@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2.probe import EXTENSION_BITMAPS
 from ..differences import (
     BITMAPS,
     BLOCKS,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from ...request import AmendRequest
     from ..differences import Differences
     from . import Draft
-
-BITMAPS_EXTENSION = 0x23852875
 
 _V2_NAMES = frozenset(
     (
@@ -84,7 +83,7 @@ def _expect(request: AmendRequest, before: HeaderView, draft: Draft) -> None:
         fields.update(incompatible_features=0, compatible_features=0, autoclear_features=0)
         fields.update(refcount_order=4, header_length=112)
     if request.compat < before.fields["version"]:
-        kept = (part for part in draft.extensions if part[0] != BITMAPS_EXTENSION)
+        kept = (part for part in draft.extensions if part[0] != EXTENSION_BITMAPS)
         draft.extensions = tuple(kept)
 
 

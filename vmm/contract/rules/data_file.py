@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...qcow2.header_view import DATA_FILE, text_of
+from ...qcow2.header_view import text_of
+from ...qcow2.probe import EXTENSION_DATA_FILE, INCOMPATIBLE_DATA_FILE
 from . import Rule
 from .backing_file import RELAYOUT
 
@@ -13,11 +14,9 @@ if TYPE_CHECKING:
     from ..differences import Differences
     from . import Draft
 
-_HAS_DATA_FILE = 4  # incompatible feature
-
 
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
-    return bool(text_of(header, DATA_FILE) == request.data_file)
+    return bool(text_of(header, EXTENSION_DATA_FILE) == request.data_file)
 
 
 def _allowed(request: AmendRequest, before: HeaderView) -> Differences:
@@ -26,11 +25,11 @@ def _allowed(request: AmendRequest, before: HeaderView) -> Differences:
 
 def _expect(request: AmendRequest, before: HeaderView, draft: Draft) -> None:
     if not _is_satisfied(request, before):
-        draft.put_extension(DATA_FILE, request.data_file)
+        draft.put_extension(EXTENSION_DATA_FILE, request.data_file)
 
 
 def _forbid(_request: AmendRequest, before: HeaderView) -> str:
-    if before.fields.get("incompatible_features", 0) & _HAS_DATA_FILE:
+    if before.fields.get("incompatible_features", 0) & INCOMPATIBLE_DATA_FILE:
         return ""
     return "the guest names a data file of an image that has none"
 

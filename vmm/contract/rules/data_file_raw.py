@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2.probe import AUTOCLEAR_DATA_FILE_RAW
 from . import Rule
 from .lazy_refcounts import TOGGLE
 
@@ -12,11 +13,9 @@ if TYPE_CHECKING:
     from ..differences import Differences
     from . import Draft
 
-_DATA_FILE_RAW = 2
-
 
 def _is_raw(header: HeaderView) -> bool:
-    return bool(header.fields.get("autoclear_features", 0) & _DATA_FILE_RAW)
+    return bool(header.fields.get("autoclear_features", 0) & AUTOCLEAR_DATA_FILE_RAW)
 
 
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
@@ -29,7 +28,7 @@ def _allowed(_request: AmendRequest, _before: HeaderView) -> Differences:
 
 def _expect(request: AmendRequest, _before: HeaderView, draft: Draft) -> None:
     if not request.data_file_raw and "autoclear_features" in draft.fields:
-        draft.fields["autoclear_features"] &= ~_DATA_FILE_RAW
+        draft.fields["autoclear_features"] &= ~AUTOCLEAR_DATA_FILE_RAW
 
 
 def _forbid(request: AmendRequest, before: HeaderView) -> str:

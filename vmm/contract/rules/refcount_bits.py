@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2.probe import REFCOUNT_ORDER_V2
 from ..differences import HEADER, PREPARE, RECODED, SWITCH
 from . import Rule
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 RECODE = frozenset({(PREPARE, RECODED), (SWITCH, HEADER), (SWITCH, RECODED)})
 """New refcount structures beside the old ones, and the place and width of the refcounts."""
 
-_ORDER_OF_V2 = 4  # 16 bits
-
 
 def _order(request: AmendRequest) -> int:
     """The width as the header has it: "Header", refcount_order."""
@@ -25,7 +24,7 @@ def _order(request: AmendRequest) -> int:
 
 
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
-    return header.fields.get("refcount_order", _ORDER_OF_V2) == _order(request)
+    return header.fields.get("refcount_order", REFCOUNT_ORDER_V2) == _order(request)
 
 
 def _allowed(request: AmendRequest, before: HeaderView) -> Differences:
@@ -39,7 +38,7 @@ def _expect(request: AmendRequest, _before: HeaderView, draft: Draft) -> None:
 
 def _forbid(request: AmendRequest, before: HeaderView) -> str:
     version = request.compat or before.fields["version"]
-    if version == 2 and _order(request) != _ORDER_OF_V2:
+    if version == 2 and _order(request) != REFCOUNT_ORDER_V2:
         return "the guest reports another refcount width in a version 2 image"
     return ""
 

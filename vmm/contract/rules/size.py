@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2.probe import INCOMPATIBLE_DATA_FILE
 from ..differences import (
     BLOCKS,
     COUNTS,
@@ -35,8 +36,6 @@ RESIZE = frozenset(
 )
 """The active layer gets another L1 table, or another length of it."""
 
-_DATA_FILE = 4  # incompatible feature
-
 
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
     return bool(header.fields["size"] == request.size)
@@ -58,7 +57,7 @@ def _forbid(request: AmendRequest, before: HeaderView) -> str:
         return ""
     if fields["version"] == 2 and fields["nb_snapshots"]:
         return "the guest resizes an image of version 2 with snapshots"
-    if fields.get("incompatible_features", 0) & _DATA_FILE:
+    if fields.get("incompatible_features", 0) & INCOMPATIBLE_DATA_FILE:
         return "the guest resizes an image with an external data file"
     return ""
 
