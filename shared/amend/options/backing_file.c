@@ -1,7 +1,7 @@
 /* Pure, either side: the option backing_file: the backing file's name, which nobody opens; together
  * with backing_fmt. Without leave to change it, what is given must be what is there.
  */
-#include "amend/text.h"
+#include "amend/options/text.h"
 #include "qcow2/extensions.h"
 #include "qcow2/header.h"
 #include "qcow2/qcow2.h"

@@ -1,5 +1,5 @@
 /* Pure, either side: the option backing_fmt: the backing file's format; backing_file.c judges both. */
-#include "amend/text.h"
+#include "amend/options/text.h"
 #include "qcow2/qcow2.h"
 
 static void resolve(struct amendment *amendment, const struct option_value *asked)

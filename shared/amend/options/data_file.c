@@ -1,5 +1,5 @@
 /* Pure, either side: the option data_file: the name of the external data file, which nobody opens. */
-#include "amend/text.h"
+#include "amend/options/text.h"
 #include "qcow2/qcow2.h"
 
 static void resolve(struct amendment *amendment, const struct option_value *asked)

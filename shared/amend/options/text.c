@@ -1,5 +1,5 @@
 /* Pure, either side: text that is asked for in the place of what the header has. */
-#include "amend/text.h"
+#include "amend/options/text.h"
 
 #include <string.h>
 
