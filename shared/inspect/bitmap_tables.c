@@ -22,7 +22,7 @@ static bool count_entry(struct checking *checking, uint64_t index, uint64_t entr
 static bool count_bitmap(void *context, const struct bitmap *bitmap)
 {
     struct checking *checking = context;
-    uint8_t *table = checking->workspace->image.table;
+    uint8_t *table = checking->image.memory->table;
     uint64_t entries = bitmap->table_entries, offset = bitmap->table_offset;
     if (!count_region(checking, offset, entries * QCOW2_TABLE_ENTRY_SIZE, AMEND_USE_BITMAP))
         return false;

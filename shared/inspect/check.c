@@ -103,16 +103,23 @@ static bool count_blocks(struct checking *checking)
     return true;
 }
 
+bool count_contents(struct checking *checking)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    return count_region(checking, 0, h->cluster_size, AMEND_USE_HEADER) &&
+           count_table(checking, h->l1_table_offset, h->l1_size, true) &&
+           count_snapshots(checking) &&
+           count_region(checking, h->crypto_offset, h->crypto_length, AMEND_USE_CRYPTO_HEADER) &&
+           count_bitmaps(checking);
+}
+
 static bool count_all(struct checking *checking)
 {
     const struct qcow2_header *h = &checking->image.header;
     uint64_t table = (uint64_t)h->refcount_table_clusters << h->cluster_bits;
-    return count_region(checking, 0, h->cluster_size, AMEND_USE_HEADER) &&
-           count_table(checking, h->l1_table_offset, h->l1_size, true) &&
-           count_snapshots(checking) &&
+    return count_contents(checking) &&
            count_region(checking, h->refcount_table_offset, table, AMEND_USE_REFCOUNT_TABLE) &&
-           count_region(checking, h->crypto_offset, h->crypto_length, AMEND_USE_CRYPTO_HEADER) &&
-           count_bitmaps(checking) && count_blocks(checking);
+           count_blocks(checking);
 }
 
 /* Compare a count with the refcount, which then takes its place. */
@@ -226,7 +233,7 @@ void check_image(const struct InspectConfig *config, const struct image_io *io,
                  struct check_workspace *workspace, uint64_t size, const struct sink *sink,
                  struct CheckResult *result, struct verdict *verdict)
 {
-    struct checking checking = {.workspace = workspace, .result = result};
+    struct checking checking = {.records = &workspace->records, .result = result};
     struct qcow2_image *image = &checking.image;
     const struct qcow2_header *h = &image->header;
     memset(result, 0, sizeof(*result));

@@ -17,4 +17,7 @@ void check_image(const struct InspectConfig *config, const struct image_io *io,
                  struct check_workspace *workspace, uint64_t size, const struct sink *sink,
                  struct CheckResult *result, struct verdict *verdict);
 
+/* Count all references but those of the refcount table and of its blocks. False: refused. */
+bool count_contents(struct checking *checking);
+
 #endif

@@ -27,7 +27,7 @@ void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t d
         result->check_errors++;
     else
         result->corruptions++;
-    uint8_t *record = add_record(&checking->workspace->records, sizeof(finding));
+    uint8_t *record = add_record(checking->records, sizeof(finding));
     if (record) {
         memcpy(record, &finding, sizeof(finding));
         result->findings_told++;

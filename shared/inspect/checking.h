@@ -20,7 +20,7 @@ struct check_workspace {
 struct checking {
     struct qcow2_image image;
     struct refcounts refcounts;
-    struct check_workspace *workspace;
+    struct record_list *records; /* findings */
     struct CheckResult *result;
     struct counts counts;
     uint64_t file_clusters; /* the last one counts as whole */

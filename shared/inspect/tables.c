@@ -191,7 +191,7 @@ static bool queue_table(struct checking *checking, uint64_t offset, bool active,
             return false;
         checking->starts[checking->queued] = starts;
         checking->queue[checking->queued++] = (struct io_range){
-            offset, part, checking->workspace->image.batch + checking->queue_bytes};
+            offset, part, checking->image.memory->batch + checking->queue_bytes};
         checking->queue_bytes += part;
         offset += part;
         left -= part;
@@ -213,7 +213,7 @@ static bool count_l2_table(struct checking *checking, uint64_t index, uint64_t e
 static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, bool active,
                  visit_table *visit)
 {
-    uint8_t *table = checking->workspace->image.table;
+    uint8_t *table = checking->image.memory->table;
     for (uint64_t i = 0; i < entries; i++) {
         uint64_t at = i * QCOW2_TABLE_ENTRY_SIZE % TABLE_SIZE;
         uint64_t left = (entries - i) * QCOW2_TABLE_ENTRY_SIZE;
