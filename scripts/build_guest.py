@@ -41,11 +41,13 @@ INCLUDES = ("abi", "shared", "guest/common", "guest/operation")
 
 WARNINGS = "-Wall -Wextra -Wconversion -Wshadow -Werror".split()
 CFLAGS = (
-    "-std=c11 -Os -ffreestanding -fno-pic -fno-pie"
+    "-std=c11 -ffreestanding -fno-pic -fno-pie"
     " -fno-stack-protector -fno-asynchronous-unwind-tables -fno-sanitize=all"
     " -fcf-protection=none -mno-red-zone -mgeneral-regs-only"
     " -ffunction-sections -fdata-sections"
 ).split()
+# A check spends its time in loops over millions of entries, and the others in exits.
+OPTIMISE = {"check": "-O2"}
 # Symbols are kept, for reports of faults: zig drops them unless -g is said here. There is no debug
 # information to link, as the sources are compiled without.
 LDFLAGS = (
@@ -85,13 +87,14 @@ def compiler(zig_options: Sequence[str] = ZIG_GUEST) -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc", *zig_options]
 
 
-def link_image(sources: Sequence[Path], script: Path, image: Path) -> Path:
+def link_image(sources: Sequence[Path], script: Path, image: Path, optimise: str = "-Os") -> Path:
     """Compile `sources` and link them by the linker script into the ELF file `image`.
 
     Args:
         sources: C and assembler files, in the order in which they are linked.
         script: the linker script.
         image: what to write, or to replace in one step; its folder must exist.
+        optimise: the compiler's option for that.
 
     Returns:
         `image`.
@@ -103,16 +106,17 @@ def link_image(sources: Sequence[Path], script: Path, image: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix="instar-guest-") as temporary:
         # Names that say nothing of this machine: some of them end up in the image's symbols.
         mapping = [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={temporary}=."]
+        command = [*compiler(), *CFLAGS, optimise]
         objects = []
         for number, source in enumerate(sources):
             output = Path(temporary, f"{number}-{source.stem}.o")
             run_compiler(
-                [*compiler(), *CFLAGS, *WARNINGS, *mapping, *includes, "-c", _in_root(source)],
+                [*command, *WARNINGS, *mapping, *includes, "-c", _in_root(source)],
                 output,
             )
             objects.append(str(output))
         layout = [f"-Wl,-T,{_in_root(script)}", f"-Wl,-e,{_entry(script)}"]
-        run_compiler([*compiler(), *CFLAGS, *objects, *LDFLAGS, *layout], image)
+        run_compiler([*command, *objects, *LDFLAGS, *layout], image)
     return image
 
 
@@ -159,6 +163,7 @@ def build_guest(directory: Path) -> list[Path]:
             image_sources(name),
             linker_script(name),
             directory.resolve() / f"{name}.elf",
+            OPTIMISE.get(name, "-Os"),
         )
         for name in IMAGES
     ]

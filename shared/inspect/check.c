@@ -5,15 +5,13 @@
 
 #include "bits.h"
 #include "inspect/bitmap_tables.h"
+#include "inspect/compare.h"
 #include "inspect/tables.h"
 #include "qcow2/bytes.h"
 #include "qcow2/extensions.h"
 #include "qcow2/header.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/snapshots.h"
-
-/* "Refcount table": bits 0 to 8 of an entry are reserved. */
-#define BLOCK_RESERVED UINT64_C(0x1ff)
 
 static bool count_snapshot(struct checking *checking, const struct snapshot *snapshot,
                            uint32_t number)
@@ -72,32 +70,10 @@ static bool count_block(struct checking *checking, uint64_t index, uint64_t entr
     return true;
 }
 
-static uint64_t table_entries(const struct checking *checking)
-{
-    const struct qcow2_header *h = &checking->image.header;
-    return ((uint64_t)h->refcount_table_clusters << h->cluster_bits) / QCOW2_TABLE_ENTRY_SIZE;
-}
-
-/* The refcount table's entry as it stands. Null: refused. */
-static const uint8_t *look_at_entry(struct checking *checking, uint64_t index)
-{
-    return look(&checking->image.file, &checking->refcounts.table,
-                checking->image.header.refcount_table_offset + index * QCOW2_TABLE_ENTRY_SIZE,
-                QCOW2_TABLE_ENTRY_SIZE);
-}
-
-static bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry)
-{
-    const uint8_t *raw = look_at_entry(checking, index);
-    if (raw)
-        *entry = load_be64(raw);
-    return raw;
-}
-
 static bool count_blocks(struct checking *checking)
 {
     uint64_t entry;
-    for (uint64_t i = 0; i < table_entries(checking); i++)
+    for (uint64_t i = 0; i < checking->refcounts.table_entries; i++)
         if (!read_entry(checking, i, &entry) || (entry && !count_block(checking, i, entry)))
             return false;
     return true;
@@ -122,63 +98,6 @@ static bool count_all(struct checking *checking)
            count_blocks(checking);
 }
 
-/* Compare a count with the refcount, which then takes its place. */
-static void compare_count(struct checking *checking, uint64_t cluster, uint64_t refcount)
-{
-    uint64_t count = get_count(&checking->counts, cluster);
-    if (refcount || count)
-        checking->highest = cluster;
-    if (refcount < count)
-        find(checking, CHECK_CLUSTER_REFCOUNT, cluster, refcount, count);
-    else if (refcount > count)
-        find(checking, CHECK_CLUSTER_LEAKED, cluster, refcount, count);
-    set_count(&checking->counts, cluster, refcount > 2 ? 2 : (uint32_t)refcount);
-}
-
-/* Compare the clusters of one refcount block that the window has. False: refused. */
-static bool compare_block(struct checking *checking, uint64_t first, uint64_t end, uint64_t entry)
-{
-    struct qcow2_image *image = &checking->image;
-    uint32_t order = image->header.refcount_order, bits = UINT32_C(1) << order;
-    uint64_t offset = entry & ~BLOCK_RESERVED, per_block = entries_per_block(image);
-    bool unreadable = offset % image->header.cluster_size || offset > INT64_MAX;
-    for (uint64_t cluster = first; cluster < end; cluster++) {
-        uint64_t index = cluster % per_block, at = index * bits / 8, refcount = 0;
-        if (unreadable) {
-            find(checking, CHECK_BLOCK_UNREADABLE, cluster, 0, 0);
-            set_count(&checking->counts, cluster, REFCOUNT_UNKNOWN);
-            continue;
-        }
-        if (offset) {
-            const uint8_t *raw = look(&image->file, &checking->refcounts.disk, offset + at,
-                                      bits < 8 ? 1 : bits / 8);
-            if (!raw)
-                return false;
-            refcount = load_refcount(raw, bits < 8 ? index % (8 / bits) : 0, order);
-        }
-        compare_count(checking, cluster, refcount);
-    }
-    return true;
-}
-
-static bool compare_counts(struct checking *checking)
-{
-    struct counts *counts = &checking->counts;
-    uint64_t per_block = entries_per_block(&checking->image);
-    uint64_t end = counts->first + counts->size;
-    end = end < checking->clusters ? end : checking->clusters;
-    for (uint64_t cluster = counts->first; cluster < end;) {
-        uint64_t index = cluster / per_block, next = (index + 1) * per_block, entry = 0;
-        next = next < end ? next : end;
-        if (!spend(&checking->image.file.budget, (next - cluster) * COUNT_WORK) ||
-            (index < table_entries(checking) && !read_entry(checking, index, &entry)) ||
-            !compare_block(checking, cluster, next, entry))
-            return false;
-        cluster = next;
-    }
-    return true;
-}
-
 /* Whether nothing is refused but that the image is dirty or corrupt. */
 static bool can_be_checked(const struct verdict *verdict)
 {
@@ -195,17 +114,19 @@ static bool check_windows(struct checking *checking, uint8_t *memory, uint64_t s
     uint64_t total = checking->file_clusters + 1;
     counts->memory = memory;
     counts->wide = checking->image.header.refcount_order > QCOW2_REFCOUNT_ORDER_DEFAULT;
-    counts->size = size / bytes_of_count(counts->wide) & ~UINT64_C(7);
-    if (counts->size == 0)
+    uint64_t room = size / (bytes_of_count(counts->wide) + 1) / COUNTS_UNIT * COUNTS_UNIT;
+    if (room == 0)
         return refuse(checking->image.file.verdict, REFUSAL_WORK_LIMIT, AMEND_ERROR_WORK_LIMIT, 0,
                       0, 0);
-    for (counts->first = 0; counts->first < total; counts->first += counts->size) {
-        uint64_t used = total - counts->first < counts->size ? total - counts->first : counts->size;
+    for (counts->first = 0; counts->first < total; counts->first += room) {
+        counts->size = total - counts->first < room ? total - counts->first : room;
+        counts->uses = memory + round_up(counts->size, COUNTS_UNIT) * bytes_of_count(counts->wide);
         checking->once = counts->first == 0;
-        if (!spend(&checking->image.file.budget, used * bytes_of_count(counts->wide)))
+        checking->doubted = false;
+        uint64_t used = (uint64_t)(counts->uses + counts->size - memory);
+        if (!spend(&checking->image.file.budget, used))
             return false;
-        /* Counts and uses lie one after the other: only what this window needs is cleared. */
-        memset(memory, 0, used * (counts->wide ? 4 : 2));
+        memset(memory, 0, used);
         if (!count_all(checking) || !compare_counts(checking) || !check_flags(checking))
             return false;
     }
@@ -216,13 +137,14 @@ static bool check_windows(struct checking *checking, uint8_t *memory, uint64_t s
 static void open_refcounts(struct checking *checking)
 {
     struct qcow2_memory *memory = checking->image.memory;
-    uint64_t entries = table_entries(checking);
+    const struct qcow2_header *h = &checking->image.header;
+    uint64_t entries =
+        ((uint64_t)h->refcount_table_clusters << h->cluster_bits) / QCOW2_TABLE_ENTRY_SIZE;
     checking->refcounts = (struct refcounts){
         .image = &checking->image,
-        .table = {memory->refcount_table, SMALL_WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0,
-                  .any_order = true},
+        .table = {memory->other_table, WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0, .any_order = true},
         .disk = {memory->refcounts, WINDOW_SIZE, INSTAR_PHASE_PREPARE, 0, .any_order = true},
-        .table_offset = checking->image.header.refcount_table_offset,
+        .table_offset = h->refcount_table_offset,
         .table_entries = entries,
         .disk_blocks = entries,
         .blocks = entries,

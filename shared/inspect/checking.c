@@ -47,17 +47,27 @@ static void count_cluster(struct checking *checking, uint64_t cluster, uint32_t 
     if (!is_counted(counts, cluster))
         return;
     uint32_t count = get_count(counts, cluster);
-    uint8_t *before = use_of(counts, cluster);
+    uint8_t *use_byte = use_of(counts, cluster);
+    uint32_t before = *use_byte & USE_MASK;
     if (count == largest_refcount(checking->image.header.refcount_order) || count == UINT32_MAX) {
         find(checking, CHECK_REFCOUNT_OVERFLOW, cluster << checking->image.header.cluster_bits, 0,
              0);
         return;
     }
-    if (count && !may_share(use, *before))
-        find(checking, CHECK_OVERLAP, cluster << checking->image.header.cluster_bits, *before, use);
+    if (count && !may_share(use, before))
+        find(checking, CHECK_OVERLAP, cluster << checking->image.header.cluster_bits, before, use);
     if (!count)
-        *before = (uint8_t)use;
+        *use_byte |= (uint8_t)use;
     set_count(counts, cluster, count + 1);
+}
+
+void note_flag(struct checking *checking, uint64_t offset, bool copied)
+{
+    uint64_t cluster = offset >> checking->image.header.cluster_bits;
+    if (cluster >= checking->file_clusters)
+        checking->doubted = true;
+    else if (is_counted(&checking->counts, cluster))
+        *use_of(&checking->counts, cluster) |= copied ? SAID_ALONE : SAID_SHARED;
 }
 
 bool count_region(struct checking *checking, uint64_t offset, uint64_t size, uint32_t use)

@@ -27,10 +27,7 @@ struct checking {
     uint64_t clusters;      /* one more if it is referred to */
     uint64_t highest;       /* the last cluster in use; 0 if there is none */
     bool once;              /* the first window: findings that are of no window are told */
-    uint32_t queued;        /* L2 tables in memory->batch to come */
-    uint64_t queue_bytes;
-    struct io_range queue[IO_RANGES_MAX];
-    bool starts[IO_RANGES_MAX]; /* whether it is the first part of a table */
+    bool doubted;           /* a flag of the active tables may be wrong */
     uint64_t next;              /* where the next cluster is if the disk is not fragmented */
 };
 
@@ -42,6 +39,9 @@ struct checking {
 /* Note a finding; what it counts as is the kind's affair. */
 void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t detail1,
           uint64_t detail2);
+/* Note what an entry of the active tables says of the cluster at `offset`, to be compared with its
+ * refcount. */
+void note_flag(struct checking *checking, uint64_t offset, bool copied);
 /* Count a reference to [offset, offset + size), which is for `use`. False: refused. */
 bool count_region(struct checking *checking, uint64_t offset, uint64_t size, uint32_t use);
 

@@ -9,15 +9,26 @@
  * other. A count is 16 bits wide where the image's refcounts are no wider, else 32. */
 struct counts {
     uint8_t *memory;
+    uint8_t *uses; /* a byte for each cluster: what it was first counted as, and what flags say of it */
     uint64_t first;
     uint64_t size;
     bool wide;
 };
 
-/* Bytes that a cluster takes: its count, and its use. */
+/* AMEND_USE_* in a byte of `uses`, and whether entries of the active tables say that the cluster has
+ * other users, or none (QCOW2_L2_COPIED). */
+#define USE_MASK 0x3fu
+#define SAID_SHARED 0x40u
+#define SAID_ALONE 0x80u
+
+/* Windows start at multiples of it, so that their refcounts, however wide, are whole sectors. */
+#define COUNTS_UNIT UINT64_C(4096)
+/* Clusters that are compared at once. */
+#define COUNTS_ROW 4u
+
 static inline uint64_t bytes_of_count(bool wide)
 {
-    return wide ? 5 : 3;
+    return wide ? 4 : 2;
 }
 
 static inline bool is_counted(const struct counts *counts, uint64_t cluster)
@@ -41,10 +52,9 @@ static inline void set_count(struct counts *counts, uint64_t cluster, uint32_t c
         ((uint16_t *)(void *)counts->memory)[i] = (uint16_t)count;
 }
 
-/* What the cluster was first counted as: AMEND_USE_*. */
 static inline uint8_t *use_of(struct counts *counts, uint64_t cluster)
 {
-    return counts->memory + counts->size * (counts->wide ? 4 : 2) + (cluster - counts->first);
+    return counts->uses + (cluster - counts->first);
 }
 
 #endif

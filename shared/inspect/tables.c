@@ -1,8 +1,7 @@
 /* Pure, either side: the L1 and L2 tables of the untrusted image, as a check follows them. */
 #include "inspect/tables.h"
 
-#include <string.h>
-
+#include "inspect/parts.h"
 #include "qcow2/bytes.h"
 #include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
@@ -10,10 +9,10 @@
 #define L1_RESERVED UINT64_C(0x7f000000000001ff)
 #define L2_RESERVED UINT64_C(0x3f000000000001fe)
 #define ALL_ALLOCATED UINT64_C(0xffffffff)
-#define WHOLE_BATCH (BATCH_SIZE / 2)
 
-typedef bool visit_table(struct checking *checking, const uint8_t *table, uint32_t size,
-                         bool active, bool starts);
+/* What the parts of tables are queued with. */
+#define TABLE_STARTS 1u
+#define TABLE_ACTIVE 2u
 
 enum kind { UNALLOCATED, NORMAL, ZERO_PLAIN, ZERO_ALLOCATED, COMPRESSED };
 
@@ -61,10 +60,12 @@ static bool count_cluster(struct checking *checking, uint64_t entry, uint64_t su
 {
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
     uint32_t size = checking->image.header.cluster_size;
-    if (subclusters >> 32 & subclusters) {
+    if (active && has_data_file(checking))
+        checking->doubted |= !(entry & QCOW2_L2_COPIED);
+    else if (active)
+        note_flag(checking, offset, entry & QCOW2_L2_COPIED);
+    if (subclusters >> 32 & subclusters)
         find(checking, CHECK_SUBCLUSTERS, offset, subclusters, 0);
-        return true;
-    }
     if (offset % size)
         find(checking, CHECK_CLUSTER_UNALIGNED, offset, entry, 0);
     if (active && checking->once) {
@@ -75,45 +76,97 @@ static bool count_cluster(struct checking *checking, uint64_t entry, uint64_t su
     return has_data_file(checking) || count_region(checking, offset, size, AMEND_USE_DATA);
 }
 
-static bool count_entries(struct checking *checking, const uint8_t *table, uint32_t size,
-                          bool active, bool starts)
+/* Count one entry, whatever it is. False: refused. */
+static bool count_entry(struct checking *checking, uint64_t entry, uint64_t subclusters,
+                        bool active)
 {
+    enum kind kind = kind_of(checking, entry);
+    if (kind != COMPRESSED && entry & L2_RESERVED)
+        find(checking, CHECK_L2_RESERVED, entry, 0, 0);
+    if (kind == COMPRESSED)
+        return count_compressed(checking, entry, subclusters, active);
+    if (kind == NORMAL || kind == ZERO_ALLOCATED)
+        return count_cluster(checking, entry, subclusters, active);
+    if (subclusters & ALL_ALLOCATED)
+        find(checking, CHECK_UNALLOCATED_SUBCLUSTERS, entry, subclusters, 0);
+    return true;
+}
+
+/* Count entries from `at` on as count_entry() would, up to one that is not plain: that names a cluster
+ * which this window does not have, or which has something other than data in it. Nearly all entries
+ * are plain, and this is quick. False: refused. */
+static bool count_plain(struct checking *checking, const uint8_t *table, uint32_t *at,
+                        uint32_t size, bool active)
+{
+    const struct qcow2_header *h = &checking->image.header;
+    const struct counts counts = checking->counts;
+    uint16_t *numbers = (uint16_t *)(void *)counts.memory;
+    uint32_t bits = h->cluster_bits;
+    uint64_t others = ~(QCOW2_L2_COPIED | (QCOW2_TABLE_OFFSET_MASK >> bits << bits));
+    uint64_t largest = largest_refcount(h->refcount_order), cluster_size = h->cluster_size;
+    uint64_t end = checking->file_clusters - counts.first;
+    uint64_t next = checking->next, counted = 0, fragmented = 0;
+    end = end < counts.size ? end : counts.size;
+    for (; *at < size; *at += QCOW2_TABLE_ENTRY_SIZE) {
+        uint64_t entry = load_be64(table + *at), offset = entry & ~QCOW2_L2_COPIED;
+        uint64_t i = (offset >> bits) - counts.first;
+        if (entry == 0)
+            continue;
+        if (entry & others || i >= end)
+            break;
+        uint8_t use = counts.uses[i];
+        if (numbers[i] && ((use & USE_MASK) != AMEND_USE_DATA || numbers[i] == largest))
+            break;
+        numbers[i] = (uint16_t)(numbers[i] + 1);
+        uint32_t said = entry & QCOW2_L2_COPIED ? SAID_ALONE : SAID_SHARED;
+        counts.uses[i] = (uint8_t)(use | AMEND_USE_DATA | (active ? said : 0));
+        counted++;
+        fragmented += next && offset != next;
+        next = offset + cluster_size;
+    }
+    if (active && checking->once) {
+        checking->result->allocated_clusters += counted;
+        checking->result->fragmented_clusters += fragmented;
+        checking->next = next;
+    }
+    return spend(&checking->image.file.budget, counted * COUNT_WORK);
+}
+
+static bool count_entries(void *context, const uint8_t *table, uint32_t size, uint64_t tag)
+{
+    struct checking *checking = context;
     uint32_t step = l2_entry_size(&checking->image.header);
-    checking->next = starts ? 0 : checking->next;
+    bool active = tag & TABLE_ACTIVE;
+    bool plain = step == QCOW2_TABLE_ENTRY_SIZE && !has_data_file(checking) &&
+                 !checking->counts.wide;
+    checking->next = tag & TABLE_STARTS ? 0 : checking->next;
     if (!spend(&checking->image.file.budget, size))
         return false;
     for (uint32_t at = 0; at < size; at += step) {
+        if (plain && !count_plain(checking, table, &at, size, active))
+            return false;
+        if (at == size)
+            break;
         uint64_t entry = load_be64(table + at);
         uint64_t subclusters =
             step > QCOW2_TABLE_ENTRY_SIZE ? load_be64(table + at + QCOW2_TABLE_ENTRY_SIZE) : 0;
-        if (!(entry | subclusters))
-            continue;
-        enum kind kind = kind_of(checking, entry);
-        if (kind != COMPRESSED && entry & L2_RESERVED)
-            find(checking, CHECK_L2_RESERVED, entry, 0, 0);
-        bool good = true;
-        if (kind == COMPRESSED)
-            good = count_compressed(checking, entry, subclusters, active);
-        else if (kind == NORMAL || kind == ZERO_ALLOCATED)
-            good = count_cluster(checking, entry, subclusters, active);
-        else if (subclusters & ALL_ALLOCATED)
-            find(checking, CHECK_UNALLOCATED_SUBCLUSTERS, entry, subclusters, 0);
-        if (!good)
+        if ((entry | subclusters) && !count_entry(checking, entry, subclusters, active))
             return false;
     }
     return true;
 }
 
-/* Whether the cluster's refcount is 1, after compare_counts(). False: refused, or not in this window. */
+/* Whether the cluster's refcount is 1, after compare_counts(); `known` if this window is to say so. */
 static bool is_alone(struct checking *checking, uint64_t offset, bool *alone, uint64_t *refcount,
                      bool *known)
 {
     uint64_t cluster = offset >> checking->image.header.cluster_bits;
-    *known = is_counted(&checking->counts, cluster);
+    bool compared = cluster < checking->clusters;
+    *known = compared && is_counted(&checking->counts, cluster);
     if (*known) {
         *refcount = get_count(&checking->counts, cluster);
         *known = *refcount != REFCOUNT_UNKNOWN;
-    } else if (cluster >= checking->file_clusters + 1 && checking->once) {
+    } else if (!compared && checking->once) {
         *known = true;
         if (!get_refcount(&checking->refcounts, offset, refcount))
             return false;
@@ -134,12 +187,11 @@ static bool check_flag(struct checking *checking, uint32_t kind, uint64_t index,
     return true;
 }
 
-static bool check_entries(struct checking *checking, const uint8_t *table, uint32_t size,
-                          bool active, bool starts)
+static bool check_entries(void *context, const uint8_t *table, uint32_t size, uint64_t tag)
 {
+    struct checking *checking = context;
     uint32_t step = l2_entry_size(&checking->image.header);
-    (void)active;
-    (void)starts;
+    (void)tag;
     if (!spend(&checking->image.file.budget, size))
         return false;
     for (uint32_t at = 0; at < size; at += step) {
@@ -152,68 +204,32 @@ static bool check_entries(struct checking *checking, const uint8_t *table, uint3
     return true;
 }
 
-/* Read the L2 tables that are queued, and visit them. False: refused. */
-static bool flush_queue(struct checking *checking, bool active, visit_table *visit)
+static bool add_table(struct parts *parts, uint64_t offset, uint32_t size, uint64_t tag)
 {
-    uint32_t count = checking->queued;
-    uint64_t end = checking->image.file.end;
-    struct io_range present[IO_RANGES_MAX] = {{0, 0, 0}};
-    uint32_t reads = 0;
-    checking->queued = 0;
-    checking->queue_bytes = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        struct io_range range = checking->queue[i];
-        uint64_t there = range.offset < end ? end - range.offset : 0;
-        there = there < range.length ? there : range.length;
-        memset(range.buffer + there, 0, range.length - there);
-        range.length = there;
-        if (there)
-            present[reads++] = range;
-    }
-    if (!read_ranges(&checking->image.file, INSTAR_PHASE_PREPARE, present, reads))
-        return false;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct io_range *range = &checking->queue[i];
-        if (!visit(checking, range->buffer, (uint32_t)range->length, active, checking->starts[i]))
+    for (uint32_t at = 0; at < size; at += PART_MAX)
+        if (!add_part(parts, offset + at, size - at < PART_MAX ? size - at : PART_MAX,
+                      tag | (at ? 0 : TABLE_STARTS)))
             return false;
-    }
     return true;
 }
 
-static bool queue_table(struct checking *checking, uint64_t offset, bool active, visit_table *visit)
-{
-    uint32_t left = checking->image.header.cluster_size;
-    bool starts = true;
-    while (left) {
-        uint32_t part = left < WHOLE_BATCH ? left : WHOLE_BATCH;
-        if ((checking->queued == IO_RANGES_MAX || checking->queue_bytes + part > BATCH_SIZE) &&
-            !flush_queue(checking, active, visit))
-            return false;
-        checking->starts[checking->queued] = starts;
-        checking->queue[checking->queued++] = (struct io_range){
-            offset, part, checking->image.memory->batch + checking->queue_bytes};
-        checking->queue_bytes += part;
-        offset += part;
-        left -= part;
-        starts = false;
-    }
-    return true;
-}
-
-static bool count_l2_table(struct checking *checking, uint64_t index, uint64_t entry)
+static bool count_l2_table(struct checking *checking, uint64_t index, uint64_t entry, bool active)
 {
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
     if (entry & L1_RESERVED)
         find(checking, CHECK_L1_RESERVED, index, entry, 0);
     if (offset % checking->image.header.cluster_size)
         find(checking, CHECK_L2_TABLE_UNALIGNED, index, entry, 0);
+    if (active)
+        note_flag(checking, offset, entry & QCOW2_L2_COPIED);
     return count_region(checking, offset, checking->image.header.cluster_size, AMEND_USE_L2_TABLE);
 }
 
 static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, bool active,
-                 visit_table *visit)
+                 visit_part *visit)
 {
     uint8_t *table = checking->image.memory->table;
+    struct parts parts = {.image = &checking->image, .visit = visit, .context = checking};
     for (uint64_t i = 0; i < entries; i++) {
         uint64_t at = i * QCOW2_TABLE_ENTRY_SIZE % TABLE_SIZE;
         uint64_t left = (entries - i) * QCOW2_TABLE_ENTRY_SIZE;
@@ -225,12 +241,13 @@ static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, b
         bool counts = visit == count_entries;
         if (counts ? !entry : !(entry & QCOW2_TABLE_OFFSET_MASK))
             continue;
-        if (!(counts ? count_l2_table(checking, i, entry)
+        if (!(counts ? count_l2_table(checking, i, entry, active)
                      : check_flag(checking, CHECK_L2_TABLE_COPIED, i, entry)) ||
-            !queue_table(checking, entry & QCOW2_TABLE_OFFSET_MASK, active, visit))
+            !add_table(&parts, entry & QCOW2_TABLE_OFFSET_MASK,
+                       checking->image.header.cluster_size, active ? TABLE_ACTIVE : 0))
             return false;
     }
-    return flush_queue(checking, active, visit);
+    return flush_parts(&parts);
 }
 
 bool count_table(struct checking *checking, uint64_t offset, uint64_t entries, bool active)
@@ -244,5 +261,6 @@ bool count_table(struct checking *checking, uint64_t offset, uint64_t entries, b
 bool check_flags(struct checking *checking)
 {
     const struct qcow2_header *h = &checking->image.header;
-    return walk(checking, h->l1_table_offset, h->l1_size, true, check_entries);
+    return !checking->doubted ||
+           walk(checking, h->l1_table_offset, h->l1_size, true, check_entries);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,10 +13,13 @@ from time import process_time
 import pytest
 
 import instar
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.inspect.check import ram_for
 from tests.differential.generate import case_of
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES as HOSTILE
 from tests.inspect.checking import differences
+from tests.inspect.damage import damage
 from tests.inspect.divergences import CHECK, explain
 from tests.support.forge import Compressed, Data, Image, Snapshot
 from tests.support.qemu import Qemu
@@ -186,3 +190,89 @@ def test_what_is_no_qcow2_image_is_refused_by_what_it_is(tmp_path: Path) -> None
     done = run(path)
     assert done.returncode == 1
     assert "vmdk" in done.stderr
+
+
+@pytest.mark.parametrize("seed", range(700, 730))
+def test_damaged_tables_are_counted_as_qemu_img_counts_them(
+    seed: int, tmp_path: Path, qemu_versions: tuple[Qemu, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(seed, tuple(qemu.version for qemu in qemu_versions))
+    monkeypatch.chdir(tmp_path)
+    image = case.program.make(tmp_path, qemu_versions)
+    if image is not None and damage(image, seed):
+        assert unexplained(qemu_versions[-1], Path(image.name)) == []
+
+
+@pytest.mark.parametrize("cluster", range(64))
+def test_a_flag_that_is_wrong_is_found_wherever_it_is(
+    cluster: int, tmp_path: Path, qemu: Qemu
+) -> None:
+    """Flags are compared four clusters at once, and told in another pass."""
+    path = tmp_path / "t.qcow2"
+    image = replace(REFCOUNTS, clusters={n: Data(bytes([n])) for n in range(64)})
+    image.write(path)
+    table = image.regions()["l2_table[0]"].start
+    with path.open("r+b") as file:
+        file.seek(table + 8 * cluster)
+        first = file.read(1)[0]
+        file.seek(table + 8 * cluster)
+        file.write(bytes([first ^ 0x80]))
+    assert unexplained(qemu, path) == []
+    result = instar.check(path)
+    assert [one.name for one in result.findings] == ["cluster_copied"]
+    assert (result.corruptions, result.exit_status) == (1, 2)
+
+
+@pytest.mark.parametrize("stored", [0, 1, 2])
+def test_a_flag_of_a_cluster_after_the_end_is_compared_with_its_refcount(
+    stored: int, tmp_path: Path, qemu: Qemu
+) -> None:
+    path = tmp_path / "t.qcow2"
+    table = REFCOUNTS.regions()["l2_table[0]"].start
+    REFCOUNTS.write(path)
+    after = (path.stat().st_size >> 12) + 20
+    entry = (after << 12).to_bytes(8, "big")
+    replace(REFCOUNTS, patches=[(table + 40, entry)]).write(path)
+    with path.open("r+b") as file:
+        file.seek(REFCOUNTS.regions()["refcount_block[0]"].start + 2 * after)
+        file.write(stored.to_bytes(2, "big"))
+    assert unexplained(qemu, path) == []
+    names = {one.name for one in instar.check(path).findings}
+    assert ("cluster_copied" in names) == (stored == 1)
+
+
+def test_a_sound_image_is_read_once(tmp_path: Path) -> None:
+    """The second walk is for images in which a flag is wrong."""
+    path = tmp_path / "t.qcow2"
+    image = replace(REFCOUNTS, size=64 << 20, clusters={512 * n: Data(b"\x05") for n in range(32)})
+    image.write(path)
+    once = instar.check(path).vm_exits
+    table = image.regions()["l2_table[0]"].start
+    with path.open("r+b") as file:
+        file.seek(table)
+        file.write(b"\0")  # the flag
+    assert instar.check(path).vm_exits > once
+    assert instar.check(path).exit_status == 2
+
+
+def test_memory_is_as_large_as_the_image_asks_for_and_no_larger_than_64_mib(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.qcow2"
+    sizes = {}
+    for bits in (9, 16):
+        for size in (1 << 20, 1 << 30, 1 << 40, 1 << 43):
+            replace(REFCOUNTS, cluster_bits=bits, size=1 << 16, clusters={}).write(path)
+            os.truncate(path, size)
+            with ImageFile(str(path), writable=False, is_to_change=False) as image:
+                sizes[bits, size] = ram_for(image) >> 20
+    assert sizes == {
+        (9, 1 << 20): 2,
+        (9, 1 << 30): 8,
+        (9, 1 << 40): 64,
+        (9, 1 << 43): 64,
+        (16, 1 << 20): 2,
+        (16, 1 << 30): 2,
+        (16, 1 << 40): 50,
+        (16, 1 << 43): 64,
+    }

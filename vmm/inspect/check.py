@@ -42,6 +42,7 @@ _NUMBERS = (
     *("fragmented_clusters", "compressed_clusters", "image_end_offset"),
 )
 _COUNT = 3  # bytes that the guest has for each cluster, for refcounts up to 16 bits; else 5
+_UNIT = 4096  # clusters, of which it has room for a multiple
 _WORKSPACE = 0x1D0000  # bytes of RAM that are not for counts
 
 
@@ -153,7 +154,7 @@ def ram_for(image: ImageFile) -> int:
     header = parse_fixed_header(image.read(0, PROBE_SIZE))
     if header is None or not header.cluster_size:
         return INSTAR_RAM_SIZE
-    clusters = image.size // header.cluster_size + 2
+    clusters = -(-(image.size // header.cluster_size + 2) // _UNIT) * _UNIT
     size = _WORKSPACE + clusters * (_COUNT if header.refcount_order <= 4 else _COUNT + 2)
     return min(max(-(-size // INSTAR_RAM_SIZE), 1) * INSTAR_RAM_SIZE, INSTAR_RAM_MAX)
 

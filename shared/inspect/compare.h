@@ -1,0 +1,20 @@
+/* Pure, either side: compares what a check has counted with the refcounts of the untrusted image. */
+#ifndef INSTAR_COMPARE_H
+#define INSTAR_COMPARE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "inspect/checking.h"
+
+/* "Refcount table": bits 0 to 8 of an entry are reserved. */
+#define BLOCK_RESERVED UINT64_C(0x1ff)
+
+/* Of both, false means refused. */
+
+/* The refcount table's entry as it stands. */
+bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry);
+/* Compare all clusters of the window; then refcounts, cut to 2, stand in the place of the counts. */
+bool compare_counts(struct checking *checking);
+
+#endif
