@@ -12,7 +12,7 @@ import pytest
 
 import instar
 from instar.vmm import amend as amend_module
-from instar.vmm.amend import chain
+from instar.vmm.amend import amend_image, chain
 from instar.vmm.base.errors import GuestFault, HostError
 from instar.vmm.contract import judge as judge_module
 from instar.vmm.image import commit as commit_module
@@ -175,6 +175,22 @@ def test_a_step_that_is_refused_leaves_nothing_written(
     with pytest.raises(instar.ImageRejected) as caught:
         amend_in_steps(path, steps)
     assert [refusal.name for refusal in caught.value.refusals] == ["lazy_needs_v3"]
+    check()
+
+
+def test_a_chain_that_undoes_what_it_was_asked_for_is_refused_and_leaves_nothing_written(
+    path: Path,
+    untouched: Callable[[Image], Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check = untouched(Image(version=2, size=1 << 20))
+    both = request_of("compat=1.1,size=2097152")
+    again = request_of("compat=0.10")
+    steps = both.steps()
+    assert len(steps) == 2
+    monkeypatch.setattr(AmendRequest, "steps", lambda _: (*steps, again))
+    with pytest.raises(GuestFault, match="all together"):
+        amend_image(path, both)
     check()
 
 

@@ -54,7 +54,7 @@ def amend_in_steps(
             if before_read:
                 before_read(image, machine.prepare_vcpu(), len(steps))
             plans = plan_steps(machine, image, steps, **callbacks)
-        return carry_out(image, steps[0], plans, payload.sha256, warning)
+        return carry_out(image, steps[-1], plans, payload.sha256, warning)
 
 
 def command(*steps: str, confined: bool = True) -> list[str]:

@@ -164,14 +164,18 @@ def carry_out(
     payload_sha256: str,
     warning: str | None,
 ) -> AmendResult:
-    """Commit what was planned and judged. HostError, which says what state the image is in."""
+    """Commit what was planned and judged. HostError, which says what state the image is in.
+
+    GuestFault, and nothing is written, if the steps are not together what was asked for.
+    """
     if len(plans) == 1:
         if not request.dry_run:
             commit(image, plans[0].outcome.staged, flush=request.flush)
         done = {**plans[0].describe(RANGES_MAX), "steps": ()}
     else:
-        from .chain import commit_chain, describe_chain
+        from .chain import commit_chain, describe_chain, judge_end
 
+        judge_end(image, request, plans)
         if not request.dry_run:
             commit_chain(image, plans, flush=request.flush)
         done = describe_chain(plans)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from time import monotonic
 
-from ..base.errors import HostError
+from ..base.errors import GuestFault, HostError
+from ..contract.rules import is_satisfied
 from ..contract.terms import Change
 from ..image.commit import commit
 from ..image.view import ImageView, size_after
-from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
+from ..qcow2.header_view import view_header
+from ..qcow2.probe import HEADER_FIELDS, PROBE_SIZE, V3_FIELDS, header_fields
 from ..request.kinds import TEXT
 from ..request.options import OPTIONS
 from .result import RANGES_MAX, AmendStep
@@ -57,6 +59,16 @@ def plan_chain(
         view.lay(made.outcome.staged, made.judgement.work)
         plans.append(made)
     return tuple(plans)
+
+
+def judge_end(image: ImageFile, request: AmendRequest, plans: Sequence[Plan]) -> None:
+    """Hold the image that all steps leave to the whole request. GuestFault if one undid another."""
+    view = ImageView(image)
+    for plan in plans:
+        view.lay(plan.outcome.staged, plan.judgement.work)
+    request = request.for_disk(header_fields(image.read(0, PROBE_SIZE))["size"])
+    if not is_satisfied(request, view_header(view.read)):
+        raise GuestFault("the steps do not leave the image as they were asked to, all together")
 
 
 def _share(progress: Progress | None, number: int, count: int) -> Progress | None:
