@@ -21,8 +21,8 @@ struct boundary {
 
 /* Of all these, false means refused. */
 
-/* Find the boundary at byte `at` of the disk. */
-bool find_boundary(struct qcow2_image *image, uint64_t at, uint64_t fill_end,
+/* Find the boundary at byte `at` of the disk; `end` is the larger one of its sizes. */
+bool find_boundary(struct qcow2_image *image, uint64_t at, uint64_t end, uint64_t fill_end,
                    struct boundary *boundary);
 /* Whether any entry of the active L1 table in [first, end), which may reach into its last cluster's
  * rest, is not 0. */

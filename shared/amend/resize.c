@@ -15,6 +15,7 @@
 #include "qcow2/qcow2.h"
 
 #define ENTRIES_AT_ONCE (BATCH_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+#define NEW_ENTRIES_AT_ONCE (TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE) /* memory that is not used yet costs time */
 
 static bool grows(const struct resize *r)
 {
@@ -138,23 +139,24 @@ static bool write_l1(struct resize *r, uint64_t offset)
     uint64_t entries = clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE) << h->cluster_bits;
     uint8_t *part = image->memory->batch;
     entries /= QCOW2_TABLE_ENTRY_SIZE;
-    for (uint64_t first = 0; first < entries; first += ENTRIES_AT_ONCE) {
-        uint64_t count = entries - first < ENTRIES_AT_ONCE ? entries - first : ENTRIES_AT_ONCE;
-        uint32_t length = (uint32_t)count * QCOW2_TABLE_ENTRY_SIZE;
+    for (uint64_t first = 0, end; first < entries; first = end) {
+        uint64_t most = first < kept ? ENTRIES_AT_ONCE : NEW_ENTRIES_AT_ONCE;
+        end = entries - first < most ? entries : first + most;
+        uint64_t old_end = first > kept ? first : end < kept ? end : kept;
+        uint32_t length = (uint32_t)(end - first) * QCOW2_TABLE_ENTRY_SIZE;
+        uint32_t old_length = (uint32_t)(old_end - first) * QCOW2_TABLE_ENTRY_SIZE;
         uint64_t place = first * QCOW2_TABLE_ENTRY_SIZE;
-        if (first < kept && !read_image(&image->file, INSTAR_PHASE_PREPARE,
-                                        h->l1_table_offset + place, part, length))
+        if (old_length && !read_image(&image->file, INSTAR_PHASE_PREPARE,
+                                      h->l1_table_offset + place, part, old_length))
             return false;
-        for (uint64_t i = first; i < first + count; i++) {
-            uint8_t *entry = part + (i - first) * QCOW2_TABLE_ENTRY_SIZE;
-            if (i == cut)
-                store_be64(entry, r->table ? r->table | QCOW2_L2_COPIED : 0);
-            else if (i >= kept && i - kept < r->filled)
-                store_be64(entry, (r->fill + ((i - kept) << h->cluster_bits)) | QCOW2_L2_COPIED);
-            else if (i >= kept)
-                store_be64(entry, 0);
-        }
-        if (!write_fresh(&image->file, offset + place, part, length, first + count == entries))
+        memset(part + old_length, 0, length - old_length);
+        if (cut >= first && cut < end)
+            store_be64(part + (cut - first) * QCOW2_TABLE_ENTRY_SIZE,
+                       r->table ? r->table | QCOW2_L2_COPIED : 0);
+        for (uint64_t i = old_end; i < end && i - kept < r->filled; i++)
+            store_be64(part + (i - first) * QCOW2_TABLE_ENTRY_SIZE,
+                       (r->fill + ((i - kept) << h->cluster_bits)) | QCOW2_L2_COPIED);
+        if (!write_fresh(&image->file, offset + place, part, length, end == entries))
             return false;
     }
     return true;
@@ -206,7 +208,8 @@ static bool release_old(struct resize *r)
     uint64_t kept = r->moves_l1 ? 0 : clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE);
     uint64_t dropped = grows(r) && !r->moves_l1 ? h->l1_size : b->l1_kept;
     bool any;
-    r->boundary.l1.loaded = false; /* its memory has been used */
+    if (r->moves_l1 || r->tail.cluster)
+        r->boundary.l1.loaded = false; /* its memory has been used */
     if (!has_l1_entries(books->image, &r->boundary, dropped, h->l1_size, &any))
         return false;
     if (!any && kept >= l1)
@@ -234,7 +237,8 @@ bool resize_layer(struct books *books, struct target *target, uint64_t backing_s
     uint64_t l1_table = h->l1_table_offset;
     *r = (struct resize){.books = books, .target = target};
     uint64_t at = grows(r) ? h->size : target->size, filled = fill_end(r, backing_size);
-    if (!find_boundary(image, at, filled, &r->boundary) || !find_cut(r))
+    uint64_t end = grows(r) ? target->size : h->size;
+    if (!find_boundary(image, at, end, filled, &r->boundary) || !find_cut(r))
         return false;
     uint64_t tables = (filled + l2_entries(h) - 1) / l2_entries(h);
     r->filled = tables > r->boundary.l1_kept ? tables - r->boundary.l1_kept : 0;

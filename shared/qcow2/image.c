@@ -14,13 +14,19 @@ void open_qcow2(struct qcow2_image *image, struct qcow2_memory *memory, const st
     };
 }
 
-bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sector)
+const uint8_t *find_along(const struct qcow2_image *image, uint64_t offset)
 {
     for (uint32_t i = 0; i < READ_ALONG_MAX; i++)
-        if (image->along[i] && image->along[i] == offset) {
-            *sector = image->memory->along[i];
-            return true;
-        }
+        if (image->along[i] && image->along[i] == offset)
+            return image->memory->along[i];
+    return 0;
+}
+
+bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sector)
+{
+    *sector = find_along(image, offset);
+    if (*sector)
+        return true;
     *sector = image->memory->table;
     return read_image(&image->file, INSTAR_PHASE_PREPARE, offset, image->memory->table,
                       IO_SECTOR_SIZE);

@@ -91,6 +91,8 @@ struct qcow2_image {
 void open_qcow2(struct qcow2_image *image, struct qcow2_memory *memory, const struct image_io *io,
                 struct verdict *verdict, uint64_t work_max);
 
+/* The sector at `offset`, if it was read with the header; else null. */
+const uint8_t *find_along(const struct qcow2_image *image, uint64_t offset);
 /* Have the sector at `offset` as it is, perhaps without a read. False: refused. */
 bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sector);
 

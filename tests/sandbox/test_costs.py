@@ -178,3 +178,14 @@ def test_a_downgrade_reads_tables_without_zero_clusters_once_on_each_side(path: 
     Image(size=TABLES * PER_TABLE << 16, clusters={**clusters, 1: Zero()}).write(path)
     result = instar.amend(path, compat="0.10")
     assert result.bytes_read <= (2 * TABLES + 4) << 16
+
+
+@pytest.mark.parametrize("size", [1 << 34, 40 << 20])
+def test_a_size_that_fits_the_tables_takes_four_exits_and_one_sector(path: Path, size: int) -> None:
+    Image(size=64 << 20, clusters={n: Data(b"\5") for n in range(9)}).write(path)
+    result = instar.resize(path, size, shrink=True)
+    assert result.vm_exits == 4
+    assert [(part.offset, part.length) for part in result.ranges] == [(0, 512)]
+    # The L2 table at the end of the smaller disk, once on each side, and the L1 entries.
+    assert result.bytes_read <= (2 << 16) + (3 << 12)
+    assert instar.resize(path, size).action == "noop"

@@ -40,6 +40,7 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
+from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
 from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
 from .result import ByteRange
 
@@ -138,15 +139,23 @@ def pack_config(
 
 
 def _read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
-    """Where the guest looks for the refcount of the header's cluster: each look is an exit.
+    """Sectors that the guest is going to look at, as each look is an exit; 0 for none.
 
-    The first refcount block lies right after the refcount table, unless one of them has moved.
+    A change of the size begins with the L1 entry at the end of the smaller disk. The refcount of
+    the header's cluster is in the first block, which lies right after the refcount table, unless
+    one of them has moved.
     """
-    table = header.refcount_table_offset
-    block = table + header.refcount_table_clusters * header.cluster_size
-    wanted = request.moves_header or (request.compat == 3 and header.version == 2)
-    wanted = wanted and table % 512 == block % 512 == 0
-    return (table, block) if wanted and block < image_size else (0, 0)
+    if request.size is not None:
+        size = header.cluster_size
+        entries = size // (16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8)
+        last = max(min(header.size, request.size) - 1, 0) // max(size * entries, 1)
+        wanted = (header.l1_table_offset + 8 * last) // 512 * 512, 0
+    elif request.moves_header or (request.compat == 3 and header.version == 2):
+        table = header.refcount_table_offset
+        wanted = table, table + header.refcount_table_clusters * header.cluster_size
+    else:
+        return 0, 0
+    return wanted if max(wanted) < image_size and not any(at % 512 for at in wanted) else (0, 0)
 
 
 def pack_options(values: Mapping[int, int | bytes]) -> bytes:

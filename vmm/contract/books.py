@@ -7,6 +7,7 @@ takes and gives back, computes the refcount blocks from that, and compares them 
 from __future__ import annotations
 
 from itertools import compress
+from struct import unpack
 
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import bad_refcount_table, overlap
@@ -49,7 +50,7 @@ class Books:
         if not 0 < size <= REFCOUNT_TABLE_MAX:
             raise GuestFault(f"the guest accepted a refcount table of {clusters} clusters")
         self.table_clusters = disk.clusters(offset, size)
-        self.table = disk.read(offset, size)
+        self._table: bytes | None = None
         self.new_blocks: dict[int, int] = {}
         """Index and offset of the refcount blocks that are added."""
         self.taken = 0
@@ -65,12 +66,20 @@ class Books:
         """Where the windows that change lie, but for those in new blocks."""
         self._windows_at: set[int] = set()
 
+    @property
+    def table(self) -> bytes:
+        """The refcount table, which is read when it is first asked for."""
+        if self._table is None:
+            place = self.table_clusters
+            bits = self._disk.cluster_bits
+            self._table = self._disk.read(place.start << bits, len(place) << bits)
+        return self._table
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Index and offset of each refcount block that is there."""
         for at, data in stored(self.table):
-            for index in range(at // 8, (at + len(data)) // 8):
-                offset = self._block(index)
-                if offset:
+            for index, entry in enumerate(unpack(f">{len(data) // 8}Q", data), at // 8):
+                if entry and (offset := self._block(index)):
                     yield index, offset
 
     def old(self, cluster: int) -> int:

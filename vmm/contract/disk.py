@@ -45,6 +45,14 @@ def stored(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield at, block
 
 
+def is_zeros(data: bytes | bytearray, start: int, end: int) -> bool:
+    """Whether data has only zeros from one place to another; large copies cost more than it."""
+    return all(
+        data[at : min(at + _BLOCK, end)] == _EMPTY[: min(_BLOCK, end - at)]
+        for at in range(start, end, _BLOCK)
+    )
+
+
 def is_all_stored(data: bytes) -> bool:
     """Whether it can be seen at a glance that no such block is left out."""
     return 0 not in data[::_BLOCK]

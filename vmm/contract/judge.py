@@ -44,7 +44,11 @@ def preload(request: AmendRequest) -> None:
     tuple(rules_of(request))
     if request.writes_tables or request.moves_header:
         # Many changes write the fields of the header only.
-        from . import one_sector, recoded, tables  # noqa: F401
+        from . import one_sector, tables  # noqa: F401
+    if request.refcount_bits is not None:
+        from . import recoded  # noqa: F401
+    if request.size is not None:
+        from . import resized  # noqa: F401
 
 
 def judge(
@@ -255,10 +259,16 @@ class _Amended:
             return
         if not layer and (SWITCH, LAYOUT) not in self._allowed:
             raise GuestFault(_OUTSIDE)
+        image = self._original, self._before, after
+        if layer and not (outside or header):
+            from .resized import judge_resized
+
+            backing_size = self._request.backing_size
+            self.warnings, self.work = judge_resized(*image, staged, backing_size)
+            return
         self._judge_end()
         from .tables import judge_tables
 
-        image = self._original, self._before, after
         self.warnings, self.work = judge_tables(
             *(*image, staged, zeroes, self._allowed, dropped),
             header=header,

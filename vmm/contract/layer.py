@@ -12,7 +12,7 @@ from struct import unpack
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, stored
+from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
 
@@ -59,8 +59,9 @@ class Layer:
         self._fill_end = -(-end // disk.cluster_size) if self._backed else 0
         self._first = -(-(self._at % self._span) // disk.cluster_size)
         self._books: Books
-        self._l1, self._new_l1 = b"", b""
-        self._table, self._new_table = b"", b""  # of the boundary
+        self._l1 = self._table = b""  # as they are: the L1 table, the L2 table at the boundary
+        self._new_l1: bytes | bytearray = b""
+        self._new_table: bytes | bytearray = b""
         self._masked: int | None = None  # where in it an entry is not to be searched
         self._moves = self._old["l1_table_offset"] != self._new["l1_table_offset"]
         self.given_up = range(0)
@@ -113,11 +114,11 @@ class Layer:
         """The new table has the old one's entries, and none behind the boundary but new tables."""
         end = len(self._new_l1) if self._moves else 8 * -(-self._new["size"] // self._span)
         kept = 8 * (self._kept if cut is None else cut)
-        rest = self._new_l1[8 * (self._kept + filled) : end]
-        if self._new_l1[:kept] != self._l1[:kept] or rest.strip(b"\0"):
+        rest = 8 * (self._kept + filled)
+        if self._new_l1[:kept] != self._l1[:kept] or not is_zeros(self._new_l1, rest, end):
             raise GuestFault("the guest changes, keeps or adds an entry of the L1 table")
 
-    def _take(self, clusters: range) -> bytes:
+    def _take(self, clusters: range) -> bytes | bytearray:
         """What new clusters are filled with. GuestFault for a part that would hold anything.
 
         After the file's end come zeros, as far as the last sector has it reach.
@@ -131,7 +132,7 @@ class Layer:
             raise GuestFault(f"the guest leaves sector {missing} of a new table unwritten")
         return self._prepare.take_row(start, end)
 
-    def _take_table(self, l1: bytes, index: int) -> bytes:
+    def _take_table(self, l1: bytes | bytearray, index: int) -> bytes | bytearray:
         """The new L2 table that an entry of the new L1 table names."""
         entry = int.from_bytes(l1[8 * index : 8 * index + 8], "big")
         offset = entry & OFFSET_MASK
@@ -181,7 +182,7 @@ class Layer:
             raise GuestFault(f"the guest accepted the unaligned entry {entry:#x}")
         return offset
 
-    def _is_wanted(self, cluster: int, entry: bytes) -> bool:
+    def _is_wanted(self, cluster: int, entry: bytes | bytearray) -> bool:
         """Whether an entry behind the boundary shows nothing, and owns nothing."""
         if entry == self._wanted(cluster, 1):
             return True
@@ -268,7 +269,7 @@ class Layer:
         """The clusters of the L2 tables that stay, but for the one at the boundary."""
         end = self._kept - (self._at % self._span != 0)
         found: set[int] = set()
-        for _, block in stored(self._new_l1[: 8 * end]):
+        for _, block in stored(bytes(self._new_l1[: 8 * end])):
             found.update(unpack(f">{len(block) // 8}Q", block))
         return {(word & OFFSET_MASK) >> self._disk.cluster_bits for word in found} - {0}
 

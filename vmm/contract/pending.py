@@ -35,14 +35,14 @@ class Pending:
             self._taken.extend((sector, sector + 1))
         return data
 
-    def take_row(self, start: int, end: int) -> bytes:
+    def take_row(self, start: int, end: int) -> bytearray:
         """The same for sectors in a row; zeros come where nothing is staged."""
         data = bytearray((end - start) * SECTOR_SIZE)
         for first, part in self._staged.extents(self._phase, max(start, self._first), end):
             at = (first - start) * SECTOR_SIZE
             data[at : at + len(part)] = part
             self._taken.extend((first, first + len(part) // SECTOR_SIZE))
-        return bytes(data)
+        return data
 
     def matches(self, start: int, data: bytes, *, whole: bool) -> bool:
         """Take sectors in a row; whether they are these.

@@ -246,10 +246,10 @@ class _Tables:
                 if staged is not None:
                     new[at : at + SECTOR_SIZE] = staged
                     self._table_written.add((first << 9) + at >> disk.cluster_bits)
-            table = bytes(new)
+            table = new
         self._judge_table_entries(table)
 
-    def _judge_table_entries(self, table: bytes) -> None:
+    def _judge_table_entries(self, table: bytearray) -> None:
         old = self._books.table.ljust(len(table), b"\0")
         if table == old:
             return
@@ -292,7 +292,7 @@ class _Tables:
             raise GuestFault("the guest changes more of the snapshots than they lack")
         self._books.release(snapshots.clusters)
 
-    def _take_structure(self, clusters: range, size: int | None = None) -> bytes:
+    def _take_structure(self, clusters: range, size: int | None = None) -> bytearray:
         """The staged contents of new clusters, the first `size` bytes of which must be staged."""
         self._books.take_structure(clusters)
         shift, pending = self._disk.cluster_bits - 9, self._pending[PREPARE]

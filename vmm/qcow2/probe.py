@@ -85,6 +85,7 @@ class FixedHeader:
     refcount_order: int
     refcount_table_offset: int = 0
     refcount_table_clusters: int = 0
+    l1_table_offset: int = 0
 
     @property
     def cluster_size(self) -> int:
@@ -129,6 +130,7 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
         fields.get("refcount_order", REFCOUNT_ORDER_V2),
         fields["refcount_table_offset"],
         fields["refcount_table_clusters"],
+        fields["l1_table_offset"],
     )
 
 
