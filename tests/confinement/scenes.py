@@ -56,6 +56,7 @@ ZEROES = Image(
     clusters={0: Zero(), 1: ZeroAllocated(b"x"), 2: Data(b"a")},
     snapshots=[Snapshot(name=b"a", clusters={0: Data(b"b")})],
 )
+SHRUNK = Image(size=1 << 20, clusters={0: Data(b"a"), 9: Data(b"b"), 12: Data(b"c")})
 BITMAPS = Image(bitmaps=[Bitmap(name=b"one", dirty=[1]), Bitmap(name=b"two\n")])
 SNAPSHOTS = Image(version=2, snapshots=[Snapshot(name=b"a", extra_data_size=0)])
 
@@ -70,6 +71,7 @@ SCENES: dict[str, Scene] = {
     "zero clusters filled, and the file grown": Scene(("-o", "compat=0.10"), image=ZEROES),
     "bitmaps removed": Scene(("--drop-bitmaps", "-o", "compat=0.10"), image=BITMAPS),
     "bitmaps named": Scene(("-o", "compat=0.10"), 1, r"('one', 'two\n')", image=BITMAPS),
+    "a disk made smaller": Scene(("--shrink", "-o", "size=512k"), image=SHRUNK),
     "snapshots completed": Scene(("--output=json", "-o", "compat=1.1"), image=SNAPSHOTS),
     "no growth allowed": Scene(
         ("--max-growth=512", "-o", "compat=0.10"), 1, "allow more with --max-growth", image=ZEROES

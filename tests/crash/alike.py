@@ -48,7 +48,7 @@ def rebuilt(before: bytes, state: State) -> bytes:
     image = bytearray(before.ljust(state.size, b"\0"))
     for number, data in state.sectors.items():
         image[number * 512 : number * 512 + len(data)] = data
-    return bytes(image)
+    return bytes(image[: state.size])
 
 
 def assert_reads_alike(qemu: Qemu, image: Path, original: Path, snapshots: int) -> None:

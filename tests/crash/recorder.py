@@ -42,7 +42,14 @@ class Barrier:
     """A flush: whatever was written before it is on the disk."""
 
 
-Operation = Write | Barrier
+@dataclass(frozen=True)
+class Cut:
+    """The file ends here. Nothing is written after it, but that holes are made."""
+
+    size: int
+
+
+Operation = Write | Barrier | Cut
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,10 @@ def record(command: Sequence[str], image: Path) -> Recording:
     Raises RecordError for a trace that cannot be understood to the last line.
     """
     flags = ("--seccomp-bpf", "-s", str(LONGEST_WRITE))
+    before = image.stat().st_size
     calls, run = trace([*command, str(image)], image, CHANGING, *flags)
     after = image.read_bytes()
-    return Recording(tuple(_operations(calls, after)), run)
+    return Recording(tuple(_operations(calls, before, after)), run)
 
 
 def strace(command: Sequence[str], names: Sequence[str], *flags: str) -> tuple[list[str], Run]:
@@ -176,17 +184,20 @@ def _whole_lines(lines: list[str]) -> Iterator[tuple[int, int, str]]:
             yield number, number, line
 
 
-def _operations(calls: list[Call], after: bytes) -> Iterator[Operation]:
+def _operations(calls: list[Call], size: int, after: bytes) -> Iterator[Operation]:
     for call in calls:
         if call.name == "openat" or call.result < 0:
             continue
         if call.name in _WRITES:
-            yield _write(call, after)
+            write = _write(call, after)
+            size = max(size, write.offset + len(write.data))
+            yield write
         elif call.name == "fallocate":
             yield _zeroing(call)
         elif call.name == "ftruncate":
+            before, size = size, int(call.arguments.rpartition(", ")[2], 0)
             # No sector is written: the file may be as long as before after a crash.
-            yield Write(int(call.arguments.rpartition(", ")[2], 0), b"")
+            yield Cut(size) if size < before else Write(size, b"")
         elif call.name in _BARRIERS:
             yield Barrier()
         else:
@@ -222,4 +233,6 @@ def replay(original: bytes, operations: Sequence[Operation]) -> bytes:
             end = operation.offset + len(operation.data)
             image.extend(bytes(max(end - len(image), 0)))
             image[operation.offset : end] = operation.data
+        elif isinstance(operation, Cut):
+            del image[operation.size :]
     return bytes(image)

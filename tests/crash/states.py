@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.crash.recorder import Barrier, Operation, Write
+from tests.crash.recorder import Barrier, Cut, Operation, Write
 
 SECTOR = 512
 LIMIT = 1 << 12
@@ -70,6 +70,10 @@ def crash_states(original: bytes, operations: Sequence[Operation]) -> Iterator[S
             label = f"after barrier {phase.number}, of sectors {sorted(versions)}: {choice}"
             yield _state(phase.size, {**disk, **written}, label)
         disk.update(phase.events)
+    for cut in operations:
+        if isinstance(cut, Cut):
+            kept = {number: data for number, data in disk.items() if number * SECTOR < cut.size}
+            yield State(kept, cut.size, f"cut to {cut.size} bytes")
 
 
 def _state(size: int, sectors: Sectors, label: str) -> State:
@@ -87,6 +91,8 @@ def phases(original: bytes, operations: Sequence[Operation]) -> list[Phase]:
         if isinstance(operation, Barrier):
             found.append([])
             sizes.append(size)
+            continue
+        if isinstance(operation, Cut):
             continue
         size = max(size, operation.offset + len(operation.data))
         for sector, data in _sectors(original, current, operation):

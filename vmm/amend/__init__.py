@@ -9,7 +9,7 @@ from ..base.record import FrozenDict
 from ..base.refusals import Circumstances, translate
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
-from ..image.commit import commit
+from ..image.commit import commit, give_back
 from ..image.image_file import ImageFile
 from ..image.locks import lock_image
 from ..machine import Machine
@@ -168,16 +168,18 @@ def carry_out(
 
     GuestFault, and nothing is written, if the steps are not together what was asked for.
     """
+    wasted: tuple[str, ...] = ()
     if len(plans) == 1:
         if not request.dry_run:
             commit(image, plans[0].outcome.staged, flush=request.flush)
+            wasted = give_back(image, plans[0].judgement.spare)
         done = {**plans[0].describe(RANGES_MAX), "steps": ()}
     else:
         from .chain import commit_chain, describe_chain, judge_end
 
         judge_end(image, request, plans)
         if not request.dry_run:
-            commit_chain(image, plans, flush=request.flush)
+            wasted = commit_chain(image, plans, flush=request.flush)
         done = describe_chain(plans)
     noticed = tuple([text for plan in plans for text in plan.judgement.warnings])
     last = plans[-1]
@@ -190,7 +192,7 @@ def carry_out(
         payload_sha256=payload_sha256,
         options=FrozenDict({row.key: row.tell(told[row.key]) for row in OPTIONS}),
         vm_exits=sum(plan.outcome.vm_exits for plan in plans),
-        warnings=((warning,) if warning else ()) + noticed,
+        warnings=((warning,) if warning else ()) + noticed + wasted,
         **done,
     )
 

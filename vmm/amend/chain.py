@@ -11,7 +11,7 @@ from time import monotonic
 from ..base.errors import GuestFault, HostError
 from ..contract.rules import is_satisfied
 from ..contract.terms import Change
-from ..image.commit import commit
+from ..image.commit import commit, give_back
 from ..image.view import ImageView, size_after
 from ..qcow2.header_view import view_header
 from ..qcow2.probe import HEADER_FIELDS, PROBE_SIZE, V3_FIELDS, header_fields
@@ -78,18 +78,23 @@ def _share(progress: Progress | None, number: int, count: int) -> Progress | Non
     return lambda done, total: progress(number * total + done, count * total)
 
 
-def commit_chain(image: ImageFile, plans: Sequence[Plan], *, flush: bool) -> None:
-    """Commit all steps in order. HostError, which says what state the image is in."""
-    sizes = [image.size]
+def commit_chain(image: ImageFile, plans: Sequence[Plan], *, flush: bool) -> tuple[str, ...]:
+    """Commit all steps in order; returns warnings. HostError says what state the image is in."""
+    warnings: tuple[str, ...] = ()
+    size = largest = image.size
     for plan in plans:
-        sizes.append(size_after(sizes[-1], plan.outcome.staged))
-    image.check_limit(max(sizes))  # here, rather than when some steps are done
+        size = size_after(size, plan.outcome.staged)
+        largest = max(largest, size)
+    image.check_limit(largest)  # here, rather than when some steps are done
     for number, plan in enumerate(plans):
         try:
             commit(image, plan.outcome.staged, flush=flush)
         except HostError as error:
             raise HostError(f"{error}; {_place(plans, number)}") from error
-        image.size = sizes[number + 1]
+        image.size = size_after(image.size, plan.outcome.staged)
+        # What the steps to come take of it is written whole, or zeros that a hole is too.
+        warnings += give_back(image, plan.judgement.spare)
+    return warnings
 
 
 def _place(plans: Sequence[Plan], number: int) -> str:

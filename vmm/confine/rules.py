@@ -30,6 +30,7 @@ _MAP_PRIVATE_ANONYMOUS = 0x22
 # MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MAP_STACK, MAP_HUGETLB with its size, and
 # MAP_FIXED_NOREPLACE: where memory lies and how it is backed, but not what it is.
 _MAP_HOW = 0x10 | 0x4000 | 0x8000 | 0x20000 | 0x40000 | 0x3F << 26 | 0x100000
+_PUNCH_HOLE_KEEP_SIZE = 3  # linux/falloc.h
 _F_GETFD = 1
 # MADV_NORMAL, MADV_WILLNEED, MADV_DONTNEED, MADV_FREE, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
 # MADV_DONTDUMP, MADV_DODUMP, MADV_COLLAPSE: all are about this process's own memory.
@@ -45,6 +46,10 @@ RULES: tuple[Rule, ...] = (
     ("preadv2", 327, ((0, "is", "image"),), "reads the image"),
     ("pwrite64", 18, ((0, "is", "image"),), "commits to the image"),
     ("ftruncate", 77, ((0, "is", "image"),), "lets the image grow for a commit, or cuts it back"),
+    (
+        *("fallocate", 285, ((0, "is", "image"), (1, "is", (_PUNCH_HOLE_KEEP_SIZE,)))),
+        "gives back what a change of the size sets free",
+    ),
     (
         *("lseek", 8, ((0, "is", "image"), (2, "is", (3, 4)))),  # SEEK_DATA, SEEK_HOLE
         "finds the holes of what a commit makes zeros",
@@ -109,7 +114,7 @@ CLIENT_RULES: tuple[Rule, ...] = (
 )
 """What libraries in the process may call at any time: allocators, and what LD_PRELOAD brings."""
 
-_WRITES = ("pwrite64", "ftruncate", "fdatasync")
+_WRITES = ("pwrite64", "ftruncate", "fallocate", "fdatasync")
 
 READER_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule[0] not in _WRITES)
 """The rules of a process that only looks at an image."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..image.staging import Numbers, StagedWrites
     from ..qcow2.header_view import HeaderView
     from ..request import AmendRequest
-    from .terms import Claim, Original
+    from .terms import Claim, Original, Spare
 
 _V3_LENGTH = 112
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
@@ -83,10 +83,11 @@ def _judge(
     before = after = states.before
     warnings: tuple[str, ...] = ()
     work = 0
+    spare = None
     if claim.amended:
         amended = _Amended(original, states, request, staged)
         after = amended.judge(claim.atomic)
-        warnings, work = amended.warnings, amended.work
+        warnings, work, spare = amended.warnings, amended.work, amended.spare
     else:
         _judge_noop(before, request, staged, claim.atomic)
     if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
@@ -104,6 +105,7 @@ def _judge(
         told=FrozenDict(data_file_raw=is_raw(after), **texts),
         warnings=warnings,
         work=work,
+        spare=spare,
     )
 
 
@@ -151,6 +153,7 @@ class _Amended:
         self._staged = staged
         self.warnings: tuple[str, ...] = ()
         self.work = 0
+        self.spare: Spare | None = None
         self._allowed = allowed(request, states.before)
         self._expected = expected(request, states.before)
         self._recodes = (SWITCH, RECODED) in self._allowed
@@ -269,7 +272,7 @@ class _Amended:
         self._judge_end()
         from .tables import judge_tables
 
-        self.warnings, self.work = judge_tables(
+        self.warnings, self.work, self.spare = judge_tables(
             *(*image, staged, zeroes, self._allowed, dropped),
             header=header,
             backing_size=self._request.backing_size,

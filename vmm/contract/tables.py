@@ -14,7 +14,7 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside, too_few_references
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
-from .books import Books
+from .books import FREED, Books
 from .differences import (
     BLOCKS,
     COPIED,
@@ -36,6 +36,7 @@ from .mapping import ClusterMapping
 from .pending import Pending
 from .roles import Roles, State
 from .structures import Snapshots, bitmap_clusters, judge_bitmaps_fit, kept_bitmaps
+from .terms import Spare
 from .touched import Touched
 from .version_2 import Version2
 from .zeroed import Zeroed
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .differences import Differences
     from .terms import Original
 
+_SPARE_MAX = 1 << 16  # ranges: more of them have the room of small files each
 _ENTRIES = 64  # in a sector of an L2 table
 
 
@@ -82,10 +84,8 @@ def judge_tables(
     *,
     header: bool,
     backing_size: int = 0,
-) -> tuple[tuple[str, ...], int]:
+) -> tuple[tuple[str, ...], int, Spare | None]:
     """Judge what is staged besides the header, whose change is judged already.
-
-    Returns warnings, and the work that it took.
 
     Args:
         original: the image file.
@@ -100,7 +100,7 @@ def judge_tables(
         backing_size: what the backing file has at most, in bytes, as AmendRequest has it.
 
     Returns:
-        What the user should know.
+        What the user should know, the work that it took, and what may be given back.
 
     Raises:
         GuestFault: something is missing, wrong, or has no place there.
@@ -113,7 +113,9 @@ def judge_tables(
         tables.judge(dropped, layer, header=header)
     except OutsideError as error:
         raise GuestFault(str(error)) from error
-    return tuple(layer.warnings) if layer else (), tables.work
+    if layer is None:
+        return (), tables.work, None
+    return tuple(layer.warnings), tables.work, tables.spare()
 
 
 class _Tables:
@@ -162,6 +164,31 @@ class _Tables:
         """What a change of the size must make of the active layer."""
         views = self._before, self._after
         return Layer(self._disk, *views, self._pending[PREPARE], backing_size)
+
+    def spare(self) -> Spare | None:
+        """What a change of the size sets free, of which every use has been looked for.
+
+        That other clusters count as free is the image's word alone, so that they stay.
+        """
+        disk, joined = self._disk, [0, 0]
+        rows = sorted(
+            (row.start, row.stop) for row, becomes in self._books.moved() if becomes == FREED
+        )
+        found: list[range] = []
+        for start, stop in rows:
+            if start != joined[1]:
+                found.append(range(*joined))
+                joined[0] = start
+            joined[1] = stop
+        found = [
+            range(row.start << disk.cluster_bits, row.stop << disk.cluster_bits)
+            for row in (*found, range(*joined))
+            if row
+        ]
+        end = None
+        if found and found[-1].stop >= max(disk.size, self._staged.end() * SECTOR_SIZE):
+            end = found.pop().start
+        return Spare(tuple(found[:_SPARE_MAX]), end) if rows else None
 
     def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
         self._judge_refcount_table()

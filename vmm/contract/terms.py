@@ -38,6 +38,16 @@ class Claim:
 
 
 @record
+class Spare:
+    """What of the file nothing uses any more once a change is committed."""
+
+    ranges: tuple[range, ...]
+    """Bytes that may become holes, ascending, and before `end` if that is not None."""
+    end: int | None
+    """Where the file may end, in bytes; None for where it does."""
+
+
+@record
 class Judgement:
     """What may be committed, by what the host has seen of it."""
 
@@ -53,6 +63,8 @@ class Judgement:
     """What the user should know of it."""
     work: int = 0
     """What it took to tell, as disk.Disk counts it."""
+    spare: Spare | None = None
+    """What may be given back to the file system, if anything."""
 
 
 @record

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ..contract.terms import Spare
     from .image_file import ImageFile
     from .staging import StagedWrites
 
@@ -77,6 +78,20 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
                 _cut_back(image)
             state = _state(phase, leaks=_changes_refcounts(staged))
             raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
+
+
+def give_back(image: ImageFile, spare: Spare | None) -> tuple[str, ...]:
+    """After a commit, give the file system back what nothing uses; returns warnings.
+
+    A block device keeps it. That this fails is no more than room that is wasted.
+    """
+    if spare is None or image.is_device:
+        return ()
+    try:
+        image.give_back(spare.ranges, spare.end)
+    except HostError as error:
+        return (f"{error}; the image is amended, and still takes the room that was set free",)
+    return ()
 
 
 def _write(image: ImageFile, staged: StagedWrites, phase: int) -> None:

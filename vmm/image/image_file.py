@@ -8,7 +8,7 @@ import stat
 
 from instar.abi import AMEND_SECTOR_WORK
 
-from ..base.c import get_limits
+from ..base.c import get_limits, syscall
 from ..base.errors import HostError, UsageError
 from ..base.streams import StreamsKept, raise_above_streams
 from .staging import SECTOR_SIZE, StagedWrites, staging_budget
@@ -29,6 +29,7 @@ WORK_FACTOR = 1024
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
+_SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20
 _U64_MAX = (1 << 64) - 1
 _FAR = (1 << 63) - 1  # behind all files
@@ -259,6 +260,14 @@ class ImageFile:
         """Give the file the size that it had. HostError if that fails."""
         self._call("truncate", os.ftruncate, self.size)
 
+    def give_back(self, ranges: Iterable[range], end: int | None) -> None:
+        """End the file at `end`, and make holes of ranges of bytes before it. HostError."""
+        if end is not None and end < self.size:
+            self._call("truncate", os.ftruncate, end)
+            self.size = end
+        for part in ranges:
+            self._call("make a hole in", _make_hole, part.start, len(part))
+
     def zero(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Make bytes zeros, from an offset to an end each, in ascending order.
 
@@ -301,6 +310,10 @@ class ImageFile:
 
     def _failed(self, verb: str, error: OSError) -> HostError:
         return HostError(f"could not {verb} '{self.name}': {error.strerror}")
+
+
+def _make_hole(fd: int, offset: int, size: int) -> int:
+    return syscall(_SYS_FALLOCATE, fd, _PUNCH_HOLE_KEEP_SIZE, offset, size)
 
 
 def work_budget(work_max: int, tables: int) -> int:
