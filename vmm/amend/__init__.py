@@ -172,7 +172,8 @@ def carry_out(
     if len(plans) == 1:
         if not request.dry_run:
             commit(image, plans[0].outcome.staged, flush=request.flush)
-            wasted = give_back(image, plans[0].judgement.spare)
+            spare = plans[0].judgement.spare
+            wasted = give_back(image, spare.ranges, spare.end)
         done = {**plans[0].describe(RANGES_MAX), "steps": ()}
     else:
         from .chain import commit_chain, describe_chain, judge_end

@@ -93,7 +93,7 @@ def commit_chain(image: ImageFile, plans: Sequence[Plan], *, flush: bool) -> tup
             raise HostError(f"{error}; {_place(plans, number)}") from error
         image.size = size_after(image.size, plan.outcome.staged)
         # What the steps to come take of it is written whole, or zeros that a hole is too.
-        warnings += give_back(image, plan.judgement.spare)
+        warnings += give_back(image, plan.judgement.spare.ranges, plan.judgement.spare.end)
     return warnings
 
 

@@ -17,14 +17,14 @@ from ..request.kinds import tell_text
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed, expected, is_satisfied, judge_request, rules_of
-from .terms import Change, Judgement
+from .terms import Change, Judgement, Spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..image.staging import Numbers, StagedWrites
     from ..qcow2.header_view import HeaderView
     from ..request import AmendRequest
-    from .terms import Claim, Original, Spare
+    from .terms import Claim, Original
 
 _V3_LENGTH = 112
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
@@ -83,7 +83,7 @@ def _judge(
     before = after = states.before
     warnings: tuple[str, ...] = ()
     work = 0
-    spare = None
+    spare = Spare((), None)
     if claim.amended:
         amended = _Amended(original, states, request, staged)
         after = amended.judge(claim.atomic)
@@ -153,7 +153,7 @@ class _Amended:
         self._staged = staged
         self.warnings: tuple[str, ...] = ()
         self.work = 0
-        self.spare: Spare | None = None
+        self.spare = Spare((), None)
         self._allowed = allowed(request, states.before)
         self._expected = expected(request, states.before)
         self._recodes = (SWITCH, RECODED) in self._allowed

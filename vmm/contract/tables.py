@@ -84,7 +84,7 @@ def judge_tables(
     *,
     header: bool,
     backing_size: int = 0,
-) -> tuple[tuple[str, ...], int, Spare | None]:
+) -> tuple[tuple[str, ...], int, Spare]:
     """Judge what is staged besides the header, whose change is judged already.
 
     Args:
@@ -114,7 +114,7 @@ def judge_tables(
     except OutsideError as error:
         raise GuestFault(str(error)) from error
     if layer is None:
-        return (), tables.work, None
+        return (), tables.work, Spare((), None)
     return tuple(layer.warnings), tables.work, tables.spare()
 
 
@@ -165,7 +165,7 @@ class _Tables:
         views = self._before, self._after
         return Layer(self._disk, *views, self._pending[PREPARE], backing_size)
 
-    def spare(self) -> Spare | None:
+    def spare(self) -> Spare:
         """What a change of the size sets free, of which every use has been looked for.
 
         That other clusters count as free is the image's word alone, so that they stay.
@@ -188,7 +188,7 @@ class _Tables:
         end = None
         if found and found[-1].stop >= max(disk.size, self._staged.end() * SECTOR_SIZE):
             end = found.pop().start
-        return Spare(tuple(found[:_SPARE_MAX]), end) if rows else None
+        return Spare(tuple(found[:_SPARE_MAX]), end)
 
     def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
         self._judge_refcount_table()

@@ -63,8 +63,8 @@ class Judgement:
     """What the user should know of it."""
     work: int = 0
     """What it took to tell, as disk.Disk counts it."""
-    spare: Spare | None = None
-    """What may be given back to the file system, if anything."""
+    spare: Spare = Spare((), None)
+    """What may be given back to the file system."""
 
 
 @record

@@ -10,9 +10,8 @@ from .staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from ..contract.terms import Spare
     from .image_file import ImageFile
     from .staging import StagedWrites
 
@@ -80,15 +79,16 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
             raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
 
 
-def give_back(image: ImageFile, spare: Spare | None) -> tuple[str, ...]:
+def give_back(image: ImageFile, ranges: Iterable[range], end: int | None) -> tuple[str, ...]:
     """After a commit, give the file system back what nothing uses; returns warnings.
 
-    A block device keeps it. That this fails is no more than room that is wasted.
+    These are ranges of bytes, and all from `end` on. A block device keeps them. That this fails is
+    no more than room that is wasted.
     """
-    if spare is None or image.is_device:
+    if image.is_device:
         return ()
     try:
-        image.give_back(spare.ranges, spare.end)
+        image.give_back(ranges, end)
     except HostError as error:
         return (f"{error}; the image is amended, and still takes the room that was set free",)
     return ()
