@@ -80,6 +80,10 @@
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
 #define AMEND_FLAG_SHRINK 256       /* the disk may lose what lies behind its new end */
 #define AMEND_FLAG_CHANGE_BACKING 512 /* a backing file or format that differs is a change */
+/* One of these makes a run that changes no option: refcounts and flags become what the tables say. */
+#define AMEND_FLAG_REPAIR 1024       /* of an image that is dirty, which then is not */
+#define AMEND_FLAG_REPAIR_LEAKS 2048 /* of any, where refcounts are too high; flags, if that was all */
+#define AMEND_FLAG_REPAIR_ALL 4096   /* of any */
 
 /* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
  * the host does for it counts as many bytes as take as long. */
@@ -158,6 +162,7 @@ struct OptionRecord {
 #define AMEND_ERROR_SIZE 16
 #define AMEND_ERROR_BACKING_FILE 17
 #define AMEND_ERROR_DATA_FILE 18
+#define AMEND_ERROR_REPAIR 19
 
 struct AmendResult {
     uint32_t magic;                    /* OUT */
@@ -244,6 +249,10 @@ struct AmendResult {
 #define REFUSAL_REFCOUNT_BITS_V2 70
 #define REFUSAL_REFCOUNT_OVERFLOW 71
 #define REFUSAL_REFCOUNT_BITS_APART 72
+#define REFUSAL_REPAIR_ENTRY 80
+#define REFUSAL_REPAIR_EXTENSION 81
+#define REFUSAL_REPAIR_REFCOUNTS 82
+#define REFUSAL_REPAIR_TOO_LARGE 83
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0

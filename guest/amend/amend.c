@@ -10,6 +10,7 @@ static const struct AmendConfig *const config = (const struct AmendConfig *)OPER
 static struct verdict verdict;
 static struct amend_plan plan;
 static struct asked_options asked;
+static struct repair_memory repair_memory;
 
 static void report(void)
 {
@@ -45,10 +46,16 @@ void operation_start(uint64_t workspace_size)
         return; /* without a result, which the host takes for a fault */
     const uint8_t *records = (const uint8_t *)(config + 1);
     if (config->options_size > OPERATION_CONFIG_SIZE - sizeof(*config) ||
-        !read_options(records, config->options_size, &asked) || !is_one_step(&asked))
+        !read_options(records, config->options_size, &asked) || !is_one_step(&asked) ||
+        (is_repair(config) && config->options_size))
         return;
     if (!(config->flags & AMEND_FLAG_QUIET))
         calls->debug("amend: planning\n");
-    (void)plan_amend(config, &asked, &io, workspace, &plan, &verdict);
+    repair_memory.counts = (uint8_t *)(workspace + 1);
+    repair_memory.size = workspace_size - sizeof(*workspace);
+    if (is_repair(config))
+        (void)plan_repair(config, &io, workspace, &repair_memory, &plan, &verdict);
+    else
+        (void)plan_amend(config, &asked, &io, workspace, &plan, &verdict);
     report();
 }

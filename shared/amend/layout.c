@@ -417,6 +417,7 @@ static bool plan_field_change(struct layout *layout)
     memcpy(new, layout->image->memory->header, SECTOR);
     put_fields(new, layout->target);
     if (layout->target->version >= 3) {
+        store_be64(new + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, layout->target->incompatible_features);
         store_be64(new + QCOW2_OFFSET_COMPATIBLE_FEATURES, layout->target->compatible_features);
         store_be64(new + QCOW2_OFFSET_AUTOCLEAR_FEATURES, layout->target->autoclear_features);
         store_be32(new + QCOW2_OFFSET_REFCOUNT_ORDER, layout->target->refcount_order);

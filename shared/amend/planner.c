@@ -114,11 +114,12 @@ static bool plan_amended(struct amendment *amendment, struct amend_plan *plan)
     return true;
 }
 
-bool plan_amend(const struct AmendConfig *config, const struct asked_options *asked,
-                const struct image_io *io, struct planner_workspace *workspace,
-                struct amend_plan *plan, struct verdict *verdict)
+/* Begin with an image of which nothing is known. */
+static void start_amendment(struct amendment *amendment, const struct AmendConfig *config,
+                            const struct image_io *io, struct planner_workspace *workspace,
+                            struct verdict *verdict)
 {
-    struct amendment amendment = {
+    *amendment = (struct amendment){
         .workspace = workspace,
         .may_drop_bitmaps = config->flags & AMEND_FLAG_DROP_BITMAPS,
         .may_change_backing = config->flags & AMEND_FLAG_CHANGE_BACKING,
@@ -126,15 +127,23 @@ bool plan_amend(const struct AmendConfig *config, const struct asked_options *as
         .backing_size = config->backing_size,
         .kept = {.l1_entries = UINT64_MAX},
     };
+    start_verdict(verdict);
+    open_qcow2(&amendment->image, &workspace->image, io, verdict, config->work_max);
+    for (uint32_t i = 0; i < READ_ALONG_MAX; i++)
+        amendment->image.along[i] = config->read_along[i];
+    amendment->image.file.max_growth = config->max_growth;
+    amendment->image.file.fixed_size = config->flags & AMEND_FLAG_FIXED_SIZE;
+}
+
+bool plan_amend(const struct AmendConfig *config, const struct asked_options *asked,
+                const struct image_io *io, struct planner_workspace *workspace,
+                struct amend_plan *plan, struct verdict *verdict)
+{
+    struct amendment amendment;
     struct target *target = &amendment.target;
     memset(plan, 0, sizeof(*plan));
-    start_verdict(verdict);
-    open_qcow2(&amendment.image, &workspace->image, io, verdict, config->work_max);
+    start_amendment(&amendment, config, io, workspace, verdict);
     open_books(&amendment.books, &workspace->books, &amendment.image);
-    for (uint32_t i = 0; i < READ_ALONG_MAX; i++)
-        amendment.image.along[i] = config->read_along[i];
-    amendment.image.file.max_growth = config->max_growth;
-    amendment.image.file.fixed_size = config->flags & AMEND_FLAG_FIXED_SIZE;
     if (!judge(&amendment, config, asked))
         return false;
     if (is_satisfied(&amendment)) {
@@ -145,6 +154,61 @@ bool plan_amend(const struct AmendConfig *config, const struct asked_options *as
         return false;
     }
     plan->target = *target;
+    return true;
+}
+
+bool is_repair(const struct AmendConfig *config)
+{
+    return config->flags &
+           (AMEND_FLAG_REPAIR | AMEND_FLAG_REPAIR_LEAKS | AMEND_FLAG_REPAIR_ALL);
+}
+
+/* Stage what is wrong, and the header if it changes with that. False: refused. */
+static bool plan_repaired(struct amendment *amendment, enum repair_extent extent,
+                          struct repair_memory *memory, struct amend_plan *plan)
+{
+    struct qcow2_image *image = &amendment->image;
+    struct target *target = &amendment->target;
+    const struct qcow2_header *h = &image->header;
+    struct layout layout = {
+        .image = image,
+        .target = target,
+        .new_header = amendment->workspace->new_header,
+    };
+    if (!stage_repair(image, target, &amendment->workspace->recode, memory, extent))
+        return false;
+    plan->atomic = true;
+    if (image->file.staged == 0 && target->incompatible_features == h->incompatible_features)
+        return true;
+    plan->action = AMEND_ACTION_AMENDED;
+    bool header = target->incompatible_features != h->incompatible_features ||
+                  target->autoclear_features != h->autoclear_features ||
+                  target->refcount_table_offset != h->refcount_table_offset;
+    return !header || lay_out_header(&layout);
+}
+
+bool plan_repair(const struct AmendConfig *config, const struct image_io *io,
+                 struct planner_workspace *workspace, struct repair_memory *memory,
+                 struct amend_plan *plan, struct verdict *verdict)
+{
+    static const struct asked_options nothing;
+    enum repair_extent extent =
+        config->flags & AMEND_FLAG_REPAIR_LEAKS ? REPAIR_LEAKS : REPAIR_EVERYTHING;
+    struct amendment amendment;
+    memset(plan, 0, sizeof(*plan));
+    start_amendment(&amendment, config, io, workspace, verdict);
+    amendment.image.may_be_dirty = true;
+    if (!judge(&amendment, config, &nothing))
+        return false;
+    const struct qcow2_header *h = &amendment.image.header;
+    plan->atomic = true;
+    bool wanted = !(config->flags & AMEND_FLAG_REPAIR) ||
+                  h->incompatible_features & QCOW2_INCOMPATIBLE_DIRTY;
+    if (wanted && !plan_repaired(&amendment, extent, memory, plan))
+        return false;
+    if (plan->action == AMEND_ACTION_NOOP)
+        amendment.target.autoclear_features = h->autoclear_features;
+    plan->target = amendment.target;
     return true;
 }
 

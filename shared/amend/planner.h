@@ -15,6 +15,7 @@
 #include "amend/workspace.h"
 #include "image/io.h"
 #include "instar_abi.h"
+#include "repair/repair.h"
 #include "verdict.h"
 
 struct amend_plan {
@@ -29,6 +30,13 @@ struct amend_plan {
 bool plan_amend(const struct AmendConfig *config, const struct asked_options *asked,
                 const struct image_io *io, struct planner_workspace *workspace,
                 struct amend_plan *plan, struct verdict *verdict);
+
+/* Whether a repair is asked for, which goes without options. */
+bool is_repair(const struct AmendConfig *config);
+/* The same as plan_amend for a repair; `memory` says where references are counted. */
+bool plan_repair(const struct AmendConfig *config, const struct image_io *io,
+                 struct planner_workspace *workspace, struct repair_memory *memory,
+                 struct amend_plan *plan, struct verdict *verdict);
 
 /* The AmendResult for what plan_amend left behind. */
 void describe_result(const struct amend_plan *plan, const struct verdict *verdict,

@@ -6,7 +6,11 @@
 #include "amend/planner.h"
 #include "host/memory_image.h"
 
+#define COUNTS_SIZE 0x400000u
+
 static _Thread_local struct planner_workspace workspace;
+static _Thread_local uint64_t counts[COUNTS_SIZE / sizeof(uint64_t)];
+static _Thread_local struct repair_memory repair_memory;
 
 void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint32_t fail_call,
                struct host_outcome *outcome)
@@ -24,7 +28,12 @@ void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint
     if (!outcome->understood)
         return;
     const struct image_io io = memory_io(&memory, config.flags & AMEND_FLAG_PROGRESS);
-    outcome->planned = plan_amend(&config, &asked, &io, &workspace, &plan, &verdict);
+    repair_memory.counts = (uint8_t *)counts;
+    repair_memory.size = sizeof(counts);
+    outcome->planned =
+        is_repair(&config)
+            ? plan_repair(&config, &io, &workspace, &repair_memory, &plan, &verdict)
+            : plan_amend(&config, &asked, &io, &workspace, &plan, &verdict);
     describe_result(&plan, &verdict, &outcome->result);
     tell_outcome(outcome, &verdict);
     if (outcome->planned)

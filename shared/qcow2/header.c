@@ -82,7 +82,7 @@ static void check_features(struct qcow2_image *image)
     if (bits & ~QCOW2_INCOMPATIBLE_KNOWN)
         refuse(image->file.verdict, REFUSAL_UNKNOWN_INCOMPATIBLE, AMEND_ERROR_UNSUPPORTED_FEATURE,
                bits & ~QCOW2_INCOMPATIBLE_KNOWN, 0, 0);
-    if (bits & QCOW2_INCOMPATIBLE_DIRTY)
+    if (bits & QCOW2_INCOMPATIBLE_DIRTY && !image->may_be_dirty)
         refuse(image->file.verdict, REFUSAL_DIRTY, AMEND_ERROR_DIRTY, 0, 0, 0);
     if (bits & QCOW2_INCOMPATIBLE_CORRUPT)
         refuse(image->file.verdict, REFUSAL_CORRUPT, AMEND_ERROR_DIRTY, 0, 0, 0);

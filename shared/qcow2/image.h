@@ -78,6 +78,7 @@ struct qcow2_image {
     struct qcow2_header header;
     uint32_t header_loaded; /* bytes of memory->header that have been read */
     uint64_t along[READ_ALONG_MAX]; /* sectors to be read with the header; 0: none */
+    bool may_be_dirty;      /* that is no reason to refuse */
     bool header_alone;      /* all L2 tables say so: nothing else is in the header's cluster */
     bool gets_backing_file; /* which zero clusters have to hide as they hide the present one */
     bool snapshots_checked;

@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # Tests and scripts. A promise's tests use what all share, and nothing of another promise.
     "scripts": (
         *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz", "tests/inspect"),
-        *("scripts/bench_*.py", *_TESTED_WITH),
+        *("tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
     ),
     # But to look at an image is a promise about all of them, whoever made it.
     "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),
@@ -60,6 +60,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tests/locking": _TESTED_WITH,
     "tests/oracle": _TESTED_WITH,
     "tests/places": _TESTED_WITH,
+    "tests/repair": _TESTED_WITH,
     "tests/planner": _TESTED_WITH,
     "tests/sandbox": ("scripts/bench_*.py", *_TESTED_WITH),
     "tests/unit": ("tests/conftest.py", *_TESTED_WITH),
@@ -80,7 +81,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "guest/operation": ("shared/image", "abi"),
     "guest/common": ("abi",),
     "shared/host": ("shared/amend/planner.*", "shared/amend", *_READERS),
-    "shared/amend/planner.*": ("shared/amend/options", "shared/amend", *_READERS),
+    "shared/amend/planner.*": (
+        *("shared/repair", "shared/amend/options", "shared/amend", *_READERS),
+    ),
+    "shared/repair": ("shared/inspect", "shared/amend", *_READERS),
     "shared/amend/options": ("shared/amend", *_READERS),
     "shared/amend": _READERS,
     "shared/inspect": _READERS,

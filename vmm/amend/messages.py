@@ -11,6 +11,8 @@ from instar.abi import (
     AMEND_FLAG_FIXED_SIZE,
     AMEND_FLAG_PROGRESS,
     AMEND_FLAG_QUIET,
+    AMEND_FLAG_REPAIR_ALL,
+    AMEND_FLAG_REPAIR_LEAKS,
     AMEND_FORMAT_QCOW2,
     AMEND_OK,
     AMEND_RESULT_MAGIC,
@@ -63,6 +65,8 @@ _NUMBER = Struct("<Q")
 
 OPTION_KINDS = {option.abi_key: option.abi_kind for option in OPTIONS}
 """Of each option's key, what its values are: numbers, flags or bytes."""
+
+_MENDS = {"leaks": AMEND_FLAG_REPAIR_LEAKS, "all": AMEND_FLAG_REPAIR_ALL}
 
 _TOLD = {key for key, kind in OPTION_KINDS.items() if kind != OPTION_KIND_BYTES}
 
@@ -127,6 +131,7 @@ def pack_config(
     for permission in PERMISSIONS:
         flags |= permission.flag if request.permissions.get(permission.key) else 0
     flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
+    flags |= _MENDS.get(request.mends, 0)
     config = _CONFIG.pack(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
         *(header.cluster_size, header.version, header.refcount_bits, 0),

@@ -39,7 +39,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_DIRTY: (
         "dirty",
         (),
-        "the image is marked dirty, as it was not closed; repair it with qemu-img check -r all",
+        "the image is marked dirty, as it was not closed; --repair repairs it first",
     ),
     abi.REFUSAL_CORRUPT: (
         "corrupt",
@@ -392,5 +392,29 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         ("count",),
         "compat=1.1 writes the table of {count} snapshots anew, and cannot change refcount_bits at "
         "once; amend the image twice",
+    ),
+    abi.REFUSAL_REPAIR_ENTRY: (
+        "repair_entry",
+        ("finding", "detail", "entry"),
+        "the image has {found}, which only a guess could repair; instar check lists all that is "
+        "wrong, and qemu-img convert copies what can be read",
+    ),
+    abi.REFUSAL_REPAIR_EXTENSION: (
+        "repair_extension",
+        ("extension", "offset"),
+        "the image has a header extension of unknown type {extension:#x}, which may name clusters "
+        "that a repair would free; repair it with the program that made it",
+    ),
+    abi.REFUSAL_REPAIR_REFCOUNTS: (
+        "repair_refcounts",
+        ("offset",),
+        "the refcount table at {offset:#x} is damaged, so that leaks cannot be told from it; "
+        "instar check -r all writes all refcounts anew",
+    ),
+    abi.REFUSAL_REPAIR_TOO_LARGE: (
+        "repair_too_large",
+        ("clusters", "most"),
+        "the image has {clusters} clusters, and the sandbox can count the references to {most}; "
+        "repair it with qemu-img check -r all",
     ),
 }

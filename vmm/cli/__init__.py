@@ -224,6 +224,8 @@ def _read_options(
         from .rebase import read_flags
 
         return read_flags(flags)
+    if not lists and "repair" in flags:
+        return {}
     if not lists:
         raise UsageError("Must specify options (-o); '-o help' lists them")
     return parse_options(lists)

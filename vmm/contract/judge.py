@@ -42,6 +42,8 @@ _PLACES = (*_TABLE_PLACE, "snapshots_offset")
 def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     tuple(rules_of(request))
+    if request.repairs:
+        from . import repaired  # noqa: F401
     if request.writes_tables or request.moves_header:
         # Many changes write the fields of the header only.
         from . import one_sector, tables  # noqa: F401
@@ -84,7 +86,12 @@ def _judge(
     warnings: tuple[str, ...] = ()
     work = 0
     spare = Spare((), None)
-    if claim.amended:
+    if request.repairs:
+        from .repaired import judge_repair
+
+        ends = {"amended": claim.amended, "atomic": claim.atomic}
+        after, work = judge_repair(original, states, request, staged, **ends)
+    elif claim.amended:
         amended = _Amended(original, states, request, staged)
         after = amended.judge(claim.atomic)
         warnings, work, spare = amended.warnings, amended.work, amended.spare

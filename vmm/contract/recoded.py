@@ -29,7 +29,7 @@ from .zeroed import Zeroed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..image.staging import StagedWrites
     from ..qcow2.header_view import HeaderView
@@ -65,7 +65,7 @@ def judge_recoded(
         ImageRejected: the image uses a cluster that by its refcount is free; or it is too much to
             be judged.
     """
-    recoded = _Recoded(original, before, after, staged)
+    recoded = Recoded(original, before, after, staged)
     try:
         recoded.judge(is_device=is_device)
         if before.fields["version"] < after.fields["version"]:
@@ -77,7 +77,7 @@ def judge_recoded(
     return recoded.work
 
 
-class _Structures:
+class Structures:
     """A refcount table, and the blocks that it names."""
 
     def __init__(self, disk: Disk, order: int, clusters: range, blocks: dict[int, int]) -> None:
@@ -110,24 +110,36 @@ class _Structures:
         return any(index in self.blocks for index, _, _ in self.parts(first))
 
 
-class _Recoded:
-    """One judgement."""
+class Recoded:
+    """Judges refcounts that are written anew, by the old ones."""
 
     def __init__(
         self, original: Original, before: HeaderView, after: HeaderView, staged: StagedWrites
     ) -> None:
-        self._before, self._after, self._staged = before, after, staged
+        self._before, self._staged = before, staged
         for header in (before, after):
             check_tables(header.fields)
-        disk = self._disk = Disk(original, before.fields["cluster_bits"], staged.size())
-        self._shift = disk.cluster_bits - 9
-        phases = range(INSTAR_PHASE_COUNT)
-        self._pending = [Pending(staged, phase, 1 << self._shift) for phase in phases]
+        disk = Disk(original, before.fields["cluster_bits"], staged.size())
         order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
         place = before.fields["refcount_table_offset"], before.fields["refcount_table_clusters"]
         self._books = Books(disk, *place, order, 0)
         blocks = {n: offset >> disk.cluster_bits for n, offset in self._books.blocks()}
-        self._old = _Structures(disk, order, self._books.table_clusters, blocks)
+        old = Structures(disk, order, self._books.table_clusters, blocks)
+        self.begin(disk, after, staged, old, range(INSTAR_PHASE_COUNT))
+
+    def begin(
+        self,
+        disk: Disk,
+        after: HeaderView,
+        staged: StagedWrites,
+        old: Structures,
+        phases: Iterable[int],
+    ) -> None:
+        """Take the old refcounts; in these phases nothing may be staged but the new ones."""
+        self._disk, self._after, self._old = disk, after, old
+        self._shift = disk.cluster_bits - 9
+        pending = {phase: Pending(staged, phase, 1 << self._shift) for phase in phases}
+        self._prepared, self._pending = pending[PREPARE], pending.values()
         self._filled: set[int] = set()
         self._counted = 0, b""
 
@@ -137,8 +149,13 @@ class _Recoded:
         return self._disk.work
 
     def judge(self, *, is_device: bool) -> None:
+        """See that the new refcounts are the old ones, and where they are."""
         if not self._books.old(0):
             raise GuestFault("the guest accepted a header whose refcount is 0")
+        self.judge_new(is_device=is_device)
+
+    def judge_new(self, *, is_device: bool) -> None:
+        """The same of an image whose header is counted."""
         new = self._new = self._read_new(is_device=is_device)
         for first in self._windows():
             self._judge_window(first, is_device=is_device)
@@ -154,16 +171,16 @@ class _Recoded:
         for pending in self._pending:
             pending.finish()
 
-    def _read_new(self, *, is_device: bool) -> _Structures:
+    def _read_new(self, *, is_device: bool) -> Structures:
         """The new table as it is staged, and the blocks that it names."""
         fields, disk = self._after.fields, self._disk
         size = fields["refcount_table_clusters"] << disk.cluster_bits
         place = disk.clusters(fields["refcount_table_offset"], size)
         start, end = place.start << self._shift, place.stop << self._shift
-        if is_device and self._pending[PREPARE].has_row(start, end) < end:
+        if is_device and self._prepared.has_row(start, end) < end:
             raise GuestFault("the guest leaves a part of the refcount table unwritten")
         # What follows the end of a file is zeros, and need not be staged.
-        table = self._pending[PREPARE].take_row(start, end)
+        table = self._prepared.take_row(start, end)
         blocks = {}
         for at in range(0, size, 8):
             entry = int.from_bytes(table[at : at + 8], "big")
@@ -176,7 +193,7 @@ class _Recoded:
             raise GuestFault(
                 f"the guest makes a refcount table of {size} bytes, which is too large"
             )
-        return _Structures(disk, fields["refcount_order"], place, blocks)
+        return Structures(disk, fields["refcount_order"], place, blocks)
 
     def _windows(self) -> Iterator[int]:
         """The first clusters of all windows that an old or a new block counts, ascending."""
@@ -205,7 +222,7 @@ class _Recoded:
         except OverflowError as error:
             raise GuestFault(f"the guest accepted {error}") from error
         for start, data in self._rows(first, expected):
-            if not self._pending[PREPARE].matches(start, data, whole=is_device):
+            if not self._prepared.matches(start, data, whole=is_device):
                 raise GuestFault(f"the refcounts from sector {start} on are not the old ones")
 
     def _read_old(self, first: int) -> Iterator[bytes]:

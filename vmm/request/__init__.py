@@ -6,7 +6,7 @@ from instar.abi import INSTAR_RAM_SIZE, INSTAR_STAGED_MAX
 
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict, record
-from .kinds import FLAG, TEXT
+from .kinds import FLAG, REPAIR_STEP, TEXT
 from .options import BY_KEY, OPTIONS, PERMITTED
 
 TYPE_CHECKING = False
@@ -46,6 +46,8 @@ class AmendRequest:
     """Whether the image is on a block device, which cannot grow."""
     relative: int = 0
     """1 or -1 where `size` is by how much the disk grows or shrinks, else 0."""
+    mends: str = ""
+    """"leaks" or "all": what `instar check -r` repairs, whether the image is dirty or not."""
 
     @classmethod
     def of(cls, **values: Any) -> AmendRequest:
@@ -69,9 +71,19 @@ class AmendRequest:
         return ((row, self.options[row.key]) for row in OPTIONS if row.key in self.options)
 
     @property
+    def repairs(self) -> bool:
+        """Whether refcounts and flags are repaired; in a step, which then has no options."""
+        return bool(self.repair or self.mends)
+
+    @property
+    def leaves_errors(self) -> bool:
+        """Whether a repair does nothing about refcounts that are too low."""
+        return self.mends == "leaks"
+
+    @property
     def writes_tables(self) -> bool:
         """Whether more than the header may have to be written."""
-        return any(option.writes_tables for option, _ in self.asked())
+        return self.repairs or any(option.writes_tables for option, _ in self.asked())
 
     @property
     def moves_header(self) -> bool:
@@ -104,13 +116,21 @@ class AmendRequest:
 
     def steps(self) -> tuple[AmendRequest, ...]:
         """What is to be done one after the other, each as a request of its own; often but one."""
-        steps: dict[int, dict[str, Value]] = {}
+        steps: dict[int, dict[str, Value]] = {REPAIR_STEP: {}} if self.repairs else {}
         for option, value in self.asked():
             steps.setdefault(self._step_of(option), {})[option.key] = value
         if len(steps) < 2:
             return (self,)
-        found = (self._with(options=FrozenDict(steps[step])) for step in sorted(steps))
+        found = (self._only(step, options) for step, options in sorted(steps.items()))
         return tuple(step if step.writes_tables else step.within(0) for step in found)
+
+    def _only(self, step: int, options: dict[str, Value]) -> AmendRequest:
+        """One step of the request."""
+        request = self._with(options=FrozenDict(options))
+        if step == REPAIR_STEP or not self.repairs:
+            return request
+        kept = {key: value for key, value in self.permissions.items() if key != "repair"}
+        return request._with(permissions=FrozenDict(kept), mends="")
 
     def _step_of(self, option: Option) -> int:
         """In which step an option that is asked for is carried out."""
@@ -124,7 +144,8 @@ class AmendRequest:
     def spell(self) -> str:
         """The options as -o has them."""
         spelled = (f"{row.key}={row.spell(row.tell(value))}" for row, value in self.asked())
-        return ",".join(spelled) or "nothing"
+        words = ["repair"] if self.repairs else []
+        return ",".join([*words, *spelled]) or "nothing"
 
     def fit(self, is_device: bool) -> AmendRequest:
         """The request as it can be for this file: a block device does not grow."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT
+from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX
 
 from ..base.errors import ImageRejected, Refusal, UsageError
 from . import TIMEOUT, AmendRequest, options
@@ -97,8 +97,10 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         check_backing_format(values["backing_fmt"])
     check_timeout(values["timeout"])
     allowed = {row.key: row.take(values[row.key]) for row in PERMISSIONS}
-    if not any(option.writes_tables for option in given):
+    if not (allowed["repair"] or any(option.writes_tables for option in given)):
         allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
+    if allowed["repair"]:
+        asked["ram_size"] = INSTAR_RAM_MAX  # all references are counted in it
     return AmendRequest.of(
         **asked,
         **allowed,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from instar.abi import (
     AMEND_FLAG_CHANGE_BACKING,
     AMEND_FLAG_DROP_BITMAPS,
+    AMEND_FLAG_REPAIR,
     AMEND_FLAG_SHRINK,
     BACKING_SIZE_UNKNOWN,
     OPTION_BACKING_FILE,
@@ -210,6 +211,17 @@ PERMISSIONS = (
         default=BACKING_SIZE_UNKNOWN,
         absent=BACKING_SIZE_UNKNOWN,
     ),
+    Permission(
+        key="repair",
+        kind=FLAG,
+        flag=AMEND_FLAG_REPAIR,
+        help="first repair an image that is marked dirty",
+        meaning="First repair an image that is marked dirty: count all references, and write "
+        "refcounts and flags by that. What only a guess could repair is refused. Another image is "
+        "amended as it is. May be given without an option.",
+        keyword="whether an image that is marked dirty is repaired first; else it is refused",
+        since="0.1",
+    ),
 )
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -252,3 +264,4 @@ class Keywords(TypedDict, total=False):
     change_backing: bool
     shrink: bool
     backing_size: int | None
+    repair: bool

@@ -1,0 +1,369 @@
+"""Host side: judges a repair, of which all can be computed: refcounts and flags follow from tables.
+
+The judge counts all references itself (references.py), and then knows each refcount and each flag
+that there must be. The guest is believed nothing but where new refcount structures are, and that
+only where nothing can be: after the end of the file, or on a block device in clusters that nothing
+refers to.
+"""
+
+from __future__ import annotations
+
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_MAPPING
+
+from ..base.errors import GuestFault
+from ..image.staging import SECTOR_SIZE
+from ..qcow2.probe import (
+    AUTOCLEAR_KNOWN,
+    EXTENSION_BACKING_FORMAT,
+    EXTENSION_BITMAPS,
+    EXTENSION_DATA_FILE,
+    EXTENSION_LUKS,
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DIRTY,
+    INCOMPATIBLE_KNOWN,
+    REFCOUNT_ORDER_V2,
+)
+from .differences import PREPARE, SWITCH
+from .disk import COMPRESSED, COPIED, OFFSET_MASK, Disk, OutsideError, stored
+from .limits import check_tables
+from .pending import Pending
+from .recoded import Recoded, Structures
+from .references import References
+from .widths import Width
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..image.staging import StagedWrites
+    from ..qcow2.header_view import HeaderView
+    from ..request import AmendRequest
+    from .header import HeaderStates
+    from .terms import Original
+
+MAPPING = INSTAR_PHASE_MAPPING
+_PLACE = slice(48, 60)  # where the header names the refcount table
+_INCOMPATIBLE, _AUTOCLEAR = slice(72, 80), slice(88, 96)
+_KNOWN_EXTENSIONS = {
+    *(EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, EXTENSION_LUKS),
+}
+_TABLE = ("refcount_table_offset", "refcount_table_clusters")
+_PIECE = 1 << 16  # bytes of a refcount block that are judged at once
+
+
+def judge_repair(
+    original: Original,
+    states: HeaderStates,
+    request: AmendRequest,
+    staged: StagedWrites,
+    *,
+    amended: bool,
+    atomic: bool,
+) -> tuple[HeaderView, int]:
+    """Judge the step of a repair: return the header as it will be, and the work that it took.
+
+    Args:
+        original: the image file.
+        states: the header as it is, and as it will be.
+        request: what was asked for, which is nothing but the repair.
+        staged: what the guest wrote.
+        amended: whether the guest says that it changed something.
+        atomic: whether it says that one sector switches.
+
+    Raises:
+        GuestFault: something is wrong that is staged, or missing.
+        ImageRejected: it takes too much work or memory to tell.
+    """
+    before = states.before
+    dirty = bool(before.fields.get("incompatible_features", 0) & INCOMPATIBLE_DIRTY)
+    if not atomic:
+        raise GuestFault("the guest's switch is not the one it reports")
+    if not amended:
+        if not staged.is_empty() or (dirty and not request.leaves_errors):
+            raise GuestFault("the guest reports a no-op, yet wrote, or the image is dirty")
+        return before, 0
+    if staged.is_empty() or (request.repair and not dirty):
+        raise GuestFault("the guest reports a repair, yet there was none to be made")
+    after = _judge_header(original, states, staged)
+    if staged.end() > -(-original.size // SECTOR_SIZE) + request.max_growth // SECTOR_SIZE:
+        raise GuestFault("the guest lets the file grow by more than it may")
+    try:
+        repaired = _Repaired(original, before, after, staged)
+        right = repaired.judge(request)
+    except OutsideError as error:
+        raise GuestFault(str(error)) from error
+    cleared = dirty and not after.fields["incompatible_features"] & INCOMPATIBLE_DIRTY
+    if dirty and cleared != right:
+        raise GuestFault("the guest leaves the image dirty, or clean, without a reason")
+    return after, repaired.work
+
+
+def _judge_header(original: Original, states: HeaderStates, staged: StagedWrites) -> HeaderView:
+    """See that of the header nothing changes but what may; return it as it will be."""
+    before = states.before
+    features = before.fields.get("incompatible_features", 0)
+    if features & (~INCOMPATIBLE_KNOWN | INCOMPATIBLE_CORRUPT):
+        raise GuestFault("the guest repairs an image whose features forbid it")
+    if any(kind not in _KNOWN_EXTENSIONS for kind, _ in before.extensions):
+        raise GuestFault("the guest repairs an image with an unknown header extension")
+    phases = (PREPARE, MAPPING, SWITCH)
+    others = sum(staged.count(phase) for phase in range(INSTAR_PHASE_COUNT) if phase not in phases)
+    if others or len(staged.zeroed()[0]):
+        raise GuestFault("the guest repairs in a phase that no repair has")
+    new = staged.sector(SWITCH, 0)
+    if staged.count(SWITCH) != (new is not None) or states.size() != SECTOR_SIZE * (
+        new is not None
+    ):
+        raise GuestFault("the guest writes more of the header than its first sector")
+    if new is None:
+        return before
+    old = original.read(0, SECTOR_SIZE)
+    wanted = bytearray(old)
+    wanted[_PLACE] = new[_PLACE]
+    if before.fields["version"] == 3:
+        cleared = int.from_bytes(old[_INCOMPATIBLE], "big") & ~INCOMPATIBLE_DIRTY
+        if new[_INCOMPATIBLE] != old[_INCOMPATIBLE]:
+            wanted[_INCOMPATIBLE] = cleared.to_bytes(8, "big")
+        autoclear = int.from_bytes(old[_AUTOCLEAR], "big") & AUTOCLEAR_KNOWN
+        wanted[_AUTOCLEAR] = autoclear.to_bytes(8, "big")
+    if bytes(new) != wanted or new == old:
+        raise GuestFault("the guest changes more of the header than a repair does, or nothing")
+    return states.view(SWITCH)
+
+
+class _Repaired:
+    """One judgement."""
+
+    def __init__(
+        self, original: Original, before: HeaderView, after: HeaderView, staged: StagedWrites
+    ) -> None:
+        for header in (before, after):
+            check_tables(header.fields)
+        self._before, self._after, self._staged = before, after, staged
+        disk = self._disk = Disk(original, before.fields["cluster_bits"], staged.size())
+        self._shift = disk.cluster_bits - 9
+        self._order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
+        self._references = References(disk, before, self._order)
+        if self._references.counts[0] != 1:
+            raise GuestFault("the guest accepted a reference to the header")
+
+    @property
+    def work(self) -> int:
+        """What it has cost."""
+        return self._disk.work
+
+    def judge(self, request: AmendRequest) -> bool:
+        """Judge all that is staged outside the header; whether all refcounts will be right."""
+        fields, new = self._before.fields, self._after.fields
+        right = True
+        mapping = Pending(self._staged, MAPPING, 1 << self._shift)
+        if any(fields[name] != new[name] for name in _TABLE):
+            if request.leaves_errors:
+                raise GuestFault("the guest writes refcounts anew, where leaks were to go")
+            _Rewritten(self._references, self._before, self._after, self._staged, self._disk).judge(
+                is_device=request.fixed_size
+            )
+        else:
+            right = self._judge_lowered()
+            if not right and not request.leaves_errors:
+                raise GuestFault("the guest leaves a refcount that is too low")
+        if right:
+            self._judge_l1_table(mapping)
+            for table in self._references.active:
+                self._judge_l2_table(table, mapping)
+        mapping.finish()
+        return right
+
+    def _judge_lowered(self) -> bool:
+        """Judge refcounts that fall where they are; whether none is too low."""
+        prepare = Pending(self._staged, PREPARE, 1 << self._shift)
+        table, blocks = refcount_structures(self._disk, self._before.fields)
+        counts = self._references.counts
+        for cluster in [*table, *blocks.values()]:
+            if counts[cluster]:
+                raise GuestFault("the guest leaves a refcount structure that is something else too")
+            counts[cluster] = 1
+        in_block = self._disk.cluster_size * 8 >> self._order
+        right = True
+        end = self._references.clusters + bool(counts[self._references.clusters])
+        for index in range(-(-end // in_block)):
+            first, last = index * in_block, min((index + 1) * in_block, end)
+            if index not in blocks:
+                right = right and not any(counts[first:last])
+                continue
+            right &= self._judge_block(blocks[index], first, last, prepare)
+        prepare.finish()
+        return right
+
+    def _judge_block(self, block: int, first: int, last: int, prepare: Pending) -> bool:
+        """Judge what a refcount block has of clusters that there are; whether none is too low."""
+        width, low = Width(self._order), False
+        step = min(_PIECE, self._disk.cluster_size)
+        place = block << self._disk.cluster_bits
+        while first < last:
+            old = self._disk.read(place, step)
+            found = width.unpack(old)
+            wanted = self._references.counts[first : min(first + len(found), last)]
+            if found[: len(wanted)].tolist() != wanted.tolist():
+                pairs = list(zip(found, wanted, strict=False))
+                low = low or any(have < count for have, count in pairs)
+                lowered = [min(pair) for pair in pairs]
+                new = width.pack([*lowered, *found[len(lowered) :]])
+                self._take(prepare, place, old, new)
+            first, place = first + len(found), place + step
+        return not low
+
+    def _take(self, phase: Pending, place: int, old: bytes, new: bytes) -> None:
+        """See that those sectors are staged that differ, and that they are these."""
+        for at in range(0, len(old), SECTOR_SIZE):
+            sector = new[at : at + SECTOR_SIZE]
+            number = (place + at) // SECTOR_SIZE
+            if sector != old[at : at + SECTOR_SIZE] and phase.take(number) != sector:
+                raise GuestFault(f"sector {number} does not become what the references make of it")
+
+    def _judge_l1_table(self, mapping: Pending) -> None:
+        fields, counts = self._before.fields, self._references.counts
+        place, size = fields["l1_table_offset"], 8 * fields["l1_size"]
+        changes = False
+        for piece in self._disk.pieces(place, -(-size // SECTOR_SIZE) * SECTOR_SIZE):
+            new = bytearray(piece)
+            for at, block in stored(piece):
+                for word_at in range(at, min(at + len(block), size), 8):
+                    word = int.from_bytes(piece[word_at : word_at + 8], "big")
+                    if word & OFFSET_MASK:
+                        new[word_at : word_at + 8] = self._flagged(word).to_bytes(8, "big")
+            changes |= new != piece
+            self._take(mapping, place, piece, bytes(new))
+            place, size = place + len(piece), size - len(piece)
+        clusters = self._disk.clusters(fields["l1_table_offset"], 8 * fields["l1_size"])
+        if changes and any(counts[cluster] != 1 for cluster in clusters):
+            raise GuestFault("the guest writes an L1 table that is something else too")
+
+    def _flagged(self, word: int) -> int:
+        """An entry of an L1 or L2 table with the flag that it must have."""
+        cluster = (word & OFFSET_MASK) >> self._disk.cluster_bits
+        return word | COPIED if self._references.counts[cluster] == 1 else word & ~COPIED
+
+    def _judge_l2_table(self, table: int, mapping: Pending) -> None:
+        references = self._references
+        for place, words in references.entries_at(table):
+            changes = (
+                {
+                    at: new
+                    for at, word in enumerate(words)
+                    if (new := self._flagged_l2(word)) != word
+                }
+                if not self._is_plain(words)
+                else {}
+            )
+            if not changes:
+                continue
+            if references.counts[table] != references.tables[table]:
+                raise GuestFault("the guest writes an L2 table that is something else too")
+            self._take_block(mapping, place, changes, len(words))
+
+    def _take_block(
+        self, mapping: Pending, place: int, changes: dict[int, int], count: int
+    ) -> None:
+        """Take a block of an L2 table, of so many entries, of which some change."""
+        size = min(4096, self._disk.cluster_size)
+        old = self._disk.read(place, size)
+        step = size // count
+        new = bytearray(old)
+        for at, word in changes.items():
+            new[at * step : at * step + 8] = word.to_bytes(8, "big")
+        self._take(mapping, place, old, bytes(new))
+
+    def _is_plain(self, words: tuple[int, ...]) -> bool:
+        """Whether a block of entries names clusters in a row, each with one user, as it says."""
+        if not words[0] & COPIED or not self._references.is_run(words):
+            return False
+        first = (words[0] & OFFSET_MASK) >> self._disk.cluster_bits
+        row = self._references.counts[first : first + len(words)]
+        return row.count(1) == len(words)
+
+    def _flagged_l2(self, word: int) -> int:
+        if word & COMPRESSED or not word & OFFSET_MASK:
+            return word
+        # Of the clusters of a data file none is shared.
+        return word | COPIED if self._references.has_data_file else self._flagged(word)
+
+
+def refcount_structures(disk: Disk, fields: dict[str, int]) -> tuple[range, dict[int, int]]:
+    """The clusters of the refcount table, and of each block, by its index.
+
+    GuestFault for an entry that cannot be.
+    """
+    offset = fields["refcount_table_offset"]
+    size = fields["refcount_table_clusters"] << disk.cluster_bits
+    blocks = {}
+    for at, entry in _entries(disk, offset, size):
+        if entry % disk.cluster_size or entry >= disk.size:
+            raise GuestFault(f"the guest leaves the refcount table entry {entry:#x}")
+        blocks[at // 8] = entry >> disk.cluster_bits
+    return disk.clusters(offset, size), blocks
+
+
+def _entries(disk: Disk, offset: int, size: int) -> Iterator[tuple[int, int]]:
+    """The entries of the refcount table that are not 0, with their places in it."""
+    disk.hold(size)
+    start = 0
+    for piece in disk.pieces(offset, size):
+        for at, block in stored(piece):
+            for place in range(0, len(block), 8):
+                if entry := int.from_bytes(block[place : place + 8], "big"):
+                    yield start + at + place, entry
+        start += len(piece)
+
+
+class _Counted(Structures):
+    """In the place of old refcount structures: what has been counted, with no structure in it."""
+
+    def __init__(self, disk: Disk, order: int, references: References) -> None:
+        super().__init__(disk, order, range(0), {})
+        counts = references.counts
+        step = self.in_block
+        indexes = (
+            n for n in range(-(-len(counts) // step)) if any(counts[n * step : (n + 1) * step])
+        )
+        self.blocks = dict.fromkeys(indexes, 0)
+
+
+class _Rewritten(Recoded):
+    """Judges refcounts that are written anew, by what has been counted."""
+
+    def __init__(
+        self,
+        references: References,
+        before: HeaderView,
+        after: HeaderView,
+        staged: StagedWrites,
+        disk: Disk,
+    ) -> None:
+        order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
+        self.begin(disk, after, staged, _Counted(disk, order, references), (PREPARE,))
+        self._references, self._fields = references, before.fields
+
+    def judge(self, *, is_device: bool) -> None:
+        """See that the new refcounts are the counts, and where they are."""
+        self.judge_new(is_device=is_device)
+        if is_device:
+            self._judge_free()
+
+    def _judge_free(self) -> None:
+        """See that nothing of the old structures is written over, whatever they name."""
+        disk, fields = self._disk, self._fields
+        offset = fields["refcount_table_offset"]
+        size = fields["refcount_table_clusters"] << disk.cluster_bits
+        old = set(disk.clusters(offset, size))
+        old.update(entry >> disk.cluster_bits for _, entry in _entries(disk, offset, size))
+        if not old.isdisjoint(self._new.clusters):
+            raise GuestFault("the guest writes new refcounts over old ones")
+
+    def _read_old(self, first: int) -> Iterator[bytes]:
+        width, counts = self._old.width, self._references.counts
+        for index, at, size in self._old.parts(first):
+            start = index * self._old.in_block + at * 8 // width.bits
+            count = size * 8 // width.bits
+            found = counts[start : start + count]
+            yield width.pack([*found, *bytes(count - len(found))])
