@@ -60,6 +60,7 @@ def resize(
     *,
     shrink: bool = False,
     backing_size: int | None = None,
+    drop_bitmaps: bool = False,
     max_growth: int | None = None,
     format: str | None = None,  # noqa: A002 - the name of qemu-img's flag
     dry_run: bool = False,
@@ -79,6 +80,8 @@ def resize(
         shrink: whether the disk may become smaller, and lose what it has behind its new end.
         backing_size: how many bytes the backing file's disk has at most; None stands for any
             number.
+        drop_bitmaps: whether persistent bitmaps that do not fit the size are removed; else they
+            prevent it.
         max_growth: by how many bytes the file may grow; None stands for 1 GiB.
         format: as in amend().
         dry_run: as in amend().
@@ -92,9 +95,9 @@ def resize(
     Raises:
         InstarError: what amend() raises.
     """
-    keywords = {"shrink": shrink, "backing_size": backing_size, "max_growth": max_growth}
+    permissions = {"shrink": shrink, "backing_size": backing_size, "drop_bitmaps": drop_bitmaps}
     conduct = {"format": format, "dry_run": dry_run, "cache": cache, "timeout": timeout}
-    request = make_resize(size, {**keywords, **conduct})
+    request = make_resize(size, {**permissions, "max_growth": max_growth, **conduct})
     return _carry_out(path, request, progress, debug, isolation, payload)
 
 

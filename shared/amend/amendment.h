@@ -18,7 +18,7 @@ struct amendment {
     struct books books;
     struct target target;
     struct kept_layer kept;
-    bool may_drop_bitmaps;          /* a downgrade may remove persistent bitmaps */
+    bool may_drop_bitmaps;          /* persistent bitmaps that are in the way may be removed */
     bool may_change_backing;        /* else a backing file is given to confirm it */
     bool may_shrink;                /* the disk may become smaller */
     uint64_t backing_size;          /* the backing file has no more bytes */

@@ -427,6 +427,7 @@ static bool plan_field_change(struct layout *layout)
 
 bool lay_out_header(struct layout *layout)
 {
-    return changes_version(layout) || changes_text(layout->target) ? plan_anew(layout)
-                                                                   : plan_field_change(layout);
+    const struct target *target = layout->target;
+    bool anew = changes_version(layout) || changes_text(target) || target->drop_bitmaps;
+    return anew ? plan_anew(layout) : plan_field_change(layout);
 }

@@ -19,7 +19,7 @@ from tests.crash.recorder import instar, record, replay
 from tests.crash.test_failing_functions import Injector, failing
 from tests.support import qemu as oracle
 from tests.support.disks import disk, snapshots, with_size
-from tests.support.forge import Compressed, Data, Image, Snapshot, Subclusters, Zero
+from tests.support.forge import Bitmap, Compressed, Data, Image, Snapshot, Subclusters, Zero
 from tests.support.forge.audit import faults
 from tests.support.forge.reader import Reader
 
@@ -44,7 +44,15 @@ SUBCLUSTERS = Image(
     extended_l2=True,
     clusters={0: Data(b"d"), 5: Subclusters({0: Data(b"x"), 9: Data(b"y"), 20: Zero()})},
 )
+BITMAPS = Image(
+    cluster_bits=SMALL,
+    size=200 << SMALL,
+    clusters={n: Data(b"d") for n in range(0, 200, 3)},
+    bitmaps=[Bitmap(name=b"b", dirty=[1], granularity_bits=9), Bitmap(name=b"c")],
+)
 CASES = {
+    "shrink, and drop bitmaps": (BITMAPS.build(), 70 << SMALL),
+    "grow, and drop bitmaps": (BITMAPS.build(), 20 << 20),
     "shrink": (LAYERS.build(), 70 << SMALL),
     "shrink to a table's end": (LAYERS.build(), 64 << SMALL),
     "shrink within a cluster": (LAYERS.build(), (90 << SMALL) - 512),
@@ -61,7 +69,7 @@ def test_a_crash_leaves_the_old_disk_or_the_new_one(name: str, tmp_path: Path) -
     image, state = tmp_path / "t.qcow2", tmp_path / "state.qcow2"
     image.write_bytes(before)
     (tmp_path / "b.raw").write_bytes(b"data" * (64 << SMALL))
-    recording = record(instar("-o", f"size={size}", "--shrink"), image)
+    recording = record(instar("-o", f"size={size}", "--shrink", "--drop-bitmaps"), image)
     assert recording.run.status == 0, recording.run.stderr
     after = image.read_bytes()
     assert replay(before, recording.operations) == after

@@ -12,7 +12,8 @@ from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
-from tests.support.forge import Data, Image, Reader, Snapshot, Zero
+from tests.support.forge import Bitmap, Data, Image, Reader, Snapshot, Zero
+from tests.support.forge.bitmaps import IN_USE
 from tests.support.planner import ask
 from tests.support.planning import SECTOR, Case, Phases
 from tests.support.project import load_planner
@@ -269,4 +270,42 @@ def test_a_snapshot_without_a_size_of_its_own_is_not_resized_with_the_disk() -> 
     at = int.from_bytes(case.data[64:72], "big") + 36  # extra_data_size of the first snapshot
     case.data = case.data[:at] + bytes(4) + case.data[at + 4 :]
     with pytest.raises(GuestFault, match="resizes a snapshot"):
+        case.judge()
+
+
+def drop_bitmaps(flags: int) -> tuple[Case, int]:
+    """A disk that grows as far as the same bitmap tables do; and where flags are."""
+    bitmaps = [Bitmap(name=b"b", dirty=[1], flags=flags)]
+    image = Image(cluster_bits=16, size=1 << 24, clusters={0: Data(b"d")}, bitmaps=bitmaps)
+    case = resized(image.build(), 1 << 25, drop_bitmaps=True)
+    return case, image.regions()["bitmap_directory"].start + 12
+
+
+def test_bitmaps_that_do_not_fit_are_dropped_where_that_is_allowed() -> None:
+    case, _ = drop_bitmaps(IN_USE)
+    assert {change.field for change in case.judge()} >= {"size", "autoclear_features"}
+    case.request = AmendRequest.of(size=1 << 25, max_growth=1 << 30)
+    with pytest.raises(GuestFault, match=r"header field|phases|extension"):
+        case.judge()
+
+
+def test_bitmaps_that_fit_are_not_dropped() -> None:
+    case, flags = drop_bitmaps(IN_USE)
+    case.data = case.data[:flags] + bytes(4) + case.data[flags + 4 :]
+    with pytest.raises(GuestFault, match="drops bitmaps that fit"):
+        case.judge()
+
+
+def test_bitmaps_that_do_not_fit_cannot_stay() -> None:
+    case, flags = drop_bitmaps(0)
+    case.judge()
+    case.data = case.data[:flags] + IN_USE.to_bytes(4, "big") + case.data[flags + 4 :]
+    with pytest.raises(GuestFault, match="an inconsistent bitmap"):
+        case.judge()
+
+
+def test_what_dropped_bitmaps_take_is_given_up() -> None:
+    case, _ = drop_bitmaps(IN_USE)
+    release_nothing(case)
+    with pytest.raises(GuestFault, match=r"fewer refcounts|add up to"):
         case.judge()

@@ -314,13 +314,14 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "size_bitmaps",
         ("count", "size"),
         "the image's {count} bitmaps{names} do not fit a disk of {size} bytes; remove them "
-        "with qemu-img bitmap --remove",
+        "with --drop-bitmaps, or with qemu-img bitmap --remove",
     ),
     abi.REFUSAL_BITMAP_IN_USE: (
         "bitmap_in_use",
         ("count",),
         "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed, and "
-        "cannot be resized; remove it with qemu-img bitmap --remove",
+        "cannot be resized; remove it with qemu-img bitmap --remove, or all of them with "
+        "--drop-bitmaps",
     ),
     abi.REFUSAL_SIZE_DIFFERENCE: (
         "size_difference",

@@ -179,7 +179,7 @@ more or less, in place, in a sandbox. It is 'instar amend -o size=SIZE' with qem
 command line.
 """,
     flags=(
-        *_permitted("shrink", "backing_size", "max_growth"),
+        *_permitted("shrink", "backing_size", "drop_bitmaps", "max_growth"),
         *_IMAGE,
         Flag(
             "preallocation",

@@ -175,6 +175,8 @@ class _Amended:
             raise GuestFault("the guest's switch is not the one it reports")
         states.judge_prefixes()
         after = states.view(SWITCH)
+        if {(SWITCH, LAYER), (SWITCH, BITMAPS)} <= self._allowed and not _bitmaps_of(after):
+            self._expected.drop_bitmaps()  # tables.py sees whether that is needed
         self._judge_fields(after)
         _judge_request(before, request)
         if after.name != self._expected.name:
@@ -234,14 +236,14 @@ class _Amended:
     def _judge_extensions(self, after: HeaderView) -> bytes | None:
         """Return the bitmaps extension if it is dropped and its clusters are to be released."""
         before = self._before
-        bitmaps = [data for kind, data in before.extensions if kind == EXTENSION_BITMAPS]
+        bitmaps = _bitmaps_of(before)
         downgraded = after.fields["version"] < before.fields["version"]
         if bitmaps and downgraded and (SWITCH, BITMAPS) not in self._allowed:
             raise GuestFault("the guest downgrades an image with bitmaps")
         wanted = self._expected.extensions
         if after.extensions != wanted:
             raise GuestFault("the guest changes, adds or drops a header extension")
-        dropped = bitmaps and all(kind != EXTENSION_BITMAPS for kind, _ in wanted)
+        dropped = bitmaps and not _bitmaps_of(after)
         # Else a program that does not know bitmaps has written, and may have used the clusters.
         if not dropped or not before.fields["autoclear_features"] & AUTOCLEAR_BITMAPS:
             return None
@@ -317,6 +319,10 @@ class _Amended:
             if refusal is None:
                 raise fault from error
             raise ImageRejected((refusal,)) from error
+
+
+def _bitmaps_of(header: HeaderView) -> list[bytes]:
+    return [data for kind, data in header.extensions if kind == EXTENSION_BITMAPS]
 
 
 def _judge_request(before: HeaderView, request: AmendRequest) -> None:

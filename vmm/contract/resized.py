@@ -48,7 +48,7 @@ def judge_resized(
         layer.judge(books)
         bitmaps = kept_bitmaps(before, after)
         if bitmaps is not None:
-            judge_bitmaps_fit(disk, bitmaps, (old["size"], new["size"]))
+            judge_bitmaps_fit(disk, bitmaps, old["size"], new["size"])
     except OutsideError as error:
         raise GuestFault(str(error)) from error
     return tuple(layer.warnings), disk.work

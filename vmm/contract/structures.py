@@ -24,7 +24,7 @@ from .limits import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from ..qcow2.header_view import HeaderView
     from .disk import Disk
@@ -146,15 +146,29 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
         yield from clusters
 
 
-def judge_bitmaps_fit(disk: Disk, extension: bytes, sizes: Iterable[int]) -> None:
-    """See that no bitmap needs a table of another length, whichever of these sizes the disk has."""
+def judge_bitmaps_fit(disk: Disk, extension: bytes, old: int, new: int) -> None:
+    """See that bitmaps stay valid where the disk's size becomes another one. GuestFault."""
+    if fault := _find_misfit(disk, extension, old, new):
+        raise GuestFault(f"the guest resizes an image with {fault}")
+
+
+def judge_bitmaps_dropped(disk: Disk, extension: bytes, old: int, new: int) -> None:
+    """See that there was a reason to drop bitmaps. GuestFault."""
+    if not _find_misfit(disk, extension, old, new):
+        raise GuestFault("the guest drops bitmaps that fit the disk's new size")
+
+
+def _find_misfit(disk: Disk, extension: bytes, old: int, new: int) -> str:
+    """Which bitmaps need another table, lose flags, or cannot be told to be valid; "" for none."""
+    fault = ""
     for bitmap in _bitmaps(disk, extension):
         granularity = 1 << min(bitmap.granularity_bits, 63)
-        counts = {-(-size // granularity) for size in sizes}
-        if len({-(-count // (8 * disk.cluster_size)) for count in counts}) > 1:
-            raise GuestFault("the guest resizes an image with bitmaps that do not fit")
+        counts = {-(-size // granularity) for size in (old, new)}
+        if new < old or len({-(-count // (8 * disk.cluster_size)) for count in counts}) > 1:
+            fault = fault or "bitmaps that do not fit"
         if bitmap.flags & _IN_USE:
-            raise GuestFault("the guest resizes an image with an inconsistent bitmap")
+            fault = fault or "an inconsistent bitmap"
+    return fault
 
 
 def _directory(extension: bytes) -> tuple[int, int, int]:

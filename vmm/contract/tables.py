@@ -35,7 +35,13 @@ from .limits import SNAPSHOT_TABLE_MAX, check_tables
 from .mapping import ClusterMapping
 from .pending import Pending
 from .roles import Roles, State
-from .structures import Snapshots, bitmap_clusters, judge_bitmaps_fit, kept_bitmaps
+from .structures import (
+    Snapshots,
+    bitmap_clusters,
+    judge_bitmaps_dropped,
+    judge_bitmaps_fit,
+    kept_bitmaps,
+)
 from .terms import Spare
 from .touched import Touched
 from .version_2 import Version2
@@ -195,12 +201,12 @@ class _Tables:
         self._judge_snapshots()
         if layer:
             layer.judge(self._books)
-            bitmaps, sizes = (
-                kept_bitmaps(self._before, self._after),
-                (self._old["size"], self._new["size"]),
-            )
+            sizes = self._old["size"], self._new["size"]
+            bitmaps = kept_bitmaps(self._before, self._after)
             if bitmaps is not None:
-                judge_bitmaps_fit(self._disk, bitmaps, sizes)
+                judge_bitmaps_fit(self._disk, bitmaps, *sizes)
+            if dropped is not None:
+                judge_bitmaps_dropped(self._disk, dropped, *sizes)
         if dropped is not None:
             self._books.release(bitmap_clusters(self._disk, dropped))
         mapping = ClusterMapping(

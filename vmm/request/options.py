@@ -156,11 +156,12 @@ PERMISSIONS = (
         key="drop_bitmaps",
         kind=FLAG,
         flag=AMEND_FLAG_DROP_BITMAPS,
-        help="let a downgrade remove persistent bitmaps",
-        meaning="Let a downgrade remove persistent bitmaps, which version 2 lacks, and frees their "
-        "clusters. Without it they prevent the downgrade.",
-        keyword="whether a downgrade removes persistent bitmaps, which version 2 lacks; else they "
-        "prevent it",
+        help="let a downgrade, or a size that they do not fit, remove persistent bitmaps",
+        meaning="Let persistent bitmaps be removed by a downgrade, as version 2 lacks them, or by "
+        "a `size` that they do not fit; their clusters are freed. Without it they prevent the "
+        "amend.",
+        keyword="whether persistent bitmaps are removed by a downgrade, as version 2 lacks them, "
+        "or by a size that they do not fit; else they prevent it",
         since="0.1",
     ),
     Permission(

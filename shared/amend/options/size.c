@@ -1,4 +1,5 @@
 /* Pure, either side: the option size: how large the disk is, in bytes. docs/qcow2.md says what each step is for. */
+#include "amend/bitmap_release.h"
 #include "amend/options/option.h"
 #include "amend/resize.h"
 #include "qcow2/bitmaps.h"
@@ -33,11 +34,16 @@ static bool check_bitmap(void *context, const struct bitmap *bitmap)
     uint64_t new = bitmap_table_entries(&amendment->image, bitmap, amendment->target.size);
     const struct qcow2_header *h = &amendment->image.header;
     struct verdict *verdict = amendment->image.file.verdict;
-    if (bitmap->flags & QCOW2_BITMAP_IN_USE)
-        return refuse(verdict, REFUSAL_BITMAP_IN_USE, AMEND_ERROR_SIZE, h->nb_bitmaps, 0, 0);
-    return (old == new && amendment->target.size > h->size) ||
-           refuse(verdict, REFUSAL_SIZE_BITMAPS, AMEND_ERROR_SIZE, h->nb_bitmaps,
-                  amendment->target.size, 0);
+    bool in_use = bitmap->flags & QCOW2_BITMAP_IN_USE;
+    if (!in_use && old == new && amendment->target.size > h->size)
+        return true;
+    if (amendment->may_drop_bitmaps) {
+        amendment->target.drop_bitmaps = true;
+        return true;
+    }
+    return in_use ? refuse(verdict, REFUSAL_BITMAP_IN_USE, AMEND_ERROR_SIZE, h->nb_bitmaps, 0, 0)
+                  : refuse(verdict, REFUSAL_SIZE_BITMAPS, AMEND_ERROR_SIZE, h->nb_bitmaps,
+                           amendment->target.size, 0);
 }
 
 static void check_bitmaps(struct amendment *amendment)
@@ -48,6 +54,8 @@ static void check_bitmaps(struct amendment *amendment)
         return;
     if (!walk_bitmaps(image, check_bitmap, amendment))
         name_bitmaps(image);
+    if (amendment->target.drop_bitmaps)
+        amendment->target.autoclear_features &= ~QCOW2_AUTOCLEAR_BITMAPS;
 }
 
 /* One that does not say how large its disk is has the size of the header. */
@@ -90,6 +98,9 @@ static bool stage(struct amendment *amendment)
     const struct qcow2_header *h = &amendment->image.header;
     if (!is_asked(amendment))
         return true;
+    /* What has been given up is known before anything is written. */
+    if (amendment->target.drop_bitmaps && !release_bitmaps(&amendment->books))
+        return false;
     if (!resize_layer(&amendment->books, &amendment->target, amendment->backing_size, &resize))
         return false;
     amendment->kept = (struct kept_layer){

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...base.errors import GuestFault
 from ...base.record import record
-from ...qcow2.probe import AUTOCLEAR_KNOWN
+from ...qcow2.probe import AUTOCLEAR_BITMAPS, AUTOCLEAR_KNOWN, EXTENSION_BITMAPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class Draft:
         put = ((kind, data),) if data else ()
         self.extensions = (*new, *put, *(part for part in kept if part[0] != kind))
         self._new += len(put)
+
+    def drop_bitmaps(self) -> None:
+        """Have no bitmaps extension, nor the bit that says that it is in force."""
+        kept = (part for part in self.extensions if part[0] != EXTENSION_BITMAPS)
+        self.extensions = tuple(kept)
+        if "autoclear_features" in self.fields:
+            self.fields["autoclear_features"] &= ~AUTOCLEAR_BITMAPS
 
 
 @record

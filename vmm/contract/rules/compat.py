@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...qcow2.probe import EXTENSION_BITMAPS
 from ..differences import (
     BITMAPS,
     BLOCKS,
@@ -83,8 +82,7 @@ def _expect(request: AmendRequest, before: HeaderView, draft: Draft) -> None:
         fields.update(incompatible_features=0, compatible_features=0, autoclear_features=0)
         fields.update(refcount_order=4, header_length=112)
     if request.compat < before.fields["version"]:
-        kept = (part for part in draft.extensions if part[0] != EXTENSION_BITMAPS)
-        draft.extensions = tuple(kept)
+        draft.drop_bitmaps()
 
 
 def _forbid(request: AmendRequest, before: HeaderView) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from ...qcow2.probe import INCOMPATIBLE_DATA_FILE
+from ...qcow2.probe import AUTOCLEAR_BITMAPS, INCOMPATIBLE_DATA_FILE
 from ..differences import (
+    BITMAPS,
     BLOCKS,
     COUNTS,
     HEADER,
     LAYER,
+    LAYOUT,
     PREPARE,
     REFCOUNT_TABLE,
     RELEASE,
+    SLACK,
     SWITCH,
     TABLE_PLACE,
 )
@@ -37,12 +40,19 @@ RESIZE = frozenset(
 """The active layer gets another L1 table, or another length of it."""
 
 
+DROP_BITMAPS = frozenset({(PREPARE, SLACK), (SWITCH, LAYOUT), (SWITCH, BITMAPS)})
+"""What `drop_bitmaps` adds, as bitmaps may not fit; whether they do, their tables tell."""
+
+
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
     return bool(header.fields["size"] == request.size)
 
 
 def _allowed(request: AmendRequest, before: HeaderView) -> Differences:
-    return frozenset() if _is_satisfied(request, before) else RESIZE
+    if _is_satisfied(request, before):
+        return frozenset()
+    in_force = before.fields.get("autoclear_features", 0) & AUTOCLEAR_BITMAPS
+    return RESIZE | DROP_BITMAPS if request.drop_bitmaps and in_force else RESIZE
 
 
 def _expect(request: AmendRequest, _before: HeaderView, draft: Draft) -> None:
