@@ -80,7 +80,7 @@ def test_every_option_has_a_row_a_key_of_the_abi_a_rule_and_a_file_of_the_planne
     assert keys == {f"OPTION_{row.key.upper()}": row.abi_key for row in OPTIONS}
     assert max(keys.values()) == abi.OPTION_KEY_MAX
     shared = {path.stem for path in (ROOT / "shared/amend/options").glob("*.c")}
-    assert shared - {"options"} == BY_KEY.keys()
+    assert shared - {"options", "text"} == BY_KEY.keys()
     contract = {path.stem for path in (ROOT / "vmm/contract/rules").glob("*.py")}
     assert contract - {"__init__"} == BY_KEY.keys()
     every = AmendRequest.of(**dict.fromkeys(BY_KEY, 2))
