@@ -7,7 +7,8 @@ The generated module holds, for each `#define NAME literal`, NAME; and for each 
 * Name_FIELDS, a name for each value that unpacking yields. A byte array is one value; an array of
   wider integers is one value for each element, named field_0, field_1 and so on.
 
-It imports nothing, so that the command pays for nothing: C is parsed here, never at run time.
+It imports nothing and annotates nothing, so that the command pays for nothing: C is parsed here,
+never at run time.
 """
 
 from __future__ import annotations
@@ -126,14 +127,14 @@ def render(abi: Abi) -> str:
     lines = [
         '"""Host side: the contract\'s numbers. Generated from abi/instar_abi.h; do not edit."""',
         "",
-        *(f"{name}: int = {literal}" for name, literal in abi.constants.items()),
+        *(f"{name} = {literal}" for name, literal in abi.constants.items()),
     ]
     for declared in abi.structs:
         lines += [
             "",
-            f"{declared.name}_SIZE: int = {declared.size}",
-            f'{declared.name}_FORMAT: str = "{declared.format}"',
-            f"{declared.name}_FIELDS: tuple[str, ...] = (",
+            f"{declared.name}_SIZE = {declared.size}",
+            f'{declared.name}_FORMAT = "{declared.format}"',
+            f"{declared.name}_FIELDS = (",
             *(f'    "{field}",' for field in declared.fields),
             ")",
         ]

@@ -32,7 +32,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/inspect": {"collections", "concurrent", "functools", "itertools", "os", "struct", "sys"},
     "vmm/inspect/frames.py": {"struct"},
     "vmm/inspect/references.py": {"json"},
-    "vmm/contract": {"array", "bisect", "itertools", "operator", "struct", "sys"},
+    "vmm/contract": {"bisect", "itertools", "operator", "struct", "sys"},
     "vmm/machine": {"_thread", "errno", "os", "struct", "sys", "time"},
     "vmm/machine/payload.py": {"_sha2", "_sha256", "hashlib", "os", "struct"},
     "vmm/devices": {"struct", "zlib"},
@@ -46,10 +46,11 @@ REACH: dict[str, Set[str]] = {
     "vmm/request/keywords.py": {"os", "sys"},
     "vmm/kvm": {"fcntl", "mmap", "os", "struct"},
     "vmm/base": {"dataclasses", "inspect", "json"},
+    "vmm/base/arrays.py": {"array", "sys"},
     "vmm/base/streams.py": {"fcntl", "os"},
     "vmm/base/supported.py": {"os", "platform", "sys"},
     "vmm/base/c.py": {"_ctypes", "ctypes", "os"},
-    "vmm/__init__.py": set(),
+    "vmm/__init__.py": {"os", "sys"},
 }
 
 

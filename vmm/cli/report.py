@@ -69,7 +69,8 @@ class Report:
 
     def result(self, result: AmendResult, *, quiet: bool) -> None:
         """Report a success, of which people hear only what is worth it, and if quiet nothing."""
-        self.document(result.to_dict())
+        if self.is_json:
+            self.document(result.to_dict())
         if self.verbose and not quiet:
             write("stderr", f"instar: {_describe_done(result, self.asked)}\n")
         if result.dry_run and not self.is_json and not quiet:
@@ -81,7 +82,8 @@ class Report:
     def error(self, error: BaseException) -> int:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
         message, exit_status = explain(error)
-        self.document({"filename": self.filename, "error": error_fields(error)})
+        if self.is_json:
+            self.document({"filename": self.filename, "error": error_fields(error)})
         prefix = f"'{self.filename}': " if self._is_about_image(error, message) else ""
         write("stderr", f"instar: {escape(prefix + message)}\n")
         return exit_status

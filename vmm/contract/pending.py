@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
-
+from ..base.arrays import array
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 

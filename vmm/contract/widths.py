@@ -7,8 +7,8 @@ significant bits of a byte belong to the lowest cluster.
 from __future__ import annotations
 
 import sys
-from array import array
 
+from ..base.arrays import array
 from ..image.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
