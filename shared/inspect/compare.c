@@ -21,6 +21,23 @@ bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry)
     return raw;
 }
 
+/* Whether a block cannot be read where this entry of the refcount table says that it is. */
+static bool is_no_place(const struct checking *checking, uint64_t entry)
+{
+    uint64_t offset = entry & ~BLOCK_RESERVED;
+    return offset % checking->image.header.cluster_size || offset > INT64_MAX;
+}
+
+bool is_unreadable(struct checking *checking, uint64_t offset, bool *unreadable)
+{
+    uint64_t cluster = offset >> checking->image.header.cluster_bits;
+    uint64_t index = cluster / entries_per_block(&checking->image), entry = 0;
+    bool read =
+        index >= checking->refcounts.table_entries || read_entry(checking, index, &entry);
+    *unreadable = read && is_no_place(checking, entry);
+    return read;
+}
+
 /* Compare a count with the refcount, which then takes its place, and flags with that. */
 static void compare_cluster(struct checking *checking, uint64_t cluster, uint64_t refcount)
 {
@@ -103,7 +120,7 @@ static bool compare_block(struct checking *checking, struct parts *parts, uint64
 {
     uint32_t order = checking->image.header.refcount_order;
     uint64_t offset = entry & ~BLOCK_RESERVED;
-    bool unreadable = offset % checking->image.header.cluster_size || offset > INT64_MAX;
+    bool unreadable = is_no_place(checking, entry);
     if (unreadable || !offset) {
         if (!flush_parts(parts))
             return false;

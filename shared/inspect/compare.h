@@ -10,10 +10,12 @@
 /* "Refcount table": bits 0 to 8 of an entry are reserved. */
 #define BLOCK_RESERVED UINT64_C(0x1ff)
 
-/* Of both, false means refused. */
+/* Of all these, false means refused. */
 
 /* The refcount table's entry as it stands. */
 bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry);
+/* Whether the refcount of the cluster at `offset` is in a block that cannot be. */
+bool is_unreadable(struct checking *checking, uint64_t offset, bool *unreadable);
 /* Compare all clusters of the window; then refcounts, cut to 2, stand in the place of the counts. */
 bool compare_counts(struct checking *checking);
 

@@ -33,7 +33,7 @@ static inline uint64_t bytes_of_count(bool wide)
 
 static inline bool is_counted(const struct counts *counts, uint64_t cluster)
 {
-    return cluster - counts->first < counts->size;
+    return cluster >= counts->first && cluster - counts->first < counts->size;
 }
 
 static inline uint32_t get_count(const struct counts *counts, uint64_t cluster)

@@ -1,6 +1,7 @@
 /* Pure, either side: the L1 and L2 tables of the untrusted image, as a check follows them. */
 #include "inspect/tables.h"
 
+#include "inspect/compare.h"
 #include "inspect/parts.h"
 #include "qcow2/bytes.h"
 #include "qcow2/geometry.h"
@@ -104,16 +105,17 @@ static bool count_plain(struct checking *checking, const uint8_t *table, uint32_
     uint32_t bits = h->cluster_bits;
     uint64_t others = ~(QCOW2_L2_COPIED | (QCOW2_TABLE_OFFSET_MASK >> bits << bits));
     uint64_t largest = largest_refcount(h->refcount_order), cluster_size = h->cluster_size;
-    uint64_t end = checking->file_clusters - counts.first;
+    uint64_t end = counts.first + counts.size;
     uint64_t next = checking->next, counted = 0, fragmented = 0;
-    end = end < counts.size ? end : counts.size;
+    end = end < checking->file_clusters ? end : checking->file_clusters;
     for (; *at < size; *at += QCOW2_TABLE_ENTRY_SIZE) {
         uint64_t entry = load_be64(table + *at), offset = entry & ~QCOW2_L2_COPIED;
-        uint64_t i = (offset >> bits) - counts.first;
+        uint64_t cluster = offset >> bits;
         if (entry == 0)
             continue;
-        if (entry & others || i >= end)
+        if (entry & others || cluster < counts.first || cluster >= end)
             break;
+        uint64_t i = cluster - counts.first;
         uint8_t use = counts.uses[i];
         if (numbers[i] && ((use & USE_MASK) != AMEND_USE_DATA || numbers[i] == largest))
             break;
@@ -213,9 +215,14 @@ static bool add_table(struct parts *parts, uint64_t offset, uint32_t size, uint6
     return true;
 }
 
-static bool count_l2_table(struct checking *checking, uint64_t index, uint64_t entry, bool active)
+/* Count the L2 table of an entry, and find whether it names one. False: refused. */
+static bool count_l1_entry(struct checking *checking, uint64_t index, uint64_t entry, bool active,
+                           bool *named)
 {
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
+    *named = entry != 0;
+    if (!*named)
+        return true;
     if (entry & L1_RESERVED)
         find(checking, CHECK_L1_RESERVED, index, entry, 0);
     if (offset % checking->image.header.cluster_size)
@@ -223,6 +230,18 @@ static bool count_l2_table(struct checking *checking, uint64_t index, uint64_t e
     if (active)
         note_flag(checking, offset, entry & QCOW2_L2_COPIED);
     return count_region(checking, offset, checking->image.header.cluster_size, AMEND_USE_L2_TABLE);
+}
+
+/* Compare the flag of an entry, and find whether it names a table whose refcount is known: of no other
+ * does qemu-img look at the flags. False: refused. */
+static bool check_l1_entry(struct checking *checking, uint64_t index, uint64_t entry, bool *named)
+{
+    uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;
+    bool unreadable = false;
+    if (!offset || !is_unreadable(checking, offset, &unreadable))
+        return !offset;
+    *named = !unreadable;
+    return unreadable || check_flag(checking, CHECK_L2_TABLE_COPIED, index, entry);
 }
 
 static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, bool active,
@@ -238,13 +257,12 @@ static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, b
                                    offset + i * QCOW2_TABLE_ENTRY_SIZE, table, part))
             return false;
         uint64_t entry = load_be64(table + at);
-        bool counts = visit == count_entries;
-        if (counts ? !entry : !(entry & QCOW2_TABLE_OFFSET_MASK))
-            continue;
-        if (!(counts ? count_l2_table(checking, i, entry, active)
-                     : check_flag(checking, CHECK_L2_TABLE_COPIED, i, entry)) ||
-            !add_table(&parts, entry & QCOW2_TABLE_OFFSET_MASK,
-                       checking->image.header.cluster_size, active ? TABLE_ACTIVE : 0))
+        bool named = false;
+        if (!(visit == count_entries ? count_l1_entry(checking, i, entry, active, &named)
+                                     : check_l1_entry(checking, i, entry, &named)))
+            return false;
+        if (named && !add_table(&parts, entry & QCOW2_TABLE_OFFSET_MASK,
+                                checking->image.header.cluster_size, active ? TABLE_ACTIVE : 0))
             return false;
     }
     return flush_parts(&parts);
