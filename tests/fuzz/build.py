@@ -1,7 +1,7 @@
-"""Test side: compiles the planner's fuzz target, for libFuzzer by clang, or to replay files.
+"""Test side: compiles the fuzz targets in C, for libFuzzer by clang, or to replay files.
 
-The planner is compiled from a copy in which redzones lie between the parts of its workspace, so
-that AddressSanitizer sees one part run into the next.
+What they call is compiled from a copy of shared/ in which redzones lie between the parts of
+workspaces, so that AddressSanitizer sees one part run into the next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ MEMORIES = {
     "books_memory": Path("amend", "books.h"),
     "planner_workspace": Path("amend", "workspace.h"),
 }
-TARGET = ("planner_fuzzer.c", "sparse.c", "walker.c")
+TARGETS = {
+    "planner": ("planner_fuzzer.c", "sparse.c", "walker.c"),
+    "inspect": ("inspect_fuzzer.c", "sparse.c"),
+}
 
 CFLAGS = "-std=c11 -g -Wall -Wextra -Werror -Wno-unknown-pragmas".split()
 UNDEFINED = "-fsanitize=undefined -fno-sanitize-recover=all".split()
@@ -52,8 +55,8 @@ def find_clang() -> str:
     return found
 
 
-def copy_planner(directory: Path) -> list[Path]:
-    """Copy shared/ with redzones in the workspace to `directory`; returns the sources."""
+def copy_shared(directory: Path) -> list[Path]:
+    """Copy shared/ with redzones in workspaces to `directory`; returns the sources."""
     shared = ROOT / "shared"
     names = {path.relative_to(shared) for path in shared.rglob("*.[ch]")}
     names = {name for name in names if name.parts[0] != "host"}
@@ -84,25 +87,25 @@ def _add_redzones(text: str, struct: str) -> str:
     return text[: found.start(1)] + zones + text[found.end(1) :]
 
 
-def build_fuzzer(sanitizer: str) -> Path:
-    """Compile the libFuzzer program with one of SANITIZERS, and return its path."""
-    program = BUILD / f"planner-{sanitizer}"
+def build_fuzzer(sanitizer: str, target: str = "planner") -> Path:
+    """Compile the libFuzzer program of one of TARGETS with one of SANITIZERS; returns its path."""
+    program = BUILD / f"{target}-{sanitizer}"
     options = [*SANITIZERS[sanitizer], *FUZZER]
-    _compile([find_clang(), *options], (*TARGET, "planner_mutator.c"), program)
+    _compile([find_clang(), *options], (*TARGETS[target], "planner_mutator.c"), program)
     return program
 
 
-def build_replay() -> Path:
+def build_replay(target: str = "planner") -> Path:
     """Compile a program that replays files, with the project's own compiler; returns its path."""
-    program = BUILD / "planner-replay"
+    program = BUILD / f"{target}-replay"
     host = compiler(ZIG_HOST)
     address = [] if "ziglang" in host else ["-fsanitize=address"]
-    _compile([*host, "-O1", *address, *UNDEFINED], (*TARGET, "replay_main.c"), program)
+    _compile([*host, "-O1", *address, *UNDEFINED], (*TARGETS[target], "replay_main.c"), program)
     return program
 
 
 def _compile(command: list[str], target: tuple[str, ...], program: Path) -> None:
-    sources = copy_planner(BUILD / "shared")
+    sources = copy_shared(BUILD / "shared")
     files = [str(path) for path in (*sources, *(FUZZ / name for name in target))]
     includes = [f"-I{folder}" for folder in (BUILD / "shared", ROOT / "abi", FUZZ)]
     run_compiler([*command, *CFLAGS, *includes, *files], program)

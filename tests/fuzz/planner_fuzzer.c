@@ -72,7 +72,7 @@ static void ask(struct attempt *run, const struct AmendConfig *config, uint8_t f
     };
     const struct image_io io = {&run->reading, image->size, reading_read, reading_write, reading_zero,
                                 run->reading.may_progress ? reading_progress : 0};
-    forget_workspace(workspace);
+    forget(workspace, sizeof(*workspace));
     run->planned = plan_amend(config, &asked, &io, workspace, &run->plan, &run->verdict);
     check_work(run, config);
 }

@@ -22,11 +22,9 @@
 
 #define POISON(zone) ASAN_POISON_MEMORY_REGION(zone, sizeof(zone))
 
-/* No part of the workspace runs into the next one. */
-static inline void poison_redzones(struct planner_workspace *workspace)
+/* No part of these runs into the next one. */
+static inline void poison_image(struct qcow2_memory *image)
 {
-    struct qcow2_memory *image = &workspace->image;
-    struct books_memory *books = &workspace->books;
     POISON(image->redzone0);
     POISON(image->redzone1);
     POISON(image->redzone2);
@@ -36,6 +34,12 @@ static inline void poison_redzones(struct planner_workspace *workspace)
     POISON(image->redzone6);
     POISON(image->redzone7);
     POISON(image->redzone8);
+}
+
+static inline void poison_redzones(struct planner_workspace *workspace)
+{
+    struct books_memory *books = &workspace->books;
+    poison_image(&workspace->image);
     POISON(books->redzone0);
     POISON(books->redzone1);
     POISON(books->redzone2);
@@ -47,9 +51,9 @@ static inline void poison_redzones(struct planner_workspace *workspace)
 }
 
 /* What earlier runs left behind is no better than what was never written. */
-static inline void forget_workspace(struct planner_workspace *workspace)
+static inline void forget(void *memory, size_t size)
 {
-    __msan_poison(workspace, sizeof(*workspace));
+    __msan_poison(memory, size);
 }
 
 #endif

@@ -30,8 +30,9 @@ def kept(target: str) -> list[Path]:
     return found
 
 
-def test_planner_inputs_under_sanitizers() -> None:
-    command = [str(build_replay()), *map(str, kept("planner"))]
+@pytest.mark.parametrize("target", ["planner", "inspect"])
+def test_inputs_under_sanitizers(target: str) -> None:
+    command = [str(build_replay(target)), *map(str, kept(target))]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr[-4000:]
 
