@@ -178,6 +178,12 @@ def test_all_reasons_are_named_at_once(planner: Any) -> None:
     assert {*refusals(planner, Image().build(), request)} == expected
 
 
+def test_a_name_out_of_reach_is_refused_for_that_alone(planner: Any) -> None:
+    data = Image(cluster_bits=17, backing_file_offset=(1 << 17) - 10, **BACKED).build()
+    for request in (confirm(b"base.qcow2", b"qcow2"), change(b"other", b"raw")):
+        assert refusals(planner, data, request) == ("header_too_large",)
+
+
 def test_a_raw_data_file_may_get_a_backing_file_once_it_is_not_raw_any_more(planner: Any) -> None:
     data = Image(**EXTERNAL).build()
     _, after = amended(planner, data, change(b"base", b"raw", data_file_raw=False))

@@ -21,10 +21,13 @@ static bool read_name(struct qcow2_image *image, struct header_text *name)
 
 static void resolve(struct amendment *amendment, const struct option_value *asked)
 {
+    struct target_text *target = &amendment->target.backing_file;
     struct header_text name;
     if (asked->given && read_name(&amendment->image, &name))
-        ask_text(&amendment->image, asked, name, &amendment->target.backing_file);
-    amendment->image.gets_backing_file = amendment->target.backing_file.length != 0;
+        ask_text(&amendment->image, asked, name, target);
+    else if (asked->given) /* refused by now: no more is said of it */
+        *target = (struct target_text){true, false, asked->bytes, asked->length};
+    amendment->image.gets_backing_file = target->length != 0;
 }
 
 /* As qemu compares them: what is not given stands for none, and none is not an empty one. */
