@@ -29,7 +29,7 @@ _PATTERNS = (b"\x05", b"\x06", b"seven", b"")
 def cluster_bits(rng: random.Random) -> int:
     """All sizes, the small ones more often, as they take less time."""
     return rng.choice(
-        (*(9, 9, 9, 10, 11, 12, 12, 12, 13, 14, 15, 16, 16, 16), rng.randrange(17, 22))
+        (*(9, 9, 9, 10, 11, 12, 12, 12, 13, 14, 15, 16, 16, 16), *[rng.randrange(17, 22)] * 2)
     )
 
 
@@ -156,8 +156,15 @@ def _snapshot(rng: random.Random, fields: dict[str, Any], number: int) -> Snapsh
         extra_data_size=rng.choice((0, 8, 16, 16, 24, 24, 24, 24, 40)),
         vm_state=rng.choice((b"", b"", b"", b"state")),
         vm_state_size=(5 << 30) if rng.random() < 0.03 else None,
-        disk_size=fields["size"] + 512 if rng.random() < 0.05 else None,
+        disk_size=_other_size(rng, fields) if rng.random() < 0.15 else None,
     )
+
+
+def _other_size(rng: random.Random, fields: dict[str, Any]) -> int:
+    """A sector from the disk's size, or from a boundary of clusters or of L2 tables."""
+    bits = fields["cluster_bits"]
+    near = rng.choice((fields["size"], fields["size"] + (1 << bits), 1 << 2 * bits - 3))
+    return max(int(near) + rng.choice((-512, 0, 512)), 512)
 
 
 def _turned(rng: random.Random, fields: dict[str, Any], cluster: Cluster) -> Cluster:

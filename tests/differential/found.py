@@ -6,7 +6,7 @@ They are kept as cases, since a seed means another one as soon as the generator 
 from __future__ import annotations
 
 from tests.differential.generate import Case
-from tests.support.forge import Bitmap, Image, Snapshot
+from tests.support.forge import Bitmap, Data, Image, Snapshot
 from tests.support.program import Program
 
 NEWEST = "11.1.3"
@@ -86,5 +86,66 @@ FOUND = {
         ),
         ("compat=0.10", "compat=1.1"),
         judge="7.2.22",
+    ),
+    "qemu finds a bitmaps' directory where there is none": Case(
+        Program(
+            NEWEST,
+            steps=(
+                "create -o cluster_size=16384,compat=1.1,lazy_refcounts=on t.qcow2 392704",
+                "poke or autoclear_features 1",
+            ),
+        ),
+        ("--shrink size=512", "refcount_bits=64", "resize --shrink 512"),
+        judge="11.1.3",
+    ),
+    "what a compressed cluster hides behind the end of the disk stays": Case(
+        Program(
+            NEWEST,
+            steps=(
+                "noise n.raw 49152",
+                "convert -c -f raw -O qcow2 -o cluster_size=2048,compat=1.1 n.raw t.qcow2",
+                "poke set size 22016",
+            ),
+        ),
+        ("--shrink size=2621440", "resize +512"),
+        judge="7.2.22",
+    ),
+    "an encrypted cluster stays as it is behind the end of the disk": Case(
+        Program(
+            NEWEST,
+            (
+                (
+                    "t.qcow2",
+                    Image(cluster_bits=15, size=785920, crypt_method=1, clusters={23: Data(b"")}),
+                ),
+            ),
+        ),
+        ("compat=1.1,refcount_bits=16,size=268435968",),
+        judge="10.0.13",
+    ),
+    "a backing file's name out of reach is refused for that alone": Case(
+        Program(
+            NEWEST,
+            (
+                (
+                    "t.qcow2",
+                    Image(
+                        cluster_bits=17,
+                        size=524288,
+                        backing_file=b"b.raw",
+                        backing_format=b"raw",
+                        backing_file_offset=131067,
+                    ),
+                ),
+            ),
+            ("write b.raw r 786432",),
+        ),
+        ("lazy_refcounts=on,backing_file=b.raw,backing_fmt=raw",),
+        judge="10.0.2",
+    ),
+    "qemu cuts the data file that an image names": Case(
+        Program(NEWEST, (("t.qcow2", Image(size=819200, data_file=b"d.raw")),)),
+        ("--shrink size=65536", "refcount_bits=4", "data_file=./d.raw,data_file_raw=off"),
+        judge="11.1.3",
     ),
 }

@@ -58,11 +58,20 @@ def _judge(image: Path, case: Case, qemu: oracle.Qemu, tally: Tally) -> None:
     if "error" in before.info:
         # Only another version can tell whether instar left the contents as they were.
         before = Seen(oracle.newest(), image, _snapshot_ids(image))
+    kept = {path: path.read_bytes() for path in Path().glob("*.raw")}
     for words in case.requests:
-        result = Trial(qemu, image, before, Request.parse(words)).judge()
+        result = Trial(qemu, image, before, Request.parse(words), thorough=case.thorough).judge()
         tally.verdicts[result.verdict] += 1
         tally.divergences.update(set(result.divergences))
         tally.findings += [(words, finding) for finding in result.findings]
+        _restore(kept)
+
+
+def _restore(kept: dict[Path, bytes]) -> None:
+    """Undo what qemu-img does to the data file when the disk gets another size."""
+    for path, data in kept.items():
+        if path.stat().st_size != len(data):
+            path.write_bytes(data)
 
 
 def _snapshot_ids(image: Path) -> tuple[str, ...]:

@@ -123,6 +123,11 @@ def _backing(rng: random.Random, disk: _Disk) -> tuple[list[str], str]:
 
 def _snapshots(rng: random.Random, disk: _Disk) -> list[str]:
     steps = ["snapshot -c s1 t.qcow2", *_writes(rng, disk)]
+    if rng.random() < 0.15:  # of another size than the disk
+        size = disk_size(rng, disk.bits) or 512
+        steps += [f"resize --shrink t.qcow2 {size}"]
+        disk.size = size // 512 * 512
+        steps += _writes(rng, disk)
     if rng.random() < 0.4:
         steps += ["snapshot -c s2 t.qcow2", *_writes(rng, disk)]
         if rng.random() < 0.3:

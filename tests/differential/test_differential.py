@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,13 @@ import instar
 from tests.differential.campaign import names_of_all, run_and_print, run_seed, smallest
 from tests.differential.found import FOUND
 from tests.differential.generate import Case, case_of
+from tests.differential.requests import Facts, size
 from tests.differential.run import run_case
 from tests.differential.shrink import script
 from tests.support import judge, verdicts
 from tests.support import qemu as oracle
 from tests.support.divergences import DIVERGENCES
-from tests.support.forge import Data, Image, Snapshot, ZeroAllocated
+from tests.support.forge import Bitmap, Data, Image, Snapshot, ZeroAllocated, parse_bitmaps
 from tests.support.program import Program
 from tests.support.project import ROOT
 from tests.support.qemu import Qemu
@@ -29,7 +31,9 @@ SAMPLE = range(168)
 AT_ONCE = 8
 SYMPTOMS = ("instar refuses: ", *(f"qemu {verb}" for verb in ("refuses: ", "crashes", "breaks: ")))
 COMPARED = ("info: ", "contents: active", "contents: snapshot", "check: ", "qemu writes: ")
-DATA = Program("11.1.3", (("t.qcow2", Image(size=1 << 17, clusters={0: Data(b"five")})),))
+PLAIN = Image(size=1 << 17, clusters={0: Data(b"five")})
+DATA = Program("11.1.3", (("t.qcow2", PLAIN),))
+MARKED = Program("11.1.3", (("t.qcow2", replace(PLAIN, bitmaps=[Bitmap(name=b"b0", dirty=(0,))])),))
 
 pytestmark = pytest.mark.usefixtures("qemu_versions")
 
@@ -68,6 +72,37 @@ def test_the_sample_meets_every_version_every_cluster_size_and_both_tools() -> N
     assert forged | created == set(range(9, 22))
     for word in ("snapshot", "bitmap", "zstd", "write -z", "discard", "write -c", "luks", "instar"):
         assert word in steps
+    assert "poke set size" in steps
+
+
+def test_the_sample_asks_for_every_option_alone_and_in_chains() -> None:
+    asked = [words for seed in SAMPLE for words in case_of(seed, names_of_all()).requests]
+    requests = [Request.parse(words) for words in asked]
+    widths = {request.others.get("refcount_bits") for request in requests}
+    assert widths >= {1, 2, 4, 8, 16, 32, 64}
+    names = [str(request.others.get("backing_file", "")) for request in requests]
+    assert min(map(len, filter(None, names))) < 10
+    assert max(map(len, names)) > 1000
+    counts = {request.arguments[-1].count("=") for request in requests if request.verb == "amend"}
+    assert counts >= {1, 2, 3, 4, 5}
+    words = " ".join(asked)
+    for part in (
+        "resize --shrink +",
+        "resize --shrink -",
+        "data_file=",
+        "data_file_raw=off",
+        "rebase -b ''",
+    ):
+        assert part in words
+
+
+def test_sizes_lie_at_boundaries_and_a_sector_from_them() -> None:
+    rng = random.Random(0)  # noqa: S311 - reproducible, not secret
+    facts = Facts(16, 10 << 16, extended=False, backing=None, data_file=False, below=0)
+    sizes = {size(rng, facts) for _ in range(4000)}
+    for unit in (1 << 16, facts.mapped):
+        boundary = (facts.size // unit + 1) * unit
+        assert {boundary - 512, boundary, boundary + 512} <= sizes
 
 
 def meddler(meddle: Callable[[Path], None], *, on: str) -> Callable[[Path, Request], Any]:
@@ -113,6 +148,22 @@ def forget_what_was_asked(path: Path) -> None:
         stream.write(bytes(8))
 
 
+def forget_the_size(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(24)
+        stream.write((1 << 17).to_bytes(8, "big"))
+
+
+def change_a_bitmap(path: Path) -> None:
+    """Of the one bitmap there is, a bit behind the first."""
+    table = parse_bitmaps(path.read_bytes())[0].bitmap_table_offset
+    with path.open("r+b") as stream:
+        stream.seek(table)
+        data = int.from_bytes(stream.read(8), "big")
+        stream.seek(data)
+        stream.write(b"\x03")
+
+
 def touch(path: Path) -> None:
     os.utime(path)
 
@@ -128,6 +179,12 @@ FAULTS = [
     ("lazy_refcounts=on", "amended", leak_a_cluster, "rule: no worse than before"),
     ("lazy_refcounts=on", "amended", forget_what_was_asked, "rule: it is as asked"),
     ("lazy_refcounts=on", "amended", cut, "rule: the second time"),
+    ("size=1048576", "amended", change_data, "rule: contents stay"),
+    ("resize +512", "amended", leak_a_cluster, "rule: no worse than before"),
+    ("resize --shrink -65536", "amended", forget_the_size, "rule: it is as asked"),
+    ("--shrink size=65536", "amended", forget_the_size, "rule: contents stay"),
+    ("refcount_bits=64", "amended", change_data, "rule: contents stay"),
+    ("size=196608,lazy_refcounts=on", "amended", change_a_bitmap, "rule: bitmaps stay"),
 ]
 
 
@@ -145,7 +202,8 @@ def test_a_fault_of_instar_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(judge, "amend", meddler(fault, on=verdict))
-    findings = run_case(Case(DATA, (request_,), oracle.newest().version)).findings
+    program = MARKED if fault is change_a_bitmap else DATA
+    findings = run_case(Case(program, (request_,), oracle.newest().version)).findings
     assert any(text.startswith(rule) for _, text in findings), findings
 
 

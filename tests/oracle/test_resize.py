@@ -115,7 +115,7 @@ def test_the_present_size_is_no_reason_to_refuse(qemu: Qemu, tmp_path: Path) -> 
     with pytest.raises(instar.ImageRejected, match="version 2 that has snapshots"):
         instar.amend(image, size=4 << 20)
     assert not qemu.amend(image, check=False, size="2M").ok
-    assert diverges("same_size_is_a_no_op").is_in(qemu.number)
+    assert diverges("present_size_is_a_no_op").is_in(qemu.number)
     assert len(instar.amend(image, compat="1.1", size=4 << 20).steps) == 2
     assert qemu.check(image).clean
 

@@ -22,7 +22,7 @@ def digest(size: int, pieces: Iterable[tuple[int, bytes]]) -> str:
     """
     state = hashlib.sha256(b"%d" % size)
     for offset, data in pieces:
-        if not data.strip(b"\0"):
+        if data == bytes(len(data)):
             continue
         for at in range(0, len(data), BLOCK):
             block = data[at : at + BLOCK].rstrip(b"\0")

@@ -148,12 +148,14 @@ DIVERGENCES = (
         "refuses `size` for a version 2 image with snapshots, even if it is the present one",
         "has nothing to do",
         "a script can ask for the same twice",
+        symptoms=("qemu refuses: Can't resize a v2 image which has snapshots",),
     ),
     Divergence(
         "backing_file_may_be_longer",
         "looks at the backing file, and lets a version 2 image grow if that is no longer",
         "refuses (`grow_over_backing_v2`), unless `--backing-size` says how long it is",
         "no file that an image names is opened",
+        symptoms=("instar refuses: grow_over_backing_v2", "instar refuses: grow_head_over_backing"),
     ),
     Divergence(
         "earlier_steps_stay",
@@ -385,24 +387,44 @@ DIVERGENCES = (
         "grows a disk by its size alone: what an earlier shrink left behind its end shows again",
         "drops what hides behind the end, and makes the rest of the last cluster zeros",
         "whoever has a disk that grew must not read what it had been before",
+        symptoms=("contents: active",),
     ),
     Divergence(
         "shrink_wants_asking",
         "shrinks a disk by `amend -o size` without a question",
         "refuses without `--shrink` (`shrink_not_allowed`), as `qemu-img resize` does",
         "a slip of the pen must not lose data",
-    ),
-    Divergence(
-        "same_size_is_a_no_op",
-        "refuses the present size for an image of version 2 that has snapshots",
-        "has nothing to do",
-        "the image is as asked",
+        symptoms=("instar refuses: shrink_not_allowed",),
     ),
     Divergence(
         "data_file_not_resized",
         "cuts or extends the data file that the image names",
         "refuses (`size_data_file`)",
         "a name in an image that is not trusted must not decide which files are cut",
+        symptoms=("instar refuses: size_data_file",),
+    ),
+    Divergence(
+        "bitmaps_not_resized",
+        "makes the tables of bitmaps longer or shorter, and clears bits after the disk's end",
+        "refuses (`size_bitmaps`), but for a disk that grows and needs no longer tables",
+        "nobody has asked for it yet; bitmaps are made anew with the next full backup",
+        symptoms=("instar refuses: size_bitmaps",),
+    ),
+    Divergence(
+        "bitmaps_bit_alone",
+        "may take a table for one that lies over the bitmaps' directory, and mark the image "
+        "corrupt, if the autoclear bit says that there are bitmaps and there are none",
+        "amends the image",
+        "there is no such directory",
+        symptoms=("qemu refuses: *Input/output error",),
+    ),
+    Divergence(
+        "snapshot_size_unknown",
+        "resizes an image of version 3 with a snapshot that does not say how large its disk is, "
+        "and then takes it to have the new size",
+        "refuses (`resize_snapshot_size`)",
+        "a snapshot must not be cut or extended by a change of the disk",
+        symptoms=("instar refuses: resize_snapshot_size",),
     ),
 )
 

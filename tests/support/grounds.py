@@ -69,6 +69,54 @@ def _bitmaps(image: Reader, request: Request) -> bool:
     return _downgrade(image, request) and bool(find_extension(image.data, layout.EXTENSION_BITMAPS))
 
 
+def _no_bitmaps(image: Reader, request: Request) -> bool:
+    """Whether the autoclear bit of bitmaps is set, and there is no extension."""
+    said = image.header.get("autoclear_features", 0) & layout.AUTOCLEAR_BITMAPS
+    return bool(said) and find_extension(image.data, layout.EXTENSION_BITMAPS) is None
+
+
+def _any_bitmaps(image: Reader, request: Request) -> bool:
+    return find_extension(image.data, layout.EXTENSION_BITMAPS) is not None
+
+
+def _size(image: Reader, request: Request) -> int:
+    return request.size_after(image.header.size)
+
+
+def _shrinks(image: Reader, request: Request) -> bool:
+    return _size(image, request) < image.header.size and not request.allowed.get("shrink")
+
+
+def _grows_backed(image: Reader, request: Request) -> bool:
+    grown = _size(image, request) > image.header.size
+    return grown and bool(image.header.backing_file_offset)
+
+
+def _grows_v2(image: Reader, request: Request) -> bool:
+    return _grows_backed(image, request) and image.header.version == 2
+
+
+def _unsized_snapshots(image: Reader, request: Request) -> bool:
+    return any(entry.extra_data.disk_size is None for entry in image.snapshots)
+
+
+def _present_size(image: Reader, request: Request) -> bool:
+    return bool(_size(image, request) == image.header.size)
+
+
+def _hides(image: Reader, request: Request) -> bool:
+    """Whether the disk grows, and has anything in its last cluster or behind it."""
+    last = image.header.size // image.cluster_size
+    if _size(image, request) <= image.header.size:
+        return False
+    return any(
+        guest >= last
+        for l1_index, l1_entry in image.l1_entries()
+        if l1_entry.l2_table_offset
+        for guest, _ in image.l2_entries_in(l1_index, l1_entry)
+    )
+
+
 def _dirty(image: Reader, request: Request) -> bool:
     return bool(image.header.get("incompatible_features", 0) & layout.INCOMPATIBLE_DIRTY)
 
@@ -116,6 +164,17 @@ _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "bitmaps_block": _bitmaps,
     "downgrade_compressed_clusters": _compressed,
     "downgrade_bitmaps": _bitmaps,
+    "bitmaps_bit_alone": _no_bitmaps,
+    "bitmaps_not_resized": _any_bitmaps,
+    "snapshot_size_unknown": _unsized_snapshots,
+    "size_bitmaps": _any_bitmaps,
+    "bitmap_in_use": _any_bitmaps,
+    "shrink_not_allowed": _shrinks,
+    "grow_over_backing_v2": _grows_v2,
+    "grow_head_over_backing": _grows_backed,
+    "resize_snapshot_size": _unsized_snapshots,
+    "hidden_data_stays_hidden": _hides,
+    "present_size_is_a_no_op": _present_size,
     "unknown_header_fields_dropped": _unknown_fields,
     "data_file_extension_kept": _ghost_data_file,
     "virtual_size_kept": _odd_size,

@@ -4,7 +4,9 @@ Some rules hold whatever qemu-img does; breaking one is a finding:
 
 * What is refused, or already as asked, is not touched: bytes and mtime.
 * An amended image has the old contents in each layer, no more leaks or errors than before, and what
-  was asked for; asked again, nothing is to be done.
+  was asked for; asked again, nothing is to be done. A disk of another size is the old one, cut or
+  extended by zeros, and so is each of its bitmaps; snapshots keep their size.
+* What the forge reads of it is what qemu reads, where both are asked.
 
 Where the two differ, that is put into words, the symptoms:
 
@@ -23,18 +25,30 @@ and the image gives the ground for it, see grounds.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 import instar
 from tests.support import sparse
 from tests.support.divergences import DIVERGENCES
 from tests.support.grounds import founded
+from tests.support.layers import cut, keeps_tail
 from tests.support.observe import Health, Seen, asked, message
 from tests.support.qemu import Qemu
 from tests.support.verdicts import ACCEPTED, Request, amend, fingerprint
 
+_NO_WAY_BACK = "error: Could not apply snapshot"
+_INFO = {
+    "refcount_bits": "format-specific.data.refcount-bits",
+    "backing_file": "backing-filename",
+    "backing_fmt": "backing-filename-format",
+    "data_file": "format-specific.data.data-file",
+    "data_file_raw": "format-specific.data.data-file-raw",
+}
+"""Options, and where info has them; an empty one is missing there."""
 _COMPAT = {"0.10": "0.10", "v2": "0.10", "1.1": "1.1", "v3": "1.1"}
 
 
@@ -67,9 +81,17 @@ def explanation(
 class Trial:
     """One request, on a copy for each of the two."""
 
-    def __init__(self, qemu: Qemu, image: Path, before: Seen, request: Request) -> None:
-        """Take the image, and what `qemu`, or whoever can read it, sees of it."""
+    def __init__(
+        self, qemu: Qemu, image: Path, before: Seen, request: Request, *, thorough: bool = True
+    ) -> None:
+        """Take the image, and what `qemu`, or whoever can read it, sees of it.
+
+        `thorough` says whether qemu reads all layers even where the forge can, and checks the image
+        that it amended itself.
+        """
         self._qemu, self._image, self._before, self._request = qemu, image, before, request
+        self._thorough = thorough
+        self._size = _size_after(image, request)
         self._ours = image.with_name("ours.qcow2")
         self._theirs = image.with_name("theirs.qcow2")
 
@@ -79,6 +101,11 @@ class Trial:
         sparse.copy(self._image, self._ours)
         sparse.copy(self._image, self._theirs)
         said = self._ask_instar(result)
+        if self._request.alone:
+            result.verdict = f"{' '.join(said)} / not asked"
+            if set(said) <= ACCEPTED:
+                self._judge_ours(said, result)
+            return result
         run = asked(self._qemu, self._theirs, self._request)
         crashed = run.status < 0
         did = "crashed" if crashed else "accepted" if run.ok else "refused"
@@ -117,9 +144,9 @@ class Trial:
                 result.findings.append(f"rule: refusals have a ground -- {reason}")
         return said
 
-    def _amend(self, result: Judgement) -> tuple[str, ...]:
+    def _amend(self, result: Judgement, request: Request | None = None) -> tuple[str, ...]:
         try:
-            return (amend(self._ours, self._request).action,)
+            return (amend(self._ours, request or self._request).action,)
         except instar.ImageRejected as error:
             return tuple(dict.fromkeys(refusal.name for refusal in error.refusals))
         except Exception as error:
@@ -132,19 +159,91 @@ class Trial:
             ours = self._before
         else:
             before = fingerprint(self._ours)
-            again = self._amend(result)
+            again = self._amend(result, self._again())
             if again != ("noop",) or fingerprint(self._ours) != before:
                 result.findings.append(f"rule: the second time nothing is to be done -- {again}")
             ours = self._before.of(self._ours)
-            for layer, contents in self._before.layers.items():
-                if ours.layers[layer] != contents:
-                    text = f"{layer}: {contents}, then {ours.layers[layer]}"
-                    result.findings.append(f"rule: contents stay -- {text}")
+            for layer, contents, then in self._differences(ours):
+                text = f"{layer}: {contents}, then {then}"
+                result.findings.append(f"rule: contents stay -- {text}")
+            self._compare_bitmaps(ours, result)
             self._compare_health(ours, result)
-        for key, wanted in _wanted(self._request).items():
-            if "error" not in ours.info and ours.info.get(key, False) != wanted:
-                result.findings.append(f"rule: it is as asked -- {key}: {ours.info.get(key)}")
+        (facts,) = self._facts(ours)
+        for key, wanted in _wanted(self._request, self._size).items():
+            if "error" not in facts and (facts.get(key) or None) != (wanted or None):
+                result.findings.append(f"rule: it is as asked -- {key}: {facts.get(key)}")
         return ours
+
+    def _again(self) -> Request:
+        """What is asked the second time: a size without a sign."""
+        if self._request.resize is None:
+            return self._request
+        return replace(self._request, resize=str(self._size))
+
+    def _differences(self, after: Seen) -> Iterator[tuple[str, str, str]]:
+        """The layers that are not as they were to stay: what was wanted, and what is read."""
+        size = self._size if self._resizes else None
+        mine, other = self._before.inside, after.inside
+        if mine is not None and other is not None:
+            read = other.digests()
+            yield from _unlike(mine.digests(size, backed=not self._unbacks), read)
+            if self._thorough and not self._odd:
+                seen = after.resized(applied=self._sized_snapshots)
+                first = self._before.resized(applied=self._sized_snapshots)
+                for layer, inside, by_qemu in _unlike(read, seen):
+                    # What qemu could not read before it need not read afterwards; and to go back
+                    # to a snapshot takes larger refcounts.
+                    narrow = by_qemu.startswith(_NO_WAY_BACK) and self._narrows
+                    if not (first[layer].startswith("error: ") or narrow):
+                        yield f"by qemu, {layer}", inside, by_qemu
+        elif not self._unbacks:
+            applied = self._resizes
+            wanted = dict(self._before.resized(size, applied=applied))
+            if keeps_tail(self._image) and self._size > _disk_size(self._image):
+                del wanted["active"]
+            yield from _unlike(wanted, after.resized(applied=applied))
+
+    @cached_property
+    def _resizes(self) -> bool:
+        return self._size != _disk_size(self._image)
+
+    @cached_property
+    def _odd(self) -> bool:
+        """Whether the disk ends within a sector, which qemu does not show."""
+        return self._size % 512 != 0
+
+    @cached_property
+    def _narrows(self) -> bool:
+        return int(self._request.others.get("refcount_bits", 64)) < 16
+
+    @cached_property
+    def _unbacks(self) -> bool:
+        """Whether the backing file is taken away."""
+        return self._request.others.get("backing_file") == ""
+
+    @cached_property
+    def _sized_snapshots(self) -> bool:
+        """Whether a snapshot's disk has another size than the active one."""
+        inside = self._before.inside
+        return inside is not None and set(inside.sizes) != {self._size}
+
+    def _facts(self, *images: Seen) -> list[Mapping[str, object]]:
+        """What qemu says of images, or the forge if that will do for all of them."""
+        if self._thorough:
+            return [seen.info for seen in images]
+        told = [seen.inside.facts() for seen in images if seen.inside is not None]
+        return [*told] if len(told) == len(images) else [seen.info for seen in images]
+
+    def _compare_bitmaps(self, ours: Seen, result: Judgement) -> None:
+        """See that bitmaps are those of the old disk, cut or extended."""
+        mine, other = self._before.inside, ours.inside
+        if mine is None or other is None or _COMPAT.get(self._request.compat or "") == "0.10":
+            return
+        end = min(self._size, mine.size)
+        wanted = [cut(bitmap, end) for bitmap in mine.bitmaps()]
+        if other.bitmaps() != wanted:
+            text = f"{wanted}, then {other.bitmaps()}"
+            result.findings.append(f"rule: bitmaps stay -- {text}")
 
     def _compare_bytes(self, when: str, result: Judgement) -> None:
         """Look whether qemu-img wrote where nothing was to be written."""
@@ -165,29 +264,49 @@ class Trial:
         if self._ours.read_bytes() == self._theirs.read_bytes():
             return
         theirs = self._before.of(self._theirs)
-        if "error" in theirs.info and "error" not in ours.info:
-            self._report(f"qemu breaks: {theirs.info['error']}", result)
+        told, their_own = self._facts(ours, theirs)
+        if "error" in their_own and "error" not in told:
+            self._report(f"qemu breaks: {their_own['error']}", result)
             return
-        for key in sorted(ours.info.keys() | theirs.info.keys()):
-            mine, other = ours.info.get(key), theirs.info.get(key)
+        for key in sorted(told.keys() | their_own.keys()):
+            mine, other = told.get(key), their_own.get(key)
             if mine != other:
                 self._report(f"info: {key}", result, f"ours {mine!r}, theirs {other!r}")
-        for layer, contents in self._before.layers.items():
-            if theirs.layers[layer] != contents:
-                name = layer.partition(" ")[0]
-                text = f"{layer}: {contents}, by qemu {theirs.layers[layer]}"
-                self._report(f"contents: {name}", result, text)
+        for layer, contents, then in self._differences(theirs):
+            name = layer.removeprefix("by qemu, ").partition(" ")[0]
+            self._report(f"contents: {name}", result, f"{layer}: {contents}, by qemu {then}")
+        if not self._thorough:
+            return
         before, after = self._before.health, theirs.health
         if isinstance(before, Health) and isinstance(after, Health):
             for kind in after.worse_than(before):
                 self._report(f"check: {kind}", result, f"{before}, by qemu {after}")
 
 
-def _wanted(request: Request) -> dict[str, object]:
+def _unlike(wanted: dict[str, str], found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    for layer in wanted:
+        if found.get(layer) != wanted[layer]:
+            yield layer, wanted[layer], found.get(layer, "nothing")
+
+
+def _disk_size(image: Path) -> int:
+    with image.open("rb") as stream:
+        return int.from_bytes(stream.read(32)[24:], "big")
+
+
+def _size_after(image: Path, request: Request) -> int:
+    return request.size_after(_disk_size(image))
+
+
+def _wanted(request: Request, size: int) -> dict[str, object]:
     """What info must say in the end."""
     wanted: dict[str, object] = {}
     if request.compat is not None:
         wanted["format-specific.data.compat"] = _COMPAT[request.compat]
     if request.lazy_refcounts is not None:
         wanted["format-specific.data.lazy-refcounts"] = request.lazy_refcounts
+    others = request.others
+    if "size" in others or request.resize is not None:
+        wanted["virtual-size"] = size
+    wanted.update({_INFO[key]: value for key, value in others.items() if key in _INFO})
     return wanted

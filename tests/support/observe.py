@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tests.support import sparse
 from tests.support.contents import raw_digest
+from tests.support.layers import Layers, UnreadableError
 from tests.support.program import target
 from tests.support.qemu import STORAGE_KEYS, Qemu, Run
 from tests.support.verdicts import Request
@@ -41,6 +43,7 @@ class Seen:
         self._qemu = qemu
         self._path = path
         self._snapshots = snapshots
+        self._read: dict[tuple[int | None, bool], dict[str, str]] = {}
 
     def of(self, path: Path) -> Seen:
         """A copy of the image as the same version sees it, after an amend of it."""
@@ -65,27 +68,61 @@ class Seen:
             return f"error: {message(run, self._path)}"
         return Health(report["corruptions"], report["leaks"], report["check-errors"])
 
-    @cached_property
+    @property
     def layers(self) -> dict[str, str]:
         """The digests of the contents, the active layer's under "active"."""
-        found = {"active": self._contents()}
-        for name in self._snapshots:
-            found[f"snapshot {name}"] = self._contents("-l", f"snapshot.id={name}")
-        return found
+        return self.resized()
 
-    def _contents(self, *flags: str) -> str:
+    def resized(self, size: int | None = None, *, applied: bool = False) -> dict[str, str]:
+        """The same.
+
+        Args:
+            size: of the active disk, cut or extended by zeros; None as it is.
+            applied: whether snapshots have disks of their own size: qemu-img reads one in place
+                as if it had the active disk's. A copy of the image then goes back to each.
+        """
+        if (size, applied) not in self._read:
+            found = {"active": self._contents(self._path, size)}
+            for name in self._snapshots:
+                layer = f"snapshot {name}"
+                flags = ("-l", f"snapshot.id={name}")
+                found[layer] = (
+                    self._applied(name) if applied else self._contents(self._path, None, *flags)
+                )
+            self._read[size, applied] = found
+        return self._read[size, applied]
+
+    @cached_property
+    def inside(self) -> Layers | None:
+        """The layers as the forge reads them; None where that takes a key, or qemu's errors."""
+        try:
+            layers = Layers.open(self._path)
+            layers.digests()
+        except UnreadableError:
+            return None
+        return layers
+
+    def _applied(self, name: str) -> str:
+        copy = sparse.copy(self._path, self._path.with_name("applied.qcow2"))
+        run = self._qemu.img("snapshot", "-a", name, *target(copy)[-1:], accept=(0, 1, -6, -11))
+        return self._contents(copy) if run.ok else f"error: {message(run, copy)}"
+
+    def _contents(self, path: Path, size: int | None = None, *flags: str) -> str:
         raw = self._path.with_name("contents.raw")
         try:
-            run = self._ask("convert", "-O", "raw", *flags, last=(str(raw),))
+            run = self._ask("convert", "-O", "raw", *flags, last=(str(raw),), path=path)
             # Several readers run at once: which of them fails first is up to chance.
-            error = re.sub(r" at byte \d+", "", message(run, self._path))
-            return raw_digest(raw) if run.ok else f"error: {error}"
+            error = re.sub(r" at byte \d+", "", message(run, path))
+            if not run.ok:
+                return f"error: {error}"
+            sparse.set_length(raw, raw.stat().st_size if size is None else size)
+            return raw_digest(raw)
         finally:
             raw.unlink(missing_ok=True)
 
-    def _ask(self, *arguments: str, last: tuple[str, ...] = ()) -> Run:
+    def _ask(self, *arguments: str, last: tuple[str, ...] = (), path: Path | None = None) -> Run:
         accept = (0, 1, 2, 3, -6, -11)
-        return self._qemu.img(*arguments, *target(self._path), *last, accept=accept)
+        return self._qemu.img(*arguments, *target(path or self._path), *last, accept=accept)
 
 
 def message(run: Run, path: Path) -> str:
@@ -108,5 +145,6 @@ def flatten(facts: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def asked(qemu: Qemu, path: Path, request: Request) -> Run:
-    """Let qemu-img amend or rebase an image; any end is an answer."""
-    return qemu.img(request.verb, *request.arguments, *target(path), accept=(0, 1, -6, -11))
+    """Let qemu-img amend, rebase or resize an image; any end is an answer."""
+    words = (request.verb, *request.arguments, *target(path), *request.last)
+    return qemu.img(*words, accept=(0, 1, -6, -11))

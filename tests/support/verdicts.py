@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import instar
+from instar.vmm.base.record import FrozenDict
 from instar.vmm.cli.arguments import scan
 from instar.vmm.cli.commands import REBASE
 from instar.vmm.cli.rebase import read_flags
@@ -25,6 +26,7 @@ PAGE = 4096
 ACCEPTED = frozenset({"amended", "noop"})
 """What instar can say but the names of its reasons."""
 
+NOTHING: FrozenDict[str, Any] = FrozenDict({})
 MIRROR = {"changed": "amended", "unchanged": "noop", "refused": "refused"}
 """What instar says if it does as qemu-img does. "refused, changed" has no counterpart."""
 
@@ -40,38 +42,63 @@ class Request:
     """Whether instar removes bitmaps; qemu-img cannot be asked."""
     more: str = ""
     """Other options, as -o has them."""
+    allowed: FrozenDict[str, Any] = NOTHING
+    """What instar may do besides, by keywords; qemu-img is not asked, or need not be."""
+    alone: bool = False
+    """Whether only instar is asked, as qemu-img would take minutes."""
     rebase: tuple[str, ...] | None = None
     """The flags of `rebase -u`, if it is that and no amend."""
+    resize: str | None = None
+    """The size, if it is a resize and no amend."""
 
     @classmethod
     def parse(cls, words: str) -> Request:
-        """Read a list of options, behind "-f FORMAT" or "--drop-bitmaps" if there is one."""
+        """Read a list of options behind flags, or what follows `rebase` or `resize`.
+
+        Flags are "-f FORMAT", those that allow instar something, such as "--shrink", and "alone".
+        """
         if words.startswith("rebase "):
             return cls(rebase=tuple(shlex.split(words.replace("@deep", DEEP))[1:]))
         *flags, options = words.replace("@long", "x" * 160).split()
-        drops = flags[:1] == ["--drop-bitmaps"]
-        flags = flags[drops:]
+        alone = flags[:1] == ["alone"]
+        flags = flags[alone:]
+        resizes = flags[:1] == ["resize"]
+        allowed = {
+            flag[2:].partition("=")[0].replace("-", "_"): int(flag.partition("=")[2] or True)
+            for flag in flags[resizes:]
+            if flag.startswith("--")
+        }
+        plain = [flag for flag in flags[resizes:] if not flag.startswith("--")]
+        assert not plain or plain[0] == "-f", words
+        drops = bool(allowed.pop("drop_bitmaps", False))
+        if resizes:
+            return cls(resize=options, allowed=_permissions(allowed), drop_bitmaps=drops)
         items = options.split(",")
         known = ("compat=", "lazy_refcounts=")
         pairs: dict[str, Any] = dict(item.split("=") for item in items if item.startswith(known))
         lazy = pairs.get("lazy_refcounts")
-        assert not flags or flags[0] == "-f", words
         return cls(
             compat=pairs.get("compat"),
             lazy_refcounts=None if lazy is None else lazy == "on",
-            format=flags[1] if flags else None,
+            format=plain[1] if plain else None,
             drop_bitmaps=drops,
             more=",".join(item for item in items if not item.startswith(known)),
+            allowed=_permissions(allowed),
+            alone=alone,
         )
 
     @property
     def verb(self) -> str:
         """The command of both programs."""
+        if self.resize is not None:
+            return "resize"
         return "amend" if self.rebase is None else "rebase"
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """The command line but for the verb and the file name."""
+        """The command line between the verb and the file name."""
+        if self.resize is not None:
+            return ("--shrink",) if self.allowed.get("shrink") else ()
         if self.rebase is not None:
             return ("-u", *self.rebase)
         pairs = [] if self.compat is None else [f"compat={self.compat}"]
@@ -81,23 +108,54 @@ class Request:
         return (*(("-f", self.format) if self.format else ()), "-o", ",".join(pairs))
 
     @property
-    def keywords(self) -> dict[str, Any]:
-        """What instar is asked, as keywords. UsageError if it cannot be."""
+    def last(self) -> tuple[str, ...]:
+        """The command line behind the file name."""
+        return () if self.resize is None else (self.resize,)
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The values of the options but compat and lazy_refcounts. UsageError if one is faulty."""
         if self.rebase is not None:
-            return read_flags(dict(scan(self.arguments, REBASE.flags, "instar rebase")))
+            asked = read_flags(dict(scan(self.arguments, REBASE.flags, "instar rebase")))
+            return {key: asked[key] for key in ("backing_file", "backing_fmt") if key in asked}
         more = parse_options([self.more]) if self.more else {}
         assert more is not None, "help is no request"
+        return more
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """What instar is asked, as keywords but for a resize. UsageError if it cannot be."""
+        if self.rebase is not None:
+            return read_flags(dict(scan(self.arguments, REBASE.flags, "instar rebase")))
         return {
-            **more,
+            **self.others,
             "compat": self.compat,
             "lazy_refcounts": self.lazy_refcounts,
             "format": self.format,
             "drop_bitmaps": self.drop_bitmaps,
+            **self.allowed,
         }
+
+    def size_after(self, size: int) -> int:
+        """How large a disk of `size` bytes is to be."""
+        if self.resize is None:
+            wanted = self.others.get("size")
+            return size if wanted is None else int(wanted)
+        number = int(self.resize.lstrip("+-"))
+        sign = {"+": 1, "-": -1}.get(self.resize[0], 0)
+        return size + sign * number if sign else number
+
+
+def _permissions(flags: dict[str, int]) -> FrozenDict[str, Any]:
+    """Flags are true, but for those that have a number."""
+    counted = {key: number if key == "backing_size" else True for key, number in flags.items()}
+    return FrozenDict(counted)
 
 
 def amend(path: Path, request: Request) -> instar.AmendResult:
     """Let instar amend an image. ImageRejected if it refuses."""
+    if request.resize is not None:
+        return instar.resize(path, request.resize, **request.allowed)
     return instar.amend(path, **request.keywords)
 
 
