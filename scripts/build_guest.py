@@ -88,7 +88,13 @@ def compiler(zig_options: Sequence[str] = ZIG_GUEST) -> list[str]:
     return [sys.executable, "-m", "ziglang", "cc", *zig_options]
 
 
-def link_image(sources: Sequence[Path], script: Path, image: Path, optimise: str = "-Os") -> Path:
+def link_image(
+    sources: Sequence[Path],
+    script: Path,
+    image: Path,
+    optimise: str = "-Os",
+    objects: Sequence[Path] = (),
+) -> Path:
     """Compile `sources` and link them by the linker script into the ELF file `image`.
 
     Args:
@@ -96,6 +102,7 @@ def link_image(sources: Sequence[Path], script: Path, image: Path, optimise: str
         script: the linker script.
         image: what to write, or to replace in one step; its folder must exist.
         optimise: the compiler's option for that.
+        objects: what has been compiled already, by compile_sources().
 
     Returns:
         `image`.
@@ -103,22 +110,25 @@ def link_image(sources: Sequence[Path], script: Path, image: Path, optimise: str
     Raises:
         BuildError: if there is no compiler, or it failed.
     """
-    includes = [f"-I{folder}" for folder in INCLUDES]
     with tempfile.TemporaryDirectory(prefix="instar-guest-") as temporary:
-        # Names that say nothing of this machine: some of them end up in the image's symbols.
-        mapping = [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={temporary}=."]
-        command = [*compiler(), *CFLAGS, optimise]
-        objects = []
-        for number, source in enumerate(sources):
-            output = Path(temporary, f"{number}-{source.stem}.o")
-            run_compiler(
-                [*command, *WARNINGS, *mapping, *includes, "-c", _in_root(source)],
-                output,
-            )
-            objects.append(str(output))
+        made = [*compile_sources(sources, Path(temporary), optimise), *objects]
         layout = [f"-Wl,-T,{_in_root(script)}", f"-Wl,-e,{_entry(script)}"]
-        run_compiler([*command, *objects, *LDFLAGS, *layout], image)
+        command = [*compiler(), *CFLAGS, optimise]
+        run_compiler([*command, *map(str, made), *LDFLAGS, *layout], image)
     return image
+
+
+def compile_sources(sources: Sequence[Path], folder: Path, optimise: str = "-Os") -> list[Path]:
+    """Compile C and assembler files into objects in `folder`, in their order. BuildError."""
+    includes = [f"-I{include}" for include in INCLUDES]
+    # Names that say nothing of this machine: some of them end up in the image's symbols.
+    mapping = [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={folder}=."]
+    command = [*compiler(), *CFLAGS, optimise, *WARNINGS, *mapping, *includes]
+    made = []
+    for number, source in enumerate(sources):
+        made.append(folder / f"{number}-{source.stem}.o")
+        run_compiler([*command, "-c", _in_root(source)], made[-1])
+    return made
 
 
 def _in_root(path: Path) -> str:

@@ -20,6 +20,8 @@ from instar.vmm.machine.payload import Payload, load_payload
 from tests.support.forge import Extension, Image
 
 FOLDER = Path(__file__).parent / "payloads"
+LIARS = "liars"
+"""The folder of payloads that are the planner itself, but for what they write (liar.h)."""
 SCRIPT = build_guest.linker_script("amend")
 
 DESCRIPTION: dict[str, Any] = {
@@ -59,6 +61,7 @@ class Rogues:
         """Compile into an empty folder."""
         self.folder = folder
         self._loaded: dict[str, Payload] = {}
+        self._objects: list[Path] = []
         core = os.path.join(payload_module._installed_folder(), "core.elf")  # noqa: PTH118
         (folder / "core.elf").symlink_to(core)
 
@@ -66,9 +69,19 @@ class Rogues:
         """The executor and NAME.c, in whichever folder of payloads/ it is."""
         if name not in self._loaded:
             (source,) = FOLDER.rglob(f"{name}.c")
-            build_guest.link_image([source], SCRIPT, self.folder / f"{source.stem}.elf")
+            image = self.folder / f"{source.stem}.elf"
+            objects = self._planner() if source.parent.name == LIARS else []
+            build_guest.link_image([source], SCRIPT, image, objects=objects)
             self._loaded[name] = load_payload(source.stem, str(self.folder))
         return self._loaded[name]
+
+    def _planner(self) -> list[Path]:
+        """All of guest/amend, compiled, but for the file that a liar stands in for."""
+        if not self._objects:
+            sources = build_guest.image_sources("amend")
+            kept = [source for source in sources if source.name != "blocks.c"]
+            self._objects = build_guest.compile_sources(kept, self.folder)
+        return self._objects
 
     def run(self, name: str, path: Path, set_: Set = TOGGLED, **options: Any) -> instar.InstarError:
         """Amend an image at `path` with a payload that must fail; returns what it ended in."""
