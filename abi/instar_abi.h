@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 4
+#define INSTAR_ABI_VERSION 5
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may
@@ -51,14 +51,17 @@
 #define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
 #define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */
 
-/* Block requests (virtio 1.2, 5.2.6): IN, OUT and WRITE_ZEROES, no other. The word that virtio
+/* Block requests (virtio 1.2, 5.2.6): IN, OUT and WRITE_ZEROES, and one of our own. The word that virtio
  * reserves in the request's header carries a phase. OUT: the phase that the data belongs to. IN: what
  * is seen is the image with all phases below that one; what WRITE_ZEROES zeroes is not seen.
  * WRITE_ZEROES: INSTAR_PHASE_PREPARE; its sector is 0, and its segments have no flags.
+ * INSTAR_BLOCK_SCATTER: an OUT to sectors that lie anywhere; its sector is 0, and before its buffer of data
+ * comes one with the number of each sector, a u64.
  *
  * Nothing reaches the image while the guest runs. The host commits the phases in ascending order,
  * and a barrier lies between two of them: an image is to be valid, and to read the same, after all
  * phases below one and after any part of that one. */
+#define INSTAR_BLOCK_SCATTER 0x10000  /* beyond the types that virtio has */
 #define INSTAR_PHASE_PREPARE 0        /* where nothing refers to; refcounts from 0 up; zeroing */
 #define INSTAR_PHASE_REFCOUNT_TABLE 1 /* entries for new refcount blocks, or the table's new place */
 #define INSTAR_PHASE_MAPPING 2        /* L2 entries: zero clusters become what version 2 knows */

@@ -38,6 +38,7 @@ void operation_start(uint64_t workspace_size)
         .size = config->image_size,
         .read = read_blocks,
         .write = write_blocks,
+        .scatter = scatter_sectors,
         .zero = zero_segments,
         .progress = config->flags & AMEND_FLAG_PROGRESS ? send_progress : 0,
     };

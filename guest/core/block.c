@@ -49,6 +49,15 @@ static void put_request(uint32_t i, uint32_t type, uint32_t phase, uint64_t sect
     avail->ring[(uint16_t)(avail->idx + i) % INSTAR_BLOCK_QUEUE_SIZE] = head;
 }
 
+/* Lay out the only request: header, the sectors' numbers, data, status. */
+static void put_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data,
+                        uint32_t count)
+{
+    put_request(0, INSTAR_BLOCK_SCATTER, phase, 0, sectors, count * sizeof(*sectors));
+    desc[3] = desc[2];
+    desc[2] = (struct virtq_desc){(uintptr_t)data, count << SECTOR_SHIFT, VIRTQ_DESC_F_NEXT, 3};
+}
+
 /* Ring the doorbell for `count` requests; the device is done with all when the OUT returns. */
 static bool submit(uint32_t count)
 {
@@ -81,6 +90,14 @@ bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count
 bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count)
 {
     return transfer(VIRTIO_BLK_T_OUT, phase, ranges, count);
+}
+
+bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count)
+{
+    if (count > INSTAR_BLOCK_REQUEST_MAX >> SECTOR_SHIFT)
+        return false;
+    put_scatter(phase, sectors, data, count);
+    return submit(1);
 }
 
 bool block_zero(const struct block_segment *segments, uint32_t count)

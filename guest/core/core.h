@@ -29,6 +29,7 @@ _Noreturn void exit_vm(enum exit_code code);
 
 bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count);
 bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count);
+bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count);
 bool block_zero(const struct block_segment *segments, uint32_t count);
 void transmit_frame(uint32_t type, const void *payload, uint32_t length, bool push);
 

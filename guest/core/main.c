@@ -22,6 +22,7 @@ __attribute__((used, section(".call_table"))) static const struct call_table cal
     .send_frame = transmit_frame,
     .debug = print,
     .workspace = (uint8_t *)CORE_WORKSPACE_ADDR,
+    .scatter_blocks = block_scatter,
 };
 
 /* The host starts here, with the operation's entry in RDI, the size of RAM in RSI, and a stack as after

@@ -141,13 +141,14 @@ static bool detach_part(struct walk *walk, const struct io_range *part)
 }
 
 bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda,
-                          const struct table_set *tables)
+                          const struct table_set *tables, struct io_sectors *few)
 {
     struct detachment detachment = {.books = books, .agenda = agenda};
     struct walk walk = {
         .image = books->image,
         .phase = INSTAR_PHASE_MAPPING + 1,
         .changes.phase = INSTAR_PHASE_MAPPING,
+        .changes.few = few,
         .only = tables,
         .snapshots = true,
         .visit = detach_part,

@@ -15,9 +15,9 @@ struct agenda_memory {
     uint64_t refcounts[BATCH_SIZE / IO_SECTOR_SIZE];    /* of each table of a batch, as needed */
 };
 
-/* Turn zero clusters that share their host cluster into plain ones; all are in these tables. False:
- * refused. */
+/* Turn zero clusters that share their host cluster into plain ones; all are in these tables. `few` is memory
+ * for the changes. False: refused. */
 bool detach_zero_clusters(struct books *books, struct agenda_memory *agenda,
-                          const struct table_set *tables);
+                          const struct table_set *tables, struct io_sectors *few);
 
 #endif

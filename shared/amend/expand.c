@@ -24,17 +24,24 @@ struct expansion {
     struct zero_list zeroes;
 };
 
-static bool count_sector(struct walk *walk, const uint8_t *sector)
+/* Count what the entries of a sector are. Sets *dropped to whether one of them is changed. */
+static bool count_sector(struct walk *walk, uint8_t *sector, bool *dropped)
 {
     struct downgrade_counts *counts = walk->context;
-    for (const uint8_t *p = sector; p < sector + QCOW2_SECTOR_SIZE; p += QCOW2_TABLE_ENTRY_SIZE) {
+    *dropped = false;
+    for (uint8_t *p = sector; p < sector + QCOW2_SECTOR_SIZE; p += QCOW2_TABLE_ENTRY_SIZE) {
         if (is_compressed_cluster(p)) {
             counts->compressed++;
             if (!is_apart_from_header(walk->image, p))
                 return false;
         } else if (is_zero_cluster(p)) {
+            bool allocated = load_be64(p) & QCOW2_TABLE_OFFSET_MASK;
             counts->zero++;
-            counts->allocated += (load_be64(p) & QCOW2_TABLE_OFFSET_MASK) != 0;
+            counts->allocated += allocated;
+            if (counts->drops && !allocated) {
+                store_be64(p, 0);
+                *dropped = true;
+            }
         }
     }
     return true;
@@ -45,7 +52,11 @@ static bool count_part(struct walk *walk, const struct io_range *part)
     struct downgrade_counts *counts = walk->context;
     for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE) {
         uint64_t zero = counts->zero;
-        if (has_flagged(part->buffer + at) && !count_sector(walk, part->buffer + at))
+        bool dropped;
+        if (!has_flagged(part->buffer + at))
+            continue;
+        if (!count_sector(walk, part->buffer + at, &dropped) ||
+            (dropped && !add_table_sector(walk, part, at)))
             return false;
         if (counts->zero > zero)
             add_table(counts->tables, walk->image, part->offset + at);
@@ -54,18 +65,27 @@ static bool count_part(struct walk *walk, const struct io_range *part)
 }
 
 void scan_for_downgrade(struct qcow2_image *image, struct table_set *tables,
-                        struct downgrade_counts *counts)
+                        struct io_sectors *few, struct downgrade_counts *counts)
 {
     uint32_t compression = image->header.compression_type;
     struct walk walk = {
         .image = image,
         .phase = INSTAR_PHASE_PREPARE,
+        .changes.phase = INSTAR_PHASE_MAPPING,
+        .changes.few = few,
+        .stages_late = true,
         .snapshots = true,
         .progress_total = 2 * image->l1_entries,
         .visit = count_part,
         .context = counts,
     };
-    *counts = (struct downgrade_counts){.tables = tables};
+    /* What bitmaps give up must be known before anything is written. */
+    *counts = (struct downgrade_counts){
+        .drops = !has_backing_file(image) && !image->header.has_bitmaps &&
+                 image->file.verdict->count == 0,
+        .tables = tables,
+        .few = few,
+    };
     memset(tables, 0, sizeof(*tables));
     image->header_alone = walk_tables(&walk);
     if (counts->compressed && compression != QCOW2_COMPRESSION_ZLIB)
@@ -77,14 +97,11 @@ void scan_for_downgrade(struct qcow2_image *image, struct table_set *tables,
                AMEND_ERROR_DOWNGRADE_BLOCKED, counts->zero, 0, 0);
 }
 
-/* Whether nothing has given up an L2 table that is to change: what lies in it too is not of an L2 table,
- * and its refcount does not count its layers. */
+/* Whether nothing has given up an L2 table that changes: what lies in it too is not of an L2 table, and
+ * its refcount does not count its layers. */
 static bool is_kept(struct books *books, uint64_t table)
 {
-    bool known = books->counts.last_table == table;
     uint64_t users, left;
-    if (known || !books->any_released)
-        return true;
     if (!get_table_refcount(&books->counts, table, &users) ||
         !get_final_refcount(books, table, &left))
         return false;
@@ -100,8 +117,6 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
     uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
     uint64_t table = cluster_of(image, place), table_users;
     uint32_t size = image->header.cluster_size;
-    if (!is_kept(expansion->books, table))
-        return false;
     if (cluster) {
         /* It was, unless something has been written over the table since. */
         if (!is_cluster(image, cluster))
@@ -129,11 +144,18 @@ static bool expand_entry(struct walk *walk, uint64_t place, uint8_t *entry)
 
 static bool expand_part(struct walk *walk, const struct io_range *part)
 {
+    const struct expansion *expansion = walk->context;
+    uint64_t end = part->offset + part->length;
+    uint32_t step = walk->image->header.cluster_size;
+    for (uint64_t table = cluster_of(walk->image, part->offset);
+         expansion->books->any_released && table < end; table += step)
+        if (!is_kept(expansion->books, table))
+            return false;
     return change_part(walk, part, is_zero_cluster, expand_entry);
 }
 
 static bool expand_all(struct books *books, struct io_segment *segments,
-                       const struct table_set *tables)
+                       const struct downgrade_counts *counts)
 {
     struct qcow2_image *image = books->image;
     struct expansion expansion = {.books = books, .zeroes = {.segments = segments}};
@@ -141,7 +163,8 @@ static bool expand_all(struct books *books, struct io_segment *segments,
         .image = image,
         .phase = INSTAR_PHASE_MAPPING + 1,
         .changes.phase = INSTAR_PHASE_MAPPING,
-        .only = tables,
+        .changes.few = counts->few,
+        .only = counts->tables,
         .snapshots = true,
         .progress_from = image->l1_entries,
         .progress_total = 2 * image->l1_entries,
@@ -156,10 +179,12 @@ bool expand_zero_clusters(struct books *books, union expansion_memory *memory,
                           const struct downgrade_counts *counts)
 {
     bool backed = has_backing_file(books->image);
-    if (counts->zero == 0)
+    if (counts->zero == 0 || (counts->drops && !counts->allocated))
         return true;
     if ((counts->allocated || backed) && !expect_clusters(books, backed ? counts->zero : 0))
         return false;
-    return (!counts->allocated || detach_zero_clusters(books, &memory->agenda, counts->tables)) &&
-           expand_all(books, memory->segments, counts->tables);
+    if (counts->allocated &&
+        !detach_zero_clusters(books, &memory->agenda, counts->tables, counts->few))
+        return false;
+    return expand_all(books, memory->segments, counts);
 }

@@ -14,7 +14,10 @@
 struct planner_workspace {
     struct qcow2_memory image;
     struct books_memory books;
-    uint8_t new_header[HEADER_SIZE];
+    union { /* the header is laid out when all tables have been changed */
+        uint8_t new_header[HEADER_SIZE];
+        struct io_sectors few;
+    };
     struct table_set zero_tables;
     union { /* never of one amend */
         union expansion_memory expansion;

@@ -106,6 +106,23 @@ static bool write_memory(void *context, uint32_t phase, const struct io_range *r
     return true;
 }
 
+static bool scatter_memory(void *context, uint32_t phase, const struct io_sectors *sectors,
+                           uint32_t count)
+{
+    struct io_range range = {.length = SECTOR};
+    if (count == 0 || count > IO_SECTORS_MAX)
+        return write_memory(context, phase, 0, 0);
+    for (uint32_t i = 0; i < count; i++) {
+        struct memory_image *image = context;
+        range.offset = sectors->numbers[i] * SECTOR;
+        range.buffer = (uint8_t *)sectors->data + i * SECTOR;
+        image->calls -= i > 0; /* one call in all */
+        if (!write_memory(context, phase, &range, 1))
+            return false;
+    }
+    return true;
+}
+
 static bool zero_memory(void *context, const struct io_segment *segments, uint32_t count)
 {
     struct memory_image *image = context;
@@ -151,6 +168,7 @@ struct image_io memory_io(struct memory_image *memory, bool progress)
         .size = memory->size,
         .read = read_memory,
         .write = write_memory,
+        .scatter = scatter_memory,
         .zero = zero_memory,
         .progress = progress ? count_progress : 0,
     };

@@ -10,6 +10,7 @@
 
 #define IO_SECTOR_SIZE 512u
 #define IO_RANGES_MAX 40u
+#define IO_SECTORS_MAX 126u
 
 /* Bytes of the image: offset and length are multiples of 512. */
 struct io_range {
@@ -25,6 +26,12 @@ struct io_segment {
     uint32_t flags; /* 0 */
 };
 
+/* Sectors from anywhere in the image, to be written with one request; 64 KiB, but for 16 bytes. */
+struct io_sectors {
+    uint64_t numbers[IO_SECTORS_MAX]; /* in units of 512 bytes */
+    uint8_t data[IO_SECTORS_MAX * IO_SECTOR_SIZE];
+};
+
 /* Of all callbacks false means an I/O error. No range reaches beyond the end of the image and what it
  * may grow by, rounded up to 512; what neither the image nor a write has reads as zeros. */
 struct image_io {
@@ -34,6 +41,9 @@ struct image_io {
     bool (*read)(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
     /* Stage all ranges for `phase` (INSTAR_PHASE_*); the last write of a byte in a phase counts. */
     bool (*write)(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
+    /* The same for the first `count` sectors. */
+    bool (*scatter)(void *context, uint32_t phase, const struct io_sectors *sectors,
+                    uint32_t count);
     /* Stage zeros for INSTAR_PHASE_PREPARE; reads do not see them. */
     bool (*zero)(void *context, const struct io_segment *segments, uint32_t count);
     /* Tell of the progress; null where nobody wants to know. */

@@ -1,6 +1,10 @@
 /* Pure, either side: stages writes and zeros, and no more of them than the host keeps. */
 #include "image/writes.h"
 
+#include <string.h>
+
+#define SHORT_RANGE 8u /* sectors: a request of its own is not worth it for as many */
+
 /* The host keeps all that is staged in memory until the end. */
 static bool refuse_change(struct image *image)
 {
@@ -13,22 +17,62 @@ static bool refuse_write(struct image *image, uint64_t offset)
     return refuse(image->verdict, REFUSAL_WRITE_FAILED, AMEND_ERROR_WRITE_FAILED, offset, 0, 0);
 }
 
+/* What follows a refusal is void. */
+static bool is_void(const struct image *image)
+{
+    return image->verdict->count && !image->read_only;
+}
+
+/* Take so many bytes, in so many requests, of what may be staged. */
+static bool spend_on_writes(struct image *image, uint32_t requests, uint64_t bytes)
+{
+    if (bytes > INSTAR_STAGED_MAX - image->staged)
+        return refuse_change(image);
+    image->staged += bytes;
+    return spend_on_requests(&image->budget, requests, bytes / IO_SECTOR_SIZE * AMEND_SECTOR_WORK);
+}
+
+bool flush_few(struct image *image, struct write_list *list)
+{
+    uint32_t count = list->few_count;
+    list->few_count = 0;
+    if (is_void(image))
+        return false;
+    if (count == 0)
+        return true;
+    return spend_on_writes(image, 1, count * (uint64_t)IO_SECTOR_SIZE) &&
+           (image->io->scatter(image->io->context, list->phase, list->few, count) ||
+            refuse_write(image, list->few->numbers[0] * IO_SECTOR_SIZE));
+}
+
+/* Have the ranges wait with the other few. */
+static bool keep_few(struct image *image, struct write_list *list, uint32_t count, uint64_t sectors)
+{
+    if (list->few_count + sectors > IO_SECTORS_MAX && !flush_few(image, list))
+        return false;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct io_range *range = &list->ranges[i];
+        memcpy(list->few->data + list->few_count * IO_SECTOR_SIZE, range->buffer, range->length);
+        for (uint64_t at = 0; at < range->length; at += IO_SECTOR_SIZE)
+            list->few->numbers[list->few_count++] = (range->offset + at) / IO_SECTOR_SIZE;
+    }
+    return true;
+}
+
 bool flush_writes(struct image *image, struct write_list *list)
 {
     uint32_t count = list->count;
     list->count = 0;
-    if (image->verdict->count && !image->read_only)
-        return false; /* what follows a refusal is void */
+    if (is_void(image))
+        return false;
     if (count == 0)
         return true;
-    uint64_t bytes = sum_of_ranges(list->ranges, count);
-    if (bytes > INSTAR_STAGED_MAX - image->staged)
-        return refuse_change(image);
-    image->staged += bytes;
-    if (!spend_on_requests(&image->budget, count, bytes / IO_SECTOR_SIZE * AMEND_SECTOR_WORK))
-        return false;
-    return image->io->write(image->io->context, list->phase, list->ranges, count) ||
-           refuse_write(image, list->ranges[0].offset);
+    uint64_t bytes = sum_of_ranges(list->ranges, count), sectors = bytes / IO_SECTOR_SIZE;
+    if (list->few && sectors <= IO_SECTORS_MAX && sectors <= count * SHORT_RANGE)
+        return keep_few(image, list, count, sectors);
+    return spend_on_writes(image, count, bytes) &&
+           (image->io->write(image->io->context, list->phase, list->ranges, count) ||
+            refuse_write(image, list->ranges[0].offset));
 }
 
 bool add_write(struct image *image, struct write_list *list, uint64_t offset, uint8_t *data,

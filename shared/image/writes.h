@@ -9,15 +9,19 @@
 
 /* Of all these, false means refused: an I/O error, too much, or a refusal before it. */
 
-/* Ranges to be written together. */
+/* Ranges to be written together. Few sectors are copied to `few`, if it is not null, where they wait for
+ * others: until flush_few() they are not staged, and what is read lacks them. */
 struct write_list {
     uint32_t phase;
     uint32_t count;
+    uint32_t few_count;
+    struct io_sectors *few;
     struct io_range ranges[IO_RANGES_MAX];
 };
 bool add_write(struct image *image, struct write_list *list, uint64_t offset, uint8_t *data,
                uint32_t length);
 bool flush_writes(struct image *image, struct write_list *list);
+bool flush_few(struct image *image, struct write_list *list);
 bool write_image(struct image *image, uint32_t phase, uint64_t offset, uint8_t *data,
                  uint32_t length);
 

@@ -32,7 +32,8 @@ static bool flush_batch(struct walk *walk)
     for (uint32_t i = 0; i < count; i++)
         if (!walk->visit(walk, &walk->ranges[i]))
             return false;
-    return flush_writes(&walk->image->file, &walk->changes);
+    return flush_writes(&walk->image->file, &walk->changes) &&
+           (walk->stages_late || flush_few(&walk->image->file, &walk->changes));
 }
 
 static uint64_t bit_of(const struct qcow2_image *image, uint64_t table)
@@ -259,5 +260,7 @@ bool walk_tables(struct walk *walk)
         !flush_batch(walk))
         return false;
     walk->active = false;
-    return !walk->snapshots || (walk_snapshots(walk) && flush_batch(walk));
+    if (walk->snapshots && !(walk_snapshots(walk) && flush_batch(walk)))
+        return false;
+    return flush_few(&walk->image->file, &walk->changes);
 }

@@ -271,6 +271,18 @@ class TestWalks:
         assert not after.wrong_flags
         assert not zeros_in(after)
 
+    def test_plain_zero_clusters_go_in_the_walk_that_finds_them(self, planner: Any) -> None:
+        data: dict[int, Cluster] = {table * ENTRIES: Data(b"d") for table in range(TABLES)}
+        zeros: dict[int, Cluster] = {at + 1: Zero() for at in data}
+        images = [
+            Image(cluster_bits=9, size=TABLES * ENTRIES * SECTOR, clusters=clusters)
+            for clusters in (data, data | zeros)
+        ]
+        without, some = (ask(planner, shuffled(image), DOWN) for image in images)
+        assert some.planned
+        assert some.read_calls == without.read_calls
+        assert sum(write.phase == abi.INSTAR_PHASE_MAPPING for write in some.writes) == TABLES
+
     def test_a_table_that_is_met_again_later_is_not_read_again(self, planner: Any) -> None:
         image = self.image(backed=False, snapshots=30, own=False)
         alike, apart = (

@@ -16,11 +16,13 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 
 IN, OUT, WRITE_ZEROES = 0, 1, 13
 """Virtio 1.2, 5.2.6: types of block requests."""
+SCATTER = abi.INSTAR_BLOCK_SCATTER
+"""The type of our own."""
 
 DMA = abi.INSTAR_DMA_ADDR
 DMA_END = abi.INSTAR_RAM_SIZE
-HEADER, DATA, STATUS = DMA, DMA + 0x1000, DMA + 0x800
-"""Where block() puts the three parts of a request."""
+HEADER, DATA, STATUS, NUMBERS = DMA, DMA + 0x1000, DMA + 0x800, DMA + 0x400
+"""Where block() puts the parts of a request."""
 
 Buffer = tuple[int, int, int]
 """Address, size, flags."""
@@ -97,6 +99,7 @@ def block(
     kind: int,
     sector: int = 0,
     *,
+    numbers: Buffer | None = None,
     data: Buffer | None = None,
     header: Buffer = (HEADER, 16, 0),
     status: Buffer = (STATUS, 1, WRITE),
@@ -104,7 +107,7 @@ def block(
 ) -> int:
     """Lay out one block request from slot 0 on, and return its head."""
     driver.memory.write(HEADER, struct.pack("<IIQ", kind, phase, sector))
-    return driver.chain(header, *([data] if data else []), status)
+    return driver.chain(header, *filter(None, (numbers, data)), status)
 
 
 def frame(

@@ -19,7 +19,9 @@ from tests.support.driver import (
     DMA,
     HEADER,
     IN,
+    NUMBERS,
     OUT,
+    SCATTER,
     STATUS,
     WRITE,
     WRITE_ZEROES,
@@ -73,6 +75,17 @@ class Machine:
         self.memory.write(DATA, data)
         self.request(OUT, sector, len(data), phase)
 
+    def scatter(self, numbers: tuple[int, ...], data: bytes, phase: int) -> None:
+        self.memory.write(NUMBERS, struct.pack(f"<{len(numbers)}Q", *numbers))
+        self.memory.write(DATA, data)
+        buffers = (NUMBERS, 8 * len(numbers), 0), (DATA, len(data), 0)
+        self.memory.write(STATUS, b"\xff")
+        self.driver.offer(
+            block(self.driver, SCATTER, numbers=buffers[0], data=buffers[1], phase=phase)
+        )
+        self.device.notify()
+        assert self.memory.read(STATUS, 1) == b"\0"
+
     def zero(self, *segments: tuple[int, int]) -> None:
         packed = b"".join(struct.pack("<QII", *segment, 0) for segment in segments)
         self.memory.write(DATA, packed)
@@ -82,6 +95,14 @@ class Machine:
 @pytest.fixture
 def machine(memory: GuestMemory, image: ImageFile) -> Machine:
     return Machine(memory, image)
+
+
+def test_scattered_sectors_are_staged_each_where_it_belongs(machine: Machine) -> None:
+    a, b, c = (bytes([letter]) * 512 for letter in b"abc")
+    machine.scatter((4, 0, 2), a + b + c, 2)
+    assert sectors(machine.device.staged, 2) == {0: b, 2: c, 4: a}
+    assert machine.read(0, 2048, phase=3) == b + CONTENTS[512:1024] + c + CONTENTS[1536:2048]
+    assert machine.read(0, 2048, phase=2) == CONTENTS[:2048]
 
 
 def test_a_read_gives_the_files_bytes(machine: Machine) -> None:

@@ -24,7 +24,9 @@ from tests.support.driver import (
     HEADER,
     IN,
     INDIRECT,
+    NUMBERS,
     OUT,
+    SCATTER,
     STATUS,
     WRITE,
     WRITE_ZEROES,
@@ -160,6 +162,47 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": WRITE_ZEROES, "data": (DATA, 16 * (SEGMENTS_MAX + 1), 0)},
         f"block request to zero with {16 * (SEGMENTS_MAX + 1)} bytes of segments",
     ),
+    "scattered sectors without their numbers": (
+        {"kind": SCATTER, "data": WRITTEN},
+        "block request of 3 buffers",
+    ),
+    "scattered sectors without data": ({"kind": SCATTER}, "block request of 2 buffers"),
+    "numbers of sectors for a write": (
+        {"kind": OUT, "numbers": (NUMBERS, 8, 0), "data": WRITTEN},
+        "block request of 4 buffers",
+    ),
+    "scattered sectors in a phase that does not exist": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": WRITTEN, "phase": 6},
+        "block request to scatter with sector 0 in phase 6",
+    ),
+    "scattered sectors with a sector in the header": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": WRITTEN, "sector": 1},
+        "block request to scatter with sector 1 in phase 0",
+    ),
+    "more numbers than scattered sectors": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 16, 0), "data": WRITTEN},
+        "block request to scatter 1 sectors to 16 bytes",
+    ),
+    "less numbers than scattered sectors": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": (DATA, 1024, 0)},
+        "block request to scatter 2 sectors to 8 bytes",
+    ),
+    "a part of a scattered sector": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": (DATA, 513, 0)},
+        "block request of 513 bytes",
+    ),
+    "scattered sectors for the device to write": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": READ},
+        "block request without a buffer of the right direction",
+    ),
+    "numbers for the device to write": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, WRITE), "data": WRITTEN},
+        "block request without a buffer of the right direction",
+    ),
+    "too many scattered sectors": (
+        {"kind": SCATTER, "numbers": (NUMBERS, 8, 0), "data": (DATA, REQUEST_MAX + 512, 0)},
+        f"block request of {REQUEST_MAX + 512} bytes",
+    ),
     "a flush": ({"kind": 4}, "block request of type 4"),
     "an unknown type without data": ({"kind": 2}, "block request of type 2"),
     "another without data": ({"kind": 5}, "block request of type 5"),
@@ -222,6 +265,20 @@ def test_a_request_that_breaks_the_rules_is_a_fault(
     assert driver.used_index() == 0
 
 
+@pytest.mark.parametrize("number", [SECTORS, 1 << 55, (1 << 64) - 1])
+def test_a_scattered_sector_behind_the_end_is_a_fault(
+    memory: GuestMemory, image: ImageFile, number: int
+) -> None:
+    device, driver = BlockDevice(memory, image), Driver.block(memory)
+    memory.write(NUMBERS, struct.pack("<QQQ", 1, number, 2))
+    driver.offer(block(driver, SCATTER, numbers=(NUMBERS, 24, 0), data=(DATA, 1536, 0)))
+    with pytest.raises(GuestFault) as caught:
+        device.notify()
+    assert str(caught.value) == f"block request for sector {number} of {SECTORS}"
+    assert device.staged.is_empty()
+    assert driver.used_index() == 0
+
+
 SEGMENT_FAULTS = {
     "no sectors": ((0, 0, 0), "to zero 0 sectors with flags 0x0"),
     "the flag to unmap": ((0, 1, 1), "to zero 1 sectors with flags 0x1"),
@@ -245,7 +302,7 @@ def test_a_segment_that_breaks_the_rules_is_a_fault(
     assert driver.used_index() == 0
 
 
-@pytest.mark.parametrize("count", [1, 4, 8])
+@pytest.mark.parametrize("count", [1, 4, 5, 8])
 def test_a_request_of_too_few_or_too_many_buffers_is_a_fault(
     memory: GuestMemory, image: ImageFile, count: int
 ) -> None:
@@ -295,10 +352,10 @@ BUFFERS = st.tuples(
     ADDRESSES, st.sampled_from([0, 1, 16, 511, 512, 1024, 4096]), st.sampled_from([0, WRITE, 4])
 )
 CHAINS = st.tuples(
-    st.sampled_from([IN, OUT, WRITE_ZEROES]) | st.integers(0, (1 << 32) - 1),
+    st.sampled_from([IN, OUT, SCATTER, WRITE_ZEROES]) | st.integers(0, (1 << 32) - 1),
     st.sampled_from([0, 0, 0, 1, 5, 6, 7]),
     st.integers(0, SECTORS + 1) | st.integers(0, (1 << 64) - 1),
-    st.lists(BUFFERS, max_size=2).map(lambda buffers: [*buffers, (STATUS, 1, WRITE)]),
+    st.lists(BUFFERS, max_size=3).map(lambda buffers: [*buffers, (STATUS, 1, WRITE)]),
 )
 
 

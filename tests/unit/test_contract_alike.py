@@ -130,6 +130,25 @@ def test_no_new_cluster_keeps_old_bytes(count: int, cluster: Cluster) -> None:
 
 
 @COUNTS
+@pytest.mark.parametrize("cluster", [Data(b"d"), ZeroAllocated(b"z"), Zero()])
+@pytest.mark.parametrize("new", [0, 1, COPIED | 1 << 19, COMPRESSED | 1 << 19])
+def test_alone_no_entry_changes_but_plain_zeros_to_none(
+    count: int, cluster: Cluster, new: int
+) -> None:
+    image = image_of(cluster, count, backed=False)
+    model = downgrade(image)
+    for phase in (PREPARE, TABLE, RELEASE, FLAGS):
+        model.case.phases[phase].clear()
+    model.case.zeroes.clear()
+    for n in range(count):
+        model.word(MAPPING, place(image, n), new)
+    if isinstance(cluster, Zero) and not new:
+        model.case.judge()
+    else:
+        assert_fault(model, f"{ENTRY}|leaves zero clusters|stages no refcounts")
+
+
+@COUNTS
 @pytest.mark.parametrize("flag", [COPIED, 1 << 61, COMPRESSED])
 def test_no_new_entry_has_another_flag(count: int, flag: int) -> None:
     image = image_of(Zero(), count, backed=True)

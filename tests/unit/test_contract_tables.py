@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from instar import abi
-from tests.support.forge import Bitmap, Data, Image, Reader, faults, find_extension, layout
+from tests.support.forge import Bitmap, Data, Image, Reader, Zero, faults, find_extension, layout
 from tests.support.reference import Model, downgrade, upgrade
 from tests.support.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
 
@@ -66,6 +66,17 @@ def test_of_a_downgrade_of_a_header_alone_only_the_tables_of_layers_are_read() -
     places = [image.regions()[name].start for name in ("l1_table", "l2_table[0]")]
     assert [offset for offset, _ in elsewhere] == places
     assert len(set(elsewhere)) == len(elsewhere)
+
+
+def test_tables_that_only_lose_plain_zero_clusters_are_read_once() -> None:
+    clusters = {0: Data(b"a"), **dict.fromkeys((1, 70, 300, 301), Zero())}
+    image = Image(**SMALL, clusters=clusters)
+    model = downgrade(image)
+    model.case.judge()
+    tables = {region.start for name, region in image.regions().items() if "l2_table" in name}
+    assert len(tables) == 3
+    assert sorted(at for at, _ in model.case.reads if at in tables) == sorted(tables)
+    assert_same_contents(image, model)
 
 
 def test_each_window_of_refcounts_is_read_once() -> None:

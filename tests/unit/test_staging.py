@@ -53,7 +53,38 @@ def test_the_last_write_of_a_sector_counts_in_each_phase() -> None:
     assert all_sectors(staged)[::3] == [{1: sector(32)}, {1: sector(33)}]
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 30) | st.sampled_from([2047, 2048, 4095]), st.booleans())),
+    st.lists(st.integers(0, 30) | st.integers(2040, 2056) | st.just(1 << 40), min_size=1),
+    st.booleans(),
+)
+def test_scattered_sectors_are_staged_as_if_written_one_by_one(
+    before: list[tuple[int, bool]], numbers: list[int], ascending: bool
+) -> None:
+    numbers = sorted(set(numbers)) if ascending else numbers
+    both = StagedWrites(), StagedWrites()
+    for staged in both:
+        for number, two in before:
+            staged.write(number, sector(200) * (1 + two), 2)
+    data = [sector(at % 200) for at in range(len(numbers))]
+    both[0].scatter(numbers, b"".join(data), 2)
+    for number, each in zip(numbers, data, strict=True):
+        both[1].write(number, each, 2)
+    assert all_sectors(both[0]) == all_sectors(both[1])
+    assert both[0].size() == both[1].size()
+    assert list(both[0].runs(2)) == list(both[1].runs(2))
+    assert list(both[0].pieces(2)) == list(both[1].pieces(2))
+
+
 class TestBudget:
+    def test_scattered_sectors_take_of_it_as_others_do(self) -> None:
+        staged = StagedWrites(4 * SECTOR_SIZE)
+        staged.scatter((1, 9, 5000), bytes(3 * SECTOR_SIZE), 2)
+        staged.scatter((9, 1), bytes(2 * SECTOR_SIZE), 2)
+        staged.scatter((6000,), bytes(SECTOR_SIZE), 2)
+        with pytest.raises(GuestFault, match="more sectors written"):
+            staged.scatter((7000,), bytes(SECTOR_SIZE), 2)
+
     def test_it_can_be_used_up_over_all_phases(self) -> None:
         staged = StagedWrites(4 * SECTOR_SIZE)
         staged.write(0, bytes(3 * SECTOR_SIZE), 0)

@@ -6,7 +6,7 @@ one that version 2 knows, and touch no other. docs/abi.md lists the ways.
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, unpack
 
 from instar.abi import INSTAR_PHASE_FLAGS, INSTAR_PHASE_MAPPING
 
@@ -14,7 +14,7 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import too_few_references
 from ..image.staging import SECTOR_SIZE
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
-from .version_2 import has_zero_flag
+from .version_2 import judge_zero_flags
 from .zeroed import NEW, OWN
 
 TYPE_CHECKING = False
@@ -52,6 +52,39 @@ class ClusterMapping:
         self._encrypted = encrypted
         self._mixed: set[int] = set()  # tables of which others than plain zero clusters change
 
+    def tables(self, phase: Pending) -> set[int]:
+        """The clusters that must be L2 tables, where entries do nothing but drop plain zeros.
+
+        So it is where nothing else is staged: judge_plain() sees to it, table by table. Takes all
+        of the phase. Raises ImageRejected.
+        """
+        shift = self._disk.cluster_bits - 9
+        tables: set[int] = set()
+        for start, end in phase.take_all():
+            tables.update(range(start >> shift, (end - 1 >> shift) + 1))
+        for table in sorted(tables):
+            self._references(table)
+        return tables
+
+    def judge_plain(self, table: int, number: int, piece: bytes) -> None:
+        """Judge what is staged of a piece of an L2 table, as unchanged() has it. GuestFault."""
+        first = (table << (self._disk.cluster_bits - 9)) + number * (PIECE // SECTOR_SIZE)
+        end = first + len(piece) // SECTOR_SIZE
+        new, olds, news = bytearray(piece), [], []
+        for sector, extent in self._staged.extents(INSTAR_PHASE_MAPPING, first, end):
+            at = (sector - first) * SECTOR_SIZE
+            part = slice(at, at + len(extent))
+            olds.append(piece[part])
+            news.append(extent)
+            new[part] = extent
+        old, staged = b"".join(olds), b"".join(news)
+        plain = _drops_plain(old, staged)
+        if not plain:
+            self._judge_row(table, old, staged, 1)
+        judge_zero_flags(new, table << self._disk.cluster_bits)
+        if not plain and _moves_clusters(old, staged):
+            raise GuestFault("the guest changes an L2 entry, and stages no refcounts or zeros")
+
     def judge(self, phase: Pending) -> set[int]:
         """Judge the phase of the mapping; return the clusters that must be L2 tables.
 
@@ -77,8 +110,8 @@ class ClusterMapping:
 
     def _judge_row(self, table: int, old: bytes, new: bytes, references: int) -> None:
         """Judge sectors in a row of an L2 table, as they are and as they are staged."""
-        if not self._backed and old == _PLAIN_ENTRY * (len(old) // 8) and new == bytes(len(new)):
-            return  # an image may have millions of plain zero clusters
+        if not self._backed and _drops_plain(old, new):
+            return
         for at in range(0, len(old), SECTOR_SIZE):
             was, now = old[at : at + SECTOR_SIZE], new[at : at + SECTOR_SIZE]
             if was != now and (self._backed or now != without_plain(was)):
@@ -94,16 +127,19 @@ class ClusterMapping:
 
     def _begin_table(self, table: int) -> tuple[int, bytearray]:
         """How many references an L2 table has, and its bytes."""
-        references, start = self._books.old(table), table << self._disk.cluster_bits
+        start = table << self._disk.cluster_bits
         data = bytearray(self._disk.read(start, self._disk.cluster_size))
+        return self._references(table), data
+
+    def _references(self, table: int) -> int:
+        references = self._books.old(table)
         if not references:
-            raise ImageRejected((too_few_references(start, 0),))
-        return references, data
+            offset = table << self._disk.cluster_bits
+            raise ImageRejected((too_few_references(offset, 0),))
+        return references
 
     def _finish_table(self, table: int, data: bytearray) -> None:
-        if has_zero_flag(data):
-            start = table << self._disk.cluster_bits
-            raise GuestFault(f"the guest leaves zero clusters in the L2 table at {start:#x}")
+        judge_zero_flags(data, table << self._disk.cluster_bits)
 
     def unchanged(self, table: int, number: int, piece: bytes) -> bytes:
         """A piece of an L2 table as it is, with zeros for the entries that change.
@@ -240,8 +276,22 @@ class ClusterMapping:
         )
 
 
+def _moves_clusters(old: bytes, new: bytes) -> bool:
+    """Whether an entry changes that names a cluster, or comes to name one; flags do not count."""
+    olds, news = (unpack(f">{len(words) // 8}Q", words) for words in (old, new))
+    return any(o != n and (o | n) & OFFSET_MASK for o, n in zip(olds, news, strict=True))
+
+
+def _drops_plain(old: bytes, new: bytes) -> bool:
+    """Whether sectors of an L2 table are the same but for plain zero clusters, and have none."""
+    # An image may have millions of them.
+    if new == bytes(len(new)) and old == _PLAIN_ENTRY * (len(old) // 8):
+        return True
+    return without_plain(old) == new
+
+
 def without_plain(sector: bytes) -> bytearray:
-    """A sector of an L2 table with plain zero clusters, which have no host cluster, unallocated."""
+    """Sectors of an L2 table with plain zero clusters, which have no host cluster, unallocated."""
     flags, found = sector[7::8], bytearray(sector)
     at = flags.find(ZERO)
     while at >= 0:

@@ -27,6 +27,13 @@ class Pending:
         for start, data in self._staged.extents(self._phase, 0, self._first):
             yield start, start + len(data) // SECTOR_SIZE
 
+    def take_all(self) -> Iterator[tuple[int, int]]:
+        """Take all of them; give their rows, ascending: first sectors and ends."""
+        for start, end in self._staged.runs(self._phase):
+            if end > self._first:
+                self._taken.extend((max(start, self._first), end))
+                yield max(start, self._first), end
+
     def take(self, sector: int) -> bytes | None:
         """A sector's data, for which there is a reason now; None if it is not staged."""
         data = self._staged.sector(self._phase, sector) if sector >= self._first else None

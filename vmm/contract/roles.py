@@ -59,6 +59,7 @@ class Roles:
         self._disk, self._books, self._touched = disk, books, touched
         self._snapshots = snapshots
         self._batch: list[bytes] = []
+        self._unwritten: list[tuple[int, bytes]] = []
         self._batched = 0
 
     def judge_structures(self, state: State, *, header: bool) -> None:
@@ -121,32 +122,37 @@ class Roles:
         version_2: Version2 | None,
         *,
         extended: bool,
+        plain: bool = False,
     ) -> None:
         """The same for the data that entries of these L2 tables name, as they are.
 
         `mapping` tells of the entries of those that are written; `version_2` judges the tables that
-        are not, if the image gets that version.
+        are not, if the image gets that version. `plain` says that the former are not judged yet.
         """
         size = self._disk.cluster_size
         for table in sorted(tables):
             start = table << self._disk.cluster_bits
             for at, data in enumerate(self._disk.pieces(start, size)):
                 written = table in self._touched.l2_tables
-                if version_2:
-                    version_2.judge_table(data, start, written=written)
-                piece = mapping.unchanged(table, at, data) if written and mapping else data
+                piece = data
+                if not written:
+                    self._unwritten.append((start, data))
+                elif version_2:
+                    version_2.judge_table(data, start, written=True)
+                if written and mapping:
+                    if plain:
+                        mapping.judge_plain(table, at, data)
+                    piece = mapping.unchanged(table, at, data)
                 if extended:
                     piece = _without_bitmaps(piece)
-                if len(piece) >= _BATCH and is_all_stored(piece):
-                    self._touched.keep_data(piece)
-                    continue
-                blocks = [block for _, block in stored(piece)]
-                count = sum(map(len, blocks))
-                self._batch += blocks
-                self._batched += count
+                if is_all_stored(piece):
+                    self._batch.append(piece)
+                else:
+                    self._batch += [block for _, block in stored(piece)]
+                self._batched += len(piece)
                 if self._batched >= _BATCH:
-                    self._flush()
-        self._flush()
+                    self._flush(version_2)
+        self._flush(version_2)
 
     def judge_layer_data(
         self, tables: set[int], kept: bytes, entries: Callable[[bytes], bytes]
@@ -167,7 +173,10 @@ class Roles:
                     self._flush()
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, version_2: Version2 | None = None) -> None:
+        if version_2 and self._unwritten:
+            version_2.judge_tables(self._unwritten)
+        self._unwritten.clear()
         self._touched.keep_data(b"".join(self._batch))
         self._batch.clear()
         self._batched = 0

@@ -209,13 +209,19 @@ class _Tables:
                 judge_bitmaps_dropped(self._disk, dropped, *sizes)
         if dropped is not None:
             self._books.release(bitmap_clusters(self._disk, dropped))
+        # An empty name is none to qemu too.
+        backed = bool(self._before.name or self._after.name)
         mapping = ClusterMapping(
             *(self._disk, self._staged, self._books, self._zeroed),
-            # An empty name is none to qemu too.
-            backed=bool(self._before.name or self._after.name),
+            backed=backed,
             encrypted=self._old["crypt_method"] != 0,
         )
-        tables, flagged = self._judge_entries(mapping)
+        # No other L2 entry can change where nothing else is staged: each table is read once.
+        plain = (
+            not (layer or backed or dropped or any(True for _ in self._zeroed.rows()))
+            and self._maps_only()
+        )
+        tables, flagged = self._judge_entries(mapping, plain=plain)
         touched = Touched(
             *(self._disk.cluster_bits, self._books, self._zeroed),
             *(tables | flagged, self._table_written),
@@ -242,18 +248,27 @@ class _Tables:
             if touched.any():
                 self._judge_layer(roles, layer)
         elif touched.any() or self._version_2:
-            self._judge_layers(roles, state, mapping, tables, flagged)
+            self._judge_layers(roles, state, mapping, tables, flagged, plain=plain)
         end = self._staged.end() * SECTOR_SIZE
         most = self._books.taken if layer else self._entries_max
         judge_growth(self._disk, self._books, self._new, end, most)
 
-    def _judge_entries(self, mapping: ClusterMapping) -> tuple[set[int], set[int]]:
+    def _maps_only(self) -> bool:
+        """Whether nothing but L2 entries is staged besides the header."""
+        others = (
+            pending.count for pending in self._pending if pending is not self._pending[MAPPING]
+        )
+        return self._pending[MAPPING].count > 0 and not any(others)
+
+    def _judge_entries(self, mapping: ClusterMapping, *, plain: bool) -> tuple[set[int], set[int]]:
         """Return the clusters that must be L2 tables of any layer, and of the active one."""
         mapped, flagged = self._pending[MAPPING], self._pending[FLAGS]
         if (mapped.count and (MAPPING, ZEROES) not in self._allowed) or (
             flagged.count and (FLAGS, COPIED) not in self._allowed
         ):
             raise GuestFault("the guest changes L2 entries in an upgrade")
+        if plain:
+            return mapping.tables(mapped), set()
         tables = mapping.judge(mapped) if mapped.count else set()
         return tables, mapping.judge_flags(flagged) if flagged.count else set()
 
@@ -353,6 +368,8 @@ class _Tables:
         mapping: ClusterMapping,
         written: set[int],
         flagged: set[int],
+        *,
+        plain: bool,
     ) -> None:
         try:
             active, others = roles.judge_l2_tables(state)
@@ -361,7 +378,7 @@ class _Tables:
             if written - active - others:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
             everything = active | others, mapping, self._version_2
-            roles.judge_data(*everything, extended=state.extended)
+            roles.judge_data(*everything, extended=state.extended, plain=plain)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise

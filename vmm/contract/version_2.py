@@ -34,15 +34,29 @@ class Version2:
         if not snapshots.fit_version_2():
             raise GuestFault("the guest leaves a snapshot that version 2 cannot say")
 
+    def judge_tables(self, tables: list[tuple[int, bytes]]) -> None:
+        """The same as judge_table() for many that are not written, by their offsets."""
+        try:
+            self.judge_table(b"".join([data for _, data in tables]), tables[0][0])
+        except GuestFault:
+            for offset, data in tables:
+                self.judge_table(data, offset)
+
     def judge_table(self, table: bytes, offset: int, *, written: bool = False) -> None:
         """GuestFault for an entry that version 2 does not know, in a part of an L2 table as it is.
 
         `offset` is where the table begins. What is written of it, mapping.py judges.
         """
-        if not written and has_zero_flag(table):
-            raise GuestFault(f"the guest leaves zero clusters in the L2 table at {offset:#x}")
+        if not written:
+            judge_zero_flags(table, offset)
         if not self._zlib and table[0::8].translate(None, _NOT_COMPRESSED):
             raise GuestFault(f"the guest leaves what zlib cannot read in the table at {offset:#x}")
+
+
+def judge_zero_flags(table: bytes | bytearray, offset: int) -> None:
+    """GuestFault for a zero cluster in a part of an L2 table, which begins at `offset`."""
+    if has_zero_flag(table):
+        raise GuestFault(f"the guest leaves zero clusters in the L2 table at {offset:#x}")
 
 
 def has_zero_flag(table: bytes | bytearray) -> bool:

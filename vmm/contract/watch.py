@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
+_NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 56)
 _MISSES = 8  # matches between two entries, after which a search of bytes is given up
 
 
@@ -32,6 +33,7 @@ class Watch:
         # for in columns of a table: those at `high` in each entry, and at `high` + 1.
         page_bits, self._high = (24, 3) if cluster_bits <= 16 else (32, 2)
         self._page_shift = page_bits - cluster_bits
+        self._starts: dict[int, tuple[bytes, ...]] = {}
         self._pages: dict[int, int] = {}
         self._columns: dict[int, dict[int, list[int]]] = {}
         self._sorted: list[int] | None = None
@@ -51,6 +53,7 @@ class Watch:
         while at < clusters.stop:
             page, first = at >> shift, at & ((1 << shift) - 1)
             count = min(clusters.stop - at, (1 << shift) - first)
+            self._starts.pop(page, None)
             if page not in self._pages:
                 self._pages[page], self._sorted = 0, None
                 lows = self._columns.setdefault(page >> 8 & 0xFF, {})
@@ -85,15 +88,20 @@ class Watch:
         """
         if not self._pages or not table:
             return None
-        if self._is_odd(table):
-            return self._search_odd(set(unpack(f">{len(table) // _ENTRY}Q", table)))
+        # What is compressed may go on in the next page.
+        if _has_others(table[0::_ENTRY], _NOT_COMPRESSED):
+            return self._search_words(table)
         high, low = table[self._high :: _ENTRY], table[self._high + 1 :: _ENTRY]
         if _is_zero(high) and _is_zero(low) and all(_is_zero(table[at::_ENTRY]) for at in _OFFSET):
             return None  # else all entries would be looked at, as if they named the first page
-        for byte in (high[0],) if _is_constant(high) else self._columns:
-            if byte not in high:
+        # Most tables have one byte there, but for entries that name nothing.
+        nothing = _few_places(high, 0)
+        most = high[:1] if nothing is None else high.lstrip(b"\0")[:1]
+        alike = _is_constant(high if nothing is None else high.replace(b"\0", most))
+        for byte in {*most, 0} if alike else self._columns:
+            if byte not in self._columns or byte not in high:
                 continue
-            few = _few_places(high, byte)
+            few = nothing if not byte else None if alike else _few_places(high, byte)
             if few is not None:  # as of entries that name nothing, between those that do
                 found = self._search_places(table, few)
                 if found is not None:
@@ -103,17 +111,23 @@ class Watch:
                 first = low.find(other)
                 if first >= 0:
                     part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
+                    if not self._may_name(table, part, pages):
+                        continue
                     found = self._search_pages(table, part, pages)
                     if found is not None:
                         return found
         return None
+
+    def _search_words(self, table: bytes) -> int | None:
+        """The same for entries of all kinds, each by itself."""
+        return self._search_odd(set(unpack(f">{len(table) // _ENTRY}Q", table)))
 
     def _is_odd(self, table: bytes) -> bool:
         """Whether an entry has another flag than COPIED and ZERO, or names no whole cluster."""
         return any(_has_others(table[at::_ENTRY], good) for at, good in self._ordinary)
 
     def _search_places(self, table: bytes, places: list[int]) -> int | None:
-        """The same for some entries of an ordinary table, by their numbers."""
+        """The same for some entries that are not compressed, by their numbers."""
         for at in places:
             entry = table[at * _ENTRY : (at + 1) * _ENTRY]
             cluster = (int.from_bytes(entry, "big") & OFFSET_MASK) >> self._cluster_bits
@@ -121,9 +135,35 @@ class Watch:
                 return cluster
         return None
 
+    def _may_name(self, table: bytes, part: slice, pages: list[int]) -> bool:
+        """Whether bytes that begin the offset of one of a few watched clusters are in a part.
+
+        Most parts have none, whatever flags their entries have.
+        """
+        for page in pages:
+            starts = self._starts.get(page)
+            if starts is None:
+                starts = self._starts[page] = self._starts_in(page)
+            if not starts:
+                return True
+            for start in starts:
+                if table.find(start, part.start, part.stop) >= 0:
+                    return True
+        return False
+
+    def _starts_in(self, page: int) -> tuple[bytes, ...]:
+        """What the offsets of a page's clusters begin with, in whole bytes; none for too many."""
+        if self._pages[page].bit_count() > _FEW:
+            return ()
+        last = 7 - (self._cluster_bits - 1) // 8
+        offsets = (cluster << self._cluster_bits for cluster in self._clusters([page]))
+        return tuple({offset.to_bytes(_ENTRY, "big")[1:last] for offset in offsets})
+
     def _search_pages(self, table: bytes, part: slice, pages: list[int]) -> int | None:
-        """The same for the clusters of some pages, in a part of a table."""
+        """The same for the clusters of some pages, in a part of a table without compressed ones."""
         count = sum(self._pages[page].bit_count() for page in pages)
+        if self._is_odd(table[part]):
+            return self._search_words(table[part])
         if count <= _FEW:
             try:
                 for cluster in self._clusters(pages):

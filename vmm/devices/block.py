@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from struct import Struct
+from struct import Struct, unpack
 
 from instar.abi import (
     INSTAR_BLOCK_AVAIL_ADDR,
     INSTAR_BLOCK_DESC_ADDR,
     INSTAR_BLOCK_QUEUE_SIZE,
     INSTAR_BLOCK_REQUEST_MAX,
+    INSTAR_BLOCK_SCATTER,
     INSTAR_BLOCK_USED_ADDR,
     INSTAR_PHASE_COUNT,
     INSTAR_PHASE_PREPARE,
@@ -30,6 +31,7 @@ _SEGMENT = Struct("<QII")  # sector, sectors, flags
 _T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
 _S_OK = b"\0"
 _NO_DATA = (0, 0, False)  # no buffer that a chain has is empty
+_NUMBER_SIZE = 8  # of a sector, in a request to scatter
 
 
 class BlockDevice:
@@ -69,15 +71,19 @@ class BlockDevice:
         Raises GuestFault for a request that no correct driver makes, HostError if the file fails.
         """
         for head, buffers in self._queue.pop():
-            header, data, status = _split(buffers)
+            header, numbers, data, status = _split(buffers)
             kind, phase, sector = _HEADER.unpack(self._memory.read(header, _HEADER.size))
             written = 1
+            if (kind == INSTAR_BLOCK_SCATTER) != (numbers is not _NO_DATA):
+                raise GuestFault(f"block request of {len(buffers)} buffers")
             if kind == _T_IN:
                 written += self._read(sector, data, phase)
             elif self._read_only:
                 raise GuestFault(f"block request of type {kind} from a guest that may only read")
             elif kind == _T_OUT:
                 self._write(sector, data, phase)
+            elif kind == INSTAR_BLOCK_SCATTER:
+                self._scatter(sector, numbers, data, phase)
             elif kind == _T_WRITE_ZEROES:
                 self._zero(sector, data, phase)
             else:
@@ -115,6 +121,20 @@ class BlockDevice:
             raise GuestFault(f"block request to write in phase {phase}")
         self.staged.write(sector, self._memory.read(address, size), phase)
 
+    def _scatter(self, sector: int, numbers: Buffer, data: Buffer, phase: int) -> None:
+        address, size, writable = data
+        place, length, numbers_writable = numbers
+        self._check(size, 0, right=not writable and not numbers_writable)
+        if sector or phase >= INSTAR_PHASE_COUNT:
+            raise GuestFault(f"block request to scatter with sector {sector} in phase {phase}")
+        count = size // SECTOR_SIZE
+        if length != count * _NUMBER_SIZE:
+            raise GuestFault(f"block request to scatter {count} sectors to {length} bytes")
+        sectors = unpack(f"<{count}Q", self._memory.read(place, length))
+        if max(sectors) >= self._capacity:
+            raise GuestFault(f"block request for sector {max(sectors)} of {self._capacity}")
+        self.staged.scatter(sectors, self._memory.read(address, size), phase)
+
     def _zero(self, sector: int, data: Buffer, phase: int) -> None:
         address, size, writable = data
         if not size or writable:
@@ -133,9 +153,9 @@ class BlockDevice:
             self.staged.zero(first, sectors)
 
 
-def _split(buffers: list[Buffer]) -> tuple[int, Buffer, int]:
-    """Take a chain apart: the header's address, the data, the status byte's address."""
-    if not 2 <= len(buffers) <= 3:
+def _split(buffers: list[Buffer]) -> tuple[int, Buffer, Buffer, int]:
+    """Take a chain apart: the header's address, numbers, data, the status byte's address."""
+    if not 2 <= len(buffers) <= 4:
         raise GuestFault(f"block request of {len(buffers)} buffers")
     header, header_size, header_writable = buffers[0]
     status, status_size, status_writable = buffers[-1]
@@ -143,4 +163,5 @@ def _split(buffers: list[Buffer]) -> tuple[int, Buffer, int]:
         raise GuestFault("block request without a header")
     if not status_writable or status_size != len(_S_OK):
         raise GuestFault("block request without a status byte")
-    return header, buffers[1] if len(buffers) == 3 else _NO_DATA, status
+    numbers = buffers[1] if len(buffers) == 4 else _NO_DATA
+    return header, numbers, buffers[-2] if len(buffers) > 2 else _NO_DATA, status

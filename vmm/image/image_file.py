@@ -196,9 +196,10 @@ class ImageFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes, or less at the end of the file."""
-        data = bytearray(size)
+        data = bytearray(max(min(size, self.size - offset), 0))
         with memoryview(data) as view:
-            return bytes(view[: self._read_available(offset, view)])
+            done = self._read_available(offset, view)
+        return bytes(data) if done == len(data) else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view`; past the end of the file come zeros."""
@@ -237,11 +238,11 @@ class ImageFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
-        done = 0
+        done = count = self._call("write", os.pwrite, data, offset)
         while done < len(data):
-            count = self._call("write", os.pwrite, data[done:], offset + done)
             if count == 0:
                 raise HostError(f"could not write '{self.name}': nothing was taken")
+            count = self._call("write", os.pwrite, data[done:], offset + done)
             done += count
         self.bytes_written += done
 

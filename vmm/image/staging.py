@@ -14,7 +14,7 @@ from ..base.errors import GuestFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     Extent = tuple[int, memoryview]
     Numbers = memoryview[int]
@@ -89,6 +89,38 @@ class StagedWrites:
                 start, stop = max(first, sector), min(first + _CHUNK, end)
                 part = view[(start - sector) * SECTOR_SIZE : (stop - sector) * SECTOR_SIZE]
                 self._write_chunk(phase, first >> _CHUNK_SHIFT, start - first, part)
+
+    def scatter(self, sectors: Sequence[int], data: bytes, phase: int) -> None:
+        """Stage sectors from anywhere; `data` has one after the other. As write() does it."""
+        with memoryview(data) as view:
+            if self._scatter_behind(sectors, view, phase):
+                return
+        for at, sector in enumerate(sectors):
+            self.write(sector, data[at * SECTOR_SIZE : (at + 1) * SECTOR_SIZE], phase)
+
+    def _scatter_behind(self, sectors: Sequence[int], data: memoryview, phase: int) -> bool:
+        """The same at once, if they ascend and lie behind all that is staged of their chunks."""
+        chunks, found = self._extents[phase], {}
+        chunk, end, first, begin, extents = -1, 0, 0, 0, bytearray()
+        for at, sector in enumerate(sectors, self._used):
+            within = sector & (_CHUNK - 1)
+            if sector < end:
+                return False
+            if sector >> _CHUNK_SHIFT != chunk:
+                chunk = sector >> _CHUNK_SHIFT
+                extents = found[chunk] = bytearray(chunks.get(chunk, b""))
+                if extents and within < _EXTENT.unpack(extents[-_EXTENT.size :])[1]:
+                    return False
+            elif sector == end:
+                extents[-_EXTENT.size :] = _EXTENT.pack(first, within + 1, begin)
+                end += 1
+                continue
+            extents += _EXTENT.pack(within, within + 1, at)
+            first, begin, end = within, at, sector + 1
+        self._append(phase, data)
+        self._zeroed = None
+        chunks.update((number, bytes(packed)) for number, packed in found.items())
+        return True
 
     def _write_chunk(self, phase: int, chunk: int, start: int, data: memoryview) -> None:
         """Stage sectors of one chunk, from the one numbered `start` in it on."""

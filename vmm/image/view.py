@@ -77,6 +77,8 @@ class ImageView:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes, or less at the end."""
+        if not self._layers:
+            return self._image.read(offset, size)
         end = min(offset + size, self.size)
         first, last = offset // SECTOR_SIZE, -(-end // SECTOR_SIZE)
         if offset >= end:

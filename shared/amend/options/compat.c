@@ -94,7 +94,8 @@ static void check(struct amendment *amendment)
     if (!is_downgrade(amendment) || extended || image->file.verdict->unsound)
         return;
     amendment->walked = true;
-    scan_for_downgrade(image, &amendment->workspace->zero_tables, &amendment->counts);
+    scan_for_downgrade(image, &amendment->workspace->zero_tables, &amendment->workspace->few,
+                       &amendment->counts);
 }
 
 static bool stage(struct amendment *amendment)
