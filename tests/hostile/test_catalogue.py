@@ -23,7 +23,7 @@ from tests.support.verdicts import Request
 
 MEMORY = 16 << 20
 """By how much the process may grow: guest memory, buffers, and what Python wants."""
-SECONDS = 2.0
+SECONDS = 1.0
 """Of processor time, which a busy machine does not stretch much."""
 LIGHT = [case for case in CASES if case.length is None and case.patches is None]
 """What qemu-img does not take long over."""

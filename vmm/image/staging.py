@@ -216,8 +216,12 @@ class StagedWrites:
         limit = (last + 1) << _CHUNK_SHIFT if end is None else end
         for chunk in met:
             base = chunk << _CHUNK_SHIFT
-            for first, stop, at in _EXTENT.iter_unpack(chunks[chunk]):
+            extents = chunks[chunk]
+            skipped = _count_before(extents, start - base) * _EXTENT.size if start > base else 0
+            for first, stop, at in _EXTENT.iter_unpack(extents[skipped:]):
                 low, high = max(base + first, start), min(base + stop, limit)
+                if low >= limit:
+                    return
                 if low < high:
                     for block, begin, until in _parts(at + low - base - first, high - low):
                         yield low, self._store[block][begin:until].toreadonly()
@@ -327,6 +331,18 @@ class StagedWrites:
     def is_empty(self) -> bool:
         """Whether nothing is written or zeroed."""
         return not self._ranges and not self._used
+
+
+def _count_before(extents: bytes, sector: int) -> int:
+    """How many of a chunk's extents end at a sector of it or before."""
+    low, high = 0, len(extents) // _EXTENT.size
+    while low < high:
+        middle = (low + high) // 2
+        if _EXTENT.unpack_from(extents, middle * _EXTENT.size)[1] <= sector:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _parts(at: int, count: int) -> Iterable[tuple[int, int, int]]:
