@@ -28,6 +28,8 @@ struct block_segment {
 };
 
 #define CALL_TABLE_RANGES_MAX 40
+/* Bytes that an operation's workspace has in the least RAM, and so in any. */
+#define CALL_TABLE_WORKSPACE_MIN 0x1a5000
 
 struct call_table {
     uint32_t magic;

@@ -29,6 +29,9 @@ static void report(void)
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), true);
 }
 
+_Static_assert(sizeof(struct planner_workspace) <= CALL_TABLE_WORKSPACE_MIN,
+               "the workspace does not fit the least RAM");
+
 operation_entry operation_start;
 
 void operation_start(uint64_t workspace_size)

@@ -9,6 +9,9 @@ static const struct InspectConfig *const config =
 /* In .bss: too large for the stack's first page. */
 static struct verdict verdict;
 
+_Static_assert(sizeof(struct check_workspace) <= CALL_TABLE_WORKSPACE_MIN,
+               "the workspace does not fit the least RAM");
+
 operation_entry operation_start;
 
 void operation_start(uint64_t workspace_size)

@@ -1,6 +1,9 @@
 /* Guest, untrusted: the executor's entry, its way out, and the table that operations call. */
 #include "core.h"
 
+_Static_assert(CORE_WORKSPACE_ADDR + CALL_TABLE_WORKSPACE_MIN <= INSTAR_RAM_SIZE,
+               "the workspace is smaller than operations may count on");
+
 _Noreturn void exit_vm(enum exit_code code)
 {
     for (;;)

@@ -93,6 +93,29 @@ def test_every_struct_of_the_header_has_its_layout_in_c(tmp_path: Path) -> None:
     assert dict(zip(expected, c_values(list(expected), tmp_path), strict=True)) == expected
 
 
+@pytest.mark.parametrize(
+    ("source", "size", "words"),
+    [
+        ("core/main.c", 0x1A6000, "smaller than operations may count on"),
+        ("amend/amend.c", 0x100000, "does not fit the least RAM"),
+        ("check/check.c", 0x4000, "does not fit the least RAM"),
+        ("info/info.c", 0x4000, "does not fit the least RAM"),
+    ],
+)
+def test_a_workspace_that_overflows_ram_does_not_compile(
+    source: str, size: int, words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "abi/call_table.h").read_text(encoding="ascii")
+    name = "CALL_TABLE_WORKSPACE_MIN"
+    (tmp_path / "call_table.h").write_text(re.sub(f"{name} .*", f"{name} {size:#x}", text))
+    includes = [f"-I{ROOT / folder}" for folder in build_guest.INCLUDES]
+    command = [*build_guest.compiler(), *build_guest.CFLAGS, "-c", str(ROOT / "guest" / source)]
+    build_guest.run_compiler([*command, *includes], tmp_path / "good.o")
+    with pytest.raises(build_guest.BuildError):
+        build_guest.run_compiler([*command, f"-I{tmp_path}", *includes], tmp_path / "bad.o")
+    assert words in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", STRUCTS)
 def test_a_format_string_is_as_long_as_its_struct(name: str) -> None:
     assert struct.calcsize(vars(abi)[f"{name}_FORMAT"]) == vars(abi)[f"{name}_SIZE"]
