@@ -148,4 +148,17 @@ FOUND = {
         ("--shrink size=65536", "refcount_bits=4", "data_file=./d.raw,data_file_raw=off"),
         judge="11.1.3",
     ),
+    "the last cluster is left to one snapshot": Case(
+        Program(
+            NEWEST,
+            steps=(
+                "create -o cluster_size=4096,compat=1.1 t.qcow2 98304",
+                "io -c 'write -P 6 16384 81920' t.qcow2",
+                "snapshot -c s1 t.qcow2",
+                "resize --shrink t.qcow2 97792",
+            ),
+        ),
+        ("size=258048", "size=98304,refcount_bits=32,lazy_refcounts=on"),
+        judge="11.1.3",
+    ),
 }

@@ -163,3 +163,27 @@ def test_a_snapshot_without_a_size_of_its_own_is_not_resized_with_the_disk(
     case = Resize(INCOMPLETE.build(), size)
     answer = ask(planner, case.data, case.request)
     assert answer.refusals == ("resize_snapshot_size", "resize_snapshot_size")
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["standard", "extended"])
+@pytest.mark.parametrize("taken", [1, 2])
+@pytest.mark.parametrize("own", [False, True], ids=["one table", "own tables"])
+def test_a_last_cluster_that_snapshots_share_gives_way_to_a_copy(
+    planner: Any, extended: bool, taken: int, own: bool
+) -> None:
+    """Of its old users one may be left, which is no entry of the active layer."""
+    bits = 14 if extended else 9
+    clusters = {n: Data(b"%d" % n) for n in range(4)}
+    others = {**clusters, 0: Data(b"other")} if own else None
+    image = Image(
+        cluster_bits=bits,
+        extended_l2=extended,
+        size=4 << bits,
+        clusters=clusters,
+        snapshots=[Snapshot(name=b"%d" % n, clusters=others) for n in range(taken)],
+    )
+    data = with_size(image.build(), (3 << bits) + (1 << bits) // 2 - 10)
+    case = Resize(data, 9 << bits)
+    answer = ask(planner, case.data, case.request)
+    assert answer.planned, answer.refusals
+    assert_resized(planner, case, answer)

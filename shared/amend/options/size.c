@@ -103,10 +103,11 @@ static bool stage(struct amendment *amendment)
         return false;
     if (!resize_layer(&amendment->books, &amendment->target, amendment->backing_size, &resize))
         return false;
+    bool copied = resize.tail.cluster && resize.tail.shared; /* the last kept entry goes too */
     amendment->kept = (struct kept_layer){
         .l1_entries = boundary->l1_kept,
         .cut_table = resize.cut ? boundary->table : 0,
-        .cut_place = boundary->table + boundary->first * l2_entry_size(h),
+        .cut_place = boundary->table + (boundary->first - copied) * l2_entry_size(h),
     };
     return true;
 }
