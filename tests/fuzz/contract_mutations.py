@@ -9,6 +9,7 @@ import random
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 
 from construct import ConstructError
 
@@ -169,7 +170,7 @@ class Rogue:
         offset, clusters = struct.unpack(">QI", self._now(0, TABLE)[48:60])
         table = self._table(offset, clusters)
         count = clusters + self.rng.choice((0, 0, 1, 2, 3, 1 + (1 << 16) // self.size))
-        if self.rng.random() < (0.02 if self.size < 1 << 16 else 0.4):
+        if self.rng.random() < (0.01 if self.size < 1 << 16 else 0.1):
             count = (8 << 20) // self.size + 1
         place = self._end()
         if self.rng.random() < 0.2:
@@ -240,7 +241,7 @@ class Rogue:
         names = any(e.type != layout.EXTENSION_FEATURE_NAME_TABLE for e in extensions)
         if size * self.size > 32 << 20 or names:
             return
-        old, counted = stored_refcounts(Reader(case.data)), counted_refcounts(final)
+        old, counted = _refcounts(case.data), counted_refcounts(final)
         blocks = {
             n: int.from_bytes(final.take(table + 8 * n, 8), "big")
             for n in {cluster * 2 // self.size for cluster in {*counted, *old}}
@@ -265,7 +266,13 @@ class Rogue:
     def _old_blocks(self) -> list[int]:
         start, size = self.header.refcount_table_offset, self.header.refcount_table_clusters
         table = self.case.data[start : start + size * self.size]
-        return [int.from_bytes(table[n : n + 8], "big") for n in range(0, len(table), 8)]
+        return list(struct.unpack(f">{len(table) // 8}Q", table[: len(table) & -8]))
+
+
+@lru_cache(4)
+def _refcounts(data: bytes) -> dict[int, int]:
+    """Those of an honest image, of which many plans are made."""
+    return stored_refcounts(Reader(data))
 
 
 _EDITS: tuple[Callable[[Rogue], None], ...] = (

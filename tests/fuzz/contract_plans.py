@@ -58,7 +58,8 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
             data = image.build()
             if len(data) > _SIZE_MAX or faults(Reader(data)):
                 continue
-        except (ConstructError, ValueError):  # no image, or with extensions that nothing reads
+        # No image, or with extensions that nothing reads, or that name what is nowhere.
+        except (ConstructError, OverflowError, ValueError):
             continue
         for request in rng.sample(_REQUESTS, 3):
             grown = AmendRequest.of(

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import random
 import time
+from array import array
 
 import pytest
 
-from instar.vmm.contract import books, growth, header, limits, tables, version_2
+from instar.vmm.contract import (
+    books,
+    disk,
+    growth,
+    header,
+    limits,
+    structures,
+    tables,
+    version_2,
+    widths,
+)
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.rules import lazy_refcounts
-from tests.fuzz.contract import Tally, _run_image, run
+from tests.fuzz import contract_lies
+from tests.fuzz.contract import Tally, _run_image, _tell, run
+from tests.fuzz.contract_states import FindingError
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
@@ -58,6 +71,40 @@ def test_the_fuzzer_finds_a_refcount_table_that_is_larger_than_qemu_takes(
     monkeypatch.setattr(growth, "_judge_table", lambda *_: None)
     (finding,) = _found_in("6/14")
     assert "table_moves" in finding
+
+
+def _found_in_lies(seed: int, count: int) -> list[str]:
+    """What is found in images with numbers that are far too large."""
+    rng, tally = random.Random(seed), Tally()  # noqa: S311 - reproducible, not secret
+    try:
+        for _ in range(count):
+            _tell(rng, tally)
+    except FindingError as error:
+        return [str(error)]
+    return []
+
+
+def test_the_fuzzer_finds_extra_data_of_a_snapshot_that_is_read_without_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in_lies(1, 60) == []
+    monkeypatch.setattr(structures, "SNAPSHOT_EXTRA_MAX", 1 << 40)
+    monkeypatch.setattr(structures, "SNAPSHOT_TABLE_MAX", 1 << 40)
+    monkeypatch.setattr(disk.Disk, "hold", lambda *_: None)
+    (finding,) = _found_in_lies(1, 60)
+    assert "the judge takes" in finding
+
+
+def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contract_lies, "WINDOWS", 1.0)
+    assert _found_in_lies(1, 4) == []
+    zeros = widths.Width.zeros
+    monkeypatch.setattr(widths.Width, "zeros", lambda width: array("q", zeros(width)))
+    monkeypatch.setattr(disk.Disk, "hold", lambda *_: None)
+    (finding,) = _found_in_lies(1, 4)
+    assert "the judge takes" in finding
 
 
 def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(

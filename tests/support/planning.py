@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,8 +54,8 @@ class Case:
         """What the guest wrote."""
         staged = StagedWrites()
         for number, phase in enumerate(self.phases):
-            for sector, data in phase.items():
-                staged.write(sector, data, number)
+            for first, data in _runs(phase):
+                staged.write(first, data, number)
         for start, count in self.zeroes:
             staged.zero(start, count)
         return staged
@@ -102,6 +103,20 @@ class Case:
         """Change what the guest says the image now has."""
         fields = {**self.claim.fields, word: value}
         self.claim = Claim(self.claim.amended, self.claim.atomic, fields)
+
+
+def _runs(phase: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Sectors in a row as one piece, in the order in which they were staged."""
+    first, pieces = 0, list[bytes]()
+    for sector, data in phase.items():
+        if pieces and sector != first + len(pieces):
+            yield first, b"".join(pieces)
+            pieces = []
+        if not pieces:
+            first = sector
+        pieces.append(data)
+    if pieces:
+        yield first, b"".join(pieces)
 
 
 def plan(data: bytes, compat: int | None = None, lazy: bool | None = None) -> Case:

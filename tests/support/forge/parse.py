@@ -6,11 +6,20 @@ which the file is too short is an error of `construct`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
+from construct import Container
+
 from tests.support.forge import layout
 from tests.support.forge.extensions import Extension, Feature
+
+
+@lru_cache(1 << 15)
+def parsed(structure: Any, raw: bytes) -> Any:
+    """What `structure` makes of these bytes. It is kept, and not to be changed."""
+    return structure.parse(raw)
 
 
 def parse_header(data: bytes) -> Any:
@@ -19,13 +28,15 @@ def parse_header(data: bytes) -> Any:
     An additional field that header_length does not reach reads as zero, to the specification the
     same. `unknown_header_fields` are the bytes between the known fields and header_length.
     """
-    header = layout.HeaderV2.parse(data)
+    header = Container(parsed(layout.HeaderV2, bytes(data[: layout.HEADER_V2_LENGTH])))
     if header.version == 2:
         return header
-    header.update(layout.HeaderV3.parse(data[layout.HEADER_V2_LENGTH : layout.HEADER_V3_LENGTH]))
+    rest = bytes(data[layout.HEADER_V2_LENGTH : layout.HEADER_V3_LENGTH])
+    header.update(parsed(layout.HeaderV3, rest))
     additional = data[layout.HEADER_V3_LENGTH : header.header_length]
     known = layout.HEADER_LENGTH - layout.HEADER_V3_LENGTH
-    header.update(layout.AdditionalFields.parse(additional.ljust(known, b"\0")))
+    fields = bytes(additional[:known]).ljust(known, b"\0")
+    header.update(parsed(layout.AdditionalFields, fields))
     header.unknown_header_fields = additional[known:]
     return header
 
@@ -43,7 +54,7 @@ def parse_extensions(data: bytes) -> list[Extension]:
     extensions = []
     head_size = layout.HeaderExtension.sizeof()
     while offset + head_size <= end:
-        head = layout.HeaderExtension.parse(data[offset : offset + head_size])
+        head = parsed(layout.HeaderExtension, bytes(data[offset : offset + head_size]))
         offset += head_size
         if head.type == layout.EXTENSION_END:
             break

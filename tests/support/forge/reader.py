@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tests.support.forge import layout
-from tests.support.forge.parse import parse_header, parse_snapshots
+from tests.support.forge.parse import parse_header, parse_snapshots, parsed
 
 U64 = 8
 SECTOR = 512
@@ -110,7 +110,7 @@ class Reader:
 
     def take(self, offset: int, length: int) -> bytes:
         """Bytes of the image; behind its end they are zero."""
-        return self.data[offset : offset + length].ljust(length, b"\0")
+        return bytes(self.data[offset : offset + length]).ljust(length, b"\0")
 
     def _visible(self, entry: L2Entry, below: bytes) -> bytes:
         host = self.host_range(entry)
@@ -138,13 +138,13 @@ class Reader:
         return b"".join(parts)
 
     def _l1_entry(self, table: int, index: int) -> Any:
-        return layout.L1Entry.parse(self.take(table + U64 * index, U64))
+        return parsed(layout.L1Entry, self.take(table + U64 * index, U64))
 
     def _l2_entry(self, table: int, index: int) -> L2Entry:
         raw = bytes(self.l2_entry_size)
         if table:
             raw = self.take(table + self.l2_entry_size * index, self.l2_entry_size)
-        descriptor = layout.l2_entry(self.header.cluster_bits).parse(raw[:U64])
+        descriptor = parsed(layout.l2_entry(self.header.cluster_bits), raw[:U64])
         bitmap = layout.SubclusterBitmap.parse(raw[U64:]) if self.extended_l2 else None
         return L2Entry(descriptor, bitmap)
 
