@@ -11,6 +11,8 @@ from pathlib import Path
 import build_guest
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 ROOT = build_guest.ROOT
 TEXT = (ROOT / "Containerfile").read_text("utf-8")
 

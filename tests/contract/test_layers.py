@@ -11,6 +11,8 @@ import pytest
 
 from tests.contract.rooms import ROOMS
 
+pytestmark = pytest.mark.any_python
+
 ROOT = build_guest.ROOT
 
 # What C11, 4 promises to a freestanding program, and the one that the compiler calls unasked.

@@ -11,6 +11,8 @@ from pathlib import Path
 import build_guest
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 ROOT = build_guest.ROOT
 MAKE = shutil.which("make")
 # What every Debian has, as far as the Makefile and its scripts use it.

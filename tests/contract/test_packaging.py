@@ -142,6 +142,7 @@ class TestDistributions:
         assert len(versions) == 5
         assert fields["Author-email"]
 
+    @pytest.mark.any_python
     def test_the_sdist_holds_the_sources_and_nothing_that_is_built(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
             names = {name.partition("/")[2] for name in archive.getnames()}
@@ -154,6 +155,7 @@ class TestDistributions:
         generated = {"PKG-INFO", *COPIED} - set(SHIPPED)
         assert names == sources | generated
 
+    @pytest.mark.any_python
     def test_the_tree_builds_the_same_wheel_as_the_sdist(self, wheel: Path, tmp_path: Path) -> None:
         tree = copy_tree(tmp_path / "a-folder-with-a-longer-name" / "tree")
         run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=tree)
@@ -187,6 +189,7 @@ build_wheel("dist")
 
 
 @pytest.mark.slow
+@pytest.mark.any_python
 class TestOtherMachines:
     @pytest.mark.parametrize(
         ("system", "machine", "found"),
@@ -223,6 +226,7 @@ class TestOtherMachines:
         assert not list((tree / "dist").glob("*"))
 
 
+@pytest.mark.any_python
 class TestPayload:
     def test_its_bytes_do_not_depend_on_the_folder(self, tmp_path: Path) -> None:
         trees = [copy_tree(tmp_path / name / "tree") for name in ("a", "another-name")]

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import build_guest
+import pytest
+
+pytestmark = pytest.mark.any_python
 
 ROOT = build_guest.ROOT
 FOLDERS = ("abi", "bin", "docs", "guest", "scripts", "shared", "tests", "vmm")

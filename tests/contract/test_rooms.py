@@ -14,6 +14,8 @@ import pytest
 
 from tests.contract.rooms import ROOMS
 
+pytestmark = pytest.mark.any_python
+
 ROOT = build_guest.ROOT
 
 # Room of the host, or a file that differs from its room: what it may import of the standard

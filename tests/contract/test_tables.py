@@ -7,10 +7,13 @@ import subprocess
 import sys
 
 import build_guest
+import pytest
 
 from instar import abi
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.request.options import OPTIONS, PERMISSIONS
+
+pytestmark = pytest.mark.any_python
 
 ROOT = build_guest.ROOT
 SCRIPT = ROOT / "scripts" / "generate_tables"

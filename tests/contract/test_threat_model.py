@@ -7,6 +7,8 @@ import re
 import build_guest
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 ROOT = build_guest.ROOT
 PAGE = ROOT / "docs" / "threat-model.md"
 NAMED = re.compile(r"`(tests/[\w/]+/test_\w+\.py)(?:::(test_\w+))?`")

@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tests.support.forge import layout
 from tests.support.forge.clusters import Cluster, Compressed, RawEntry, StandardCluster, Subclusters
 from tests.support.forge.space import Space, SparseFile
 
 SECTOR = 512
+
+
+# The layout is written for reading, and slow: what it makes of the same values is remembered.
+@lru_cache(1 << 16)
+def _standard_word(cluster_bits: int, *, copied: bool, host: int, zeros: bool) -> int:
+    word = layout.l2_entry(cluster_bits).build(
+        {
+            "copied": copied,
+            "compressed": False,
+            "cluster": {"host_cluster_offset": host, "reads_as_zeros": zeros},
+        }
+    )
+    return int.from_bytes(word, "big")
+
+
+@lru_cache(1 << 16)
+def _bitmap_word(allocated: int, zeros: int) -> int:
+    bitmap = layout.SubclusterBitmap.build({"allocated": allocated, "reads_as_zeros": zeros})
+    return int.from_bytes(bitmap, "big")
 
 
 @dataclass(frozen=True)
@@ -147,21 +167,16 @@ class Mapper:
         stored = cluster.stored(size)
         offset = 0 if stored is None else self._host(name, index, stored)
         allocated, zeros = cluster.subclusters()
-        word = layout.l2_entry(self._geometry.cluster_bits).build(
-            {
-                # Clusters of a data file have an implicit refcount of one.
-                "copied": stored is not None and self._data_file is not None,
-                "compressed": False,
-                "cluster": {
-                    "host_cluster_offset": offset,
-                    "reads_as_zeros": bool(zeros) and not self._geometry.extended_l2,
-                },
-            }
+        word = _standard_word(
+            self._geometry.cluster_bits,
+            # Clusters of a data file have an implicit refcount of one.
+            copied=stored is not None and self._data_file is not None,
+            host=offset,
+            zeros=bool(zeros) and not self._geometry.extended_l2,
         )
-        bitmap = layout.SubclusterBitmap.build({"allocated": allocated, "reads_as_zeros": zeros})
         counted = stored is not None and self._data_file is None
         host = range(offset, offset + size) if counted else range(0)
-        return Entry(int.from_bytes(word, "big"), int.from_bytes(bitmap, "big"), host)
+        return Entry(word, _bitmap_word(allocated, zeros), host)
 
     def _host(self, name: str, index: int, stored: bytes) -> int:
         if self._data_file is not None:
