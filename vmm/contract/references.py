@@ -7,10 +7,10 @@ hostile, but the guest has accepted them: an entry that cannot be is its fault.
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from struct import unpack
 
+from ..base.arrays import array
 from ..base.errors import GuestFault
 from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, stored
