@@ -44,3 +44,24 @@ def plot_throughput(best: dict[str, float], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def plot_factors(factors: dict[str, float], path: Path) -> None:
+    """Write how many times as fast as qemu-img instar is at each thing as an SVG file."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "instar"
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 2.8))
+    names = list(reversed(factors))
+    bars = axis.barh(names, [factors[name] for name in names])
+    axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
+    axis.set_xscale("log")
+    axis.axvline(1, color="black", linewidth=0.8)
+    axis.margins(x=0.1)
+    axis.set_xlabel("times as fast as qemu-img")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)

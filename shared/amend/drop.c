@@ -7,6 +7,7 @@
 #include "qcow2/l2.h"
 #include "qcow2/qcow2.h"
 
+#define PROGRESS_STEPS 100u
 #define ENTRY_WORK 128u /* to look at an L1 entry takes as long as to read so many bytes */
 
 /* Parts of L2 tables that are read together. */
@@ -103,6 +104,8 @@ bool drop_tables(struct books *books, uint64_t first, uint64_t end)
         if (!entry || !spend(&image->file.budget, ENTRY_WORK))
             return false;
         uint64_t table = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK;
+        if ((i - first) % ((end - first) / PROGRESS_STEPS + 1) == 0)
+            report_progress(&image->file, i - first, end - first);
         if (table == 0)
             continue;
         if (!is_cluster(image, table))

@@ -18,6 +18,7 @@
 #define BLOCKS_SIZE (BATCH_SIZE - COUNT_SOURCE_SIZE - 2 * BITMAP_SIZE)
 #define PIECE 4096u /* of zeros; smaller ones in a file are written */
 #define NONE UINT64_MAX
+#define PROGRESS_STEPS 50u /* of each of the two times */
 
 struct recoding {
     struct qcow2_image *image;
@@ -34,7 +35,20 @@ struct recoding {
     uint64_t index; /* of the block that is being written; NONE before the first one */
     uint64_t block; /* where it is */
     struct stream blocks, table;
+    uint64_t passed, told; /* clusters of both times, for the progress */
 };
+
+/* Tell how far it is, at the cluster with this number of the one time or the other. */
+static void tell_progress(struct recoding *r, uint64_t cluster)
+{
+    const struct image *file = &r->image->file;
+    uint64_t once = (file->end >> r->image->header.cluster_bits) + 1;
+    uint64_t done = r->passed + (cluster < once ? cluster : once);
+    if (done - r->told < once / PROGRESS_STEPS)
+        return;
+    r->told = done;
+    report_progress(file, done, 2 * once);
+}
 
 /* Show each refcount of the source that is not 0. False: refused. */
 static bool visit_counts(struct recoding *r,
@@ -47,6 +61,7 @@ static bool visit_counts(struct recoding *r,
             return false;
         if (s.count == 0)
             return true;
+        tell_progress(r, s.first);
         uint32_t step = 64u >> s.order; /* refcounts in 8 bytes */
         const uint8_t *bytes = s.refcounts;
         for (uint64_t at = 0; at < s.count; at += step, bytes += 8) {
@@ -176,6 +191,7 @@ static bool write_structures(struct recoding *r)
     r->index = NONE;
     r->table_mark = r->places.table;
     next_block_mark(r);
+    r->passed = (r->image->file.end >> bits) + 1;
     return visit_counts(r, write_count) && put_marks(r, NONE) && finish(r);
 }
 

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 import instar
-from tests.support.forge import Data, Extension, Image, layout, parse_extensions, parse_header
+from instar.vmm.request.options import BY_KEY
+from tests.support.forge import (
+    Data,
+    Extension,
+    Image,
+    Zero,
+    layout,
+    parse_extensions,
+    parse_header,
+)
 
 pytestmark = pytest.mark.kvm
 
@@ -32,15 +41,33 @@ REQUESTS: dict[str, tuple[Image, dict[str, Any]]] = {
     "no data file": (Image(**EXTERNAL), {"data_file": ""}),
     "raw off": (Image(**EXTERNAL), {"data_file_raw": False}),
     "raw on": (Image(**EXTERNAL), {"data_file_raw": True}),
+    "down": (Image(clusters={0: Zero()}, **BACKED), {"compat": "0.10"}),
+    "up": (Image(version=2, **BACKED), {"compat": "1.1", "lazy_refcounts": True}),
+    "width": (Image(**BACKED), {"refcount_bits": 64}),
+    "width with a data file": (Image(**EXTERNAL), {"refcount_bits": 8}),
+    "larger": (Image(**BACKED), {"size": 1 << 40, "max_growth": "1T"}),
+    "larger with a data file": (Image(**EXTERNAL), {"size": 1 << 40}),
+    "smaller": (Image(**BACKED), {"size": 512, "shrink": True}),
+    "smaller with a data file": (Image(**EXTERNAL), {"size": 512, "shrink": True}),
+    "steps": (Image(version=2, **BACKED), {"compat": "1.1", "size": 512, "shrink": True}),
 }
 
 
 def command(options: dict[str, Any]) -> list[str]:
     """The arguments of the command for these keywords."""
-    told = {key: {True: "on", False: "off"}.get(value, value) for key, value in options.items()}
-    change = ["--change-backing"] if told.pop("change_backing", None) else []
-    text = ",".join(f"{key}={value}" for key, value in told.items())
-    return ["amend", *change, "-o", text]
+    given = {key: value for key, value in options.items() if key not in BY_KEY}
+    flags = [f"--{key.replace('_', '-')}" for key, value in given.items() if value is True]
+    flags += [f"--max-growth={given['max_growth']}"] if "max_growth" in given else []
+    told = {key: value for key, value in options.items() if key in BY_KEY}
+    words = {True: "on", False: "off"}
+    text = ",".join(
+        f"{key}={words[value] if isinstance(value, bool) else value}" for key, value in told.items()
+    )
+    return ["amend", *flags, "-o", text]
+
+
+def test_every_option_is_asked_for() -> None:
+    assert {key for _, options in REQUESTS.values() for key in options} >= BY_KEY.keys()
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
