@@ -7,8 +7,14 @@ test_contract_rogues.py.
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instar import abi
+from instar.abi import INSTAR_PHASE_MAPPING as MAPPING
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.terms import Original
 from tests.support.forge import Bitmap, Data, Image, Reader, Zero, faults, find_extension, layout
 from tests.support.reference import Model, downgrade, upgrade
 from tests.support.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
@@ -77,6 +83,49 @@ def test_tables_that_only_lose_plain_zero_clusters_are_read_once() -> None:
     assert len(tables) == 3
     assert sorted(at for at, _ in model.case.reads if at in tables) == sorted(tables)
     assert_same_contents(image, model)
+
+
+def test_tables_in_a_row_are_read_together() -> None:
+    """A file may have very many in holes, where to read them one by one is all the work."""
+    image = Image(**SMALL, clusters={n: Data(b"a") for n in range(0, 2048, 64)})
+    model = downgrade(image)
+    model.case.judge()
+    regions = [region for name, region in image.regions().items() if "l2_table" in name]
+    assert len(regions) == 32
+    starts = {region.start for region in regions}
+    rows = sum(start - 512 not in starts for start in starts)
+    reads = [at for at, _ in model.case.reads if at in starts]
+    assert len(reads) == rows < len(regions)
+
+
+@pytest.mark.parametrize("table", [0, 5, 31])
+def test_of_tables_in_a_row_the_one_with_a_zero_cluster_is_named(table: int) -> None:
+    clusters = {n: Data(b"a") for n in range(0, 2048, 64)}
+    zero = table * 64 + 1
+    image = Image(**SMALL, clusters={**clusters, zero: Zero()})
+    model = downgrade(image)
+    model.case.phases[MAPPING].clear()
+    place = image.regions()[f"l2_table[{table}]"].start
+    with pytest.raises(GuestFault, match=f"leaves zero clusters in the L2 table at {place:#x}$"):
+        model.case.judge()
+
+
+@given(
+    st.sets(st.integers(0, 300)),
+    st.sets(st.integers(0, 300)),
+    st.sampled_from([9, 12, 16, 21]),
+    st.integers(1, 300),
+)
+def test_rows_have_each_cluster_once(
+    clusters: set[int], alone: set[int], bits: int, end: int
+) -> None:
+    file = Original(lambda _offset, size: bytes(size), end << bits, 1 << 40)
+    rows = list(Disk(file, bits, 0).rows(clusters, alone))
+    assert [cluster for row in rows for cluster in row] == sorted(clusters)
+    for row in rows:
+        assert len(row) == 1 or not alone & set(row)
+        assert len(row) == 1 or len(row) << bits <= 1 << 16
+        assert row.start >= end or row.stop <= end
 
 
 def test_each_window_of_refcounts_is_read_once() -> None:

@@ -14,7 +14,7 @@ from ..base.refusals import change_limit, work_limit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from .terms import Original
 
@@ -141,6 +141,22 @@ class Disk:
         """Read `size` bytes as read() does, a MiB at a time."""
         for at in range(offset, offset + size, PIECE):
             yield self.read(at, min(PIECE, offset + size - at))
+
+    def rows(self, clusters: Iterable[int], alone: Container[int] = ()) -> Iterator[range]:
+        """Clusters in any order as ascending rows, each worth one read; some come alone."""
+        most, end = max(_NEAR >> self.cluster_bits, 1), self._end >> self.cluster_bits
+        first = stop = -1
+        for cluster in sorted(clusters):
+            if cluster != stop or stop - first == most or cluster == end or cluster in alone:
+                if first < stop:
+                    yield range(first, stop)
+                first = cluster
+            stop = cluster + 1
+            if cluster in alone:
+                yield range(first, stop)
+                first = stop = -1
+        if first < stop:
+            yield range(first, stop)
 
     def clusters(self, offset: int, size: int) -> range:
         """The numbers of the clusters of a structure. GuestFault if it does not begin one."""

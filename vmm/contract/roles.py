@@ -130,9 +130,10 @@ class Roles:
         are not, if the image gets that version. `plain` says that the former are not judged yet.
         """
         size = self._disk.cluster_size
-        for table in sorted(tables):
-            start = table << self._disk.cluster_bits
-            for at, data in enumerate(self._disk.pieces(start, size)):
+        # What is written is looked at table by table, what is not in rows.
+        for row in self._disk.rows(tables, alone=self._touched.l2_tables):
+            table, start = row.start, row.start << self._disk.cluster_bits
+            for at, data in enumerate(self._disk.pieces(start, len(row) * size)):
                 written = table in self._touched.l2_tables
                 piece = data
                 if not written:
@@ -175,7 +176,7 @@ class Roles:
 
     def _flush(self, version_2: Version2 | None = None) -> None:
         if version_2 and self._unwritten:
-            version_2.judge_tables(self._unwritten)
+            version_2.judge_tables(self._unwritten, self._disk.cluster_size)
         self._unwritten.clear()
         self._touched.keep_data(b"".join(self._batch))
         self._batch.clear()

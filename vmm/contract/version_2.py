@@ -34,13 +34,17 @@ class Version2:
         if not snapshots.fit_version_2():
             raise GuestFault("the guest leaves a snapshot that version 2 cannot say")
 
-    def judge_tables(self, tables: list[tuple[int, bytes]]) -> None:
-        """The same as judge_table() for many that are not written, by their offsets."""
+    def judge_tables(self, rows: list[tuple[int, bytes]], size: int) -> None:
+        """The same as judge_table() for tables in rows, none of which is written, by their offsets.
+
+        `size` is that of a cluster.
+        """
         try:
-            self.judge_table(b"".join([data for _, data in tables]), tables[0][0])
+            self.judge_table(b"".join([data for _, data in rows]), rows[0][0])
         except GuestFault:
-            for offset, data in tables:
-                self.judge_table(data, offset)
+            for offset, data in rows:
+                for at in range(0, len(data), size):
+                    self.judge_table(data[at : at + size], offset + at)
 
     def judge_table(self, table: bytes, offset: int, *, written: bool = False) -> None:
         """GuestFault for an entry that version 2 does not know, in a part of an L2 table as it is.
@@ -81,9 +85,9 @@ def judge_untouched(original: Original, before: HeaderView) -> None:
         )
         judgement.judge_snapshots(snapshots)
         layers = [(fields["l1_table_offset"], fields["l1_size"]), *snapshots.l1_tables]
-        for table in sorted(l2_tables(disk, layers, set())):
-            start = table << disk.cluster_bits
-            for piece in disk.pieces(start, disk.cluster_size):
-                judgement.judge_table(piece, start)
+        for row in disk.rows(l2_tables(disk, layers, set())):
+            start = row.start << disk.cluster_bits
+            for piece in disk.pieces(start, len(row) * disk.cluster_size):
+                judgement.judge_tables([(start, piece)], disk.cluster_size)
     except OutsideError as error:
         raise GuestFault(str(error)) from error
