@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from instar.vmm.inspect.api import (
         CheckOutcome,
         InfoOutcome,
-        check,
         check_many,
         info,
         info_many,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from instar.vmm.inspect.policy import Policy, Violation
     from instar.vmm.inspect.references import Reference
     from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
+    from instar.vmm.repair import check
 
 __version__ = "0.1.0"
 
@@ -89,7 +89,7 @@ _MODULES = {  # where they are, but for the errors
     "Violation": "inspect.policy",
     "amend": "api",
     "amend_many": "fleet.many",
-    "check": "inspect.api",
+    "check": "repair",
     "check_many": "inspect.api",
     "info": "inspect.api",
     "info_many": "inspect.api",

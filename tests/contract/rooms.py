@@ -17,11 +17,24 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # The host.
     "vmm/__main__.py": ("vmm/cli",),
     "vmm/public.py": (
-        *("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/inspect", "vmm/base"),
+        *("vmm/api.py", "vmm/repair.py", "vmm/fleet", "vmm/amend", "vmm/contract"),
+        *("vmm/inspect", "vmm/base"),
     ),
     "vmm/cli": (
-        *("vmm/api.py", "vmm/fleet", "vmm/amend", "vmm/contract", "vmm/inspect", "vmm/machine"),
+        *(
+            "vmm/api.py",
+            "vmm/repair.py",
+            "vmm/fleet",
+            "vmm/amend",
+            "vmm/contract",
+            "vmm/inspect",
+            "vmm/machine",
+        ),
         *("vmm/confine", "vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
+    ),
+    "vmm/repair.py": (
+        *("vmm/amend", "vmm/inspect", "vmm/machine", "vmm/image", "vmm/request", "vmm/base"),
+        "abi",
     ),
     "vmm/api.py": ("vmm/fleet", "vmm/amend", "vmm/machine", "vmm/request", "vmm/base"),
     "vmm/fleet": (

@@ -27,6 +27,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/public.py": {"sys"},
     "vmm/cli": ANYTHING | {"tqdm"},  # for a progress bar, where it is installed
     "vmm/api.py": {"sys"},
+    "vmm/repair.py": {"os", "sys"},
     "vmm/fleet": ANYTHING,
     "vmm/amend": {"_thread", "logging", "os", "struct", "sys"},
     "vmm/amend/chain.py": {"time"},

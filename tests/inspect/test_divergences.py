@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import build_guest
 
-from tests.inspect.divergences import CHECK, explain, table
+from tests.inspect.divergences import CHECK, REPAIR, explain, table
 
 
 def test_the_pages_have_the_tables_of_the_registry() -> None:
     docs = build_guest.ROOT / "docs"
     assert table() in (docs / "info.md").read_text("utf-8")
-    assert table(CHECK) in (docs / "check.md").read_text("utf-8")
+    for registry in (CHECK, REPAIR):
+        assert table(registry) in (docs / "check.md").read_text("utf-8")
 
 
 def test_what_is_not_listed_is_a_defect() -> None:

@@ -156,3 +156,16 @@ def test_byte_range_lock_of_another_program_is_refused(image: Path) -> None:
     assert done.returncode == 1
     assert "lock" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("extent", ["leaks", "all"])
+def test_an_image_that_qemu_uses_is_not_repaired(image: Path, qemu: Qemu, extent: str) -> None:
+    before = image.read_bytes(), image.stat().st_mtime_ns
+    with serve(qemu, image):
+        with pytest.raises(instar.ImageLocked):
+            instar.check(image, repair=extent)  # type: ignore[arg-type]
+        command = [*INSTAR, "amend", "--repair", str(image)]
+        refused = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert refused.returncode == 1
+        assert b"lock" in refused.stderr
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == before

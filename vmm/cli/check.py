@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from ..base.errors import UsageError
 from ..base.escape import escape
 from ..base.supported import check_machine
 from ..inspect import check_image
@@ -14,13 +17,14 @@ from .report import show_debug, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .look import Confine
     from .report import Report
 
     Document = dict[str, Any]
+    Look = Callable[[str], Document]
 
 _WORST = (1, 2, 3, 0)
 """Exit statuses, the worst first: not checked, corrupt, leaks, sound."""
@@ -37,12 +41,23 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     check_format(flags.get("format"))
     check_machine()
     confine = confiner(required="require-confinement" in flags)
+    confined = read.jobs is not None or own_process or "repair" in flags
+    look: Look = partial(_look, flags=flags, timeout=timeout, confine=confine if confined else None)
+    runs = 1
+    if "repair" in flags:
+        from .mend import RUNS, mend_each
+
+        look, runs = mend_each(look, flags, timeout), RUNS
+    elif named := flags.keys() & {"dry-run", "max-growth"}:
+        raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
     if read.jobs is None:
-        document = _look(read.files[0], flags, timeout, confine if own_process else None)
+        document = look(read.files[0])
+        if "error" in document:
+            return report.told_error(document)
         return _tell(document, report, quiet=quiet)
     report.use_lines()
     found = {0}
-    documents = look_at_each(read, lambda name: _look(name, flags, timeout, confine), timeout)
+    documents = look_at_each(read, look, runs * timeout)
     for number, document in enumerate(documents):
         if number and not report.is_json and not quiet:
             write("stdout", "\n")
@@ -55,7 +70,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     return next(status for status in _WORST if status in found)
 
 
-def _look(name: str, flags: dict[str, str], timeout: float, confine: Confine | None) -> Document:
+def _look(name: str, *, flags: dict[str, str], timeout: float, confine: Confine | None) -> Document:
     with Looker("check") as looker:
         result = check_image(
             *(name, looker),
@@ -71,13 +86,37 @@ def _tell(document: Document, report: Report, *, quiet: bool, named: bool = Fals
     """Report one image; return its exit status."""
     report.document(document)
     if not report.is_json:
-        for finding in document["findings"]:
-            word = "Leaked" if finding["counts_as"] == "leaks" else "ERROR"
-            write("stderr", f"{word}: {escape(str(finding['message']))}\n")
+        if "repair" in document:
+            _show_findings(document["repair"]["findings"])
+            if not quiet:
+                write("stdout", _describe_repair(document))
+        _show_findings(document["findings"])
         if not quiet:
             head = [f"image: {escape(document['filename'])}"] if named else []
             write("stdout", "".join(f"{line}\n" for line in (*head, *_lines(document))))
     return int(document["exit-status"])
+
+
+def _show_findings(findings: list[Document]) -> None:
+    for finding in findings:
+        word = "Leaked" if finding["counts_as"] == "leaks" else "ERROR"
+        write("stderr", f"{word}: {escape(str(finding['message']))}\n")
+
+
+def _describe_repair(document: Document) -> str:
+    """What people are told of a repair, in qemu-img's words."""
+    repair = document["repair"]
+    if repair["dry-run"]:
+        return f"A repair would write {repair['bytes-written']} bytes.\n\n"
+    leaks, corruptions = document.get("leaks-fixed", 0), document.get("corruptions-fixed", 0)
+    if not leaks and not corruptions:
+        return ""
+    return (
+        "The following inconsistencies were found and repaired:\n\n"
+        f"    {leaks} leaked clusters\n"
+        f"    {corruptions} corruptions\n\n"
+        "Double checking the fixed image now...\n"
+    )
 
 
 def _lines(document: Document) -> Iterator[str]:

@@ -247,21 +247,34 @@ sandbox; any other file is recognised by its signature. Nothing that an image na
 
 CHECK = Command(
     name="check",
-    usage=("instar check [FLAG...] FILENAME...",),
-    summary="compare the refcounts and flags of qcow2 images with their tables, and write nothing",
+    usage=("instar check [-r leaks|all] [FLAG...] FILENAME...",),
+    summary="compare the refcounts and flags of qcow2 images with their tables, or repair them",
     text="""\
 Compare the refcounts and flags of the qcow2 image FILENAME, or of each of many, with what its
-tables refer to, in a sandbox. Nothing is written, and nothing that an image names is opened. The
-exit status is 0 for a sound image, 1 for one that was not checked to its end, 2 for a corrupt one,
-and 3 for one that has leaked clusters and nothing worse.
+tables refer to, in a sandbox. Without -r nothing is written; nothing that an image names is opened.
+What only a guess could repair is refused. The exit status is 0 for a sound image, 1 for one that
+was not checked to its end or not repaired, 2 for a corrupt one, and 3 for one that has leaked
+clusters and nothing worse.
 """,
     flags=(
         _FORMAT,
+        Flag(
+            "repair",
+            "repair leaks, or all that is wrong, and check the image again",
+            short="r",
+            metavar="leaks|all",
+            values=("leaks", "all"),
+        ),
+        Flag("dry-run", "with -r: say what would be written, and write nothing"),
+        Flag("max-growth", "with -r: how far the file may grow, by default 1G", metavar="SIZE"),
         Flag("cache", "accepted for the sake of qemu-img; has no effect", "T", "CACHE"),
         Flag("quiet", "print nothing but errors", short="q"),
         *_SHARED,
     ),
-    examples=(("instar check disk.qcow2", "is this image sound?"),),
+    examples=(
+        ("instar check disk.qcow2", "is this image sound?"),
+        ("instar check -r all disk.qcow2", "repair its refcounts, and check it again"),
+    ),
 )
 
 DOCTOR = Command(

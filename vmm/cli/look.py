@@ -108,6 +108,15 @@ def look_at_each(
             child.kill()
 
 
+def look_in_child(name: str, look: Callable[[str], Document], timeout: float) -> Document:
+    """Have `look` done in a child for one name."""
+    child = _Child(name, look)
+    try:
+        return child.finish(timeout + MARGIN)
+    finally:
+        child.kill()
+
+
 class _Child:
     """A forked process that looks at one image, and a pipe from it."""
 

@@ -7,7 +7,6 @@ hostile, but the guest has accepted them: an entry that cannot be is its fault.
 
 from __future__ import annotations
 
-from collections import Counter
 from struct import unpack
 
 from ..base.arrays import array
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from .disk import Disk
 
 _SECTOR = 512
-_TABLE_MEMORY = 200  # bytes for an L2 table in a set and in a Counter
+_TABLE_MEMORY = 200  # bytes for an L2 table in a set and in a dict
 _ENTRY_WORK = 8  # bytes: to count an entry takes as long as reading so many more
 _CLUSTERS_MAX = 1 << 25  # of an image whose references are counted
 
@@ -50,7 +49,7 @@ class References:
         features = header.fields.get("incompatible_features", 0)
         self.has_data_file = bool(features & INCOMPATIBLE_DATA_FILE)
         self._words = 2 if features & INCOMPATIBLE_EXTENDED_L2 else 1
-        self.tables: Counter[int] = Counter()
+        self.tables: dict[int, int] = {}
         """The clusters of L2 tables, and how many L1 entries name each."""
         self.active: set[int] = set()
         """Those that the active L1 table names."""
@@ -97,7 +96,7 @@ class References:
                     cluster = place >> disk.cluster_bits
                     if cluster not in self.tables:
                         disk.hold(_TABLE_MEMORY)
-                    self.tables[cluster] += 1
+                    self.tables[cluster] = self.tables.get(cluster, 0) + 1
                     self.counts[cluster] += 1
 
     def entries(self, table: int) -> Iterator[tuple[int, ...]]:

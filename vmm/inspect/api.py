@@ -134,36 +134,6 @@ def info_many(
     return look_at_many(look, paths, keywords, executor, chunk_size)
 
 
-def check(
-    path: PathLike,
-    *,
-    force_share: bool = False,
-    timeout: float = TIMEOUT,
-    debug: Callable[[str], None] | None = None,
-    payload: Payload | None = None,
-) -> CheckResult:
-    """Compare a qcow2 image's refcounts and flags with its tables; nothing is written.
-
-    All references are counted in the sandbox. The numbers are the guest's word.
-
-    Args:
-        path: the image, a regular file or a block device, which is opened read-only.
-        force_share: whether to check an image although another program may be writing to it.
-        timeout: how long the guest may run, in seconds.
-        debug: called with the guest's debug text.
-        payload: what to run instead of the installed payload.
-
-    Raises:
-        UsageError: an argument is invalid (the caller's fault).
-        HostError: this machine or the file failed.
-        ImageLocked: another process writes to the image.
-        ImageRejected: the file is no qcow2 image, or its header leaves nothing to check.
-        GuestFault: the guest broke its contract or exceeded a budget.
-    """
-    with Looker("check", payload=payload) as looker:
-        return check_image(*(path, looker), force_share=force_share, timeout=timeout, debug=debug)
-
-
 def check_many(
     paths: Iterable[PathLike],
     *,

@@ -72,6 +72,10 @@ class CheckResult:
     """Where the last cluster ends that is in use, in bytes."""
     findings: tuple[Finding, ...]
     """What was found: the first 12288, in the order of the check."""
+    leaks_fixed: int = 0
+    """Leaks that a repair has mended."""
+    corruptions_fixed: int = 0
+    """Corruptions that it has."""
     is_dirty: bool = False
     """Whether the image was not closed."""
     is_corrupt: bool = False
@@ -89,6 +93,14 @@ class CheckResult:
         if self.corruptions or self.overlaps:
             return 2
         return 3 if self.leaks else 0
+
+    def repaired_from(self, before: CheckResult) -> CheckResult:
+        """The same, of an image that was repaired, of which this was told before."""
+        fixed = {
+            "leaks_fixed": max(before.leaks - self.leaks, 0),
+            "corruptions_fixed": max(before.corruptions - self.corruptions, 0),
+        }
+        return CheckResult(**{**vars(self), **fixed})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the command's JSON document: that of `qemu-img check`, and more."""
@@ -110,6 +122,8 @@ class CheckResult:
             "compressed-clusters": self.compressed_clusters,
             "corruptions": self.corruptions,
             "leaks": self.leaks,
+            "corruptions-fixed": self.corruptions_fixed,
+            "leaks-fixed": self.leaks_fixed,
         }
         return {**document, **{key: value for key, value in optional.items() if value}}
 

@@ -1,0 +1,209 @@
+"""Test side: `instar check -r` and instar.check(repair=...) mend what qemu-img mends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import instar
+from tests.repair.repairing import losses, refusal_of
+from tests.support import qemu as oracle
+from tests.support.forge import Compressed, Data, Extension, Image, Snapshot
+from tests.support.forge.clusters import RawEntry
+from tests.support.qemu import Qemu
+
+pytestmark = pytest.mark.kvm
+
+VERSIONS = oracle.all_versions()
+IMAGE = Image(
+    cluster_bits=9,
+    size=64 << 9,
+    clusters={0: Data(b"a"), 3: Data(b"b"), 4: Compressed(b"c" * 30)},
+    snapshots=[Snapshot(name=b"s", clusters={0: Data(b"other")})],
+)
+PLACES = {name: place.start >> 9 for name, place in IMAGE.regions().items()}
+A, B = PLACES["data[0]"], PLACES["data[3]"]
+IMAGES = {
+    "leaks": replace(IMAGE, refcounts={A: 3, PLACES["l1_table"]: 2}),
+    "dirty leaks": replace(IMAGE, dirty=True, refcounts={A: 3}),
+    "too low": replace(IMAGE, refcounts={A: 0}),
+    "both": replace(IMAGE, refcounts={A: 0, B: 2}),
+    "flags": IMAGE,
+    "dirty": replace(IMAGE, dirty=True),
+    "no refcount": replace(IMAGE, refcounts=dict.fromkeys(range(60), 0)),
+    "sound": IMAGE,
+}
+
+
+def write(name: str, folder: Path) -> Path:
+    image = folder / "t.qcow2"
+    IMAGES[name].write(image)
+    if name == "flags":
+        data = bytearray(image.read_bytes())
+        data[PLACES["l2_table[0]"] << 9] ^= 0x80
+        data[PLACES["l1_table"] << 9] ^= 0x80
+        image.write_bytes(data)
+    return image
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("instar"), *arguments]
+    return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", timeout=60)
+
+
+def qemu_repairs(qemu: Qemu, image: Path, extent: str) -> dict[str, Any]:
+    run = qemu.img("check", "--output=json", "-f", "qcow2", "-r", extent, str(image))
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+@pytest.mark.parametrize("extent", ["leaks", "all"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_repair_mends_what_qemu_mends_and_says_so(name: str, extent: str, tmp_path: Path) -> None:
+    image = write(name, tmp_path)
+    theirs, original = tmp_path / "theirs.qcow2", tmp_path / "original.qcow2"
+    for copy in (theirs, original):
+        shutil.copyfile(image, copy)
+    done = run("check", "-r", extent, "--output", "json", image)
+    document = json.loads(done.stdout)
+    left = extent == "leaks" and name in ("too low", "both", "no refcount")
+    assert done.returncode == document["exit-status"] == (2 if left else 0), done.stderr
+    if left:  # of which qemu-img says that it would have to write all refcounts anew
+        assert not document.get("leaks")
+        assert oracle.newest().compare(original, image)
+        return
+    assert losses(original, image, VERSIONS) == []
+    wanted = qemu_repairs(oracle.newest(), theirs, extent)
+    for key in ("leaks-fixed", "allocated-clusters", "check-errors"):
+        assert document.get(key, 0) == wanted.get(key, 0), key
+    # Flags that a wrong refcount contradicted count too; qemu mends the refcounts before it looks.
+    assert document.get("corruptions-fixed", 0) >= wanted.get("corruptions-fixed", 0)
+    assert not image.read_bytes()[79] & 1
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_library_does_what_the_command_does(name: str, tmp_path: Path) -> None:
+    image = write(name, tmp_path)
+    other = tmp_path / "other.qcow2"
+    shutil.copyfile(image, other)
+    result = instar.check(image, repair="all")
+    document = json.loads(run("check", "-r", "all", "--output", "json", other).stdout)
+    assert image.read_bytes() == other.read_bytes()
+    assert result.exit_status == 0
+    assert result.leaks_fixed == document.get("leaks-fixed", 0)
+    assert result.corruptions_fixed == document.get("corruptions-fixed", 0)
+
+
+def test_people_read_what_qemu_img_says(tmp_path: Path) -> None:
+    done = run("check", "-r", "all", write("both", tmp_path))
+    assert done.stdout.startswith(
+        "The following inconsistencies were found and repaired:\n\n"
+        "    1 leaked clusters\n    3 corruptions\n\n"
+        "Double checking the fixed image now...\n"
+        "No errors were found on the image.\n"
+    )
+    assert done.stderr.count("\n") == 4
+
+
+def test_a_sound_image_is_not_written(tmp_path: Path) -> None:
+    image = write("sound", tmp_path)
+    before, time = image.read_bytes(), image.stat().st_mtime_ns
+    for extent in ("leaks", "all"):
+        assert run("check", "-r", extent, image).returncode == 0
+        assert instar.check(image, repair=extent).exit_status == 0
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == (before, time)
+
+
+def test_a_dry_run_writes_nothing_and_says_how_much_it_would(tmp_path: Path) -> None:
+    image = write("both", tmp_path)
+    before, time = image.read_bytes(), image.stat().st_mtime_ns
+    done = run("check", "-r", "all", "--dry-run", "--output", "json", image)
+    document = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == (before, time)
+    assert document["repair"]["dry-run"]
+    wet = json.loads(run("check", "-r", "all", "--output", "json", image).stdout)
+    assert document["repair"]["bytes-written"] == wet["repair"]["bytes-written"] > 0
+
+
+REFUSED = {
+    "repair_entry": replace(IMAGE, clusters={0: RawEntry(1 << 63 | 1 << 40)}),
+    "repair_extension": replace(IMAGE, refcounts={A: 2}, extensions=(Extension(0x1111, b"?"),)),
+    "corrupt": replace(IMAGE, corrupt=True, refcounts={A: 2}),
+}
+
+
+@pytest.mark.parametrize("extent", ["leaks", "all"])
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_refused_is_named_and_not_touched(reason: str, extent: Any, tmp_path: Path) -> None:
+    image = tmp_path / "t.qcow2"
+    REFUSED[reason].write(image)
+    assert refusal_of(image, lambda path: instar.check(path, repair=extent)) == reason
+    before, time = image.read_bytes(), image.stat().st_mtime_ns
+    done = run("check", "-r", extent, image)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == (before, time)
+
+
+def test_leaks_are_not_told_from_a_damaged_refcount_table(tmp_path: Path) -> None:
+    image = write("leaks", tmp_path)
+    data = bytearray(image.read_bytes())
+    table = PLACES["refcount_table"] << 9
+    data[table : table + 8] = (1 << 40).to_bytes(8, "big")
+    image.write_bytes(data)
+    assert refusal_of(image, lambda path: instar.check(path, repair="leaks")) == "repair_refcounts"
+    assert instar.check(image, repair="all").exit_status == 0
+
+
+def test_many_images_are_repaired_by_the_command(tmp_path: Path) -> None:
+    images = []
+    for number, name in enumerate(IMAGES):
+        image = tmp_path / f"{number}.qcow2"
+        IMAGES[name].write(image)
+        images.append(image)
+    done = run("check", "-r", "all", "--jobs", "2", "--output", "json", *images)
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["filename"] for one in documents] == [str(image) for image in images]
+    assert done.returncode == 0
+    assert all(oracle.newest().check(image).clean for image in images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (("-r", "some"), "use leaks or all"),
+        (("-r", "all", "-U"), "--force-share"),
+        (("-r", "all", "--debug"), "--debug"),
+        (("--dry-run",), "give -r leaks or -r all too"),
+        (("--max-growth", "1G"), "give -r leaks or -r all too"),
+        (("-r", "all", "--max-growth", "x"), "max-growth"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line(
+    arguments: tuple[str, ...], fault: str, tmp_path: Path
+) -> None:
+    image = write("leaks", tmp_path)
+    done = run("check", *arguments, image)
+    assert done.returncode in (1, 2)
+    assert fault in done.stderr
+    assert done.stderr.count("\n") == 1
+    with pytest.raises(instar.UsageError):
+        instar.check(image, repair="some")  # type: ignore[arg-type]
+    with pytest.raises(instar.UsageError):
+        instar.check(image, repair="all", force_share=True)
+
+
+def test_a_repair_that_needs_room_keeps_to_its_limit(tmp_path: Path) -> None:
+    image = write("too low", tmp_path)
+    act = lambda path: instar.check(path, repair="all", max_growth=512)  # noqa: E731
+    assert refusal_of(image, act) == "growth"
+    assert run("check", "-r", "all", "--max-growth", "512", image).returncode == 1
+    assert run("check", "-r", "all", "--max-growth", "64k", image).returncode == 0

@@ -1,0 +1,132 @@
+"""Host side: instar.check(), which looks at an image, and repairs it if it is asked to.
+
+A look writes nothing, and its numbers are the guest's word. A repair is an amend without options:
+planned by a guest, judged by the host, committed with barriers. Image and lock are held throughout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from instar.abi import INSTAR_RAM_MAX
+
+from .amend import carry_out, plan_steps, preload_steps
+from .base.errors import UsageError
+from .image.image_file import ImageFile
+from .image.locks import lock_image
+from .image.view import size_after
+from .inspect import check_image
+from .inspect.check import CheckResult, check_open, ram_for
+from .inspect.looker import Looker
+from .machine import Machine
+from .machine.payload import Payload, load_payload
+from .request import TIMEOUT, AmendRequest
+from .request.keywords import PathLike, check_path, check_timeout
+from .request.options import PERMITTED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Extent = Literal["leaks", "all"]
+else:  # typing would cost the command more than its look
+    Extent = str
+
+EXTENTS = ("leaks", "all")
+"""What a repair may be asked to mend."""
+
+
+def make_repair(
+    extent: object,
+    *,
+    max_growth: int | None = None,
+    dry_run: bool = False,
+    timeout: float = TIMEOUT,
+) -> AmendRequest:
+    """What `instar check -r` asks of an image. UsageError."""
+    if extent not in EXTENTS:
+        raise UsageError(f"a repair is of 'leaks' or of 'all', not of {extent!r:.60}")
+    check_timeout(timeout)
+    growth = PERMITTED["max_growth"].take(max_growth)
+    fields = {"timeout": timeout, "dry_run": dry_run, "ram_size": INSTAR_RAM_MAX}
+    return AmendRequest.of(mends=extent, max_growth=growth, **fields)
+
+
+def wants_repair(result: CheckResult) -> bool:
+    """Whether there is anything to be mended in an image that was checked."""
+    wrong = result.corruptions or result.overlaps or result.check_errors or result.is_dirty
+    return bool(result.leaks or wrong)
+
+
+def check(
+    path: PathLike,
+    *,
+    repair: Extent | None = None,
+    max_growth: int | None = None,
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    debug: Callable[[str], None] | None = None,
+    payload: Payload | None = None,
+) -> CheckResult:
+    """Compare a qcow2 image's refcounts and flags with its tables; write nothing but a repair.
+
+    All references are counted in the sandbox. The numbers are the guest's word; a repair the host
+    judges by counting for itself, and afterwards the image is checked again.
+
+    Args:
+        path: the image, a regular file or a block device, which is opened read-only, unless it is
+            to be repaired.
+        repair: "leaks" lets go of clusters that nothing refers to; "all" also raises refcounts and
+            mends flags, and an image that is marked dirty becomes clean. None repairs nothing.
+        max_growth: by how many bytes the file may grow in a repair; None stands for 1 GiB.
+        force_share: whether to check an image although another program may be writing to it.
+        timeout: how long the guest may run, in seconds, each time.
+        debug: called with the guest's debug text.
+        payload: what to run instead of the installed payload of a check.
+
+    Raises:
+        UsageError: an argument is invalid (the caller's fault).
+        HostError: this machine or the file failed.
+        ImageLocked: another process writes to the image, or for a repair uses it.
+        ImageRejected: the file is no qcow2 image, its header leaves nothing to check, or only a
+            guess could repair it; then it has not been touched.
+        GuestFault: the guest broke its contract or exceeded a budget.
+    """
+    with Looker("check", payload=payload) as looker:
+        if repair is None:
+            how = {"force_share": force_share, "timeout": timeout, "debug": debug}
+            return check_image(path, looker, **how)  # type: ignore[arg-type]
+        if force_share:
+            raise UsageError("an image that another program may be writing to cannot be repaired")
+        check_path(path)
+        request = make_repair(repair, max_growth=max_growth, timeout=timeout)
+        sys.audit("instar.check", path)
+        return _repair(path, looker, request, debug)
+
+
+def _repair(
+    path: PathLike, looker: Looker, request: AmendRequest, debug: Callable[[str], None] | None
+) -> CheckResult:
+    """Check, repair if there is anything to be, and check again."""
+    with ImageFile(os.fspath(path), writable=True, max_growth=request.max_growth) as image:
+        lock_image(image.fd, image.name)
+        looker.provide(ram_for(image))
+        before = check_open(looker, image, timeout=request.timeout, debug=debug)
+        if not wants_repair(before):
+            return before
+        _mend(image, request, debug)
+        looker.provide(ram_for(image))
+        after = check_open(looker, image, timeout=request.timeout, debug=debug)
+        return after.repaired_from(before)
+
+
+def _mend(image: ImageFile, request: AmendRequest, debug: Callable[[str], None] | None) -> None:
+    """Repair an image that is open and locked."""
+    payload = load_payload()
+    preload_steps((request,))
+    with Machine(payload, request.ram_size) as machine:
+        plans = plan_steps(machine, image, (request,), None, debug)
+    carry_out(image, request, plans, payload.sha256, None)
+    image.size = size_after(image.size, plans[0].outcome.staged)
