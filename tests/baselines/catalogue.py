@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.baselines import others, zeros
+from tests.baselines import options, others, zeros
 from tests.baselines.case import Case, label
 from tests.support.program import LUKS
 from tests.support.recipe import IMAGE
@@ -32,11 +32,12 @@ def _from_row(row: Row) -> Case:
 def _cases() -> Iterator[Case]:
     yield from zeros.cases()
     yield from others.cases()
-    for name, (options, recipe) in _ENCRYPTED.items():
-        yield Case(name=name, options=options, recipe=recipe, secret=True)
+    yield from options.cases()
+    for name, (asked, recipe) in _ENCRYPTED.items():
+        yield Case(name=name, options=asked, recipe=recipe, secret=True)
     yield Case(name="luks-no-secret", options="compat=0.10", files={IMAGE: LUKS})
-    for options in ("compat=0.10", "lazy_refcounts=on", "compat=1.1"):
-        yield Case(name=f"luks-{label(options)}", options=options, files={IMAGE: LUKS}, secret=True)
+    for asked in ("compat=0.10", "lazy_refcounts=on", "compat=1.1"):
+        yield Case(name=f"luks-{label(asked)}", options=asked, files={IMAGE: LUKS}, secret=True)
     for row in RECORDED:
         if row.name.startswith((*_ROWS, *_OWN_ROWS)):
             yield _from_row(row)
