@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,10 +125,13 @@ def compile_sources(sources: Sequence[Path], folder: Path, optimise: str = "-Os"
     # Names that say nothing of this machine: some of them end up in the image's symbols.
     mapping = [f"-ffile-prefix-map={ROOT}=.", f"-ffile-prefix-map={folder}=."]
     command = [*compiler(), *CFLAGS, optimise, *WARNINGS, *mapping, *includes]
-    made = []
-    for number, source in enumerate(sources):
-        made.append(folder / f"{number}-{source.stem}.o")
-        run_compiler([*command, "-c", _in_root(source)], made[-1])
+    made = [folder / f"{number}-{source.stem}.o" for number, source in enumerate(sources)]
+
+    def compile_one(source: Path, to: Path) -> None:
+        run_compiler([*command, "-c", _in_root(source)], to)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, made))
     return made
 
 

@@ -96,11 +96,12 @@ class Image(Description):
         """Store the active layer and the snapshots; returns the former and snapshots_offset."""
         mapper = Mapper(self.geometry, space, data_file)
         active = mapper.add("", self.clusters, self.size)
-        table = b""
+        entries = []
         for number, snapshot in enumerate(self.snapshots):
             size = self.size if snapshot.disk_size is None else snapshot.disk_size
             clusters = snapshot.layer_clusters(self.clusters, size, self.geometry)
             layer = mapper.add(f"snapshot[{number}].", clusters, size)
-            table += snapshot.table_entry(number + 1, size, layer)
+            entries.append(snapshot.table_entry(number + 1, size, layer))
         mapper.write()
+        table = b"".join(entries)
         return active, space.place("snapshot_table", table) if table else 0
