@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
@@ -13,6 +12,7 @@ import instar
 from instar.vmm import amend as use_case
 from instar.vmm.machine import Machine
 from tests.hostile.case import Case
+from tests.support.peak import forget_peak, peak
 from tests.support.verdicts import Request
 
 TIMEOUT = 5.0
@@ -57,12 +57,12 @@ class _Watched(Machine):
 def amend(path: Path, case: Case, request: Request) -> Outcome:
     """Amend an image. Whatever is raised besides a refusal is a defect."""
     _Watched.taken = (0, 0)
-    before = _start_measuring()
+    before = forget_peak()
     start = process_time()
     with patch.object(use_case, "Machine", _Watched):
         action, reasons, rewrites = _amend(path, case, request)
     seconds = process_time() - start
-    return Outcome(action, reasons, *_Watched.taken, _peak() - before, seconds, rewrites)
+    return Outcome(action, reasons, *_Watched.taken, peak() - before, seconds, rewrites)
 
 
 def _amend(path: Path, case: Case, request: Request) -> tuple[str, tuple[str, ...], bool]:
@@ -80,15 +80,3 @@ def _amend(path: Path, case: Case, request: Request) -> tuple[str, tuple[str, ..
         return "refused", tuple(refusal.name for refusal in error.refusals), False
     header = 1 << case.image.cluster_bits
     return result.action, (), any(part.offset >= header for part in result.ranges)
-
-
-def _start_measuring() -> int:
-    """Forget the peak of this process's memory; returns its present size (proc(5), clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) << 10

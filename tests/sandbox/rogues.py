@@ -2,7 +2,8 @@
 
 A payload is one C file in payloads/ that is named after what it does; it is compiled and linked as
 guest/amend is. `Rogues.run` amends an image with it, and sees to it that nothing but the outcome is
-left: no byte of the image is changed, nor its time, and no descriptor stays open.
+left: no byte of the image is changed, nor its time, and no descriptor stays open; and that it has
+cost no more memory and processor time than it may.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import build_guest
@@ -18,6 +20,7 @@ import instar
 from instar.vmm.machine import payload as payload_module
 from instar.vmm.machine.payload import Payload, load_payload
 from tests.support.forge import Extension, Image
+from tests.support.peak import forget_peak, peak
 
 FOLDER = Path(__file__).parent / "payloads"
 LIARS = "liars"
@@ -52,6 +55,12 @@ def open_descriptors() -> dict[str, str]:
     """The open descriptors of this process, with what each is."""
     folder = Path("/proc/self/fd")
     return {path.name: str(path.readlink()) for path in folder.iterdir() if path.is_symlink()}
+
+
+MEMORY = 64 << 20
+"""By how many bytes a payload may have this process grow, its guest memory included."""
+SECONDS = 2.0
+"""Of processor time that it may cost, its own included."""
 
 
 class Rogues:
@@ -90,10 +99,14 @@ class Rogues:
         os.utime(path, ns=(1, 1))
         contents, descriptors = path.read_bytes(), open_descriptors()
         error = None
+        size, start = forget_peak(), process_time()
         try:
             instar.amend(path, payload=payload, **{"timeout": 10, **set_.request, **options})
         except instar.InstarError as caught:
             error = caught
+        # Whatever it tried: for an endless guest its time limit comes on top.
+        assert process_time() - start < SECONDS + options.get("timeout", 0)
+        assert peak() - size < MEMORY
         assert path.read_bytes() == contents
         assert path.stat().st_mtime_ns == 1
         assert open_descriptors() == descriptors
