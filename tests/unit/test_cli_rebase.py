@@ -37,6 +37,10 @@ GOOD: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["-t", "none", "-T", "none", "-f", "qcow2", *UNSAFE, "d"],
         {**NEW, "cache": "none", "format": "qcow2"},
     ),
+    "as later versions have it": (
+        ["--backing-unsafe", "--backing-cache", "none", "-b", "new", "-B", "qcow2", "d"],
+        NEW,
+    ),
     "unsafe cache": (["-t", "unsafe", *UNSAFE, "d"], {**NEW, "cache": "unsafe"}),
     "dry run": (["--dry-run", *UNSAFE, "-q", "d"], {**NEW, "dry_run": True}),
     "timeout": (["--timeout", "2", *UNSAFE, "d"], {**NEW, "timeout": 2.0}),

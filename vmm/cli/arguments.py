@@ -35,6 +35,8 @@ class Flag:
     """What the help text calls its value, or "" if it takes none."""
     values: tuple[str, ...] = ()
     """The values that a shell may offer; FILES stands for the names of files."""
+    aliases: tuple[str, ...] = ()
+    """Other letters and long forms, as some versions of qemu-img have it; no help shows them."""
     yields: bool = False
     """Whether an abbreviation that means another flag as well means that one: qemu-img's."""
 
@@ -120,8 +122,8 @@ def _read_long(argument: str, rest: Iterator[str], flags: Sequence[Flag]) -> tup
 
 def _find_long(name: str, flags: Sequence[Flag]) -> Flag:
     """Return the flag of this name, or else the only one whose name begins with it."""
-    found = [flag for flag in flags if flag.name.startswith(name)]
-    exact = [flag for flag in found if flag.name == name]
+    found = [flag for flag in flags if flag.name.startswith(name) or name in flag.aliases]
+    exact = [flag for flag in found if flag.name == name or name in flag.aliases]
     meant = exact or [flag for flag in found if not flag.yields] or found
     if len(meant) == 1:
         return meant[0]
@@ -135,7 +137,7 @@ def _read_cluster(
     letters: str, rest: Iterator[str], flags: Sequence[Flag]
 ) -> Iterator[tuple[str, str]]:
     """Read short flags; what follows one that takes a value, if anything, is its value."""
-    by_letter = {flag.short: flag for flag in flags if flag.short}
+    by_letter = {letter: flag for flag in flags for letter in (flag.short, *flag.aliases)}
     for index, letter in enumerate(letters, 1):
         flag = by_letter.get(letter)
         if flag is None:

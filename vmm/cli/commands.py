@@ -138,7 +138,12 @@ No backing file is looked at: what a disk reads changes wherever the old and the
 Without -u qemu-img copies what differs; that is not offered here.
 """,
     flags=(
-        Flag("unsafe", "change the name only; must be given", short="u"),
+        Flag(
+            "unsafe",
+            "change the name only; must be given",
+            short="u",
+            aliases=("backing-unsafe",),
+        ),
         Flag("backing", "the new backing file; '' for none", short="b", metavar="BACKING"),
         Flag(
             "backing-format",
@@ -146,6 +151,7 @@ Without -u qemu-img copies what differs; that is not offered here.
             short="F",
             metavar="BACKING_FMT",
             values=(AMENDABLE_FORMAT, *OTHER_FORMATS),
+            aliases=("B",),
         ),
         *_IMAGE,
         Flag(
@@ -154,6 +160,7 @@ Without -u qemu-img copies what differs; that is not offered here.
             short="T",
             metavar="CACHE",
             values=tuple(CACHE_MODES),
+            aliases=("backing-cache",),
         ),
         *_REPORT,
         *_MANY,
