@@ -27,9 +27,10 @@
 struct repair {
     struct qcow2_image *image;
     struct counts counts;
-    uint64_t clusters;         /* of the file, and one more if it is referred to */
+    uint64_t clusters;         /* of the file; no other is referred to */
     struct CheckFinding first; /* that keeps the image from being repaired */
     uint64_t borne;            /* findings that do not */
+    struct budget *counting;   /* what is left for the count */
     bool sound;                /* refcount table and blocks have clusters of their own */
     uint64_t low, high;        /* refcounts that are too low, or too high */
 };
@@ -61,6 +62,8 @@ static void take_findings(void *context, uint32_t type, const void *payload, uin
         else if (repair->first.kind == 0)
             repair->first = finding;
     }
+    if (repair->first.kind)
+        repair->counting->left = 0; /* no need to go on, and there may be millions */
 }
 
 static bool refuse_finding(struct repair *repair)
@@ -133,11 +136,18 @@ static bool count_image(struct repair *repair, struct record_list *findings)
         .once = true,
     };
     memset(&result, 0, sizeof(result));
+    repair->counting = &checking.image.file.budget;
     start_records(findings, &sink, FRAME_CHECK_FINDINGS);
     bool counted = count_contents(&checking);
     end_records(findings);
+    if (checking.clusters > repair->clusters && repair->first.kind == 0)
+        repair->first = (struct CheckFinding){
+            CHECK_REGION_OUTSIDE, 0, {repair->clusters << checking.image.header.cluster_bits, 0, 0}};
     *repair->image = checking.image;
-    repair->clusters = checking.clusters;
+    if (repair->first.kind) {
+        start_verdict(repair->image->file.verdict); /* the count may have ended early for it */
+        return refuse_finding(repair);
+    }
     if (!counted)
         return false;
     return result.corruptions + result.overlaps + result.check_errors == repair->borne ||

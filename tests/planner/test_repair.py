@@ -178,6 +178,10 @@ REFUSED: dict[str, tuple[Image, str]] = {
         replace(SMALL, cluster_bits=12, size=1 << 20, clusters={0: RawEntry(1 << 63 | 0x1200)}),
         "repair_entry",
     ),
+    "an entry just beyond the end": (
+        replace(SMALL, clusters={0: RawEntry(1 << 63 | len(SMALL.build()))}),
+        "repair_entry",
+    ),
     "reserved bits": (
         replace(SMALL, clusters={0: Data(b"a"), 1: RawEntry(1 << 63 | 1 << 57)}),
         "repair_entry",
