@@ -27,7 +27,7 @@ INTERPRETER_TESTS := $(addprefix tests/,unit confinement sandbox locking places 
 
 # What the goals need of the machine, by the names of scripts/require; all of it is asked for first.
 NEEDS_demo := python venv gcc kvm
-NEEDS_test := compiler strace losetup allocators
+NEEDS_test := compiler strace losetup cryptsetup allocators
 NEEDS_pythons := $(NEEDS_test)
 NEEDS_planner := compiler
 NEEDS_site := python venv

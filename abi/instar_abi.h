@@ -87,6 +87,7 @@
 #define AMEND_FLAG_REPAIR 1024       /* of an image that is dirty, which then is not */
 #define AMEND_FLAG_REPAIR_LEAKS 2048 /* of any, where refcounts are too high; flags, if that was all */
 #define AMEND_FLAG_REPAIR_ALL 4096   /* of any */
+#define AMEND_FLAG_KEYS 8192 /* the host is to change keyslots: say whether the image allows it */
 
 /* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
  * the host does for it counts as many bytes as take as long. */
@@ -166,6 +167,7 @@ struct OptionRecord {
 #define AMEND_ERROR_BACKING_FILE 17
 #define AMEND_ERROR_DATA_FILE 18
 #define AMEND_ERROR_REPAIR 19
+#define AMEND_ERROR_ENCRYPTION 20
 
 struct AmendResult {
     uint32_t magic;                    /* OUT */
@@ -256,6 +258,26 @@ struct AmendResult {
 #define REFUSAL_REPAIR_EXTENSION 81
 #define REFUSAL_REPAIR_REFCOUNTS 82
 #define REFUSAL_REPAIR_TOO_LARGE 83
+#define REFUSAL_NOT_ENCRYPTED 90
+#define REFUSAL_NOT_LUKS 91
+#define REFUSAL_LUKS_REGION 92
+/* Those that follow the host finds; the guest sees nothing of the LUKS header. */
+#define REFUSAL_LUKS_TRUNCATED 93
+#define REFUSAL_LUKS_MAGIC 94
+#define REFUSAL_LUKS_VERSION 95
+#define REFUSAL_LUKS_CIPHER 96
+#define REFUSAL_LUKS_HEADER 97
+#define REFUSAL_LUKS_ITERATIONS 98
+#define REFUSAL_LUKS_ITER_TIME 99
+#define REFUSAL_LUKS_PASSWORD 100
+#define REFUSAL_LUKS_NO_SLOT 101
+#define REFUSAL_LUKS_SLOT_IN_USE 102
+#define REFUSAL_LUKS_SLOT_INACTIVE 103
+#define REFUSAL_LUKS_SLOT_MISMATCH 104
+#define REFUSAL_LUKS_NO_MATCH 105
+#define REFUSAL_LUKS_LAST_SLOT 106
+#define REFUSAL_LUKS_ALL_SLOTS 107
+#define REFUSAL_LUKS_ONLY_SLOT 108
 
 /* What a cluster is used for: the second and third detail of REFUSAL_OVERLAP. Append-only. */
 #define AMEND_USE_UNKNOWN 0

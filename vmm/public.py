@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from instar.vmm.inspect.references import Reference
     from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
     from instar.vmm.repair import check
+    from instar.vmm.request.keys import AddKey, EraseKey
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddKey",
     "AmendOutcome",
     "AmendResult",
     "AmendStep",
@@ -43,6 +45,7 @@ __all__ = [
     "Change",
     "CheckOutcome",
     "CheckResult",
+    "EraseKey",
     "FeatureInfo",
     "Finding",
     "GuestFault",
@@ -70,6 +73,7 @@ __all__ = [
 ]
 
 _MODULES = {  # where they are, but for the errors
+    "AddKey": "request.keys",
     "AmendOutcome": "amend.result",
     "AmendResult": "amend.result",
     "AmendStep": "amend.result",
@@ -78,6 +82,7 @@ _MODULES = {  # where they are, but for the errors
     "Change": "contract.terms",
     "CheckOutcome": "inspect.api",
     "CheckResult": "inspect.check",
+    "EraseKey": "request.keys",
     "FeatureInfo": "inspect.result",
     "Finding": "inspect.findings",
     "ImageInfo": "inspect.result",

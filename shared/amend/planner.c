@@ -5,6 +5,7 @@
 
 #include "amend/amendment.h"
 #include "amend/flags.h"
+#include "amend/keys.h"
 #include "amend/layout.h"
 #include "qcow2/extensions.h"
 #include "qcow2/header.h"
@@ -62,6 +63,8 @@ static bool judge(struct amendment *amendment, const struct AmendConfig *config,
             (*option)->check(amendment);
     if (!verdict->unsound && !image->snapshots_checked)
         check_snapshots(image, 0, 0);
+    if (config->flags & AMEND_FLAG_KEYS && !verdict->unsound)
+        (void)check_luks_region(amendment);
     return verdict->count == 0;
 }
 

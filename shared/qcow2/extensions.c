@@ -61,6 +61,7 @@ static bool check_crypto(struct qcow2_image *image, const struct extension *exte
     uint64_t end = round_up(image->file.io->size, h->cluster_size);
     uint64_t present = offset < end ? end - offset : 0;
     h->crypto_offset = offset;
+    h->crypto_size = length;
     h->crypto_length = length < present ? length : present;
     return offset % h->cluster_size == 0;
 }

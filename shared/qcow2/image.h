@@ -70,6 +70,7 @@ struct qcow2_header {
     uint64_t bitmap_directory_size; /* in bytes */
     uint64_t crypto_offset;         /* of the LUKS header, if there is one */
     uint64_t crypto_length;         /* in bytes, as far as it is in the image */
+    uint64_t crypto_size;           /* in bytes, as the extension has it */
 };
 
 struct qcow2_image {

@@ -18,7 +18,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/__main__.py": ("vmm/cli",),
     "vmm/public.py": (
         *("vmm/api.py", "vmm/repair.py", "vmm/fleet", "vmm/amend", "vmm/contract"),
-        *("vmm/inspect", "vmm/base"),
+        *("vmm/inspect", "vmm/request", "vmm/base"),
     ),
     "vmm/cli": (
         *(
@@ -42,9 +42,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("vmm/request", "vmm/base", "abi"),
     ),
     "vmm/amend": (
-        *("vmm/contract", "vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base"),
+        *(
+            "vmm/contract",
+            "vmm/luks",
+            "vmm/machine",
+            "vmm/image",
+            "vmm/qcow2",
+            "vmm/request",
+            "vmm/base",
+        ),
         "abi",
     ),
+    "vmm/luks": ("vmm/image", "vmm/request", "vmm/base", "abi"),
     "vmm/inspect": (*("vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),),
     "vmm/contract": ("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),
     "vmm/machine": ("vmm/devices", "vmm/image", "vmm/kvm", "vmm/base", "abi"),
@@ -70,6 +79,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tests/differential": _TESTED_WITH,
     "tests/fuzz": _TESTED_WITH,
     "tests/hostile": _TESTED_WITH,
+    "tests/keys": _TESTED_WITH,
     "tests/locking": _TESTED_WITH,
     "tests/oracle": _TESTED_WITH,
     "tests/places": _TESTED_WITH,

@@ -125,7 +125,7 @@ class TestDistributions:
         (metadata,) = (data for name, data in files.items() if name.endswith("/METADATA"))
         fields: email.message.Message = email.message_from_bytes(metadata)
         needs = fields.get_all("Requires-Dist")
-        assert needs == ["tqdm; extra == 'progress'"]
+        assert needs == ["cryptography>=42; extra == 'luks'", "tqdm; extra == 'progress'"]
         assert fields["Requires-Python"] == ">=3.10"
         assert fields["License-Expression"] == "Apache-2.0"
         assert any(name.endswith("/LICENSE") for name in files)

@@ -12,6 +12,7 @@ from instar.vmm import cli
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
 from instar.vmm.cli import commands
 from instar.vmm.cli.arguments import scan
+from instar.vmm.request.key_options import key_options
 from instar.vmm.request.keywords import make_request
 from instar.vmm.request.options import BY_KEY
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend
@@ -185,7 +186,8 @@ def test_option_help_lists_the_options_and_opens_nothing(
         "  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])",
         "  lazy_refcounts=<bool (on/off)> - Postpone refcount updates",
     ]
-    assert [line.split("=")[0] for line in out.splitlines()[1:]] == [f"  {key}" for key in BY_KEY]
+    keys = [*BY_KEY, *(row.key for row in key_options("qcow2"))]
+    assert [line.split("=")[0] for line in out.splitlines()[1:]] == [f"  {key}" for key in keys]
     assert err == ""
     assert not amend.calls
 

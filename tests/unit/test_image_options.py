@@ -80,7 +80,10 @@ def test_an_id_is_used_once(capsys: pytest.CaptureFixture[str]) -> None:
         ("disk", f"--image-opts: expected {FORM}, without 'disk'"),
         ("driver=qcow2", f"--image-opts: expected {FORM}, with a file name"),
         ("file.filename=", f"--image-opts: expected {FORM}, with a file name"),
-        ("driver=raw,file.filename=d", "--image-opts: only driver=qcow2 can be amended"),
+        (
+            "driver=raw,file.filename=d",
+            "--image-opts: only driver=qcow2 and driver=luks can be amended",
+        ),
         ("file.filename=d,backing=x", f"--image-opts: expected {FORM}, without 'backing'"),
         (
             "file.filename=d,encrypt.key-secret=other",

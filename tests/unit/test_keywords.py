@@ -31,7 +31,7 @@ def test_a_public_function_spells_out_what_can_be_asked(function: Any) -> None:
     parameters = inspect.signature(function).parameters
     keywords = [name for name in parameters if name in Keywords.__annotations__]
     options = [option.key for option in OPTIONS]
-    assert keywords == [*options, *CONDUCT, *(row.key for row in PERMISSIONS)]
+    assert keywords == [*options, "keys", *CONDUCT, *(row.key for row in PERMISSIONS)]
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in keywords)
     assert all(parameters[name].default is None for name in options)
     assert parameters.keys() | {"return"} == typing.get_type_hints(function).keys() | {"self"} & {
@@ -50,7 +50,8 @@ def test_the_types_of_all_that_is_public_can_be_looked_up(name: str) -> None:
 
 def test_type_checkers_see_the_rows_of_the_tables() -> None:
     rows = [option.key for option in OPTIONS]
-    assert [*Keywords.__annotations__] == [*rows, *CONDUCT, *(row.key for row in PERMISSIONS)]
+    permitted = (row.key for row in PERMISSIONS)
+    assert [*Keywords.__annotations__] == [*rows, "keys", *CONDUCT, *permitted]
 
 
 @pytest.mark.parametrize("name", ["amend", "amend_many"])

@@ -114,14 +114,6 @@ UNKNOWN = {
     "extent_size_hint": ("extent_size_hint=1M", "extent_size_hint"),
 }
 
-NOT_YET_SUPPORTED = {
-    "enc-none": ("encrypt.state=active", "encrypt.state"),
-    "enc-iter": ("encrypt.iter-time=10", "encrypt.iter-time"),
-    "enc-oldsecret": ("encrypt.old-secret=s", "encrypt.old-secret"),
-    "enc-newsecret": ("encrypt.new-secret=s", "encrypt.new-secret"),
-    "enc-keyslot": ("encrypt.keyslot=1", "encrypt.keyslot"),
-}
-
 CREATE_ONLY = {
     "unk-cluster_size": ("cluster_size=32k", "cluster_size"),
     "unk-cluster_size-same": ("cluster_size=64k", "cluster_size"),
@@ -260,11 +252,6 @@ def test_names_the_unknown_option(text: str, key: str) -> None:
     message = fault(text)
     assert message.startswith(f"unknown option '{key}'")
     assert ";" not in message
-
-
-@pytest.mark.parametrize(("text", "key"), NOT_YET_SUPPORTED.values(), ids=NOT_YET_SUPPORTED)
-def test_says_not_yet_supported_by_name(text: str, key: str) -> None:
-    assert fault(text) == f"option '{key}' is not yet supported"
 
 
 @pytest.mark.parametrize("key", ["backing_file", "backing_fmt", "data_file"])

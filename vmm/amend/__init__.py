@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict
@@ -15,10 +16,13 @@ from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
-from ..request.keywords import announce
+from ..request.keywords import KEYS_FORMAT, announce
 from ..request.options import OPTIONS
 from .messages import Messages, Outcome, Plan, pack_config
 from .result import RANGES_MAX, AmendResult
+
+NO_VCPU = 0xFFFFFFFF
+"""Stands for the descriptor of a vCPU where there is none; no file has it."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ def amend_image(
     announce(path, request)
     steps = request.steps()
     preload_steps(steps)
+    if request.format == KEYS_FORMAT:
+        return _amend_luks(path, request, progress, before_read)
     payload = payload or load_payload()
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
@@ -63,10 +69,31 @@ def amend_image(
         return carry_out(image, request, plans, payload.sha256, warning)
 
 
+def _amend_luks(
+    path: PathLike,
+    request: AmendRequest,
+    progress: Callable[[int, int], None] | None,
+    before_read: Callable[[ImageFile, int, int], None] | None,
+) -> AmendResult:
+    """Do the same for a LUKS file, which needs no guest."""
+    from .keys import plan_luks
+
+    with open_image(path, request) as image:
+        warning = lock_image(image.fd, image.name)
+        if before_read:
+            before_read(image, NO_VCPU, 0)
+        plans = plan_luks(image, request, progress)
+        return carry_out(image, request, plans, "", warning)
+
+
 def preload_steps(steps: Sequence[AmendRequest]) -> None:
     """Import what the steps may need, for a process that can open no file afterwards."""
     for step in steps:
         preload(step)
+        if step.keys is not None:
+            from .keys import preload_keys
+
+            preload_keys()
     if len(steps) > 1:
         from . import chain  # noqa: F401 - most amends have one step
 
@@ -87,10 +114,16 @@ def plan_steps(
     def plan_one(
         view: AnyImage, step: AmendRequest, told: Callable[[int, int], None] | None, spent: float
     ) -> Plan:
+        begin = monotonic()
         outcome = plan(machine, view, step, told, debug, spent)
         if machine.is_kept:
             machine.reset()
-        return Plan(step, outcome, _judge(view, step, outcome))
+        made = Plan(step, outcome, _judge(view, step, outcome))
+        if step.keys is None:
+            return made
+        from .keys import plan_keys
+
+        return plan_keys(view, made, spent + monotonic() - begin, told)
 
     if len(steps) == 1:
         return (plan_one(image, steps[0], progress, 0.0),)
@@ -171,7 +204,8 @@ def carry_out(
     wasted: tuple[str, ...] = ()
     if len(plans) == 1:
         if not request.dry_run:
-            commit(image, plans[0].outcome.staged, flush=request.flush)
+            keys = request.keys is not None
+            commit(image, plans[0].outcome.staged, flush=request.flush, keys=keys)
             spare = plans[0].judgement.spare
             wasted = give_back(image, spare.ranges, spare.end)
         done = {**plans[0].describe(RANGES_MAX), "steps": ()}
@@ -187,7 +221,7 @@ def carry_out(
     told = {row.key: last.outcome.options.get(row.abi_key) for row in OPTIONS} | last.judgement.told
     return AmendResult(
         filename=image.name,
-        format="qcow2",
+        format=request.format,  # type: ignore[arg-type] # one of two, as was checked
         dry_run=request.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,

@@ -17,7 +17,7 @@ from ..qcow2.header_view import view_header
 from ..qcow2.probe import HEADER_FIELDS, PROBE_SIZE, V3_FIELDS, header_fields
 from ..request.kinds import TEXT
 from ..request.options import OPTIONS
-from .result import RANGES_MAX, AmendStep
+from .result import KEYSLOTS, RANGES_MAX, AmendStep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 RANGES_MAX_OF_STEPS = RANGES_MAX // 2
 """Ranges that are told of all steps: half as many, as a document has each of them twice."""
 
-_FIELDS = (*HEADER_FIELDS, *V3_FIELDS, *(row.key for row in OPTIONS if row.kind == TEXT))
+_FIELDS = (
+    *HEADER_FIELDS,
+    *V3_FIELDS,
+    *(row.key for row in OPTIONS if row.kind == TEXT),
+    *KEYSLOTS,
+)
 
 
 def plan_chain(
@@ -88,7 +93,8 @@ def commit_chain(image: ImageFile, plans: Sequence[Plan], *, flush: bool) -> tup
     image.check_limit(largest)  # here, rather than when some steps are done
     for number, plan in enumerate(plans):
         try:
-            commit(image, plan.outcome.staged, flush=flush)
+            keys = plan.request.keys is not None
+            commit(image, plan.outcome.staged, flush=flush, keys=keys)
         except HostError as error:
             raise HostError(f"{error}; {_place(plans, number)}") from error
         image.size = size_after(image.size, plan.outcome.staged)
@@ -126,7 +132,7 @@ def combine(steps: tuple[AmendStep, ...]) -> dict[str, Any]:
 def _describe_steps(plans: Sequence[Plan]) -> Iterator[AmendStep]:
     left = RANGES_MAX_OF_STEPS
     for plan in plans:
-        step = AmendStep(asked=plan.request.told(), **plan.describe(left))
+        step = AmendStep(asked=plan.request.told_all(), **plan.describe(left))
         left -= len(step.ranges)
         yield step
 

@@ -9,6 +9,7 @@ from instar.abi import (
     AMEND_ACTION_NOOP,
     AMEND_CONFIG_MAGIC,
     AMEND_FLAG_FIXED_SIZE,
+    AMEND_FLAG_KEYS,
     AMEND_FLAG_PROGRESS,
     AMEND_FLAG_QUIET,
     AMEND_FLAG_REPAIR_ALL,
@@ -132,6 +133,7 @@ def pack_config(
         flags |= permission.flag if request.permissions.get(permission.key) else 0
     flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
     flags |= _MENDS.get(request.mends, 0)
+    flags |= AMEND_FLAG_KEYS if request.keys is not None else 0
     config = _CONFIG.pack(
         *(AMEND_CONFIG_MAGIC, AMEND_FORMAT_QCOW2, flags, 512),
         *(header.cluster_size, header.version, header.refcount_bits, 0),

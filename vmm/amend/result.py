@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal, TypeAlias
 
-    Format: TypeAlias = Literal["qcow2"]
+    Format: TypeAlias = Literal["qcow2", "luks"]
     Action: TypeAlias = Literal["amended", "noop"]
     Level: TypeAlias = Literal["0.10", "1.1"]
 else:  # typing would cost the command more than its amend
@@ -21,6 +21,9 @@ else:  # typing would cost the command more than its amend
 
 SWITCH = 3
 """The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
+
+KEYSLOTS = tuple(f"keyslot_{number}" for number in range(8))
+"""What changes of keyslots are called, of which the iterations are told."""
 
 RANGES_MAX = 4096
 """Ranges that are told of one amend; an image can have a million."""
@@ -72,7 +75,7 @@ class AmendResult:
     filename: str
     """The path as it was given."""
     format: Format
-    """Always "qcow2"."""
+    """What the image is: "qcow2", or "luks" where only keys were to change."""
     action: Action
     """"amended", or "noop" where the image was already as asked."""
     options: Mapping[str, str | int | None]
@@ -88,9 +91,11 @@ class AmendResult:
     vm_exits: int
     """How many times the virtual machine stopped for the host."""
     payload_sha256: str
-    """The SHA-256 of the payload that ran, in hexadecimal."""
+    """The SHA-256 of the payload that ran, in hexadecimal; empty for a LUKS file, which needs
+    none."""
     changes: tuple[Change, ...]
-    """Header fields that change, in the order of the header."""
+    """Header fields that change, in the order of the header, then keyslots: "keyslot_0" to
+    "keyslot_7" with their PBKDF2 iterations, None where one is not in use."""
     ranges: tuple[ByteRange, ...]
     """What is written, in order: the first RANGES_MAX ranges."""
     more_ranges: int = 0
@@ -117,7 +122,10 @@ class AmendResult:
         document: dict[str, Any] = {}
         for name, value in fields.items():
             if name == "options":  # two have been there since before there was this one
-                document.update(compat=self.compat, lazy_refcounts=self.lazy_refcounts)
+                options = self.options
+                document.update(
+                    compat=options["compat"], lazy_refcounts=bool(options["lazy_refcounts"])
+                )
             document[name] = value
         if not self.steps:
             del document["steps"]

@@ -13,7 +13,14 @@ from ..base.errors import ImageRejected, UsageError
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
-from ..request.keywords import PathLike, announce, check_path, make_request, takes_keywords
+from ..request.keywords import (
+    KEYS_FORMAT,
+    PathLike,
+    announce,
+    check_path,
+    make_request,
+    takes_keywords,
+)
 from . import carry_out, open_image, plan_steps
 from .result import AmendResult
 
@@ -140,6 +147,10 @@ class Sandbox:
         debug: Callable[[str], None] | None,
     ) -> AmendResult:
         warning = lock_image(image.fd, image.name)
+        if request.format == KEYS_FORMAT:
+            from .keys import plan_luks
+
+            return carry_out(image, request, plan_luks(image, request, progress), "", warning)
         plans = self._plan(image, request, progress, debug)
         return carry_out(image, request, plans, self._payload.sha256, warning)
 

@@ -418,4 +418,106 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "the image has {clusters} clusters, and the sandbox can count the references to {most}; "
         "repair it with qemu-img check -r all",
     ),
+    abi.REFUSAL_NOT_ENCRYPTED: (
+        "not_encrypted",
+        (),
+        "Can't amend encryption options - encryption not present",
+    ),
+    abi.REFUSAL_NOT_LUKS: (
+        "not_luks",
+        (),
+        "Only LUKS encryption options can be amended",
+    ),
+    abi.REFUSAL_LUKS_REGION: (
+        "luks_region",
+        ("offset", "length", "image_size"),
+        "the LUKS header, {length} bytes at {offset:#x}, is not a region inside the image of "
+        "{image_size} bytes; {check}",
+    ),
+    abi.REFUSAL_LUKS_TRUNCATED: (
+        "luks_truncated",
+        ("size", "needed"),
+        "there are {size} of the {needed} bytes of a LUKS header; it is not whole",
+    ),
+    abi.REFUSAL_LUKS_MAGIC: (
+        "luks_magic",
+        (),
+        "this is not a LUKS header",
+    ),
+    abi.REFUSAL_LUKS_VERSION: (
+        "luks_version",
+        ("version",),
+        "LUKS version {version} is not supported, only 1 is; see cryptsetup",
+    ),
+    abi.REFUSAL_LUKS_CIPHER: (
+        "luks_cipher",
+        (),
+        "the LUKS header's cipher, mode and hash{names} are not supported, only aes with xts, cbc "
+        "or ecb, and sha1, sha256, sha512 or ripemd160 are; change keys with qemu-img amend or "
+        "cryptsetup",
+    ),
+    abi.REFUSAL_LUKS_HEADER: (
+        "luks_header",
+        ("place", "value"),
+        "the LUKS header is not valid: {luks_field} is {value}; see cryptsetup luksDump",
+    ),
+    abi.REFUSAL_LUKS_ITERATIONS: (
+        "luks_iterations",
+        ("seconds", "left"),
+        "the PBKDF2 iterations of the keyslots would take about {seconds} s, and {left} s are left "
+        "of --timeout; raise it",
+    ),
+    abi.REFUSAL_LUKS_ITER_TIME: (
+        "luks_iter_time",
+        ("iterations",),
+        "PBKDF iterations {iterations} too large; take a smaller iter-time",
+    ),
+    abi.REFUSAL_LUKS_PASSWORD: (
+        "luks_password",
+        (),
+        "Invalid password, cannot unlock any keyslot",
+    ),
+    abi.REFUSAL_LUKS_NO_SLOT: (
+        "luks_no_slot",
+        (),
+        "Can't add a keyslot - all keyslots are in use",
+    ),
+    abi.REFUSAL_LUKS_SLOT_IN_USE: (
+        "luks_slot_in_use",
+        ("slot",),
+        "Refusing to overwrite active keyslot {slot} - please erase it first",
+    ),
+    abi.REFUSAL_LUKS_SLOT_INACTIVE: (
+        "luks_slot_inactive",
+        ("slot",),
+        "Given keyslot {slot} is already erased (inactive)",
+    ),
+    abi.REFUSAL_LUKS_SLOT_MISMATCH: (
+        "luks_slot_mismatch",
+        ("slot",),
+        "Given keyslot {slot} doesn't contain the given old password for erase operation",
+    ),
+    abi.REFUSAL_LUKS_NO_MATCH: (
+        "luks_no_match",
+        (),
+        "No keyslots match given (old) password for erase operation",
+    ),
+    abi.REFUSAL_LUKS_LAST_SLOT: (
+        "luks_last_slot",
+        ("slot",),
+        "Attempt to erase the only active keyslot {slot} which will erase all the data in the "
+        "image irreversibly - refusing operation",
+    ),
+    abi.REFUSAL_LUKS_ALL_SLOTS: (
+        "luks_all_slots",
+        (),
+        "All the active keyslots match the (old) password that was given and erasing them will "
+        "erase all the data in the image irreversibly - refusing operation",
+    ),
+    abi.REFUSAL_LUKS_ONLY_SLOT: (
+        "luks_only_slot",
+        ("slot",),
+        "keyslot {slot} is the only active one, and cannot be replaced at once: a crash could "
+        "leave no key; add the new one to a free keyslot, then erase this one",
+    ),
 }

@@ -165,6 +165,7 @@ def _phrase(
         names=_list_names(names),
         users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
         which=_name_snapshot(names, detail.get("snapshot", 0)),
+        luks_field=_name_luks_field(detail.get("place", 0)),
         check=_ENDS_EARLY if ends_early else "see qemu-img check",
         found=_FINDINGS.get(detail.get("finding", 0), "an error"),
         **detail,
@@ -233,6 +234,26 @@ def _list_names(names: tuple[bytes, ...]) -> str:
 def _show(name: bytes) -> str:
     shown = escape(name.decode("utf-8", "backslashreplace"))
     return shown if len(shown) <= _NAME_LENGTH else f"{shown[:_NAME_LENGTH]}..."
+
+
+_LUKS_FIELDS = {6: "the version", 104: "the payload offset", 108: "the key size in bytes"}
+_LUKS_FIELDS[164] = "the number of iterations"
+_LUKS_SLOT_FIELDS = {0: "state", 4: "number of iterations", 40: "key offset", 44: "stripes"}
+
+
+def _name_luks_field(place: int) -> str:
+    """A field of a LUKS1 header by its place, of the header or of a slot."""
+    slot, field = divmod(place - 208, 48)
+    if 0 <= slot < 8 and field in _LUKS_SLOT_FIELDS:
+        return f"the {_LUKS_SLOT_FIELDS[field]} of keyslot {slot}"
+    return _LUKS_FIELDS.get(place, f"byte {place}")
+
+
+def luks_refusal(name: str, *details: int, names: tuple[bytes, ...] = ()) -> Refusal:
+    """Say why keyslots cannot be changed so: by one of the reasons that the host finds."""
+    reason = next(number for number, (known, _, _) in REASONS.items() if known == name)
+    texts = tuple(text.partition(b"\0")[0] for text in names)
+    return _translate(Circumstances(texts), reason, abi.AMEND_ERROR_ENCRYPTION, *details)
 
 
 def backing_itself() -> Refusal:

@@ -17,7 +17,13 @@ from instar import __version__
 from ..base.errors import HostError, UsageError
 from ..base.streams import fill_streams
 from ..base.supported import check_machine
-from ..request.keywords import CACHE_MODES, check_format, make_request
+from ..request.keywords import (
+    AMENDABLE_FORMAT,
+    CACHE_MODES,
+    KEYS_FORMAT,
+    check_format,
+    make_request,
+)
 from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
@@ -152,21 +158,35 @@ def _help(names: list[str]) -> int:
 
 def _change(command: Command, arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out a command that changes images."""
-    flags, lists, files = _read_arguments(command, arguments, report)
+    secrets: dict[str, dict[str, object]] = {}
+    flags, lists, files = _read_arguments(command, arguments, report, secrets)
     if "help" in flags:
         write("stdout", format_help(command))
         return 0
-    options = _read_options(command, flags, lists)
+    form = flags.get("format", AMENDABLE_FORMAT)
+    options = _read_options(command, form, flags, lists)
     if options is None:
-        check_format(flags.get("format"))
-        write("stdout", options_help())
+        check_format(form, keys=True)
+        write("stdout", options_help(form))
         return 0
     report.asked = options.keys()
 
     def make() -> AmendRequest:
         return make_request({**options, **_read_keywords(flags)})
 
-    return _carry_out(files, make, flags, report, own_process=own_process)
+    if "keys" not in options:
+        return _carry_out(files, make, flags, report, own_process=own_process)
+    from .secrets import forget, make_keys
+
+    if own_process:
+        from ..confine import keep_from_cores
+
+        keep_from_cores()
+    options["keys"] = make_keys(options["keys"], secrets, flags, form)
+    try:
+        return _carry_out(files, make, flags, report, own_process=own_process)
+    finally:
+        forget(options["keys"])
 
 
 def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
@@ -217,7 +237,7 @@ def _carry_out(
 
 
 def _read_options(
-    command: Command, flags: dict[str, str], lists: list[str]
+    command: Command, form: str, flags: dict[str, str], lists: list[str]
 ) -> dict[str, Any] | None:
     """What is asked, as keywords of make_request(); None for help about options. UsageError."""
     if command is not AMEND:
@@ -228,14 +248,18 @@ def _read_options(
         return {}
     if not lists:
         raise UsageError("Must specify options (-o); '-o help' lists them")
-    return parse_options(lists)
+    return parse_options(lists, form if form == KEYS_FORMAT else AMENDABLE_FORMAT)
 
 
 def _read_arguments(
-    command: Command, arguments: list[str], report: Report
+    command: Command,
+    arguments: list[str],
+    report: Report,
+    secrets: dict[str, dict[str, object]] | None = None,
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return what read_line() does, for a command whose report is about these images."""
-    flags, lists, files = read_line(arguments, command.flags, f"instar {command.name}", report.use)
+    name = f"instar {command.name}"
+    flags, lists, files = read_line(arguments, command.flags, name, report.use, secrets)
     if "help" not in flags:
         report.filename = files[0] if len(files) == 1 else None
         report.verbose = "verbose" in flags
@@ -260,7 +284,11 @@ def _call_amend(
     def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
         from ..confine import Descriptors, confine
 
-        used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables, runs=runs)
+        used = Descriptors(
+            *(image.fd, image.size, vcpu, image.max_growth, image.tables),
+            runs=runs,
+            keys=request.keys is not None,
+        )
         confine(used, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json

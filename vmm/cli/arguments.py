@@ -65,11 +65,16 @@ def scan(
 
 
 def read_line(
-    arguments: Sequence[str], table: Sequence[Flag], command: str, use: Callable[[str], None]
+    arguments: Sequence[str],
+    table: Sequence[Flag],
+    command: str,
+    use: Callable[[str], None],
+    secrets: dict[str, dict[str, object]] | None = None,
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return the flags with their last values, the -o lists and the files; stop at --help.
 
-    `use` is called with the value of --output at once, as a fault is reported in that form.
+    `use` is called with the value of --output at once, as a fault is reported in that form. What
+    --object defines goes to `secrets`, if anybody needs it.
     """
     flags: dict[str, str] = {}
     lists: list[str] = []
@@ -91,7 +96,7 @@ def read_line(
     if objects or "image-opts" in flags:
         from .image_options import name_files
 
-        files = name_files(files, objects, flags)
+        files = name_files(files, objects, flags, {} if secrets is None else secrets)
     return flags, lists, files
 
 

@@ -41,6 +41,9 @@ _OPTION_VALUES = (
     "help",
     *(f"{row.key}={value}" for row in OPTIONS for value in row.choices),
     *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
+    # Those of key_options.py, which only who changes keys imports; a test compares them.
+    *(f"encrypt.{key}=" for key in ("iter-time", "keyslot", "new-secret", "old-secret")),
+    *("encrypt.state=active", "encrypt.state=inactive"),
 )
 
 _FORMAT = Flag(
@@ -113,8 +116,10 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
         *_MANY,
         *_permitted(*PERMITTED),
         *_LIMITS,
-        Flag("force", "accepted for the sake of qemu-img; has no effect"),
-        *_ACCEPTED,
+        Flag("force", "replace a keyslot that is in use, or erase the last one"),
+        Flag("object", "a passphrase: secret,id=ID,file=NAME or data=TEXT", metavar="OBJDEF"),
+        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+        Flag("key-secret", "the secret that opens the image, to add a key", metavar="ID"),
         _HELP,
     ),
     examples=(

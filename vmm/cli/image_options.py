@@ -1,7 +1,7 @@
 """Host side: --object and --image-opts, as callers of qemu-img give them for encrypted images.
 
-No option that is implemented needs a key, so a secret is checked for its form, never read and never
-shown. Read as qemu does: KEY=VALUE,... with ",," for a comma.
+A secret is checked for its form here; secrets.py reads those that are used, and nobody shows one.
+Read as qemu does: KEY=VALUE,... with ",," for a comma.
 """
 
 from __future__ import annotations
@@ -11,30 +11,43 @@ from ..request.lists import split_list
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
+
+    Secrets = dict[str, dict[str, object]]
 
 _SECRET_KEYS = ("id", "data", "file", "format", "keyid", "iv", "qom-type")
-_IMAGE_KEYS = ("driver", "file.filename", "encrypt.key-secret")
+_KEY_SECRETS = {"qcow2": "encrypt.key-secret", "luks": "key-secret"}
+_FIXED = {"file.driver": ("file",), "encrypt.format": ("luks",), "driver": tuple(_KEY_SECRETS)}
 _FORM = "driver=qcow2,file.filename=FILE,encrypt.key-secret=ID"
 
 
-def name_files(files: Sequence[str], objects: Sequence[str], flags: Collection[str]) -> list[str]:
+def name_files(
+    files: Sequence[str], objects: Sequence[str], flags: dict[str, str], secrets: Secrets
+) -> list[str]:
     """Return the names of the operands `files`; UsageError for what these two flags do not allow.
 
-    `objects` are the values of --object, `flags` the names of the other flags that were given.
+    `objects` are the values of --object, which go to `secrets` by their ids; `flags` are the other
+    flags that were given, to which comes what --image-opts says: a format, and a --key-secret.
     """
-    secrets = read_secrets(objects)
+    secrets.update(read_secrets(objects))
     if "image-opts" not in flags:
         return list(files)
-    for other in ("format", "files-from"):
+    for other in ("format", "files-from", "key-secret"):
         if other in flags:
             raise UsageError(f"--image-opts and --{other} are mutually exclusive")
-    return [read_image_options(file, secrets) for file in files]
+    read = [read_image_options(file, secrets) for file in files]
+    for key in ("format", "key-secret"):
+        values = {told.get(key) for _, told in read}
+        if len(values) > 1:
+            raise UsageError(f"--image-opts: the images have not the same {key}")
+        for value in values - {None}:
+            flags[key] = str(value)
+    return [name for name, _ in read]
 
 
-def read_secrets(objects: Sequence[str]) -> frozenset[str]:
-    """Return the ids of the secrets that --object defines; UsageError for any other object."""
-    ids: list[str] = []
+def read_secrets(objects: Sequence[str]) -> Secrets:
+    """Return the secrets that --object defines, by their ids; UsageError for any other object."""
+    secrets: Secrets = {}
     for text in objects:
         fields = _read_object(text)
         if fields.get("qom-type") != "secret":
@@ -47,26 +60,35 @@ def read_secrets(objects: Sequence[str]) -> frozenset[str]:
             raise UsageError("--object: a secret needs an id: secret,id=ID,...")
         if ("data" in fields) == ("file" in fields):
             raise UsageError(f"--object: secret '{identity:.60}' needs one of data and file")
-        if identity in ids:
+        if identity in secrets:
             raise UsageError(f"--object: the id '{identity:.60}' is given twice")
-        ids.append(identity)
-    return frozenset(ids)
+        secrets[identity] = fields
+    return secrets
 
 
-def read_image_options(text: str, secrets: frozenset[str]) -> str:
-    """Return the file name in the operand of --image-opts. UsageError beyond the subset _FORM."""
+def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]]:
+    """Return the file name in the operand of --image-opts, and the flags that the rest stands for.
+
+    UsageError beyond the subset _FORM, which is the same without a prefix for driver=luks.
+    """
     fields = _read_fields(text, "--image-opts")
-    for key in fields:
-        if key not in _IMAGE_KEYS:
+    driver = fields.get("driver", "qcow2")
+    if driver not in _KEY_SECRETS:
+        raise UsageError("--image-opts: only driver=qcow2 and driver=luks can be amended")
+    key_secret = _KEY_SECRETS[driver]
+    for key, value in fields.items():
+        known = key in ("file.filename", key_secret) or value in _FIXED.get(key, ())
+        if not known or (driver == "luks" and key == "encrypt.format"):
             raise UsageError(f"--image-opts: expected {_FORM}, without '{key:.60}'")
-    if fields.get("driver", "qcow2") != "qcow2":
-        raise UsageError("--image-opts: only driver=qcow2 can be amended")
     if not fields.get("file.filename"):
         raise UsageError(f"--image-opts: expected {_FORM}, with a file name")
-    secret = fields.get("encrypt.key-secret")
+    told = {"format": driver} if driver == "luks" else {}
+    secret = fields.get(key_secret)
     if secret is not None and secret not in secrets:
         raise UsageError(f"--image-opts: no secret with id '{secret:.60}'; give it with --object")
-    return fields["file.filename"]
+    if secret is not None:
+        told["key-secret"] = secret
+    return fields["file.filename"], told
 
 
 def _read_object(text: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ import sys
 from ..base.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
 from ..base.escape import escape
 from ..base.record import load_dump
-from ..request.options import OPTIONS
+from ..request.options import BY_KEY, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def describe(result: AmendResult, asked: Collection[str]) -> str:
     if not result.steps:
         lines += [f"  {line}" for line in _describe_part(result)]
     for number, step in enumerate(result.steps, 1):
-        rows = [row for row in OPTIONS if row.key in step.asked]
-        asked = ",".join(f"{row.key}={escape(row.spell(step.asked[row.key]))}" for row in rows)
+        asked = ",".join(f"{key}={_spell(key, value)}" for key, value in step.asked.items())
         lines.append(f"  step {number} of {len(result.steps)}: {asked} ({_describe_switch(step)})")
         lines += [f"    {line}" for line in _describe_part(step)]
     return "\n".join(lines) + "\n"
@@ -172,17 +171,23 @@ def _describe_done(result: AmendResult, asked: Collection[str]) -> str:
     what = f"dry run, {result.action}" if result.dry_run else result.action
     written = 0 if result.dry_run else result.bytes_written
     state = ",".join(f"{key}={text}" for key, text in _spell_options(result, asked))
-    return (
-        f"'{escape(result.filename)}': {what} ({state}), {written} bytes written, "
-        f"payload {result.payload_sha256}"
-    )
+    payload = f", payload {result.payload_sha256}" if result.payload_sha256 else ""
+    return f"'{escape(result.filename)}': {what} ({state}), {written} bytes written{payload}"
+
+
+def _spell(key: str, value: str | int | None) -> str:
+    """A value that was asked for, as -o has it."""
+    return escape(BY_KEY[key].spell(value) if key in BY_KEY else str(value))
 
 
 def _spell_options(result: AmendResult, asked: Collection[str]) -> Iterator[tuple[str, str]]:
     """What holds of the options that are asked for, and of those that people always hear of."""
     for row in OPTIONS:
-        if row.key in asked or row.key in _ALWAYS_TOLD:
+        if result.format == "qcow2" and (row.key in asked or row.key in _ALWAYS_TOLD):
             yield row.key, escape(row.spell(result.options[row.key]))
+    if "keys" in asked:
+        changes = [change for change in result.changes if change.field.startswith("keyslot_")]
+        yield from ((change.field, _describe_keyslot(change.after)) for change in changes)
 
 
 def write(stream_name: str, text: str) -> None:
@@ -202,6 +207,10 @@ def write(stream_name: str, text: str) -> None:
 def _describe_change(change: Change) -> str:
     values = (_describe_value(change.field, value) for value in (change.before, change.after))
     return f"{change.field}: {' -> '.join(values)}"
+
+
+def _describe_keyslot(iterations: int | str | None) -> str:
+    return "none" if iterations is None else f"{iterations} iterations"
 
 
 def _describe_value(field: str, value: int | str | None) -> str:

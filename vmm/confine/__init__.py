@@ -18,7 +18,7 @@ from ..base.c import addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
 from ..image.staging import staging_budget
-from .rules import CHAIN_RULES, CLIENT_RULES, READER_RULES, RULES, WORKER_RULES, assemble
+from .rules import CHAIN_RULES, CLIENT_RULES, KEY_RULES, READER_RULES, RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class Descriptors:
     """How often the guest runs for an image; what each run stages is kept to the end."""
     read_only: bool = False
     """Whether the image is only read."""
+    keys: bool = False
+    """Whether keyslots change, for which random numbers are needed."""
 
 
 def confine(descriptors: Descriptors, *, required: bool = False) -> None:
@@ -97,6 +99,18 @@ def confine(descriptors: Descriptors, *, required: bool = False) -> None:
             f"this process cannot be confined as required, for want of {', '.join(missing)}; "
             "see instar doctor"
         )
+
+
+def keep_from_cores() -> None:
+    """Have no core file of this process, nor a debugger in it, from here on: it holds secrets.
+
+    HostError if the kernel refuses that.
+    """
+    try:
+        syscall(_SYS_PRCTL, _PR_SET_DUMPABLE, 0, 0, 0, 0)
+        _lower(_RLIMIT_CORE, 0)
+    except OSError as error:
+        raise HostError(f"cannot keep secrets out of core files: {error.strerror}") from error
 
 
 def attempt(name: str, descriptors: Descriptors) -> str | None:
@@ -193,13 +207,14 @@ def _filter_calls(descriptors: Descriptors) -> None:
     lives until after it.
     """
     numbers = {"image": descriptors.image, "vcpu": descriptors.vcpu}
+    more = KEY_RULES if descriptors.keys else ()
     if descriptors.read_only:
         program = assemble(READER_RULES + CLIENT_RULES, numbers)
     elif descriptors.channel is None:
         first = RULES if descriptors.runs == 1 else CHAIN_RULES
-        program = assemble(first + CLIENT_RULES, numbers)
+        program = assemble(first + CLIENT_RULES + more, numbers)
     else:
-        program = assemble(WORKER_RULES, {**numbers, "channel": descriptors.channel})
+        program = assemble(WORKER_RULES + more, {**numbers, "channel": descriptors.channel})
     buffer = bytearray(program)
     address = addressof(c_char.from_buffer(buffer))
     header = pack("=H6xQ", len(buffer) // 8, address)  # struct sock_fprog

@@ -114,6 +114,9 @@ CLIENT_RULES: tuple[Rule, ...] = (
 )
 """What libraries in the process may call at any time: allocators, and what LD_PRELOAD brings."""
 
+KEY_RULES: tuple[Rule, ...] = (("getrandom", 318, (), "makes salts and new key material"),)
+"""What it takes besides to change keyslots."""
+
 _WRITES = ("pwrite64", "ftruncate", "fallocate", "fdatasync")
 
 READER_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule[0] not in _WRITES)

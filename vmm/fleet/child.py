@@ -26,7 +26,22 @@ if TYPE_CHECKING:
 
 def write_task(path: bytes, request: AmendRequest) -> bytes:
     """What a child finds in its stdin."""
-    return json.dumps({"path": os.fsdecode(path), "request": request.to_document()}).encode()
+    task = {"path": os.fsdecode(path), "request": request.to_document(), "packages": []}
+    if request.keys is not None:
+        task["packages"] = _find_packages()
+    return json.dumps(task).encode()
+
+
+def _find_packages() -> list[str]:
+    """Where the packages are that a change of keys needs, for a process that sees none."""
+    from importlib.util import find_spec
+
+    found = find_spec("cryptography")
+    return (
+        []
+        if found is None or not found.origin
+        else [os.path.dirname(os.path.dirname(found.origin))]
+    )
 
 
 def main() -> NoReturn:
@@ -40,7 +55,17 @@ def main() -> NoReturn:
     try:
         task = json.load(sys.stdin.buffer)
         request = AmendRequest.from_document(task["request"])
-        document = {"result": amend_image(task["path"], request, before_read=_confine)}
+
+        def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
+            used = Descriptors(
+                *(image.fd, image.size, vcpu, image.max_growth, image.tables),
+                runs=runs,
+                keys=request.keys is not None,
+            )
+            confine(used)
+
+        sys.path += task["packages"]
+        document = {"result": amend_image(task["path"], request, before_read=confine_process)}
     except (Exception, KeyboardInterrupt) as error:
         document = {"error": error_fields(error)}
         status = explain(error)[1]
@@ -54,8 +79,3 @@ def _interrupt(_number: int, _frame: object) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _confine(image: ImageFile, vcpu: int, runs: int) -> None:
-    used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables, runs=runs)
-    confine(used)

@@ -18,7 +18,7 @@ from instar.abi import (
 )
 
 from ..amend.chain import RANGES_MAX_OF_STEPS, combine
-from ..amend.result import RANGES_MAX, SWITCH, AmendResult, AmendStep, ByteRange
+from ..amend.result import KEYSLOTS, RANGES_MAX, SWITCH, AmendResult, AmendStep, ByteRange
 from ..base.errors import (
     GuestFault,
     HostError,
@@ -33,6 +33,7 @@ from ..base.refusals import is_known
 from ..contract.terms import Change
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
+from ..request.keywords import AMENDABLE_FORMAT
 from ..request.kinds import TEXT
 from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
@@ -54,7 +55,7 @@ _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
-_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS, *_TEXTS)  # the magic does not change
+_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS, *_TEXTS, *KEYSLOTS)  # the magic does not change
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
     "Mapping": ("dict", "FrozenDict"),
@@ -116,12 +117,14 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
     steps = _read_steps(document["steps"], expected)
     options = FrozenDict(document["options"])
     _demand([*options] == [row.key for row in OPTIONS])
-    _demand(all(row.is_told(options[row.key]) for row in OPTIONS))
+    is_qcow2 = expected.request.format == AMENDABLE_FORMAT
+    told = (row.is_told if is_qcow2 else _is_none for row in OPTIONS)
+    _demand(all(judge(options[row.key]) for judge, row in zip(told, OPTIONS, strict=True)))
     result = _build(AmendResult, {**document, **lists, "options": options, "steps": steps})
     _demand(_is_as_told(result, expected))
     _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
     _demand(len(result.warnings) <= _WARNINGS_MAX)
-    version = COMPAT_LEVELS[result.compat]
+    version = COMPAT_LEVELS[result.compat] if is_qcow2 else None
     _demand(all(c.after == version for c in result.changes if c.field == "version"))
     if steps:
         _demand(all(getattr(result, name) == value for name, value in combine(steps).items()))
@@ -140,8 +143,9 @@ def _read_steps(document: Any, expected: Expected) -> tuple[AmendStep, ...]:
         return ()
     left = RANGES_MAX_OF_STEPS
     for fields, request in zip(document, requests, strict=True):
-        _demand(fields["asked"] == request.told())
-        step = _build(AmendStep, {**fields, **_read_lists(fields), "asked": request.told()})
+        asked = request.told_all()
+        _demand(fields["asked"] == asked)
+        step = _build(AmendStep, {**fields, **_read_lists(fields), "asked": asked})
         _demand_sound(step, request, expected.end, left)
         left -= len(step.ranges)
         steps.append(step)
@@ -161,15 +165,17 @@ def _demand_sound(
     """See that what an amend, or a step of one, says of its changes can be true."""
     if part.action == "noop":
         _demand(not (part.changes or part.ranges or part.more_ranges or part.bytes_written))
+        _demand(request.keys is None)
         return
     _demand(part.action == "amended")
     _demand(_are_changes(part, request))
-    _demand(_are_ranges(part, end, ranges_max))
+    _demand(_are_ranges(part, end, ranges_max, switches=request.keys is None))
 
 
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     """Whether what this process knows is what the result says."""
     request = expected.request
+    is_qcow2 = request.format == AMENDABLE_FORMAT
     told = dict(request.told())
     if request.relative:  # to what the disk had, which only the result tells
         before = [change.before or 0 for change in result.changes if change.field == "size"]
@@ -177,11 +183,11 @@ def _is_as_told(result: AmendResult, expected: Expected) -> bool:
         told["size"] = before[0] + moved if before else result.options["size"]
     return (
         result.filename == expected.name
-        and str(result.format) == "qcow2"
-        and result.payload_sha256 == expected.payload_sha256
+        and str(result.format) == request.format
+        and result.payload_sha256 == (expected.payload_sha256 if is_qcow2 else "")
         and result.dry_run == request.dry_run
         and all(_is_asked(key, result.options[key], value) for key, value in told.items())
-        and not (result.lazy_refcounts and COMPAT_LEVELS[result.compat] == 2)
+        and not (is_qcow2 and result.lazy_refcounts and COMPAT_LEVELS[result.compat] == 2)
     )
 
 
@@ -192,6 +198,8 @@ def _is_asked(key: str, told: object, asked: object) -> bool:
 
 def _are_changes(result: AmendResult | AmendStep, request: AmendRequest) -> bool:
     """Whether these are fields of the header, in its order, each with another value than before."""
+    if request.keys is not None:
+        return _are_keyslots(result)
     moved = [row.fields for row, _ in request.asked()]
     places = [_FIELDS.index(change.field) for change in result.changes]
     values = {change.field: change.after for change in result.changes}
@@ -207,14 +215,33 @@ def _are_changes(result: AmendResult | AmendStep, request: AmendRequest) -> bool
     )
 
 
+def _are_keyslots(result: AmendResult | AmendStep) -> bool:
+    """Whether these are keyslots in their order, each with the iterations that it can have."""
+    fields = [change.field for change in result.changes]
+    values = [value for change in result.changes for value in (change.before, change.after)]
+    known = [field for field in KEYSLOTS if field in fields]
+    return fields == known and all(
+        value is None or (type(value) is int and 0 < value < 1 << 32) for value in values
+    )
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 def _is_value(field: str, value: object) -> bool:
     if field in _TEXTS:
         return BY_KEY[field].is_told(value)
     return value is None or (type(value) is int and 0 <= value < _WORD)
 
 
-def _are_ranges(result: AmendResult | AmendStep, end: int, ranges_max: int) -> bool:
-    """Whether ranges are whole sectors of the file, in order and apart, as many as there can be."""
+def _are_ranges(
+    result: AmendResult | AmendStep, end: int, ranges_max: int, *, switches: bool
+) -> bool:
+    """Whether ranges are whole sectors of the file, in order and apart, as many as there can be.
+
+    `switches` says that what is atomic can be told from what the switch writes.
+    """
     last, told, switched = (0, False, 0), 0, 0
     for part in result.ranges:
         start = part.phase, not part.zeroes, part.offset
@@ -234,7 +261,8 @@ def _are_ranges(result: AmendResult | AmendStep, end: int, ranges_max: int) -> b
         return False
     if result.more_ranges:
         return len(result.ranges) == ranges_max and 0 < result.more_ranges <= _MORE_MAX
-    return told == result.bytes_written and result.atomic == (switched == SECTOR_SIZE)
+    as_told = result.atomic == (switched == SECTOR_SIZE)
+    return told == result.bytes_written and (as_told or not switches)
 
 
 def _read_error(error: Any, name: str) -> InstarError:

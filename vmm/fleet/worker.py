@@ -87,7 +87,9 @@ def _work(
             image = os.dup(_CHANNEL)
             os.close(image)
             growth = request.max_growth
-            confine(Descriptors(image, None, vcpu, growth, channel=_CHANNEL), required=required)
+            keys = request.keys is not None
+            used = Descriptors(image, None, vcpu, growth, channel=_CHANNEL, keys=keys)
+            confine(used, required=required)
         except (InstarError, OSError) as error:
             os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
             return

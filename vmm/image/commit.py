@@ -21,6 +21,15 @@ _AS_BEFORE = "the image reads as before"
 _MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
 _AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
 
+_KEY_STATES = (
+    "the keyslots are as before",
+    *("the keyslot may be erased, and the others are as before",) * 2,
+    "the keyslots may be as asked or as before, see with instar info",
+    *("the keyslots are as asked, or some are; old key material may be left: repeat it, --force",)
+    * 2,
+)
+"""What is to be said where keyslots change, by phase."""
+
 
 def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[Range, ...], int]:
     """What commit() would write, in order of the phases and in each of the offsets.
@@ -51,8 +60,10 @@ def _zeroes(staged: StagedWrites) -> Iterator[tuple[int, int]]:
         yield start * SECTOR_SIZE, end * SECTOR_SIZE
 
 
-def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
+def commit(image: ImageFile, staged: StagedWrites, *, flush: bool, keys: bool = False) -> None:
     """Write all phases. With `flush`, the change is on the disk when this returns.
+
+    `keys` says that keyslots change, and nothing else.
 
     Raises HostError, which says whether the image is the old one or may be the new one; a crash at
     any moment leaves one of the two if the switch is one sector.
@@ -76,6 +87,7 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool) -> None:
             if phase == INSTAR_PHASE_PREPARE and grows:
                 _cut_back(image)
             state = _state(phase, leaks=_changes_refcounts(staged))
+            state = _KEY_STATES[phase] if keys else state
             raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
 
 

@@ -6,7 +6,7 @@ from instar.abi import INSTAR_RAM_SIZE, INSTAR_STAGED_MAX
 
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict, record
-from .kinds import FLAG, REPAIR_STEP, TEXT
+from .kinds import FLAG, KEYS_STEP, REPAIR_STEP, TEXT
 from .options import BY_KEY, OPTIONS, PERMITTED
 
 TYPE_CHECKING = False
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from .keys import Keys
     from .kinds import Option, Told, Value
 
 SIZE_UNIT = 512
@@ -48,6 +49,10 @@ class AmendRequest:
     """1 or -1 where `size` is by how much the disk grows or shrinks, else 0."""
     mends: str = ""
     """"leaks" or "all": what `instar check -r` repairs, whether the image is dirty or not."""
+    keys: Keys | None = None
+    """What is to become of keyslots, if anything."""
+    format: str = "qcow2"
+    """What the file must be: "qcow2", or with `keys` and no option "luks"."""
 
     @classmethod
     def of(cls, **values: Any) -> AmendRequest:
@@ -117,6 +122,8 @@ class AmendRequest:
     def steps(self) -> tuple[AmendRequest, ...]:
         """What is to be done one after the other, each as a request of its own; often but one."""
         steps: dict[int, dict[str, Value]] = {REPAIR_STEP: {}} if self.repairs else {}
+        if self.keys is not None:
+            steps[KEYS_STEP] = {}
         for option, value in self.asked():
             steps.setdefault(self._step_of(option), {})[option.key] = value
         if len(steps) < 2:
@@ -126,7 +133,8 @@ class AmendRequest:
 
     def _only(self, step: int, options: dict[str, Value]) -> AmendRequest:
         """One step of the request."""
-        request = self._with(options=FrozenDict(options))
+        keys = self.keys if step == KEYS_STEP else None
+        request = self._with(options=FrozenDict(options), keys=keys)
         if step == REPAIR_STEP or not self.repairs:
             return request
         kept = {key: value for key, value in self.permissions.items() if key != "repair"}
@@ -141,9 +149,22 @@ class AmendRequest:
         """What is asked for, as results have it, by the keys of OPTIONS."""
         return FrozenDict({row.key: row.tell(value) for row, value in self.asked()})
 
+    def told_keys(self) -> dict[str, Told]:
+        """What is asked of keyslots, by the keys of -o; no passphrase is in it."""
+        if self.keys is None:
+            return {}
+        from .keys import tell_keys
+
+        return tell_keys(self.keys, self.format)
+
+    def told_all(self) -> FrozenDict[str, Told]:
+        """All that is asked for, as the steps of results have it."""
+        return FrozenDict({**self.told_keys(), **self.told()})
+
     def spell(self) -> str:
-        """The options as -o has them."""
-        spelled = (f"{row.key}={row.spell(row.tell(value))}" for row, value in self.asked())
+        """The options as -o has them, without passphrases."""
+        spelled = [f"{row.key}={row.spell(row.tell(value))}" for row, value in self.asked()]
+        spelled += [f"{key}={value}" for key, value in self.told_keys().items()]
         words = ["repair"] if self.repairs else []
         return ",".join([*words, *spelled]) or "nothing"
 
@@ -161,12 +182,20 @@ class AmendRequest:
         return AmendRequest(**{**vars(self), **fields})
 
     def to_document(self) -> dict[str, Any]:
-        """What another process of ours is told: plain values, as JSON has them."""
+        """What another process of ours is told: plain values, as JSON has them.
+
+        Passphrases are among them, so that this goes by a pipe, and nowhere else.
+        """
         texts = {
             key: value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
             for key, value in self.options.items()
         }
-        return {**vars(self), "options": texts, "permissions": self.permissions}
+        document = {**vars(self), "options": texts, "permissions": self.permissions}
+        if self.keys is not None:
+            from .keys import keys_to_document
+
+            document["keys"] = keys_to_document(self.keys)
+        return document
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> AmendRequest:
@@ -176,4 +205,9 @@ class AmendRequest:
             for key, value in document["options"].items()
         }
         permissions = FrozenDict(document["permissions"])
-        return cls(**{**document, "options": FrozenDict(options), "permissions": permissions})
+        fields = {**document, "options": FrozenDict(options), "permissions": permissions}
+        if fields.get("keys") is not None:
+            from .keys import keys_from_document
+
+            fields["keys"] = keys_from_document(fields["keys"])
+        return cls(**fields)

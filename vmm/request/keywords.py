@@ -18,8 +18,10 @@ from .options import OPTIONS, PERMISSIONS, Keywords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Literal, TypeAlias, TypeVar
+
+    from .kinds import Option
 
     Isolation: TypeAlias = Literal["process"]
     F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +41,8 @@ CACHE_MODES = {
 """The cache modes and whether each one flushes: the one thing in which they differ here."""
 
 AMENDABLE_FORMAT = "qcow2"
+KEYS_FORMAT = "luks"
+"""The other format, of which nothing but the keyslots can be changed."""
 
 OTHER_FORMATS = (
     "bochs",
@@ -58,7 +62,11 @@ OTHER_FORMATS = (
 """The image formats that qemu-img knows by name besides."""
 
 _CONDUCT: dict[str, tuple[object, str]] = {
-    "format": (None, 'None or "qcow2"; the image must be that in any case'),
+    "format": (
+        None,
+        'None or "qcow2", which the image must be in any case; or "luks", of which only keys '
+        "change",
+    ),
     "dry_run": (False, "do everything but the commit"),
     "cache": (
         "writeback",
@@ -70,6 +78,7 @@ _CONDUCT: dict[str, tuple[object, str]] = {
 
 _DEFAULTS: dict[str, Any] = {
     **{option.key: None for option in OPTIONS},
+    "keys": None,
     **{name: default for name, (default, _) in _CONDUCT.items()},
     **{permission.key: permission.initial for permission in PERMISSIONS},
 }
@@ -88,7 +97,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     for option in OPTIONS:
         if option.kind == CHOICE and type(values[option.key]) not in (str, type(None)):
             option.take(values[option.key])
-    check_format(values["format"])
+    check_format(values["format"], keys=values["keys"] is not None)
     if values["cache"] not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {values['cache']}")
     given = [option for option in OPTIONS if values[option.key] is not None]
@@ -96,6 +105,8 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     if values["change_backing"]:  # else the image has it, whatever it is
         check_backing_format(values["backing_fmt"])
     check_timeout(values["timeout"])
+    if values["keys"] is not None:
+        _check_keys(values["keys"], values["format"], given)
     allowed = {row.key: row.take(values[row.key]) for row in PERMISSIONS}
     if not (allowed["repair"] or any(option.writes_tables for option in given)):
         allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
@@ -107,7 +118,17 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         dry_run=values["dry_run"],
         flush=CACHE_MODES[values["cache"]],
         timeout=values["timeout"],
+        keys=values["keys"],
+        format=values["format"] or AMENDABLE_FORMAT,
     )
+
+
+def _check_keys(keys: object, form: str | None, given: Sequence[Option]) -> None:
+    from .keys import check_keys
+
+    check_keys(keys)
+    if form == KEYS_FORMAT and given:
+        raise UsageError(f"a LUKS file has keyslots only, and no option '{given[0].key}'")
 
 
 def check_backing_format(name: str | bytes | None) -> None:
@@ -117,12 +138,12 @@ def check_backing_format(name: str | bytes | None) -> None:
         raise UsageError(f"Invalid format name: '{name:.60}' is no format of a backing file")
 
 
-def check_format(name: str | None) -> None:
-    """Refuse every image format but qcow2; None stands for "not given".
+def check_format(name: str | None, *, keys: bool = False) -> None:
+    """Refuse every image format but qcow2, and for `keys` luks; None stands for "not given".
 
     Raises UsageError for a name that is no format's, and ImageRejected for another format.
     """
-    if name in (None, AMENDABLE_FORMAT):
+    if name in (None, AMENDABLE_FORMAT) or (keys and name == KEYS_FORMAT):
         return
     if name not in OTHER_FORMATS:
         raise UsageError(f"Unknown driver '{name}'")
@@ -179,7 +200,7 @@ def announce(path: PathLike, request: AmendRequest) -> None:
     "instar.amend" with the path, the header version and lazy refcounts asked for (None leaves
     them), whether the commit is left out, and all options asked for.
     """
-    asked = dict(request.options)
+    asked = {**request.options, **request.told_keys()}
     version, lazy = request.compat, request.lazy_refcounts
     sys.audit("instar.amend", path, version, lazy, request.dry_run, asked)
 
@@ -229,6 +250,8 @@ def _describe() -> str:
     """The keywords as a docstring has them below "Args:"."""
     texts = {
         **{option.key: f"{option.keyword}; None leaves it" for option in OPTIONS},
+        "keys": "an AddKey or EraseKey: what is to become of the keyslots of an encrypted image; "
+        "None leaves them. Needs the package cryptography, which instar[luks] brings",
         **{name: text for name, (_, text) in _CONDUCT.items()},
         **{permission.key: permission.keyword for permission in PERMISSIONS},
     }

@@ -11,20 +11,12 @@ from .options import BY_KEY, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from .kinds import Option
 
 _SIZE_SUFFIXES = "bkmgtpe"
-
-_NOT_YET = (
-    "encrypt.iter-time",
-    "encrypt.keyslot",
-    "encrypt.new-secret",
-    "encrypt.old-secret",
-    "encrypt.state",
-)
 
 _CREATE_ONLY = (
     "cluster_size",
@@ -54,26 +46,27 @@ class _Bare(str):
     __slots__ = ()
 
 
-def options_help() -> str:
+def options_help(form: str = "qcow2") -> str:
     """Return the answer to -o help: the keys, as qemu-img lists them."""
-    lines = [f"  {option.key}=<{_TYPES.get(option.kind, 'str')}>" for option in OPTIONS]
-    texts = [option.help for option in OPTIONS]
+    from .key_options import key_options
+
+    options = (*(OPTIONS if form == "qcow2" else ()), *key_options(form))
+    lines = [f"  {option.key}=<{_TYPES.get(option.kind, 'str')}>" for option in options]
+    texts = [option.help for option in options]
     rows = (f"{line:<24} - {text}\n" for line, text in zip(lines, texts, strict=True))
-    return "Amend options for 'qcow2':\n" + "".join(rows)
+    return f"Amend options for '{form}':\n" + "".join(rows)
 
 
 def not_amendable() -> dict[str, tuple[str, ...]]:
     """The keys that qemu-img knows and that cannot be asked for, by what is said of them."""
-    return {
-        "option '...' is not yet supported": tuple(key for key in _NOT_YET if key not in BY_KEY),
-        "option '...' cannot be amended": _CREATE_ONLY,
-    }
+    return {"option '...' cannot be amended": _CREATE_ONLY}
 
 
-def parse_options(lists: Sequence[str]) -> dict[str, Any] | None:
+def parse_options(lists: Sequence[str], form: str = "qcow2") -> dict[str, Any] | None:
     """Read the arguments of all -o in order: keywords of make_request(); None if they ask for help.
 
-    Raises one UsageError that names all their faults.
+    `form` is the format of the image. What is said of keyslots is under "keys", as a dict by the
+    keys of key_options.py. Raises one UsageError that names all their faults.
     """
     faults = [f"Invalid option list: {_shorten(text)}" for text in lists if not _is_list(text)]
     items = list(split_list(",".join(text for text in lists if _is_list(text))))
@@ -81,13 +74,32 @@ def parse_options(lists: Sequence[str]) -> dict[str, Any] | None:
         return None
     given = [(key, value) for key, value in items if value is not None]
     last = dict(given)
-    faults += [_judge(key, value) for key, value in given]
-    lasting = [option for option in OPTIONS if option.is_repeatable or option.kind == NUMBER]
+    known = _find_known(last, form)
+    faults += [_judge(known, key, value) for key, value in given]
+    lasting = [row for row in known.values() if row.is_repeatable or row.kind == NUMBER]
     faults += [_fault_of(option, last[option.key]) for option in lasting if option.key in last]
     faults = [fault for fault in dict.fromkeys(faults) if fault]
     if faults:
         raise UsageError("; ".join(faults))
-    return {key: _read(BY_KEY[key], value) for key, value in last.items() if key in BY_KEY}
+    found = {key: _read(known[key], value) for key, value in last.items() if key in known}
+    if known is BY_KEY:
+        return found
+    keys = {key.rpartition(".")[2]: found.pop(key) for key in [*found] if _is_of_keys(key, form)}
+    return {**found, "keys": keys} if keys else found
+
+
+def _is_of_keys(key: str, form: str) -> bool:
+    return form != "qcow2" or key.startswith("encrypt.")
+
+
+def _find_known(last: Mapping[str, str], form: str) -> dict[str, Option]:
+    """The options that an image of this format has, by their keys."""
+    if not any(_is_of_keys(key, form) for key in last):
+        return BY_KEY
+    from .key_options import key_options
+
+    rows = {row.key: row for row in key_options(form)}
+    return {**BY_KEY, **rows} if form == "qcow2" else rows
 
 
 def parse_size(text: str) -> int | None:
@@ -157,9 +169,9 @@ def split_list(text: str) -> Iterator[tuple[str, str | None]]:
             yield key, _Bare("on")
 
 
-def _judge(key: str, value: str) -> str:
+def _judge(known: Mapping[str, Option], key: str, value: str) -> str:
     """Say what is wrong with an item, or nothing; of some options only the last one matters."""
-    option = BY_KEY.get(key)
+    option = known.get(key)
     if option and option.kind == TEXT and isinstance(value, _Bare):
         # qemu-img takes the name 'on', or 'off', which nobody means.
         return f"Parameter '{key}' needs a value: {key}=..., or {key}= for none"
@@ -169,11 +181,9 @@ def _judge(key: str, value: str) -> str:
         return ""
     if option:
         return _fault_of(option, value)
-    if key in _NOT_YET:
-        return f"option '{key}' is not yet supported"
-    if key in _CREATE_ONLY:
+    if key in _CREATE_ONLY and "compat" in known:
         return f"option '{key}' cannot be amended: it is set when the image is created"
-    return f"unknown option {_quote(key)}{_suggest(key)}"
+    return f"unknown option {_quote(key)}{_suggest(known, key)}"
 
 
 def _fault_of(option: Option, text: str) -> str:
@@ -200,11 +210,14 @@ def _read(option: Option, text: str) -> Any:
     return text
 
 
-def _suggest(key: str) -> str:
+def _suggest(known: Mapping[str, Option], key: str) -> str:
     # Imported here because only a faulty command line needs it, and it brings in re.
     from difflib import get_close_matches
 
-    nearest = get_close_matches(key.lower(), (*BY_KEY, *_NOT_YET, *_CREATE_ONLY), n=1)
+    from .key_options import key_options
+
+    more = (*_CREATE_ONLY, *(row.key for row in key_options("qcow2"))) if "compat" in known else ()
+    nearest = get_close_matches(key.lower(), (*known, *more), n=1)
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 

@@ -233,10 +233,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypedDict
 
+    from .keys import AddKey, EraseKey
+
     Compat: TypeAlias = Literal["0.10", "v2", "1.1", "v3"]
     Cache: TypeAlias = Literal["none", "off", "writeback", "writethrough", "directsync", "unsafe"]
 else:  # typing would cost the command more than its amend
     Compat = Cache = str
+    AddKey = EraseKey = object
 
     class TypedDict:
         """Stands in for the one of typing, for its annotations."""
@@ -256,6 +259,7 @@ class Keywords(TypedDict, total=False):
     data_file_raw: bool | None
     refcount_bits: int | None
     size: int | None
+    keys: AddKey | EraseKey | None
     format: str | None
     dry_run: bool
     cache: Cache

@@ -1,0 +1,14 @@
+/* Pure, either side: whether the host may change keys of this image; the planner changes none. */
+#ifndef INSTAR_KEYS_H
+#define INSTAR_KEYS_H
+
+#include <stdbool.h>
+
+#include "amend/amendment.h"
+
+/* Whether the image is encrypted with LUKS, and its header's region is that and nothing else: in the
+ * file, with a refcount of 1 for each cluster, and no place of a table. False: refused. The snapshot
+ * table must have been checked. */
+bool check_luks_region(struct amendment *amendment);
+
+#endif

@@ -1,0 +1,121 @@
+"""Test side: a hostile LUKS header is accepted or refused by name, and nothing else happens."""
+
+from __future__ import annotations
+
+import random
+from struct import pack_into
+
+import pytest
+
+from instar.vmm.base.errors import ImageRejected
+from instar.vmm.base.refusals import is_known
+from instar.vmm.luks.header import HEADER_SIZE, read_header
+
+LENGTH = 4040 * 512
+SLOT = 208
+
+
+def header() -> bytearray:
+    """A header as qemu makes it, with slot 0 in use."""
+    raw = bytearray(HEADER_SIZE)
+    raw[:8] = b"LUKS\xba\xbe\0\1"
+    for at, text in ((8, b"aes"), (40, b"xts-plain64"), (72, b"sha256")):
+        raw[at : at + len(text)] = text
+    pack_into(">II", raw, 104, 4040, 64)
+    pack_into(">I", raw, 164, 1000)
+    for number in range(8):
+        state, iterations = (0x00AC71F3, 1000) if number == 0 else (0x0000DEAD, 0)
+        pack_into(">II", raw, SLOT + 48 * number, state, iterations)
+        pack_into(">II", raw, SLOT + 48 * number + 40, 8 + 504 * number, 4000)
+    return raw
+
+
+HOSTILE = {
+    "another magic": (0, b"LUKT", "luks_magic"),
+    "version 0": (6, b"\0\0", "luks_version"),
+    "version 2": (6, b"\0\2", "luks_version"),
+    "serpent": (8, b"serpent", "luks_cipher"),
+    "a cipher without end": (8, b"a" * 32, "luks_cipher"),
+    "more after the end of a cipher": (8, b"aes\0x", "luks_cipher"),
+    "no cipher": (8, bytes(32), "luks_cipher"),
+    "a mode without end": (40, b"x" * 32, "luks_cipher"),
+    "an unknown mode": (40, b"xts-plain65", "luks_cipher"),
+    "an unknown hash": (72, b"sha3\0\0", "luks_cipher"),
+    "a payload at 0": (104, bytes(4), "luks_header"),
+    "a payload among the areas": (104, b"\0\0\x0f\x00", "luks_header"),
+    **{
+        f"{n} bytes of key": (108, n.to_bytes(4, "big"), "luks_header") for n in (0, 16, 48, 63, 65)
+    },
+    "2^32 - 1 bytes of key": (108, b"\xff" * 4, "luks_header"),
+    "no iterations": (164, bytes(4), "luks_header"),
+    "no state": (SLOT, bytes(4), "luks_header"),
+    "a slot in use without iterations": (SLOT + 4, bytes(4), "luks_header"),
+    "stripes 0": (SLOT + 44, bytes(4), "luks_header"),
+    "stripes 4001": (SLOT + 48 * 7 + 44, b"\0\0\x0f\xa1", "luks_header"),
+    "an area over the header": (SLOT + 40, b"\0\0\0\7", "luks_header"),
+    "an area over another": (SLOT + 88, b"\0\0\0\x0a", "luks_header"),
+    "an area of a slot not in use after the end": (SLOT + 48 * 7 + 40, b"\xff" * 4, "luks_header"),
+}
+
+
+def reason(raw: bytes, length: int = LENGTH) -> str:
+    """The name of the refusal, or nothing."""
+    try:
+        read_header(raw, length)
+    except ImageRejected as error:
+        (refusal,) = error.refusals
+        assert is_known(refusal)
+        assert refusal.code == "ENCRYPTION"
+        return refusal.name
+    return ""
+
+
+def test_a_header_of_qemu_is_read() -> None:
+    found = read_header(bytes(header()), LENGTH)
+    assert (found.mode, found.hash, found.key_bytes) == ("xts-plain64", "sha256", 64)
+    assert [slot.number for slot in found.active] == [0]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_each_bad_field_is_refused_by_name(name: str) -> None:
+    at, value, expected = HOSTILE[name]
+    raw = header()
+    raw[at : at + len(value)] = value
+    assert reason(bytes(raw)) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 207, HEADER_SIZE - 1, HEADER_SIZE + 1])
+def test_a_header_that_is_not_whole_is_refused(size: int) -> None:
+    assert reason(bytes(header()).ljust(size, b"\0")[:size]) == "luks_truncated"
+
+
+def test_areas_lie_in_the_region_and_before_the_payload() -> None:
+    end = (8 + 504 * 7 + 500) * 512
+    assert reason(bytes(header()), end) == ""
+    assert reason(bytes(header()), end - 1) == "luks_header"
+
+
+def test_iterations_may_be_as_many_as_a_field_holds() -> None:
+    raw = header()
+    pack_into(">I", raw, 164, 0xFFFFFFFF)
+    pack_into(">I", raw, SLOT + 4, 0xFFFFFFFF)
+    assert reason(bytes(raw)) == ""  # that they take too long is told when they are to be tried
+
+
+def test_random_headers_are_accepted_or_refused() -> None:
+    seeded = random.Random(1)  # noqa: S311 - headers, and no secret
+    good, seen = bytes(header()), set()
+    for _ in range(20000):
+        raw = bytearray(good)
+        for _ in range(seeded.randrange(1, 4)):
+            at = seeded.randrange(0, HEADER_SIZE, 4) if seeded.random() < 0.8 else 6
+            raw[at : at + 4] = seeded.choice(
+                (
+                    seeded.randbytes(4),
+                    bytes(4),
+                    b"\xff" * 4,
+                    seeded.randrange(5000).to_bytes(4, "big"),
+                )
+            )
+        seen.add(reason(bytes(raw), seeded.choice((LENGTH, 0, 1 << 40))))
+    assert seen == {"", "luks_magic", "luks_version", "luks_cipher", "luks_header"}
