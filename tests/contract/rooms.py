@@ -68,7 +68,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # Tests and scripts. A promise's tests use what all share, and nothing of another promise.
     "scripts": (
         *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz", "tests/inspect"),
-        *("tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
+        *("tests/keys", "tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
     ),
     # But to look at an image is a promise about all of them, whoever made it.
     "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),

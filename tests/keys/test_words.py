@@ -1,0 +1,204 @@
+"""What is refused of keyslots is refused as qemu-img refuses it, and nothing moves. Test side."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.luks import WORDS, Volume, make_by_qemu, secret_flag
+from tests.support.process import PACKAGE
+from tests.support.qemu import Qemu
+
+NOT_LAST = "erase all the data in the image irreversibly - refusing operation"
+# Options as keywords, with "_" for "-"; the passphrase that unlocks; what both say.
+REFUSED: dict[str, tuple[dict[str, str], str, str]] = {
+    "no state": ({"new_secret": "two"}, "one", "state' is missing"),
+    "bad state": ({"state": "on"}, "one", "does not accept value 'on'"),
+    "add without a secret": (
+        {"state": "active"},
+        "one",
+        "'new-secret' is required to activate a keyslot",
+    ),
+    "add with an old secret": (
+        {"state": "active", "new_secret": "two", "old_secret": "one"},
+        "one",
+        "'old-secret' must not be given when activating keyslots",
+    ),
+    "slot out of range": (
+        {"state": "active", "new_secret": "two", "keyslot": "8"},
+        "one",
+        "Invalid keyslot 8 specified, must be between 0 and 7",
+    ),
+    "slot in use": (
+        {"state": "active", "new_secret": "two", "keyslot": "0"},
+        "one",
+        "Refusing to overwrite active keyslot 0 - please erase it first",
+    ),
+    "unknown secret": (
+        {"state": "active", "new_secret": "nope"},
+        "one",
+        "No secret with id 'nope'",
+    ),
+    "erase nothing": (
+        {"state": "inactive"},
+        "one",
+        "To erase keyslot(s), either explicit keyslot index or the password currently contained "
+        "in them must be given",
+    ),
+    "erase with a new secret": (
+        {"state": "inactive", "new_secret": "two"},
+        "one",
+        "'new-secret' must not be given when erasing keyslots",
+    ),
+    "erase with a time": (
+        {"state": "inactive", "keyslot": "1", "iter_time": "5"},
+        "one",
+        "'iter-time' must not be given when erasing keyslots",
+    ),
+    "erase what is not in use": (
+        {"state": "inactive", "keyslot": "3"},
+        "one",
+        "Given keyslot 3 is already erased (inactive)",
+    ),
+    "erase another passphrase's": (
+        {"state": "inactive", "keyslot": "0", "old_secret": "two"},
+        "one",
+        "Given keyslot 0 doesn't contain the given old password for erase operation",
+    ),
+    "erase what nothing matches": (
+        {"state": "inactive", "old_secret": "three"},
+        "one",
+        "No keyslots match given (old) password for erase operation",
+    ),
+    "erase the last slot": (
+        {"state": "inactive", "keyslot": "0"},
+        "one",
+        f"Attempt to erase the only active keyslot 0 which will {NOT_LAST}",
+    ),
+    "erase all that match": (
+        {"state": "inactive", "old_secret": "one"},
+        "one",
+        "All the active keyslots match the (old) password that was given and erasing them will "
+        f"{NOT_LAST}",
+    ),
+}
+
+
+def command(volume: Volume, options: dict[str, str], unlock: str, *flags: str) -> list[str]:
+    prefix = "encrypt." if volume.form == "qcow2" else ""
+    asked = ",".join(f"{prefix}{key.replace('_', '-')}={value}" for key, value in options.items())
+    secrets = [part for word in WORDS for part in secret_flag(word)]
+    given = ["-f", volume.form, *secrets, "--key-secret", unlock, "-o", asked, *flags]
+    return ["amend", *given, str(volume.path)]
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); from instar.__main__ import main"
+    program = [sys.executable, "-c", f"{code}; main()", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("form", ["qcow2", "luks"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_in_qemus_words_and_nothing_moves(
+    tmp_path: Path, qemu: Qemu, name: str, form: str
+) -> None:
+    options, unlock, said = REFUSED[name]
+    volume = make_by_qemu(tmp_path / "i", form)
+    before, stat = volume.path.read_bytes(), volume.path.stat()
+    ours = run(command(volume, options, unlock))
+    assert ours.returncode in (1, 2), ours
+    assert said in ours.stderr, ours
+    assert ours.stderr.count("\n") == 1
+    assert ours.stdout == ""
+    assert volume.path.read_bytes() == before
+    assert volume.path.stat().st_mtime_ns == stat.st_mtime_ns
+    theirs = volume.amend(qemu, unlock, **options)
+    assert theirs.status == 1
+    assert said in theirs.stderr, theirs
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("form", ["qcow2", "luks"])
+def test_a_wrong_passphrase_is_refused(tmp_path: Path, form: str) -> None:
+    volume = make_by_qemu(tmp_path / "i", form)
+    before = volume.path.read_bytes()
+    ours = run(command(volume, {"state": "active", "new_secret": "two"}, "three"))
+    said = "Invalid password, cannot unlock any keyslot\n"
+    assert (ours.returncode, ours.stdout) == (1, "")
+    assert ours.stderr.endswith(said), ours
+    assert volume.path.read_bytes() == before
+
+
+@pytest.mark.kvm
+def test_the_command_adds_and_erases_confined(tmp_path: Path, qemu: Qemu) -> None:
+    volume = make_by_qemu(tmp_path / "i", "qcow2")
+    for options, unlock in (
+        ({"state": "active", "new_secret": "two", "iter_time": "0"}, "one"),
+        ({"state": "inactive", "old_secret": "one"}, "two"),
+    ):
+        done = run(command(volume, options, unlock, "--require-confinement"))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done
+    assert volume.opened(qemu, WORDS) == {"two"}
+
+
+@pytest.mark.kvm
+def test_the_command_takes_the_image_options_of_qemu(tmp_path: Path, qemu: Qemu) -> None:
+    volume = make_by_qemu(tmp_path / "i", "qcow2")
+    secrets = [part for word in WORDS for part in secret_flag(word)]
+    asked = "encrypt.state=active,encrypt.new-secret=two,encrypt.iter-time=0"
+    image = f"driver=qcow2,encrypt.key-secret=one,file.filename={volume.path}"
+    done = run(["amend", *secrets, "-o", asked, "--image-opts", image])
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert volume.opened(qemu, WORDS) == {"one", "two"}
+
+
+@pytest.mark.kvm
+def test_a_secret_comes_from_a_file_and_in_base64(tmp_path: Path, qemu: Qemu) -> None:
+    volume = make_by_qemu(tmp_path / "i", "qcow2")
+    (tmp_path / "one").write_text("b25l\n")
+    (tmp_path / "two").write_text("two")
+    secrets = [
+        *("--object", f"secret,id=a,file={tmp_path / 'one'},format=base64"),
+        *("--object", f"secret,id=b,file={tmp_path / 'two'}"),
+    ]
+    asked = "encrypt.state=active,encrypt.new-secret=b,encrypt.iter-time=0"
+    done = run(["amend", *secrets, "-o", asked, "--key-secret", "a", str(volume.path)])
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert volume.opened(qemu, WORDS) == {"one", "two"}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("plain", "Can't amend encryption options - encryption not present"),
+        ("aes", "Only LUKS encryption options can be amended"),
+    ],
+)
+def test_an_image_without_luks_is_refused(
+    tmp_path: Path, oldest_qemu: Qemu, recipe: str, said: str
+) -> None:
+    path = tmp_path / "i"
+    secret = [*secret_flag("one"), "-o", "encrypt.format=aes,encrypt.key-secret=one"]
+    oldest_qemu.create(path, "1M", *(secret if recipe == "aes" else []))
+    options = {"state": "active", "new_secret": "two"}
+    done = run(command(Volume(path, "qcow2"), options, "one"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
+@pytest.mark.kvm
+def test_iterations_beyond_the_timeout_are_refused_before_they_begin(tmp_path: Path) -> None:
+    volume = make_by_qemu(tmp_path / "i", "luks")
+    data = bytearray(volume.path.read_bytes())
+    data[208 + 4 : 208 + 8] = b"\xff" * 4
+    volume.path.write_bytes(data)
+    done = run(command(volume, {"state": "active", "new_secret": "two"}, "one", "--timeout", "5"))
+    assert done.returncode == 1
+    assert "raise it" in done.stderr
+    assert "--timeout" in done.stderr
