@@ -52,6 +52,7 @@ CALLS: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
     (LAZY, {}, ""),
     (("-o", "compat=0.10"), {}, ""),
     (("-o", "compat=0.10"), ZEROES, ""),
+    (("-o", "size=64k", "--shrink"), {"clusters": {0: Data(b"a"), 9: Data(b"b")}}, ""),
     (LAZY, {"dirty": True}, ""),
     (LAZY, {}, guest_code("0f0b")),
     (("--timeout=0.2", *LAZY), {}, HANG),

@@ -70,7 +70,8 @@ static void ask(struct attempt *run, const struct AmendConfig *config, uint8_t f
         .budget = budget,
         .may_progress = config->flags & AMEND_FLAG_PROGRESS,
     };
-    const struct image_io io = {&run->reading, image->size, reading_read, reading_write, reading_zero,
+    const struct image_io io = {&run->reading, image->size, reading_read, reading_write,
+                                reading_scatter, reading_zero,
                                 run->reading.may_progress ? reading_progress : 0};
     forget(workspace, sizeof(*workspace));
     run->planned = plan_amend(config, &asked, &io, workspace, &run->plan, &run->verdict);

@@ -200,6 +200,20 @@ bool reading_write(void *context, uint32_t phase, const struct io_range *ranges,
     return true;
 }
 
+bool reading_scatter(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count)
+{
+    struct reading *reading = context;
+    PROMISE(phase < INSTAR_PHASE_COUNT && !reading->failed && count > 0 && count <= IO_SECTORS_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        PROMISE(sectors->numbers[i] <= INT64_MAX / SECTOR);
+        check_place(reading, sectors->numbers[i] * SECTOR, SECTOR);
+        if (!stage(reading, phase, sectors->numbers[i] * SECTOR, SECTOR,
+                   sectors->data + i * SECTOR))
+            return false;
+    }
+    return true;
+}
+
 bool reading_zero(void *context, const struct io_segment *segments, uint32_t count)
 {
     struct reading *reading = context;

@@ -102,6 +102,7 @@ struct asked_options sparse_options(uint8_t flags);
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */
 bool reading_read(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
 bool reading_write(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
+bool reading_scatter(void *reading, uint32_t phase, const struct io_sectors *sectors, uint32_t count);
 bool reading_zero(void *reading, const struct io_segment *segments, uint32_t count);
 void reading_progress(void *reading, uint64_t done, uint64_t total);
 

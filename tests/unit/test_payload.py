@@ -98,7 +98,10 @@ SPOILT: dict[str, tuple[Callable[[Elf], None], str]] = {
         put(E_ENTRY, "<Q", (1 << 64) - 1),
         "entry 0xffffffffffffffff is not executable",
     ),
-    "no segments": (put(E_PHNUM, "<H", 0), "built for ABI version None, this is 4"),
+    "no segments": (
+        put(E_PHNUM, "<H", 0),
+        f"built for ABI version None, this is {abi.INSTAR_ABI_VERSION}",
+    ),
     "an unaligned segment": (
         segment(1, P_VADDR, 0x19010),
         "segment at 0x19010 is unaligned, overlaps or is outside",
@@ -172,18 +175,27 @@ class TestTheNote:
         self, elf: Elf, tmp_path: Path, version: int
     ) -> None:
         elf.put(elf.note() + 20, "<I", version)
-        assert error_of(elf, tmp_path) == f"built for ABI version {version}, this is 4"
+        assert (
+            error_of(elf, tmp_path)
+            == f"built for ABI version {version}, this is {abi.INSTAR_ABI_VERSION}"
+        )
 
     def test_an_image_without_a_note_is_refused(self, elf: Elf, tmp_path: Path) -> None:
         elf.put(elf.headers(PT_NOTE)[0] + P_TYPE, "<I", 0)
-        assert error_of(elf, tmp_path) == "built for ABI version None, this is 4"
+        assert (
+            error_of(elf, tmp_path)
+            == f"built for ABI version None, this is {abi.INSTAR_ABI_VERSION}"
+        )
 
     @pytest.mark.parametrize("offset", [0, 8, 12], ids=["name size", "type", "name"])
     def test_a_note_of_somebody_else_is_no_note(
         self, elf: Elf, tmp_path: Path, offset: int
     ) -> None:
         elf.put(elf.note() + offset, "<I", 4)
-        assert error_of(elf, tmp_path) == "built for ABI version None, this is 4"
+        assert (
+            error_of(elf, tmp_path)
+            == f"built for ABI version None, this is {abi.INSTAR_ABI_VERSION}"
+        )
 
     @pytest.mark.parametrize("offset", FAR)
     def test_a_note_outside_the_file_is_refused(

@@ -47,11 +47,14 @@ def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
 def test_a_message_uses_details_that_exist(reason: int) -> None:
     _, details, message = REASONS[reason]
     used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
-    assert used <= {*details, "names", "users", "which", "check"}
+    assert used <= {*details, "names", "users", "which", "check", "found", "luks_field"}
     assert "users" not in used or reason == abi.REFUSAL_OVERLAP
     assert "which" not in used or "snapshot" in details
     about_bitmaps = (abi.REFUSAL_SIZE_BITMAPS, abi.REFUSAL_BITMAP_IN_USE)
-    assert "names" not in used or reason in (abi.REFUSAL_DOWNGRADE_BITMAPS, *about_bitmaps)
+    with_names = (abi.REFUSAL_DOWNGRADE_BITMAPS, *about_bitmaps, abi.REFUSAL_LUKS_CIPHER)
+    assert "names" not in used or reason in with_names
+    assert "found" not in used or reason == abi.REFUSAL_REPAIR_ENTRY
+    assert "luks_field" not in used or reason == abi.REFUSAL_LUKS_HEADER
     assert len(details) == len(set(details)) <= 3
 
 
