@@ -7,6 +7,7 @@ or None for an image that it does not read.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +25,12 @@ SIZE_MAX = 4 << 20
 _BELOW = b"\xbb"
 
 
+def _is_backed(data: bytes) -> bool:
+    """Whether the header names a backing file. A name of 0 bytes is none, wherever it is."""
+    offset, size = struct.unpack(">QI", data[8:20])
+    return bool(offset and size)
+
+
 def by_dissect(data: bytes) -> list[bytes] | None:
     """The active layer and all snapshots, by dissect.hypervisor."""
     model = Model(data)
@@ -31,7 +38,9 @@ def by_dissect(data: bytes) -> list[bytes] | None:
         return None
     if model.version == 2 and any(data[72:104]):
         return None  # it takes the fields of version 3 from there all the same
-    below = BytesIO(_BELOW * model.size) if model.backing_file_offset else None
+    below = None
+    if model.backing_file_offset:  # it wants one for an empty name too
+        below = BytesIO((_BELOW if _is_backed(data) else b"\0") * model.size)
     image = QCow2(BytesIO(data), backing_file=below)
     layers = [image.open(), *(snapshot.open() for snapshot in image.snapshots)]
     return [layer.read(model.size) for layer in layers]
@@ -40,7 +49,7 @@ def by_dissect(data: bytes) -> list[bytes] | None:
 def by_libqcow(data: bytes) -> list[bytes] | None:
     """The active layer, by libqcow; it has no word for what a backing file holds."""
     model = Model(data)
-    if model.crypt_method or model.has_data_file or model.backing_file_offset:
+    if model.crypt_method or model.has_data_file or _is_backed(data):
         return None
     image = pyqcow.file()
     image.open_file_object(BytesIO(data))
@@ -65,7 +74,7 @@ class ByQemu:
             folder = Path(name)
             (folder / "image").write_bytes(data)
             image: dict[str, Any] = {"driver": "qcow2", "file.filename": str(folder / "image")}
-            if model.backing_file_offset:
+            if _is_backed(data):
                 (folder / "below").write_bytes(_BELOW * model.size)
                 image |= {"backing.driver": "raw", "backing.file.driver": "file"}
                 image["backing.file.filename"] = str(folder / "below")

@@ -24,6 +24,8 @@ from instar.vmm.contract.rules import lazy_refcounts
 from tests.fuzz import contract_lies
 from tests.fuzz.contract import Tally, _run_image, _tell, run
 from tests.fuzz.contract_states import FindingError
+from tests.fuzz.other_readers import by_dissect, by_libqcow
+from tests.support.forge import Image, Zero
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
@@ -114,3 +116,12 @@ def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(
     monkeypatch.setattr(version_2.Version2, "judge_table", lambda *_, **__: None)
     (finding,) = _found_in("3/53")
     assert "version 2, and" in finding
+
+
+def test_other_readers_take_an_empty_name_for_no_backing_file() -> None:
+    image = Image(size=1 << 16, cluster_bits=9, clusters={3: Zero()}, backing_file=b"base")
+    data = bytearray(image.build())
+    data[16:20] = bytes(4)
+    empty = bytes(data)
+    assert by_dissect(empty) == by_libqcow(empty) == [bytes(1 << 16)]
+    assert by_dissect(image.build()) != [bytes(1 << 16)]
