@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instar.vmm.base.errors import GuestFault
+from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.books import FREED, LESSENED, TAKEN, Books
 from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.pending import Pending
@@ -141,3 +141,15 @@ def test_a_new_block_begins_a_cluster(distance: int) -> None:
     books = books_of(image(4, {}), 4)
     with pytest.raises(GuestFault, match="puts a refcount block at"):
         books.add_block(1, 4096 + distance)
+
+
+@pytest.mark.parametrize("references", [1, 2])
+def test_what_comes_into_use_is_not_given_up_too(references: int) -> None:
+    books = books_of(image(4, {}), 4)
+    books.take(5, references)
+    with pytest.raises(ImageRejected, match="0x"):
+        books.release([5])
+    with pytest.raises(ImageRejected, match="0x"):
+        books.release([4, 5])
+    assert not books.release_run(4, 3, 1)
+    assert books.old(5) == 0
