@@ -68,7 +68,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # Tests and scripts. A promise's tests use what all share, and nothing of another promise.
     "scripts": (
         *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz", "tests/inspect"),
-        *("tests/keys", "tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
+        *("tests/keys", "tests/mutants", "tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
     ),
     # But to look at an image is a promise about all of them, whoever made it.
     "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),
@@ -81,6 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tests/hostile": _TESTED_WITH,
     "tests/keys": _TESTED_WITH,
     "tests/locking": _TESTED_WITH,
+    "tests/mutants": _TESTED_WITH,
     "tests/oracle": _TESTED_WITH,
     "tests/places": _TESTED_WITH,
     "tests/repair": _TESTED_WITH,

@@ -38,7 +38,7 @@ NOT_RUN = {
     "pipx install": "changes the user's account; tests/contract/test_packaging.py installs",
     "uv tool install": "changes the user's account; tests/contract/test_packaging.py installs",
     "instar amend --object": "takes an encrypted image; tests/keys/test_words.py has its like",
-    "make mutants": "takes hours; tests/unit/test_mutants.py tries the script",
+    "make mutants": "takes long; tests/mutants tries the script",
     "podman ": "takes a container engine; tests/contract/test_containerfile.py has the steps",
     "docker ": "takes a container engine; tests/contract/test_containerfile.py has the steps",
 }
