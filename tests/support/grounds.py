@@ -56,6 +56,8 @@ def _encrypted_zeros(image: Reader, request: Request) -> bool:
         not entry.descriptor.compressed and entry.descriptor.cluster.reads_as_zeros
         for entry in _entries(image)
     )
+    # A disk that grows over a backing file gets zero clusters before its version changes.
+    zeros = zeros or _grows_backed(image, request)
     return _downgrade(image, request) and zeros and image.header.crypt_method != 0
 
 

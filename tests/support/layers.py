@@ -221,7 +221,7 @@ class Layers:
             if version_3
             else None,
             "format-specific.data.data-file-raw": raw,
-            "format-specific.data.bitmaps": self.bitmaps(),
+            "format-specific.data.bitmaps": [bitmap[:3] for bitmap in self.bitmaps()],
         }
 
     def bitmaps(self) -> list[Bitmap]:
