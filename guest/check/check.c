@@ -17,7 +17,11 @@ operation_entry operation_start;
 void operation_start(uint64_t workspace_size)
 {
     struct check_workspace *workspace = (struct check_workspace *)calls->workspace;
-    const struct image_io io = {.size = config->image_size, .read = read_blocks};
+    const struct image_io io = {
+        .size = config->image_size,
+        .read = read_blocks,
+        .progress = config->flags & INSPECT_FLAG_PROGRESS ? send_progress : 0,
+    };
     uint32_t waiting = 0;
     const struct sink sink = {&waiting, send_waiting};
     struct CheckResult result;

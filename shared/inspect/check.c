@@ -118,6 +118,7 @@ static bool check_windows(struct checking *checking, uint8_t *memory, uint64_t s
     if (room == 0)
         return refuse(checking->image.file.verdict, REFUSAL_WORK_LIMIT, AMEND_ERROR_WORK_LIMIT, 0,
                       0, 0);
+    checking->to_walk = (total + room - 1) / room * checking->image.l1_entries;
     for (counts->first = 0; counts->first < total; counts->first += room) {
         counts->size = total - counts->first < room ? total - counts->first : room;
         counts->uses = memory + round_up(counts->size, COUNTS_UNIT) * bytes_of_count(counts->wide);

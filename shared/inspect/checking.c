@@ -17,8 +17,11 @@ void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t d
 {
     struct CheckResult *result = checking->result;
     const struct CheckFinding finding = {kind, 0, {detail0, detail1, detail2}};
+    struct budget *budget = &checking->image.file.budget;
     if (!checking->once && !is_of_window(kind))
         return;
+    /* What is left is looked at when the next reference is paid for. */
+    budget->left -= budget->left < FINDING_WORK ? budget->left : FINDING_WORK;
     if (kind == CHECK_CLUSTER_LEAKED)
         result->leaks++;
     else if (kind == CHECK_OVERLAP)
@@ -83,7 +86,7 @@ bool count_region(struct checking *checking, uint64_t offset, uint64_t size, uin
         return true;
     }
     uint64_t first = offset >> bits, last = (offset + size - 1) >> bits;
-    if (!spend(&checking->image.file.budget, (last - first + 1) * COUNT_WORK))
+    if (!spend(&checking->image.file.budget, REGION_WORK + (last - first + 1) * COUNT_WORK))
         return false;
     if (last >= checking->clusters)
         checking->clusters = last + 1;

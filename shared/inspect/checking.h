@@ -27,14 +27,18 @@ struct checking {
     uint64_t clusters;      /* one more if it is referred to */
     uint64_t highest;       /* the last cluster in use; 0 if there is none */
     bool once;              /* the first window: findings that are of no window are told */
+    uint64_t walked;        /* L1 entries, */
+    uint64_t to_walk;       /* of so many in all windows; 0: nobody wants to know */
     bool doubted;           /* a flag of the active tables may be wrong */
     uint64_t next;              /* where the next cluster is if the disk is not fragmented */
 };
 
 /* In the place of a refcount, which is cut to 2, one that cannot be read. */
 #define REFCOUNT_UNKNOWN 3u
-/* To count a reference takes as long as to read so many bytes. */
+/* To count a cluster takes as long as to read so many bytes; to come to it, and to note a finding. */
 #define COUNT_WORK 16u
+#define REGION_WORK 128u
+#define FINDING_WORK 512u
 
 /* Note a finding; what it counts as is the kind's affair. */
 void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t detail1,

@@ -11,6 +11,9 @@
 #define L2_RESERVED UINT64_C(0x3f000000000001fe)
 #define ALL_ALLOCATED UINT64_C(0xffffffff)
 
+/* How often the progress is told, at most. */
+#define PROGRESS_STEPS 256u
+
 /* What the parts of tables are queued with. */
 #define TABLE_STARTS 1u
 #define TABLE_ACTIVE 2u
@@ -244,6 +247,14 @@ static bool check_l1_entry(struct checking *checking, uint64_t index, uint64_t e
     return unreadable || check_flag(checking, CHECK_L2_TABLE_COPIED, index, entry);
 }
 
+/* One more L1 entry of the count is done. */
+static void tell_progress(struct checking *checking)
+{
+    uint64_t step = checking->to_walk / PROGRESS_STEPS + 1;
+    if (checking->to_walk && checking->walked++ % step == 0 && checking->walked <= checking->to_walk)
+        report_progress(&checking->image.file, checking->walked, checking->to_walk);
+}
+
 static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, bool active,
                  visit_part *visit)
 {
@@ -258,6 +269,8 @@ static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, b
             return false;
         uint64_t entry = load_be64(table + at);
         bool named = false;
+        if (visit == count_entries)
+            tell_progress(checking);
         if (!(visit == count_entries ? count_l1_entry(checking, i, entry, active, &named)
                                      : check_l1_entry(checking, i, entry, &named)))
             return false;

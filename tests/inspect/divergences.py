@@ -102,13 +102,14 @@ CHECK = (
     ),
     Divergence(
         "check_needs_nothing_else",
-        "opens the backing file, and needs the key of an encrypted image",
-        "needs neither",
-        "refcounts are about neither",
+        "opens the backing file and the data file, and needs the key of an encrypted image",
+        "needs none of them",
+        "refcounts are about none of them",
         (
             "qemu-img refuses: No such file or directory*",
             "qemu-img refuses: Parameter 'encrypt.key-secret' is required*",
             "qemu-img refuses: *backing*",
+            "qemu-img refuses: 'data-file' is required for this image*",
         ),
     ),
     Divergence(

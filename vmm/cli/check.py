@@ -12,14 +12,15 @@ from ..inspect.looker import Looker
 from ..request.keywords import check_format
 from .arguments import read_seconds
 from .commands import CHECK
-from .look import confiner, look_at_each, read_arguments
-from .report import show_debug, write
+from .look import confiner, look_at_all, read_arguments
+from .report import Progress, show_debug, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ..inspect.check import CheckResult
     from .look import Confine
     from .report import Report
 
@@ -37,12 +38,20 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         return 0
     flags = read.flags
     timeout = read_seconds(flags.get("timeout", "30"))
-    quiet = "quiet" in flags
-    check_format(flags.get("format"))
+    check_format(flags.get("format"), "checks")
     check_machine()
     confine = confiner(required="require-confinement" in flags)
     confined = read.jobs is not None or own_process or "repair" in flags
-    look: Look = partial(_look, flags=flags, timeout=timeout, confine=confine if confined else None)
+    shown = (
+        read.jobs is None and not report.is_json and flags.keys().isdisjoint(("quiet", "repair"))
+    )
+    look: Look = partial(
+        _look,
+        flags=flags,
+        timeout=timeout,
+        confine=confine if confined else None,
+        shows_progress=shown and "progress" in flags,
+    )
     runs = 1
     if "repair" in flags:
         from .mend import RUNS, mend_each
@@ -50,39 +59,38 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         look, runs = mend_each(look, flags, timeout), RUNS
     elif named := flags.keys() & {"dry-run", "max-growth"}:
         raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
-    if read.jobs is None:
-        document = look(read.files[0])
-        if "error" in document:
-            return report.told_error(document)
-        return _tell(document, report, quiet=quiet)
-    report.use_lines()
-    found = {0}
-    documents = look_at_each(read, look, runs * timeout)
-    for number, document in enumerate(documents):
-        if number and not report.is_json and not quiet:
-            write("stdout", "\n")
-        report.filename = document["filename"]
-        if "error" in document:
-            found.add(report.told_error(document))
-        else:
-            found.add(_tell(document, report, quiet=quiet, named=True))
-    report.filename = None
+    tell = partial(_tell, report=report, quiet="quiet" in flags)
+    found = {0, *look_at_all(read, report, look, tell, runs * timeout)}
     return next(status for status in _WORST if status in found)
 
 
-def _look(name: str, *, flags: dict[str, str], timeout: float, confine: Confine | None) -> Document:
-    with Looker("check") as looker:
-        result = check_image(
-            *(name, looker),
-            force_share="force-share" in flags,
-            timeout=timeout,
-            debug=show_debug if "debug" in flags else None,
-            before_read=confine,
-        )
+def _look(
+    name: str,
+    *,
+    flags: dict[str, str],
+    timeout: float,
+    confine: Confine | None,
+    shows_progress: bool,
+) -> Document:
+    progress = Progress() if shows_progress else None
+    result: CheckResult | None = None
+    try:
+        with Looker("check") as looker:
+            result = check_image(
+                *(name, looker),
+                force_share="force-share" in flags,
+                timeout=timeout,
+                progress=progress,
+                debug=show_debug if "debug" in flags else None,
+                before_read=confine,
+            )
+    finally:
+        if progress is not None:
+            progress.end(succeeded=result is not None)
     return {**result.to_dict(), "exit-status": result.exit_status}
 
 
-def _tell(document: Document, report: Report, *, quiet: bool, named: bool = False) -> int:
+def _tell(document: Document, *, report: Report, quiet: bool, named: bool) -> int:
     """Report one image; return its exit status."""
     report.document(document)
     if not report.is_json:

@@ -280,7 +280,8 @@ clusters and nothing worse.
         Flag("dry-run", "with -r: say what would be written, and write nothing"),
         Flag("max-growth", "with -r: how far the file may grow, by default 1G", metavar="SIZE"),
         Flag("cache", "accepted for the sake of qemu-img; has no effect", "T", "CACHE"),
-        Flag("quiet", "print nothing but errors", short="q"),
+        *_REPORT[:1],
+        Flag("progress", "show the progress, of many images how many are done", short="p"),
         *_SHARED,
     ),
     examples=(

@@ -10,7 +10,7 @@ from ..inspect.policy import Policy
 from .arguments import read_seconds, read_size
 from .commands import INFO
 from .info_text import describe
-from .look import confiner, look_at_each, read_arguments
+from .look import confiner, look_at_all, read_arguments
 from .report import show_debug, write
 
 TYPE_CHECKING = False
@@ -33,21 +33,14 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     policy = _read_policy(flags)
     check_machine()
     confine = confiner(required="require-confinement" in flags)
-    if read.jobs is None:
-        document = _look(read.files[0], flags, policy, timeout, confine if own_process else None)
-        return _tell(document, report)
-    report.use_lines()
-    status = 0
-    documents = look_at_each(
-        read, lambda name: _look(name, flags, policy, timeout, confine), timeout
+    confined = confine if own_process or read.jobs is not None else None
+    statuses = look_at_all(
+        *(read, report),
+        lambda name: _look(name, flags, policy, timeout, confined),
+        lambda document, *, named: _tell(document, report),
+        timeout,
     )
-    for number, document in enumerate(documents):
-        if number and not report.is_json:
-            write("stdout", "\n")
-        report.filename = document["filename"]
-        status |= report.told_error(document) if "error" in document else _tell(document, report)
-    report.filename = None
-    return status
+    return max(statuses, default=0)
 
 
 def _read_policy(flags: dict[str, str]) -> Policy | None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..image.image_file import ImageFile
     from .commands import Command
+    from .counter import Counter
     from .report import Report
 
     Document = dict[str, Any]
@@ -77,6 +78,49 @@ def _names(files: list[str], flags: dict[str, str]) -> Iterator[str]:
         from .name_list import read_names
 
         yield from read_names(flags["files-from"], null="null" in flags)
+
+
+def look_at_all(
+    arguments: Arguments,
+    report: Report,
+    look: Callable[[str], Document],
+    tell: Callable[..., int],
+    timeout: float,
+) -> Iterator[int]:
+    """Look at each image, tell of it, and yield its exit status; of many, each in a child.
+
+    `look(name)` gives a document, an error's too, and `tell(document, named=...)` reports it.
+    """
+    if arguments.jobs is None:
+        document = look(arguments.files[0])
+        failed = "error" in document
+        yield report.told_error(document) if failed else tell(document, named=False)
+        return
+    report.use_lines()
+    quiet = report.is_json or "quiet" in arguments.flags
+    counter = _make_counter(None if quiet or "progress" not in arguments.flags else arguments)
+    for number, document in enumerate(look_at_each(arguments, look, timeout)):
+        if counter:
+            counter.clear()
+        if number and not quiet:
+            write("stdout", "\n")
+        report.filename = document["filename"]
+        failed = "error" in document
+        yield report.told_error(document) if failed else tell(document, named=True)
+        if counter:
+            counter.update()
+    report.filename = None
+    if counter:
+        counter.close()
+
+
+def _make_counter(arguments: Arguments | None) -> Counter | None:
+    if arguments is None:
+        return None
+    from .counter import Counter
+
+    total = None if "files-from" in arguments.flags else len(arguments.files)
+    return Counter(total, "stdout", stays=True)
 
 
 def confiner(*, required: bool) -> Confine:

@@ -61,6 +61,7 @@ def check_image(
     *,
     force_share: bool = False,
     timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     before_read: Callable[[ImageFile, int], None] | None = None,
 ) -> CheckResult:
@@ -78,4 +79,4 @@ def check_image(
         looker.provide(ram_for(image))
         if before_read:
             before_read(image, looker.prepare())
-        return check_open(looker, image, timeout=timeout, debug=debug)
+        return check_open(looker, image, timeout=timeout, progress=progress, debug=debug)

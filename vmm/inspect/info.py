@@ -63,7 +63,8 @@ def describe_image(
     found, contents = recognise(image.read, image.size)
     if form is not None and form != found:
         if form != "raw":  # which anything can be taken for
-            raise other_format(image.read(0, PROBE_SIZE), image.read, image.size)
+            wanted = f"not the {form} image that it is to be"
+            raise other_format(image.read(0, PROBE_SIZE), image.read, image.size, wanted)
         found, contents = "raw", tuple(dict.fromkeys((found, *contents)))
     facts: dict[str, Any] = {
         "filename": image.name,

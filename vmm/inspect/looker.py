@@ -73,14 +73,17 @@ class Looker:
         *,
         progress: bool = False,
         debug: Callable[[str], None] | None = None,
+        work_max: int | None = None,
     ) -> None:
         """Run the guest on an image that is open and locked. GuestFault, HostError.
 
         `receive` is called with each frame, as Machine.run() has it; `progress` asks for those.
+        `work_max` is what the guest may spend, if not what an amend may.
         """
         flags = INSPECT_FLAG_PROGRESS if progress else 0
         flags |= 0 if debug else INSPECT_FLAG_QUIET
-        config = _CONFIG.pack(INSPECT_CONFIG_MAGIC, flags, image.size, image.work_max, 0)
+        work_max = image.work_max if work_max is None else work_max
+        config = _CONFIG.pack(INSPECT_CONFIG_MAGIC, flags, image.size, work_max, 0)
         if self._machine is None:
             self.keep()
         machine = self._machine

@@ -152,10 +152,17 @@ def identify(head: bytes, tail: bytes) -> str:
     return "a raw image, or no image at all"
 
 
-def other_format(head: bytes, read: Callable[[int, int], bytes], size: int) -> ImageRejected:
-    """What to raise for a file that is not qcow2: an error that names what it is instead.
+def other_format(
+    head: bytes,
+    read: Callable[[int, int], bytes],
+    size: int,
+    wanted: str = "only qcow2 images can be amended",
+) -> ImageRejected:
+    """What to raise for a file of another format: an error that names what it is instead.
 
-    `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it.
+    `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it;
+    `wanted` says what it should have been.
     """
     tail = read(max(size - PROBE_SIZE, 0), PROBE_SIZE)
-    return ImageRejected((not_qcow2(identify(head, tail)),))
+    found = "a qcow2 image" if parse_fixed_header(head) else identify(head, tail)
+    return ImageRejected((not_qcow2(found, wanted),))

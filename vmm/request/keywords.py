@@ -138,8 +138,10 @@ def check_backing_format(name: str | bytes | None) -> None:
         raise UsageError(f"Invalid format name: '{name:.60}' is no format of a backing file")
 
 
-def check_format(name: str | None, *, keys: bool = False) -> None:
-    """Refuse every image format but qcow2, and for `keys` luks; None stands for "not given".
+def check_format(
+    name: str | None, purpose: str = "option amendment", *, keys: bool = False
+) -> None:
+    """Refuse every format but qcow2, and for `keys` luks; None stands for "not given".
 
     Raises UsageError for a name that is no format's, and ImageRejected for another format.
     """
@@ -152,7 +154,7 @@ def check_format(name: str | None, *, keys: bool = False) -> None:
         number=0,  # the guest has no such reason: it is never asked about another format
         code="UNSUPPORTED_FORMAT",
         code_number=AMEND_ERROR_UNSUPPORTED_FORMAT,
-        message=f"Format driver '{name}' does not support option amendment",
+        message=f"Format driver '{name}' does not support {purpose}",
         detail={},
     )
     raise ImageRejected((refusal,))
