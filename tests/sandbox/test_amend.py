@@ -163,8 +163,7 @@ class TestWhatIsLeft:
             instar.amend(path, lazy_refcounts=number % 2 == 0)
             with pytest.raises(instar.ImageRejected):
                 instar.amend(path, compat="0.10", lazy_refcounts=True)
-        assert open_descriptors() == before
-        assert not any("kvm" in target for target in open_descriptors().values())
+        assert open_descriptors() == before  # other tests may keep machines of their own
 
     def test_an_upgrade_and_a_downgrade_give_the_header_back(self, path: Path) -> None:
         image = Image(extensions=[Extension(0x12345678, b"unknown")], **BACKED)
