@@ -40,6 +40,14 @@ def test_people_hear_of_failures_and_get_a_summary(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("options", [(), LAZY])
+def test_dirty_images_are_repaired_by_the_workers(options: tuple[str, ...], tmp_path: Path) -> None:
+    images = [write(tmp_path / f"{number}.qcow2", dirty=True) for number in range(3)]
+    done = run("amend", "--repair", "-j2", *options, *images)
+    assert done.stderr == "instar: 3 images: 3 amended, 0 as asked, 0 failed\n"
+    assert run("check", "--quiet", *images).returncode == 0
+
+
 def test_json_is_a_line_for_each_image(tmp_path: Path) -> None:
     images = [*write_some(tmp_path, 3), tmp_path]
     done = run("amend", "--output=json", "-j2", *LAZY, *images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import instar
 from instar.vmm.amend import amend_image
 from instar.vmm.fleet import isolation
 from instar.vmm.machine.payload import load_payload
+from instar.vmm.repair import make_repair
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Data, Image, Snapshot
@@ -97,6 +99,26 @@ def test_every_file_name_is_taken_for_one(
     SAMPLE.write(Path(os.fsdecode(name)))
     result = instar.amend(name, lazy_refcounts=True, isolation="process")
     assert (result.filename, result.action) == (os.fsdecode(name), "amended")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("options", [{}, {"lazy_refcounts": True}, {"dry_run": True}])
+def test_what_a_repair_does_is_believed(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = tmp_path / "image"
+    replace(SAMPLE, snapshots=(), dirty=True).write(path)
+    inside, outside = both(path, repair=True, **options)
+    assert inside == outside
+    assert inside["action"] == "amended"
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("extent", ["leaks", "all"])
+def test_what_a_repair_of_leaks_does_is_believed(extent: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    replace(SAMPLE, snapshots=(), refcounts={3: 2}).write(path)
+    result = isolation.amend_in_child(path, make_repair(extent))
+    assert (result.action, result.atomic) == ("amended", True)
+    assert instar.check(path).exit_status == 0
 
 
 @pytest.mark.parametrize(

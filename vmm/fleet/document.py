@@ -169,7 +169,8 @@ def _demand_sound(
         return
     _demand(part.action == "amended")
     _demand(_are_changes(part, request))
-    _demand(_are_ranges(part, end, ranges_max, switches=request.keys is None))
+    switches = request.keys is None and not request.mends  # which may do without
+    _demand(_are_ranges(part, end, ranges_max, switches=switches))
 
 
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
@@ -205,7 +206,10 @@ def _are_changes(result: AmendResult | AmendStep, request: AmendRequest) -> bool
     values = {change.field: change.after for change in result.changes}
     return (
         places == sorted({*places})
-        and any(not fields or not values.keys().isdisjoint(fields) for fields in moved)
+        and (
+            any(not fields or not values.keys().isdisjoint(fields) for fields in moved)
+            or (request.repairs and not moved)  # of a repair most is in no field of the header
+        )
         and all(change.before != change.after for change in result.changes)
         and all(
             _is_value(change.field, value)
