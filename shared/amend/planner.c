@@ -46,6 +46,35 @@ static struct target start_target(const struct qcow2_header *h)
     };
 }
 
+/* Whether the tables, and the refcounts, of an image that is refused mean what they say. */
+static bool is_understood(const struct amendment *amendment)
+{
+    const uint64_t plain = QCOW2_INCOMPATIBLE_DATA_FILE | QCOW2_INCOMPATIBLE_COMPRESSION |
+                           QCOW2_INCOMPATIBLE_EXTENDED_L2;
+    return !amendment->image.file.verdict->unsound &&
+           !(amendment->image.header.incompatible_features & ~plain);
+}
+
+static struct layout layout_of(struct amendment *amendment)
+{
+    return (struct layout){
+        .image = &amendment->image,
+        .target = &amendment->target,
+        .new_header = amendment->workspace->new_header,
+    };
+}
+
+/* Note what would be refused later, too: after a refusal nothing is staged. */
+static void look_ahead(struct amendment *amendment)
+{
+    struct layout layout = layout_of(amendment);
+    for (const struct option *const *option = all_options; *option; option++)
+        if ((*option)->foresee)
+            (*option)->foresee(amendment);
+    if (is_understood(amendment))
+        (void)lay_out_header(&layout);
+}
+
 /* Judge the image and what is asked of it. False: refused. */
 static bool judge(struct amendment *amendment, const struct AmendConfig *config,
                   const struct asked_options *asked)
@@ -65,6 +94,8 @@ static bool judge(struct amendment *amendment, const struct AmendConfig *config,
         check_snapshots(image, 0, 0);
     if (config->flags & AMEND_FLAG_KEYS && !verdict->unsound)
         (void)check_luks_region(amendment);
+    if (verdict->count && is_understood(amendment))
+        look_ahead(amendment);
     return verdict->count == 0;
 }
 
@@ -105,16 +136,14 @@ static bool stage_tables(struct amendment *amendment)
 
 static bool plan_amended(struct amendment *amendment, struct amend_plan *plan)
 {
-    struct layout layout = {
-        .image = &amendment->image,
-        .target = &amendment->target,
-        .new_header = amendment->workspace->new_header,
-    };
+    struct layout layout = layout_of(amendment);
     plan->action = AMEND_ACTION_AMENDED;
-    if (!stage_tables(amendment) || !lay_out_header(&layout))
+    bool staged = stage_tables(amendment);
+    if (!staged && !is_understood(amendment))
         return false;
+    bool fits = lay_out_header(&layout); /* after a refusal only to see whether it would */
     plan->atomic = layout.atomic;
-    return true;
+    return staged && fits;
 }
 
 /* Begin with an image of which nothing is known. */
@@ -173,11 +202,7 @@ static bool plan_repaired(struct amendment *amendment, enum repair_extent extent
     struct qcow2_image *image = &amendment->image;
     struct target *target = &amendment->target;
     const struct qcow2_header *h = &image->header;
-    struct layout layout = {
-        .image = image,
-        .target = target,
-        .new_header = amendment->workspace->new_header,
-    };
+    struct layout layout = layout_of(amendment);
     if (!stage_repair(image, target, &amendment->workspace->recode, memory, extent))
         return false;
     plan->atomic = true;

@@ -195,25 +195,37 @@ static bool write_structures(struct recoding *r)
     return visit_counts(r, write_count) && put_marks(r, NONE) && finish(r);
 }
 
-bool recode(struct qcow2_image *image, struct recode_memory *memory,
-            const struct count_source *source, uint32_t order, struct refcount_table *table)
+static struct recoding start_recoding(struct qcow2_image *image, const struct count_source *source,
+                                      uint32_t order)
 {
-    uint64_t *bitmaps = image->memory->words + COUNT_SOURCE_SIZE / sizeof(uint64_t);
     struct recoding r = {
         .image = image,
         .source = source,
         .order = order,
         .block_bits = image->header.cluster_bits + 3 - order,
         .largest = largest_refcount(order),
-        .counted = bitmaps,
-        .places = {
-            .image = image,
-            .tell_free = source->tell_free,
-            .context = source->context,
-            .runs = memory->runs,
-        },
+        .counted = image->memory->words + COUNT_SOURCE_SIZE / sizeof(uint64_t),
     };
     memset(r.counted, 0, BITMAP_SIZE);
+    return r;
+}
+
+bool fits_width(struct qcow2_image *image, const struct count_source *source, uint32_t order)
+{
+    struct recoding r = start_recoding(image, source, order);
+    return visit_counts(&r, note_count);
+}
+
+bool recode(struct qcow2_image *image, struct recode_memory *memory,
+            const struct count_source *source, uint32_t order, struct refcount_table *table)
+{
+    struct recoding r = start_recoding(image, source, order);
+    r.places = (struct places){
+        .image = image,
+        .tell_free = source->tell_free,
+        .context = source->context,
+        .runs = memory->runs,
+    };
     if (!visit_counts(&r, note_count) ||
         !find_places(&r.places, r.counted, r.counted + BITMAP_SIZE / sizeof(uint64_t),
                      r.block_bits, r.end) ||

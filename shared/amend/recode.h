@@ -39,6 +39,9 @@ struct refcount_table {
     uint32_t clusters;
 };
 
+/* Whether refcounts of 1 << order bits hold those of the source. False: refused. */
+bool fits_width(struct qcow2_image *image, const struct count_source *source, uint32_t order);
+
 /* Stage refcount blocks of 1 << order bits, and their table, in INSTAR_PHASE_PREPARE; they count themselves
  * too. Nothing that the image refers to is written. False: refused. */
 bool recode(struct qcow2_image *image, struct recode_memory *memory,

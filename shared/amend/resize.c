@@ -229,17 +229,32 @@ static bool release_old(struct resize *r)
                              (l1 - kept) << h->cluster_bits, AMEND_USE_L1_TABLE));
 }
 
+/* Find out what both sizes have, and what hides behind that. */
+static bool start_resize(struct books *books, struct target *target, uint64_t backing_size,
+                         struct resize *r)
+{
+    const struct qcow2_header *h = &books->image->header;
+    *r = (struct resize){.books = books, .target = target};
+    uint64_t at = grows(r) ? h->size : target->size, end = grows(r) ? target->size : h->size;
+    return find_boundary(books->image, at, end, fill_end(r, backing_size), &r->boundary) &&
+           find_cut(r);
+}
+
+void check_boundary(struct books *books, struct target *target, uint64_t backing_size)
+{
+    struct resize r;
+    (void)start_resize(books, target, backing_size, &r);
+}
+
 bool resize_layer(struct books *books, struct target *target, uint64_t backing_size,
                   struct resize *r)
 {
     struct qcow2_image *image = books->image;
     const struct qcow2_header *h = &image->header;
     uint64_t l1_table = h->l1_table_offset;
-    *r = (struct resize){.books = books, .target = target};
-    uint64_t at = grows(r) ? h->size : target->size, filled = fill_end(r, backing_size);
-    uint64_t end = grows(r) ? target->size : h->size;
-    if (!find_boundary(image, at, end, filled, &r->boundary) || !find_cut(r))
+    if (!start_resize(books, target, backing_size, r))
         return false;
+    uint64_t filled = r->boundary.fill_end;
     uint64_t tables = (filled + l2_entries(h) - 1) / l2_entries(h);
     r->filled = tables > r->boundary.l1_kept ? tables - r->boundary.l1_kept : 0;
     r->l1_size = l1_entries_for(h, target->size);

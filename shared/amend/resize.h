@@ -24,6 +24,9 @@ struct resize {
     bool moves_l1;
 };
 
+/* Refuse what the target's size would show of the backing file, or of a damaged table, where both disks end. */
+void check_boundary(struct books *books, struct target *target, uint64_t backing_size);
+
 /* Stage what the target's size takes, set where its L1 table is, and set the part of the active layer that
  * stays. `backing_size` is the most bytes that the backing file has. False: refused. */
 bool resize_layer(struct books *books, struct target *target, uint64_t backing_size,

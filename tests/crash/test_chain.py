@@ -48,6 +48,16 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         ),
         (UP, DOWN),
     ),
+    "snapshots that are completed, and a width": (
+        Image(
+            version=2,
+            cluster_bits=9,
+            size=1 << 14,
+            clusters={0: Data(b"a")},
+            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
+        ),
+        (UP, "refcount_bits=64"),
+    ),
     "zero clusters that are filled": (
         Image(
             cluster_bits=9,

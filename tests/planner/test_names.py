@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from instar.vmm.qcow2.probe import header_fields
 from instar.vmm.request import AmendRequest
 from tests.planner.headers import images
-from tests.support.forge import Data, Extension, Image, Zero, layout
+from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot, Zero, layout
+from tests.support.forge.bitmaps import IN_USE
 from tests.support.planner import (
     SECTOR,
     Answer,
@@ -176,6 +177,38 @@ def test_all_reasons_are_named_at_once(planner: Any) -> None:
     request = AmendRequest.of(backing_file=b"x", data_file=b"y", data_file_raw=True)
     expected = {"backing_change", "no_data_file", "data_file_raw"}
     assert {*refusals(planner, Image().build(), request)} == expected
+
+
+@pytest.mark.parametrize(
+    ("image", "request_", "reasons"),
+    [
+        (
+            Image(cluster_bits=9, clusters={0: Data(b"x")}, snapshots=[Snapshot(name=b"s")]),
+            AmendRequest.of(data_file=b"d", backing_file=b"b", refcount_bits=1),
+            {"no_data_file", "backing_change", "refcount_overflow"},
+        ),
+        (
+            Image(cluster_bits=9, clusters={0: Data(b"x")}, snapshots=[Snapshot(name=b"s")]),
+            change(b"n" * 500, b"raw", refcount_bits=1),
+            {"refcount_overflow", "no_room"},
+        ),
+        (
+            Image(cluster_bits=9, size=700, **BACKED),
+            change(b"n" * 500, b"raw", data_file=b"d"),
+            {"no_data_file", "no_room"},
+        ),
+        (
+            Image(cluster_bits=12, size=700, bitmaps=[Bitmap(name=b"b", flags=IN_USE)], **BACKED),
+            AmendRequest.of(size=1 << 20),
+            {"bitmap_in_use", "grow_head_over_backing"},
+        ),
+    ],
+    ids=["counts", "counts and room", "room", "the disk's end"],
+)
+def test_what_would_be_refused_later_is_named_too(
+    planner: Any, image: Image, request_: AmendRequest, reasons: set[str]
+) -> None:
+    assert {*refusals(planner, image.build(), request_)} == reasons
 
 
 def test_a_name_out_of_reach_is_refused_for_that_alone(planner: Any) -> None:

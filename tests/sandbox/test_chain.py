@@ -12,14 +12,16 @@ import pytest
 
 import instar
 from instar.vmm import amend as amend_module
-from instar.vmm.amend import amend_image, chain
+from instar.vmm.amend import amend_image, chain, known
 from instar.vmm.base.errors import GuestFault, HostError
+from instar.vmm.base.reasons import REASONS
 from instar.vmm.contract import judge as judge_module
 from instar.vmm.image import commit as commit_module
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.image.view import ImageView
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import Isolation
+from instar.vmm.request.options import BY_KEY
 from tests.support.chain import UP_AND_DOWN, amend_in_steps, request_of
 from tests.support.forge import Compressed, Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.process import run
@@ -176,6 +178,121 @@ def test_a_step_that_is_refused_leaves_nothing_written(
         amend_in_steps(path, steps)
     assert [refusal.name for refusal in caught.value.refusals] == ["lazy_needs_v3"]
     check()
+
+
+class TestAStepThatSomeImagesNeedInTwo:
+    """An upgrade that moves the snapshot table, and refcounts of another width."""
+
+    BOTH = "compat=1.1,lazy_refcounts=on,refcount_bits=8"
+    PARTS = ("compat=1.1,lazy_refcounts=on", "refcount_bits=8")
+
+    def test_is_done_in_two_where_the_image_needs_it(self, path: Path, tmp_path: Path) -> None:
+        single = tmp_path / "single.qcow2"
+        for file in (path, single):
+            INCOMPLETE.write(file)
+        for part in self.PARTS:
+            instar.amend(single, **keywords(part))
+        result = instar.amend(path, **keywords(self.BOTH))
+        assert path.read_bytes() == single.read_bytes()
+        assert [step.asked for step in result.steps] == [keywords(part) for part in self.PARTS]
+        assert [step.atomic for step in result.steps] == [True, True]
+
+    def test_is_one_switch_where_it_can_be(self, path: Path) -> None:
+        Image(version=2, clusters={0: Data(b"x")}, snapshots=[Snapshot(name=b"s")]).write(path)
+        result = instar.amend(path, **keywords(self.BOTH))
+        assert (result.atomic, result.steps) == (True, ())
+
+    def test_is_no_reason_to_refuse_but_what_else_is_wrong_with_it(
+        self, path: Path, untouched: Callable[[Image], Callable[[], None]]
+    ) -> None:
+        check = untouched(INCOMPLETE)
+        asked = {**keywords(self.BOTH), "backing_file": "b", "refcount_bits": 1, "size": 512}
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.amend(path, **asked)
+        names = [refusal.name for refusal in caught.value.refusals]
+        assert names == ["backing_change", "shrink_not_allowed"]
+        check()
+
+    @pytest.mark.parametrize("isolation", [None, "process"])
+    def test_is_told_alike_by_whoever_carries_it_out(
+        self, path: Path, isolation: Isolation | None
+    ) -> None:
+        INCOMPLETE.write(path)
+        result = instar.amend(path, **keywords(self.BOTH), isolation=isolation)
+        assert len(result.steps) == 2
+        INCOMPLETE.write(path)
+        assert next(instar.amend_many([path], **keywords(self.BOTH))).unwrap() == result
+
+    def test_is_done_by_the_command_too(self, path: Path) -> None:
+        INCOMPLETE.write(path)
+        done = run("amend", "--output", "json", "-o", self.BOTH, str(path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [step["action"] for step in json.loads(done.stdout)["steps"]] == ["amended"] * 2
+
+
+class TestAllReasonsAreNamedAtOnce:
+    """Of a chain of steps, as far as they hold whatever the refused steps would have done."""
+
+    @pytest.mark.parametrize(
+        ("image", "asked", "names"),
+        [
+            (
+                Image(size=1 << 20),
+                {"backing_file": "b", "size": 512},
+                ["backing_change", "shrink_not_allowed"],
+            ),
+            (
+                Image(size=1 << 20, data_file=b"d"),
+                {"data_file_raw": True, "size": 1 << 21, "compat": "0.10"},
+                ["size_data_file", "data_file_raw", "downgrade_data_file"],
+            ),
+            (
+                INCOMPLETE,
+                {"compat": "1.1", "lazy_refcounts": True, "data_file": "d", "size": 1 << 20},
+                ["no_data_file"],  # and once it is upgraded it can be resized
+            ),
+            (
+                Image(size=1 << 20, refcount_order=6, refcounts={0: 1 << 16}),
+                {"refcount_bits": 16, "compat": "0.10"},
+                ["refcount_overflow"],
+            ),
+            (
+                Image(size=1 << 20, snapshots=[Snapshot(name=b"s", disk_size=1 << 21)]),
+                {"size": 512, "compat": "0.10", "lazy_refcounts": True},
+                ["shrink_not_allowed", "lazy_needs_v3"],
+            ),
+        ],
+        ids=["header", "all steps", "curable by compat", "curable by a width", "by a size"],
+    )
+    def test_of_all_steps(
+        self,
+        path: Path,
+        untouched: Callable[[Image], Callable[[], None]],
+        image: Image,
+        asked: dict[str, Any],
+        names: list[str],
+    ) -> None:
+        check = untouched(image)
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.amend(path, **asked)
+        assert [refusal.name for refusal in caught.value.refusals] == names
+        check()
+
+    def test_and_each_once(
+        self, path: Path, untouched: Callable[[Image], Callable[[], None]]
+    ) -> None:
+        check = untouched(Image(size=1 << 20, incompatible_features=1 << 20))
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.amend(path, lazy_refcounts=True, size=1 << 21, compat="1.1")
+        names = [refusal.name for refusal in caught.value.refusals]
+        assert names == ["unknown_incompatible_features"]
+        check()
+
+    def test_what_an_earlier_step_could_cure_is_said_of_reasons_that_there_are(self) -> None:
+        names = {name for name, _, _ in REASONS.values()}
+        assert names >= known._CURES.keys()
+        curing = {key for cures in known._CURES.values() for key in cures}
+        assert {*BY_KEY, known._REPAIR} >= curing
 
 
 def test_a_chain_that_undoes_what_it_was_asked_for_is_refused_and_leaves_nothing_written(

@@ -52,14 +52,6 @@ DIVERGENCES = (
         symptoms=("qemu writes: refused",),
     ),
     Divergence(
-        "refcount_bits_apart",
-        "upgrades an image whose snapshots lack extra data, and changes the width of refcounts, in "
-        "one command",
-        "refuses both at once (`refcount_bits_apart`)",
-        "each is one switch, and the two together would not be",
-        symptoms=("instar refuses: refcount_bits_apart",),
-    ),
-    Divergence(
         "dirty_refused",
         "repairs a dirty image as it opens it, then goes on",
         "refuses (`dirty`)",

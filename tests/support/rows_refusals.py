@@ -121,7 +121,7 @@ refuse/refcount-overflow-of-compressed-data: refcount_bits=1
 refuse/refcount-bits-with-snapshots: compat=1.1,refcount_bits=8
     create -o compat=0.10,cluster_size=8k t.qcow2 1M; snapshot -c s1 t.qcow2;
     poke snapshot-extra 8
-    => changed | refcount_bits_apart | refcount_bits_apart
+    => changed | amended
 refuse/several-in-the-header: compat=0.10
     create -o lazy_refcounts=on t.qcow2 64M; poke set incompatible_features 0x23;
     poke set crypt_method 3; poke set autoclear_features 2

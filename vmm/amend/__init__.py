@@ -61,10 +61,10 @@ def amend_image(
         warning = lock_image(image.fd, image.name)
         image.tables = request.tables_max
         with Machine(payload, request.ram_size) as machine:
-            if len(steps) > 1:
+            if request.runs > 1:
                 machine.keep()
             if before_read:
-                before_read(image, machine.prepare_vcpu(), len(steps))
+                before_read(image, machine.prepare_vcpu(), request.runs)
             plans = plan_steps(machine, image, steps, progress, debug)
         return carry_out(image, request, plans, payload.sha256, warning)
 
@@ -94,8 +94,13 @@ def preload_steps(steps: Sequence[AmendRequest]) -> None:
             from .keys import preload_keys
 
             preload_keys()
-    if len(steps) > 1:
+    if not _is_one_run(steps):
         from . import chain  # noqa: F401 - most amends have one step
+
+
+def _is_one_run(steps: Sequence[AmendRequest]) -> bool:
+    """Whether the guest runs once, whatever the image is."""
+    return len(steps) == 1 and steps[0].runs == 1
 
 
 def plan_steps(
@@ -107,7 +112,7 @@ def plan_steps(
 ) -> tuple[Plan, ...]:
     """Have each step of an amend planned and judged; the image is open and locked.
 
-    Nothing is written. For more than one step the machine must have been kept. After an
+    Nothing is written. For more than one run the machine must have been kept. After an
     ImageRejected a machine that was kept is ready for the next image, as after a plan.
     """
 
@@ -125,7 +130,7 @@ def plan_steps(
 
         return plan_keys(view, made, spent + monotonic() - begin, told)
 
-    if len(steps) == 1:
+    if _is_one_run(steps):
         return (plan_one(image, steps[0], progress, 0.0),)
     from .chain import plan_chain
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from ..base.errors import GuestFault, HostError
+from ..base.errors import GuestFault, HostError, ImageRejected
 from ..contract.rules import is_satisfied
 from ..contract.terms import Change
 from ..image.commit import commit, give_back
@@ -17,6 +17,7 @@ from ..qcow2.header_view import view_header
 from ..qcow2.probe import HEADER_FIELDS, PROBE_SIZE, V3_FIELDS, header_fields
 from ..request.kinds import TEXT
 from ..request.options import OPTIONS
+from .known import Reasons, needs_parts
 from .result import KEYSLOTS, RANGES_MAX, AmendStep
 
 TYPE_CHECKING = False
@@ -52,17 +53,31 @@ def plan_chain(
     """Have all steps planned and judged; nothing is written.
 
     `plan` does that for one step, and gets the image as that step finds it, the step, whom to tell
-    the progress, and the seconds that have passed since the first step began. What it raises ends
+    the progress, and the seconds that have passed since the first step began. A step that cannot be
+    one with this image is done in its parts. If one is refused those after it are planned all the
+    same, and ImageRejected has what is known to be in their way too; else what `plan` raises ends
     the amend.
     """
     view = ImageView(image)
     begin = monotonic()
-    plans = []
-    for number, step in enumerate(steps):
-        told = _share(progress, number, len(steps))
-        made = plan(view, step.within(view.max_growth), told, monotonic() - begin)
+    plans: list[Plan] = []
+    reasons = Reasons()
+    left = list(steps)
+    while left:
+        step = left.pop(0)
+        told = _share(progress, len(plans), len(plans) + 1 + len(left))
+        try:
+            made = plan(view, step.within(view.max_growth), told, monotonic() - begin)
+        except ImageRejected as error:
+            view.pass_over()
+            if needs_parts(error) and step.parts():
+                left[:0] = step.parts()
+            else:
+                reasons.add(step, error.refusals)
+            continue
         view.lay(made.outcome.staged, made.judgement.work)
         plans.append(made)
+    reasons.end()
     return tuple(plans)
 
 

@@ -391,8 +391,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_REFCOUNT_BITS_APART: (
         "refcount_bits_apart",
         ("count",),
-        "compat=1.1 writes the table of {count} snapshots anew, and cannot change refcount_bits at "
-        "once; amend the image twice",
+        "compat=1.1 writes the table of {count} snapshots anew, and refcount_bits can change only "
+        "in a step after that",
     ),
     abi.REFUSAL_REPAIR_ENTRY: (
         "repair_entry",

@@ -75,6 +75,11 @@ class ImageView:
         self.stored += staged.size()
         self._layers.append(staged)
 
+    def pass_over(self) -> None:
+        """Have a step cost what its guest read, of which there is nothing to lay."""
+        self.work_max = min(self.work_max, max(self.budget - self.work, 0))
+        self.work = 0
+
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes, or less at the end."""
         if not self._layers:

@@ -131,6 +131,31 @@ class AmendRequest:
         found = (self._only(step, options) for step, options in sorted(steps.items()))
         return tuple(step if step.writes_tables else step.within(0) for step in found)
 
+    def parts(self) -> tuple[AmendRequest, ...]:
+        """The two steps that a step has to be with some images; none if it can always be one.
+
+        To upgrade such an image moves its snapshot table, and refcounts that are written anew count
+        what is where it was.
+        """
+        apart = {
+            row.key: value
+            for row, value in self.asked()
+            if row.parts_from and self.options.get(row.parts_from) == row.part
+        }
+        if not apart:
+            return ()
+        rest = {key: value for key, value in self.options.items() if key not in apart}
+        return (
+            self._with(options=FrozenDict(rest)),
+            self._with(options=FrozenDict(apart)),
+        )
+
+    @property
+    def runs(self) -> int:
+        """How often the guest runs for an image, at most."""
+        steps = self.steps()
+        return len(steps) + sum(len(step.parts()) for step in steps)
+
     def _only(self, step: int, options: dict[str, Value]) -> AmendRequest:
         """One step of the request."""
         keys = self.keys if step == KEYS_STEP else None

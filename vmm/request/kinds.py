@@ -101,6 +101,10 @@ class Option:
     """The same of values for which it is another step."""
     joins: str = ""
     """The key of an option whose step it shares where both are asked for."""
+    part: Value | None = None
+    """The value of `parts_from` after which it may have to be carried out in a step of its own."""
+    parts_from: str = ""
+    """The key of an option that, with some images, cannot be carried out in the same step."""
 
     @property
     def abi_kind(self) -> int:

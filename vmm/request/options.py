@@ -131,6 +131,8 @@ OPTIONS = (
         fault="Refcount width must be a power of two and may not exceed 64 bits, not {}",
         fields=("refcount_order",),
         writes_tables=True,
+        parts_from="compat",
+        part=3,
     ),
     Option(
         key="size",

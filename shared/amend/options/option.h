@@ -26,6 +26,9 @@ struct option {
     void (*resolve)(struct amendment *amendment, const struct option_value *asked);
     /* Refuse what the image does not allow. Null: it always does. */
     void (*check)(struct amendment *amendment);
+    /* Refuse what stage() would, of an image that is refused already, so that nothing will be staged; its
+     * tables can be followed. Null: there is no such thing. */
+    void (*foresee)(struct amendment *amendment);
     /* Stage what has to change outside the header. False: refused. Null: nothing has to. */
     bool (*stage)(struct amendment *amendment);
     /* What holds in the end. Null: bytes, which the host reads in the header itself. */

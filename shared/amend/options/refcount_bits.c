@@ -32,6 +32,17 @@ static void check(struct amendment *amendment)
                AMEND_ERROR_REFCOUNT_WIDTH, amendment->image.header.nb_snapshots, 0, 0);
 }
 
+static void foresee(struct amendment *amendment)
+{
+    struct books *books = &amendment->books;
+    struct old_counts old;
+    if (!is_changed(amendment) || amendment->snapshots_needed || !expect_clusters(books, 0) ||
+        !open_old_counts(&old, &books->counts))
+        return;
+    const struct count_source source = old_counts_source(&old);
+    (void)fits_width(&amendment->image, &source, amendment->target.refcount_order);
+}
+
 static bool stage(struct amendment *amendment)
 {
     struct books *books = &amendment->books;
@@ -60,6 +71,7 @@ const struct option refcount_bits_option = {
     .kind = OPTION_KIND_NUMBER,
     .resolve = resolve,
     .check = check,
+    .foresee = foresee,
     .stage = stage,
     .tell = tell,
 };

@@ -91,6 +91,14 @@ static void check(struct amendment *amendment)
         check_snapshots(&amendment->image, check_snapshot, amendment);
 }
 
+static void foresee(struct amendment *amendment)
+{
+    bool in_image =
+        !(amendment->image.header.incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE);
+    if (is_asked(amendment) && in_image)
+        check_boundary(&amendment->books, &amendment->target, amendment->backing_size);
+}
+
 static bool stage(struct amendment *amendment)
 {
     struct resize resize;
@@ -122,6 +130,7 @@ const struct option size_option = {
     .kind = OPTION_KIND_NUMBER,
     .resolve = resolve,
     .check = check,
+    .foresee = foresee,
     .stage = stage,
     .tell = tell,
 };
