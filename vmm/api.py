@@ -7,10 +7,16 @@ from collections.abc import Callable
 
 from .amend import amend_image
 from .amend.result import AmendResult
-from .base.errors import UsageError
 from .machine.payload import Payload, load_payload
 from .request import TIMEOUT, AmendRequest
-from .request.keywords import Isolation, PathLike, check_path, make_request, takes_keywords
+from .request.keywords import (
+    Isolation,
+    PathLike,
+    check_isolation,
+    check_path,
+    make_request,
+    takes_keywords,
+)
 from .request.options import Cache
 from .request.resize import make_resize
 
@@ -109,10 +115,7 @@ def _carry_out(
     isolation: str | None,
     payload: Payload | None,
 ) -> AmendResult:
-    if isolation not in (None, "process"):
-        raise UsageError(f"isolation is None or 'process', not {isolation!r}")
-    if isolation and (progress or debug or payload):
-        raise UsageError("isolation='process' goes with neither progress, debug nor payload")
+    check_isolation(isolation, progress=progress, debug=debug, payload=payload)
     check_path(path)
 
     def act() -> AmendResult:

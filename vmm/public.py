@@ -18,18 +18,12 @@ if TYPE_CHECKING:
     )
     from instar.vmm.contract.terms import Change
     from instar.vmm.fleet.many import amend_many
-    from instar.vmm.inspect.api import (
-        CheckOutcome,
-        InfoOutcome,
-        check_many,
-        info,
-        info_many,
-    )
     from instar.vmm.inspect.check import CheckResult
     from instar.vmm.inspect.findings import Finding
     from instar.vmm.inspect.policy import Policy, Violation
     from instar.vmm.inspect.references import Reference
     from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
+    from instar.vmm.looks import CheckOutcome, InfoOutcome, check_many, info, info_many
     from instar.vmm.repair import check
     from instar.vmm.request.keys import AddKey, EraseKey
 
@@ -80,13 +74,13 @@ _MODULES = {  # where they are, but for the errors
     "BitmapInfo": "inspect.result",
     "ByteRange": "amend.result",
     "Change": "contract.terms",
-    "CheckOutcome": "inspect.api",
+    "CheckOutcome": "looks",
     "CheckResult": "inspect.check",
     "EraseKey": "request.keys",
     "FeatureInfo": "inspect.result",
     "Finding": "inspect.findings",
     "ImageInfo": "inspect.result",
-    "InfoOutcome": "inspect.api",
+    "InfoOutcome": "looks",
     "Policy": "inspect.policy",
     "Reference": "inspect.references",
     "Sandbox": "amend.sandbox",
@@ -95,9 +89,9 @@ _MODULES = {  # where they are, but for the errors
     "amend": "api",
     "amend_many": "fleet.many",
     "check": "repair",
-    "check_many": "inspect.api",
-    "info": "inspect.api",
-    "info_many": "inspect.api",
+    "check_many": "looks",
+    "info": "looks",
+    "info_many": "looks",
     "rebase_unsafe": "api",
     "resize": "api",
 }

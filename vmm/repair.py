@@ -23,12 +23,18 @@ from .inspect.looker import Looker
 from .machine import Machine
 from .machine.payload import Payload, load_payload
 from .request import TIMEOUT, AmendRequest
-from .request.keywords import PathLike, check_path, check_timeout
+from .request.keywords import (
+    Isolation,
+    PathLike,
+    check_isolation,
+    check_path,
+    check_timeout,
+)
 from .request.options import PERMITTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Any, Literal
 
     Extent = Literal["leaks", "all"]
 else:  # typing would cost the command more than its look
@@ -60,6 +66,28 @@ def wants_repair(result: CheckResult) -> bool:
     return bool(result.leaks or wrong)
 
 
+def make_looker(
+    operation: str, isolation: str | None = None, payload: Payload | None = None
+) -> Looker:
+    """Who looks at images in this way. HostError without a payload for the operation."""
+    if isolation is None:
+        return Looker(operation, payload=payload)
+    from .fleet.look import ChildLooker
+
+    return ChildLooker(operation)
+
+
+def read_extent(
+    extent: object, max_growth: int | None, timeout: float, *, force_share: bool
+) -> AmendRequest | None:
+    """What a caller of check() asks to be repaired, or None. UsageError."""
+    if extent is None:
+        return None
+    if force_share:
+        raise UsageError("an image that another program may be writing to cannot be repaired")
+    return make_repair(extent, max_growth=max_growth, timeout=timeout)
+
+
 def check(
     path: PathLike,
     *,
@@ -67,7 +95,9 @@ def check(
     max_growth: int | None = None,
     force_share: bool = False,
     timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
+    isolation: Isolation | None = None,
     payload: Payload | None = None,
 ) -> CheckResult:
     """Compare a qcow2 image's refcounts and flags with its tables; write nothing but a repair.
@@ -83,7 +113,12 @@ def check(
         max_growth: by how many bytes the file may grow in a repair; None stands for 1 GiB.
         force_share: whether to check an image although another program may be writing to it.
         timeout: how long the guest may run, in seconds, each time.
+        progress: called as progress(done, total) while references are counted; the check that
+            follows a repair starts anew.
         debug: called with the guest's debug text.
+        isolation: None runs the guest in this process, which it leaves without limits; "process"
+            does it, and a repair, in children that confine themselves, without debug and payload.
+            Between these the image is not locked.
         payload: what to run instead of the installed payload of a check.
 
     Raises:
@@ -94,31 +129,64 @@ def check(
             guess could repair it; then it has not been touched.
         GuestFault: the guest broke its contract or exceeded a budget.
     """
-    with Looker("check", payload=payload) as looker:
-        if repair is None:
-            how = {"force_share": force_share, "timeout": timeout, "debug": debug}
-            return check_image(path, looker, **how)  # type: ignore[arg-type]
-        if force_share:
-            raise UsageError("an image that another program may be writing to cannot be repaired")
-        check_path(path)
-        request = make_repair(repair, max_growth=max_growth, timeout=timeout)
-        sys.audit("instar.check", path)
-        return _repair(path, looker, request, debug)
+    check_isolation(isolation, debug=debug, payload=payload)
+    request = read_extent(repair, max_growth, timeout, force_share=force_share)
+    with make_looker("check", isolation, payload) as looker:
+        return check_with(
+            *(path, looker, request),
+            force_share=force_share,
+            timeout=timeout,
+            progress=progress,
+            debug=debug,
+            isolation=isolation,
+        )
+
+
+def check_with(
+    path: PathLike,
+    looker: Looker,
+    request: AmendRequest | None,
+    *,
+    isolation: Isolation | None = None,
+    **how: Any,
+) -> CheckResult:
+    """Do what check() says with this looker; `request` is the repair, `how` is check_image()'s."""
+    if request is None:
+        return check_image(path, looker, **how)
+    if isolation is not None:
+        return _repair_in_child(path, looker, request, how)
+    check_path(path)
+    sys.audit("instar.check", path)
+    seen = {"progress": how.get("progress"), "debug": how.get("debug")}
+    return _repair(path, looker, request, seen)
+
+
+def _repair_in_child(
+    path: PathLike, looker: Looker, request: AmendRequest, how: dict[str, Any]
+) -> CheckResult:
+    """Check, repair if there is anything to be, and check again; each is a child's work."""
+    from .fleet.isolation import amend_in_child
+
+    before = check_image(path, looker, **how)
+    if not wants_repair(before):
+        return before
+    amend_in_child(path, request)
+    return check_image(path, looker, **how).repaired_from(before)
 
 
 def _repair(
-    path: PathLike, looker: Looker, request: AmendRequest, debug: Callable[[str], None] | None
+    path: PathLike, looker: Looker, request: AmendRequest, seen: dict[str, Any]
 ) -> CheckResult:
     """Check, repair if there is anything to be, and check again."""
     with ImageFile(os.fspath(path), writable=True, max_growth=request.max_growth) as image:
         lock_image(image.fd, image.name)
         looker.provide(ram_for(image))
-        before = check_open(looker, image, timeout=request.timeout, debug=debug)
+        before = check_open(looker, image, timeout=request.timeout, **seen)
         if not wants_repair(before):
             return before
-        _mend(image, request, debug)
+        _mend(image, request, seen["debug"])
         looker.provide(ram_for(image))
-        after = check_open(looker, image, timeout=request.timeout, debug=debug)
+        after = check_open(looker, image, timeout=request.timeout, **seen)
         return after.repaired_from(before)
 
 

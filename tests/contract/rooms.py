@@ -17,8 +17,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # The host.
     "vmm/__main__.py": ("vmm/cli",),
     "vmm/public.py": (
-        *("vmm/api.py", "vmm/repair.py", "vmm/fleet", "vmm/amend", "vmm/contract"),
-        *("vmm/inspect", "vmm/request", "vmm/base"),
+        *("vmm/api.py", "vmm/looks.py", "vmm/repair.py", "vmm/fleet", "vmm/amend"),
+        *("vmm/contract", "vmm/inspect", "vmm/request", "vmm/base"),
     ),
     "vmm/cli": (
         *(
@@ -32,14 +32,23 @@ ROOMS: dict[str, tuple[str, ...]] = {
         ),
         *("vmm/confine", "vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
     ),
+    "vmm/looks.py": (*("vmm/repair.py", "vmm/inspect", "vmm/machine", "vmm/request", "vmm/base"),),
     "vmm/repair.py": (
-        *("vmm/amend", "vmm/inspect", "vmm/machine", "vmm/image", "vmm/request", "vmm/base"),
+        *(
+            "vmm/fleet",
+            "vmm/amend",
+            "vmm/inspect",
+            "vmm/machine",
+            "vmm/image",
+            "vmm/request",
+            "vmm/base",
+        ),
         "abi",
     ),
     "vmm/api.py": ("vmm/fleet", "vmm/amend", "vmm/machine", "vmm/request", "vmm/base"),
     "vmm/fleet": (
-        *("vmm/amend", "vmm/contract", "vmm/machine", "vmm/confine", "vmm/image", "vmm/qcow2"),
-        *("vmm/request", "vmm/base", "abi"),
+        *("vmm/amend", "vmm/contract", "vmm/inspect", "vmm/machine", "vmm/confine", "vmm/image"),
+        *("vmm/qcow2", "vmm/request", "vmm/base", "abi"),
     ),
     "vmm/amend": (
         *(

@@ -13,6 +13,11 @@ def escape(text: str) -> str:
     return "".join(char if char.isprintable() else _escape_char(char) for char in text)
 
 
+def escape_around(text: str, name: str) -> str:
+    """Return `text` as escape() does, but for the image's name, which is ours."""
+    return name.join(map(escape, text.split(name))) if name else escape(text)
+
+
 def _escape_char(char: str) -> str:
     raw = char.encode("utf-8", "surrogateescape") if "\udc80" <= char <= "\udcff" else b""
     if raw:

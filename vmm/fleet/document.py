@@ -27,7 +27,7 @@ from ..base.errors import (
     InstarError,
     Refusal,
 )
-from ..base.escape import escape
+from ..base.escape import escape_around
 from ..base.record import FrozenDict, record
 from ..base.refusals import is_known
 from ..contract.terms import Change
@@ -297,7 +297,7 @@ def _read_refusal(fields: Any, name: str) -> Refusal:
 def _clean(text: Any, name: str) -> str:
     """Words for people, with whatever is not printable escaped, but for the image's name."""
     _demand(type(text) is str and len(text) <= _TEXT_MAX)
-    return name.join(map(escape, text.split(name))) if name else escape(text)
+    return escape_around(text, name)
 
 
 def _demand(condition: bool) -> None:

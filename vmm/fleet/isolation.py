@@ -87,22 +87,33 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
     raise HostError(f"the confined process ended with status {status} and no outcome; {state}")
 
 
-def _run(task: bytes, request: AmendRequest) -> tuple[bytes, int]:
-    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
-    seconds = request.timeout + MARGIN
+def start_child(
+    code: str, task: bytes, descriptors: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a process that runs `code`, finds `task` in its stdin, and has these descriptors too.
+
+    Its stdout is a pipe from it. HostError if it cannot be started.
+    """
     try:
         # A file in memory, unlike a pipe, takes all of a task whether somebody reads it or not.
         with StreamsKept(), open(os.memfd_create("instar-task"), "w+b") as stdin:
             stdin.write(task)
             stdin.seek(0)
-            child = subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
-                child_command(CHILD),
+            return subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
+                child_command(code),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                pass_fds=descriptors,
             )
     except OSError as error:
         raise HostError(f"cannot start a child: {reason_of(error)}") from error
+
+
+def _run(task: bytes, request: AmendRequest) -> tuple[bytes, int]:
+    """Run a child; return what it wrote to stdout, and its status as Popen has it."""
+    seconds = request.timeout + MARGIN
+    child = start_child(CHILD, task)
     end = time.monotonic() + seconds
     with child:
         try:

@@ -11,7 +11,6 @@ from itertools import islice
 
 from ..base.errors import InstarError, UsageError
 from ..request.keywords import check_executor, check_paths
-from .looker import Looker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from ..request.keywords import PathLike
+    from .looker import Looker
 
     T = TypeVar("T")
     Look = Callable[[Iterable[PathLike], dict[str, Any]], Iterator[T]]
@@ -46,14 +46,14 @@ def look_at_many(
 
 
 def look_in_turn(
-    operation: str,
+    make_looker: Callable[[], Looker],
     look: Callable[..., object],
     outcome: Callable[[PathLike, Any, InstarError | None], T],
     paths: Iterable[PathLike],
     keywords: dict[str, Any],
 ) -> Iterator[T]:
-    """Have `look`, which runs this operation, done for each path in one machine."""
-    with Looker(operation) as looker:
+    """Have `look` done for each path by one looker."""
+    with make_looker() as looker:
         for path in paths:
             try:
                 yield outcome(path, look(path, looker, **keywords), None)

@@ -180,6 +180,16 @@ def check_timeout(timeout: object) -> None:
         raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
 
 
+def check_isolation(isolation: object, **others: object) -> None:
+    """Raise UsageError for what is no kind of isolation, and for what does not go with one."""
+    if isolation not in (None, "process"):
+        raise UsageError(f"isolation is None or 'process', not {isolation!r}")
+    if isolation and any(others.values()):
+        *first, last = others
+        barred = f"neither {', '.join(first)} nor {last}" if first else f"no {last}"
+        raise UsageError(f"isolation='process' goes with {barred}")
+
+
 def check_paths(paths: Iterable[PathLike]) -> Iterator[PathLike]:
     """The paths of many images, as they come. UsageError for what are not several."""
     if isinstance(paths, str | bytes | os.PathLike):

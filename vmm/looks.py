@@ -1,20 +1,20 @@
-"""Host side: what `import instar` offers to look at images: info, check, and both of many."""
+"""Host side: what `import instar` offers to look at images: info, and info and check of many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from ..base.errors import InstarError, either, outcome_to_dict
-from ..base.record import record
-from ..machine.payload import Payload
-from ..request import TIMEOUT
-from ..request.keywords import PathLike, path_as_text
-from . import check_image, inspect_image
-from .check import CheckResult
-from .looker import Looker
-from .many import look_at_many, look_in_turn
-from .result import ImageInfo
+from .base.errors import InstarError, either, outcome_to_dict
+from .base.record import record
+from .inspect import inspect_image
+from .inspect.check import CheckResult
+from .inspect.many import look_at_many, look_in_turn
+from .inspect.result import ImageInfo
+from .machine.payload import Payload
+from .repair import Extent, check_with, make_looker, read_extent
+from .request import TIMEOUT
+from .request.keywords import Isolation, PathLike, check_isolation, path_as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def info(
     force_share: bool = False,
     timeout: float = TIMEOUT,
     debug: Callable[[str], None] | None = None,
+    isolation: Isolation | None = None,
     payload: Payload | None = None,
 ) -> ImageInfo:
     """Say what a file is, and what an image says of itself; nothing that it names is opened.
@@ -84,6 +85,9 @@ def info(
         force_share: whether to look at an image although another program may be writing to it.
         timeout: how long the guest may run, in seconds.
         debug: called with the guest's debug text.
+        isolation: None runs the guest in this process, which it leaves without limits; "process"
+            does it in a child that confines itself, without debug and payload. The header's fixed
+            fields and the signatures are read in this process in either case.
         payload: what to run instead of the installed payload.
 
     Raises:
@@ -93,7 +97,8 @@ def info(
         ImageRejected: the file is not of that format, or its header is none; holds all reasons.
         GuestFault: the guest broke its contract or exceeded a budget.
     """
-    with Looker("info", payload=payload) as looker:
+    check_isolation(isolation, debug=debug, payload=payload)
+    with make_looker("info", isolation, payload) as looker:
         looker.prepare()
         return inspect_image(
             *(path, looker),
@@ -110,6 +115,7 @@ def info_many(
     format: str | None = None,  # noqa: A002 - qemu's word
     force_share: bool = False,
     timeout: float = TIMEOUT,
+    isolation: Isolation | None = None,
     executor: Executor | None = None,
     chunk_size: int = 16,
 ) -> Iterator[InfoOutcome]:
@@ -123,6 +129,7 @@ def info_many(
         format: as of instar.info().
         force_share: as of instar.info().
         timeout: as of instar.info().
+        isolation: as of instar.info(); each image is looked at by a child of its own.
         executor: who does the work, any concurrent.futures.Executor; None is this thread.
         chunk_size: how many images an executor is given in one piece.
 
@@ -130,30 +137,48 @@ def info_many(
         UsageError: an argument other than a path is invalid.
     """
     keywords = {"format": format, "force_share": force_share, "timeout": timeout}
-    look = partial(look_in_turn, "info", inspect_image, InfoOutcome)
+    check_isolation(isolation)
+    maker = partial(make_looker, "info", isolation)
+    look = partial(look_in_turn, maker, inspect_image, InfoOutcome)
     return look_at_many(look, paths, keywords, executor, chunk_size)
 
 
 def check_many(
     paths: Iterable[PathLike],
     *,
+    repair: Extent | None = None,
+    max_growth: int | None = None,
     force_share: bool = False,
     timeout: float = TIMEOUT,
+    isolation: Isolation | None = None,
     executor: Executor | None = None,
     chunk_size: int = 4,
 ) -> Iterator[CheckOutcome]:
     """Do what instar.check() does for all images, and yield what became of each, in order.
 
+    An image that is listed twice is checked twice; to repair one twice at a time is to find it
+    locked.
+
     Args:
         paths: the images. What follows holds for each of them.
+        repair: as of instar.check().
+        max_growth: as of instar.check().
         force_share: as of instar.check().
         timeout: as of instar.check().
+        isolation: as of instar.check(); each image is looked at by children of its own.
         executor: who does the work, any concurrent.futures.Executor; None is this thread.
         chunk_size: how many images an executor is given in one piece.
 
     Raises:
         UsageError: an argument other than a path is invalid.
     """
-    keywords = {"force_share": force_share, "timeout": timeout}
-    look = partial(look_in_turn, "check", check_image, CheckOutcome)
+    check_isolation(isolation)
+    keywords = {
+        "request": read_extent(repair, max_growth, timeout, force_share=force_share),
+        "force_share": force_share,
+        "timeout": timeout,
+        "isolation": isolation,
+    }
+    maker = partial(make_looker, "check", isolation)
+    look = partial(look_in_turn, maker, check_with, CheckOutcome)
     return look_at_many(look, paths, keywords, executor, chunk_size)

@@ -1,0 +1,129 @@
+"""Host side: looks with isolation="process": a child runs the guest, and passes on what it says.
+
+The image is opened and locked here, and its fixed fields and signatures are read here, as they are
+without a child. The child gets the descriptor, by which nothing can be written, and confines itself
+before it reads from it. What it passes on is judged here as a guest's own words are: so a child
+that was taken over can do what such a guest can, which is to lie about the image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+
+from ..base.errors import GuestFault, HostError
+from ..base.escape import escape_around
+from ..inspect.looker import Looker
+from .isolation import MARGIN, start_child
+from .look_child import END, HEADER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ..image.image_file import ImageFile
+
+LOOK = "from instar.vmm.fleet.look_child import main; main()"
+"""The code of a process that looks at one image."""
+ANSWER_MAX = 2 << 20
+"""Bytes that a child may say: all that a guest may, and more."""
+_WORDS_MAX = 1 << 16
+
+
+class ChildLooker(Looker):
+    """Looks at images as a Looker does, each in a child of its own."""
+
+    def __init__(self, operation: str) -> None:
+        """Take the name of the operation. HostError if there is no payload for it."""
+        super().__init__(operation)
+        self._operation = operation
+
+    def prepare(self) -> int:
+        """Do nothing: the machine is the child's."""
+        return -1
+
+    def look(
+        self,
+        image: ImageFile,
+        receive: Callable[[int, bytes], None],
+        timeout: float,
+        *,
+        progress: bool = False,
+        debug: Callable[[str], None] | None = None,
+        work_max: int | None = None,
+    ) -> None:
+        """Have a child run the guest, as Looker.look() does here; there is no debug text."""
+        task = {
+            "operation": self._operation,
+            "ram_size": self._ram_size,
+            "fd": image.fd,
+            "name": image.name,
+            "max_growth": None if image.is_device else 0,
+            "budget": image.work_max,
+            "work_max": work_max,
+            "timeout": timeout,
+            "progress": progress,
+        }
+        child = start_child(LOOK, json.dumps(task).encode(), (image.fd,))
+        with child:
+            try:
+                for kind, payload in _frames(child, timeout + MARGIN):
+                    if kind == END:
+                        self.vm_exits = _read_end(payload, image.name)
+                        return
+                    receive(kind, payload)
+            finally:
+                child.kill()  # does nothing to one that ended
+
+
+def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
+    """What the child says, until it says no more. HostError if it ends, or takes too long."""
+    assert child.stdout is not None  # noqa: S101 - it is a pipe, see start_child()
+    descriptor = child.stdout.fileno()
+    end = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    told, heard = bytearray(), 0
+    while poll.poll(max(end - time.monotonic(), 0) * 1000):
+        data = os.read(descriptor, 1 << 16)
+        heard += len(data)
+        if not data or heard > ANSWER_MAX:
+            raise HostError(_describe_end(child))
+        told += data
+        while len(told) >= HEADER.size:
+            kind, size = HEADER.unpack_from(told)
+            if len(told) < HEADER.size + size:
+                break
+            payload = bytes(told[HEADER.size : HEADER.size + size])
+            del told[: HEADER.size + size]
+            yield kind, payload
+    raise HostError(f"the confined process did not end within {seconds:g} s and was killed")
+
+
+def _describe_end(child: subprocess.Popen[bytes]) -> str:
+    child.kill()  # one that has closed its stdout, or says too much
+    status = child.wait()
+    if status < 0 and status != -signal.SIGKILL:
+        return f"the confined process was killed ({signal.strsignal(-status)})"
+    return "the confined process ended without an outcome"
+
+
+def _read_end(payload: bytes, name: str) -> int:
+    """How often the guest stopped for the host. GuestFault, HostError: what else became of it."""
+    try:
+        document: Any = json.loads(payload)
+        if "error" in document:
+            kind, message = document["error"]["kind"], document["error"]["message"]
+            words = escape_around(message[:_WORDS_MAX], name)
+            raise (GuestFault if kind == GuestFault.__name__ else HostError)(words)
+        exits = document["vm_exits"]
+        if type(exits) is int and 0 <= exits < 1 << 63:
+            return exits
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise HostError("the confined process ended without an outcome")
