@@ -123,6 +123,8 @@ def python_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
+        if isinstance(node, ast.Assign) and "TYPE_CHECKING" in ast.dump(node.targets[0]):
+            continue
         if isinstance(node, ast.arg | ast.JoinedStr | ast.Assert | ast.Import | ast.ImportFrom):
             continue
         if isinstance(node, ast.AnnAssign):
