@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,38 @@ def test_what_counts_as_free_without_having_been_set_free_stays(tmp_path: Path) 
     after = path.read_bytes()
     assert len(after) == len(data)
     assert after.endswith(b"precious" * 512)
+
+
+@pytest.mark.parametrize("size", [AT_A_TABLES_END, WITHIN_A_TABLE])
+@pytest.mark.parametrize("image", [PLAIN, SHARED], ids=["alone", "with a snapshot"])
+def test_what_is_given_back_is_told_before_by_a_dry_run(
+    image: Image, size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.qcow2"
+    image.write(path)
+    before = path.read_bytes()
+    told = instar.resize(path, size, shrink=True, dry_run=True)
+    assert path.read_bytes() == before
+    done = instar.resize(path, size, shrink=True)
+    assert vars(done) == {**vars(told), "dry_run": False}
+    after = path.read_bytes()
+    holes = [part for part in told.ranges if part.phase == 6]
+    assert holes
+    assert all(part.zeroes for part in holes)
+    assert not any(any(after[part.offset : part.offset + part.length]) for part in holes)
+    assert (told.file_end or len(after)) == len(after)
+    assert told.file_end is None  # what is at the end stays
+
+
+def test_of_a_chain_the_step_that_gives_back_tells_it(tmp_path: Path) -> None:
+    create = "create t.qcow2 1G\nio -c 'write 0 1M' -c 'write 600M 8M' t.qcow2"
+    path = make(oracle.newest(), tmp_path, create)
+    asked: dict[str, Any] = {"size": 512 << 20, "shrink": True, "lazy_refcounts": True}
+    told = instar.amend(path, **asked, dry_run=True)
+    assert [step.file_end is not None for step in told.steps] == [False, True]
+    assert told.file_end == told.steps[1].file_end
+    instar.amend(path, **asked)
+    assert path.stat().st_size == told.file_end
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EIO])

@@ -33,6 +33,7 @@ RESULT: dict[str, Any] = {
         {"phase": 3, "offset": 0, "length": 512, "zeroes": False},
     ],
     "more_ranges": 0,
+    "file_end": None,
     "warnings": [],
     "steps": [],
 }

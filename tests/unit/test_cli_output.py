@@ -52,6 +52,7 @@ def test_json_result_is_as_documented(amend: FakeAmend, capsys: pytest.CaptureFi
     assert document["changes"] == [{"field": "compatible_features", "before": 0, "after": 1}]
     assert document["ranges"] == [{"phase": 3, "offset": 0, "length": 512, "zeroes": False}]
     plain: dict[str, Any] = {"changes": None, "ranges": None, "more_ranges": 0, "warnings": []}
+    assert document.pop("file_end") is None
     again = {key: document[key] for key in ("compat", "lazy_refcounts")}
     assert {key: document["options"][key] for key in again} == again
     assert {**document, **plain} == {**vars(make_result()), **again, **plain}
@@ -134,8 +135,12 @@ def test_dry_run_says_what_would_change(
             Change("compatible_features", 1, None),
             Change("header_length", 104, None),
         ),
-        ranges=(ByteRange(0, 4096, 40, zeroes=True), ByteRange(0, 1024, 40), ByteRange(3, 0, 512)),
+        ranges=(
+            *(ByteRange(0, 4096, 40, zeroes=True), ByteRange(0, 1024, 40), ByteRange(3, 0, 512)),
+            ByteRange(6, 8192, 4096, zeroes=True),
+        ),
         more_ranges=7,
+        file_end=16384,
     )
     assert cli.main(["amend", "--dry-run", "-o", "compat=0.10", "d"]) == 0
     out, err = capsys.readouterr()
@@ -147,7 +152,9 @@ def test_dry_run_says_what_would_change(
         "  before the switch: 40 bytes of zeros at 0x1000",
         "  before the switch: 40 bytes at 0x400",
         "  the switch: 512 bytes at 0x0",
+        "  when all is done: given back: 4096 bytes at 0x2000",
         "  and 7 ranges more",
+        "  when all is done: given back: all of the file after 16384 bytes",
     ]
     assert err == ""
 

@@ -33,6 +33,7 @@ STEPS: list[dict[str, Any]] = [
         "changes": RESULT["changes"],
         "ranges": RESULT["ranges"],
         "more_ranges": 0,
+        "file_end": None,
     },
     {
         "asked": {"lazy_refcounts": True},
@@ -42,6 +43,7 @@ STEPS: list[dict[str, Any]] = [
         "changes": [{"field": "compatible_features", "before": 1, "after": 3}],
         "ranges": [RESULT["ranges"][-1]],
         "more_ranges": 0,
+        "file_end": None,
     },
 ]
 
@@ -84,6 +86,7 @@ LIES: dict[str, list[Any]] = {
     "changes": [[], {}, None, 5, "ab", RESULT["changes"][::-1], RESULT["changes"] * 2],
     "ranges": [[], {}, None, 5, "ab", RESULT["ranges"][::-1], RESULT["ranges"] * 2],
     "more_ranges": [-1, 1, 1 << 40, True, None],
+    "file_end": [0, -1, 4096, True, "0"],
     "warnings": [None, 5, [1], [None], ["w"] * 9, ["w" * 100_000]],
     "steps": [None, 5, {}, [1], [STEPS[0]], STEPS],
 }
@@ -155,6 +158,35 @@ def test_a_list_of_ranges_is_cut_off_only_where_it_is_full() -> None:
     with pytest.raises(ValueError, match="not what an amend"):
         read({**full, "ranges": several}, expected)
     assert len(json.dumps(full, indent=2)) < ANSWER_MAX
+
+
+SHRUNK = Expected(NAME, make_request({"size": 1 << 20, "shrink": True}), SHA256, 1 << 20)
+GIVEN_BACK: dict[str, Any] = {
+    **RESULT,
+    "changes": [{"field": "size", "before": 1 << 21, "after": 1 << 20}],
+    "options": told(size=1 << 20),
+    "ranges": [*RESULT["ranges"], {"phase": 6, "offset": 8192, "length": 4096, "zeroes": True}],
+    "file_end": 16384,
+}
+
+
+def test_a_change_of_the_size_gives_room_back() -> None:
+    assert read(GIVEN_BACK, SHRUNK).file_end == 16384
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *({"file_end": end} for end in (0, -1, 1 << 20, 1 << 40)),
+        {"ranges": [*RESULT["ranges"], {**GIVEN_BACK["ranges"][-1], "zeroes": False}]},
+        {"ranges": [GIVEN_BACK["ranges"][-1], *RESULT["ranges"]]},
+        {"ranges": [*RESULT["ranges"], {**GIVEN_BACK["ranges"][-1], "offset": 1 << 20}]},
+    ],
+    ids=str,
+)
+def test_a_lie_about_room_that_is_given_back_is_no_outcome(lie: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not what an amend"):
+        read({**GIVEN_BACK, **lie}, SHRUNK)
 
 
 ABOUT = Circumstances(

@@ -140,6 +140,7 @@ def combine(steps: tuple[AmendStep, ...]) -> dict[str, Any]:
         "bytes_written": sum(step.bytes_written for step in steps),
         "ranges": tuple(part for step in steps for part in step.ranges),
         "more_ranges": sum(step.more_ranges for step in steps),
+        "file_end": next((step.file_end for step in steps[::-1] if step.file_end), None),
         "steps": steps,
     }
 

@@ -105,7 +105,8 @@ class Plan:
 
     def describe(self, most: int) -> dict[str, Any]:
         """The fields that a result and its steps have in common, with `most` ranges."""
-        ranges, more = planned_ranges(self.outcome.staged, most)
+        spare = self.judgement.spare
+        ranges, more = planned_ranges(self.outcome.staged, most, spare.ranges)
         return {
             "action": "amended" if self.judgement.amended else "noop",
             "atomic": self.judgement.atomic,
@@ -113,6 +114,7 @@ class Plan:
             "bytes_written": self.outcome.staged.size(),
             "ranges": tuple(ByteRange(*part) for part in ranges),
             "more_ranges": more,
+            "file_end": spare.end,
         }
 
 

@@ -38,7 +38,8 @@ class ByteRange:
 
     0: where nothing refers to, zeroing, refcounts that rise from 0; 1: the refcount table; 2: L2
     entries; 3, SWITCH: the amended header; 4: refcounts of what is released; 5: flags in L2
-    entries. The image reads the same in all of them.
+    entries. The image reads the same in all of them. 6: what nothing uses any more becomes a hole
+    of the file.
     """
     offset: int
     """In bytes from the start of the image file."""
@@ -66,6 +67,8 @@ class AmendStep:
     """What is written for it, in order: the first ones."""
     more_ranges: int = 0
     """How many others are written."""
+    file_end: int | None = None
+    """Where the file is cut when all is done, in bytes; None where it is not."""
 
 
 @record
@@ -100,6 +103,8 @@ class AmendResult:
     """What is written, in order: the first RANGES_MAX ranges."""
     more_ranges: int = 0
     """How many others are written."""
+    file_end: int | None = None
+    """Where the file is cut when all is done, in bytes; None where it is not."""
     warnings: tuple[str, ...] = ()
     """What the user should know though it did not stop the amend."""
     steps: tuple[AmendStep, ...] = ()

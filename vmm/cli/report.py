@@ -28,6 +28,7 @@ OUTPUT_FORMATS = ("human", "json")
 _PHASES = (
     *("before the switch", "before the switch: refcount table", "before the switch: mapping"),
     *("the switch", "after the switch", "after the switch: flags"),
+    "when all is done: given back",
 )
 _ALWAYS_TOLD = ("compat", "lazy_refcounts")
 _HEXADECIMAL_FIELDS = ("_features", "_offset")
@@ -164,6 +165,8 @@ def _describe_part(part: AmendResult | AmendStep) -> Iterator[str]:
     yield from map(_describe_range, part.ranges)
     if part.more_ranges:
         yield f"and {part.more_ranges} ranges more"
+    if part.file_end is not None:
+        yield f"{_PHASES[-1]}: all of the file after {part.file_end} bytes"
 
 
 def _describe_done(result: AmendResult, asked: Collection[str]) -> str:
@@ -223,5 +226,6 @@ def _describe_value(field: str, value: int | str | None) -> str:
 
 def _describe_range(byte_range: ByteRange) -> str:
     phase = _PHASES[byte_range.phase]
-    what = " of zeros" if byte_range.zeroes else ""
+    is_hole = phase == _PHASES[-1]
+    what = " of zeros" if byte_range.zeroes and not is_hole else ""
     return f"{phase}: {byte_range.length} bytes{what} at {byte_range.offset:#x}"

@@ -112,7 +112,7 @@ def _judge(
         told=FrozenDict(data_file_raw=is_raw(after), **texts),
         warnings=warnings,
         work=work,
-        spare=spare,
+        spare=Spare((), None) if request.fixed_size else spare,  # a device has no holes
     )
 
 

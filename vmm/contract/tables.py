@@ -42,7 +42,7 @@ from .structures import (
     judge_bitmaps_fit,
     kept_bitmaps,
 )
-from .terms import Spare
+from .terms import SPARE_MAX, Spare
 from .touched import Touched
 from .version_2 import Version2
 from .zeroed import Zeroed
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from .differences import Differences
     from .terms import Original
 
-_SPARE_MAX = 1 << 16  # ranges: more of them have the room of small files each
 _ENTRIES = 64  # in a sector of an L2 table
 
 
@@ -194,7 +193,9 @@ class _Tables:
         end = None
         if found and found[-1].stop >= max(disk.size, self._staged.end() * SECTOR_SIZE):
             end = found.pop().start
-        return Spare(tuple(found[:_SPARE_MAX]), end)
+        if end is not None and end >= disk.size:
+            end = None  # nothing has been written there
+        return Spare(tuple(found[:SPARE_MAX]), end)
 
     def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
         self._judge_refcount_table()

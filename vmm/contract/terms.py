@@ -37,6 +37,10 @@ class Claim:
     """The version and feature words it says the image now has."""
 
 
+SPARE_MAX = 1 << 16
+"""Holes that are made at most: more of them have the room of small files each."""
+
+
 @record
 class Spare:
     """What of the file nothing uses any more once a change is committed."""

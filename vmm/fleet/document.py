@@ -10,7 +10,6 @@ import json
 
 from instar.abi import (
     FRAME_PAYLOAD_MAX,
-    INSTAR_PHASE_COUNT,
     INSTAR_PHASE_PREPARE,
     INSTAR_SEGMENTS_MAX,
     INSTAR_STAGED_MAX,
@@ -30,7 +29,8 @@ from ..base.errors import (
 from ..base.escape import escape_around
 from ..base.record import FrozenDict, record
 from ..base.refusals import is_known
-from ..contract.terms import Change
+from ..contract.terms import SPARE_MAX, Change
+from ..image.commit import GIVEN_BACK
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from ..request.keywords import AMENDABLE_FORMAT
@@ -53,7 +53,7 @@ _COUNT = 1 << 63
 _DIGITS = 20
 _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
-_MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE
+_MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
 _FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS, *_TEXTS, *KEYSLOTS)  # the magic does not change
 # What annotations call types; which strings Literals allow is judged by value.
@@ -167,12 +167,16 @@ def _demand_sound(
     """See that what an amend, or a step of one, says of its changes can be true."""
     if part.action == "noop":
         _demand(not (part.changes or part.ranges or part.more_ranges or part.bytes_written))
+        _demand(part.file_end is None)
         _demand(request.keys is None)
         return
     _demand(part.action == "amended")
     _demand(_are_changes(part, request))
     switches = request.keys is None and not request.mends  # which may do without
     _demand(_are_ranges(part, end, ranges_max, switches=switches))
+    is_given_back = any(one.phase == GIVEN_BACK for one in part.ranges)
+    _demand(request.size is not None or not (is_given_back or part.file_end is not None))
+    _demand(part.file_end is None or 0 < part.file_end < end)
 
 
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
@@ -252,11 +256,12 @@ def _are_ranges(
     for part in result.ranges:
         start = part.phase, not part.zeroes, part.offset
         sound = (
-            0 <= part.phase < INSTAR_PHASE_COUNT
+            0 <= part.phase <= GIVEN_BACK
             and last <= start
             and 0 < part.length <= part.offset + part.length <= -(-end // SECTOR_SIZE) * SECTOR_SIZE
             and not (part.offset % SECTOR_SIZE or part.length % SECTOR_SIZE)
-            and not (part.zeroes and part.phase != INSTAR_PHASE_PREPARE)
+            and (part.zeroes or part.phase != GIVEN_BACK)
+            and not (part.zeroes and part.phase not in (INSTAR_PHASE_PREPARE, GIVEN_BACK))
         )
         if not sound:
             return False

@@ -31,14 +31,21 @@ _KEY_STATES = (
 """What is to be said where keyslots change, by phase."""
 
 
-def planned_ranges(staged: StagedWrites, most: int) -> tuple[tuple[Range, ...], int]:
-    """What commit() would write, in order of the phases and in each of the offsets.
+GIVEN_BACK = INSTAR_PHASE_COUNT
+"""What planned_ranges() says instead of a phase of what becomes holes when all is done."""
+
+
+def planned_ranges(
+    staged: StagedWrites, most: int, holes: Iterable[range] = ()
+) -> tuple[tuple[Range, ...], int]:
+    """What commit() would write, in order of the phases and in each of the offsets, then holes.
 
     Returns the first ranges, no more than `most`, and how many others there are.
     """
     first: list[Range] = []
     more = 0
-    for part in _plan(staged):
+    given_back = ((GIVEN_BACK, part.start, len(part), True) for part in holes)
+    for part in (*_plan(staged), *given_back):
         if len(first) < most:
             first.append(part)
         else:
@@ -94,11 +101,9 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool, keys: bool = 
 def give_back(image: ImageFile, ranges: Iterable[range], end: int | None) -> tuple[str, ...]:
     """After a commit, give the file system back what nothing uses; returns warnings.
 
-    These are ranges of bytes, and all from `end` on. A block device keeps them. That this fails is
-    no more than room that is wasted.
+    These are ranges of bytes, and all from `end` on; there are none of a block device. That this
+    fails is no more than room that is wasted.
     """
-    if image.is_device:
-        return ()
     try:
         image.give_back(ranges, end)
     except HostError as error:
