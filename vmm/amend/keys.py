@@ -1,19 +1,19 @@
 """Host side: the step of an amend that changes keyslots, of a qcow2 image or of a LUKS file.
 
-The guest says whether the image is sound and the LUKS header's region nothing else; it stages
-nothing and hears of no secret. What it says can only end the amend: the host reads the region's
-place itself.
+The guest says whether the image is sound; it stages nothing and hears of no secret. What it says
+can only end the amend: the host finds the region of the LUKS header itself, and sees that nothing
+else is in it.
 Imported only where keys are to change.
 """
 
 from __future__ import annotations
 
-from ..base.errors import GuestFault, HostError
+from time import monotonic
+
+from ..base.errors import HostError
 from ..base.record import FrozenDict
-from ..contract.terms import Change, Claim, Judgement
-from ..image.staging import SECTOR_SIZE
-from ..qcow2.header_view import view_header
-from ..qcow2.probe import EXTENSION_LUKS
+from ..contract.luks_region import judge_luks_region
+from ..contract.terms import Change, Claim, Judgement, Original
 from .messages import Outcome, Plan
 
 try:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-_LUKS = 2  # crypt_method
-
 
 def preload_keys() -> None:
     """Load what is needed, for a process that can open no file afterwards."""
@@ -50,10 +48,12 @@ def plan_keys(image: AnyImage, found: Plan, spent: float, progress: Progress | N
 
     Raises ImageRejected, and GuestFault if the guest should have refused.
     """
-    place = _find_region(image)
+    begin = monotonic()
+    place, work = judge_luks_region(Original(image.read, image.size, image.budget, image.stored))
+    spent += monotonic() - begin
     changed = _change(image, place, found.request, spent, progress)
     outcome = Outcome(**{**vars(found.outcome), "staged": changed.staged})
-    return Plan(found.request, outcome, _judge(changed, found.judgement))
+    return Plan(found.request, outcome, _judge(changed, found.judgement, work))
 
 
 def plan_luks(
@@ -78,23 +78,10 @@ def _change(
     return change_keys(image.read, place, image.size, keys, request.timeout - spent, progress)
 
 
-def _judge(changed: Changed, found: Judgement | None = None) -> Judgement:
-    """What there is to say of a change that was judged; `found` is said of the rest."""
+def _judge(changed: Changed, found: Judgement | None = None, work: int = 0) -> Judgement:
+    """What there is to say of a change that was judged; `found` and `work` are of the rest."""
     changes = tuple(Change(f"keyslot_{number}", *iters) for number, *iters in changed.slots)
     if found is None:
         return Judgement(True, changed.atomic, changes, told=FrozenDict())
-    more = found.told, found.warnings, found.work
+    more = found.told, found.warnings, found.work + work
     return Judgement(True, changed.atomic, changes, *more)
-
-
-def _find_region(image: AnyImage) -> tuple[int, int]:
-    """Offset and length of the LUKS header's region in a qcow2 image, in bytes."""
-    header = view_header(image.read)
-    found = [data for kind, data in header.extensions if kind == EXTENSION_LUKS]
-    if header.fields["crypt_method"] != _LUKS or not found or len(found[-1]) != 16:
-        raise GuestFault("the guest accepted an image without a LUKS header")
-    offset, length = (int.from_bytes(found[-1][at : at + 8], "big") for at in (0, 8))
-    cluster_size = 1 << header.fields["cluster_bits"]
-    if offset < cluster_size or offset % SECTOR_SIZE or offset + length > image.size + cluster_size:
-        raise GuestFault("the guest accepted a LUKS header outside the image")
-    return offset, length

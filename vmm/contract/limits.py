@@ -28,6 +28,8 @@ BITMAP_DIRECTORY_MAX = 64 << 20
 """Bytes of a bitmap directory."""
 BITMAP_NAME_MAX = 1023
 """Bytes of a bitmap's name."""
+LUKS_REGION_MAX = 64 << 20
+"""Bytes of the region of a LUKS header whose keyslots change; no LUKS1 header has more."""
 
 
 def check_tables(fields: Mapping[str, int]) -> None:

@@ -31,10 +31,11 @@ class Touched:
         l2_tables: set[int],
         refcount_table: set[int],
         new: Iterable[range] = (),
+        new_use: int = abi.AMEND_USE_NEW,
     ) -> None:
         """Take the books when all is entered, and the clusters that are written as tables.
 
-        `new` are rows of others, which the books do not know of.
+        `new` are rows of others, which the books do not know of, and `new_use` what they are for.
         """
         self._books, self._zeroed = books, zeroed
         self.l2_tables = l2_tables
@@ -53,7 +54,7 @@ class Touched:
                     raise books.overlap(cluster)
             if becomes != LESSENED:
                 self._all.add(row)
-        self._new = list(new)
+        self._new, self._new_use = list(new), new_use
         for row in self._new:
             self._all.add(row)
         self._moves = bool(self._all)
@@ -150,5 +151,5 @@ class Touched:
         known = [purpose for clusters, purpose in purposes if cluster in clusters]
         is_new = any(cluster in row for row in self._new)
         if not known and (is_new or self._books.change(cluster) > 0):
-            known = [abi.AMEND_USE_NEW]
+            known = [self._new_use if is_new else abi.AMEND_USE_NEW]
         return self._books.overlap(cluster, *known[:1], use)
