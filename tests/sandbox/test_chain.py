@@ -489,7 +489,7 @@ class TestAKeptMachine:
                 assert sandbox.amend(path, compat="1.1").steps == ()
                 with pytest.raises(instar.ImageRejected):
                     sandbox.amend(path, compat="0.10", lazy_refcounts=True)
-                assert sandbox.ready
+                assert sandbox.is_ready(AmendRequest())
 
 
 STEPS: dict[str, Any] = {"lazy_refcounts": True, "size": 1 << 27}

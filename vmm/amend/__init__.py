@@ -16,7 +16,7 @@ from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
-from ..request.keywords import KEYS_FORMAT, announce
+from ..request.keywords import announce
 from ..request.options import OPTIONS
 from .messages import Messages, Outcome, Plan, pack_config
 from .result import RANGES_MAX, AmendResult
@@ -54,7 +54,7 @@ def amend_image(
     announce(path, request)
     steps = request.steps()
     preload_steps(steps)
-    if request.format == KEYS_FORMAT:
+    if not request.needs_guest:
         return _amend_luks(path, request, progress, before_read)
     payload = payload or load_payload()
     with open_image(path, request) as image:
@@ -81,7 +81,7 @@ def _amend_luks(
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
         if before_read:
-            before_read(image, NO_VCPU, 0)
+            before_read(image, NO_VCPU, request.runs)
         plans = plan_luks(image, request, progress)
         return carry_out(image, request, plans, "", warning)
 

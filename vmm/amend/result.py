@@ -112,13 +112,13 @@ class AmendResult:
     them together."""
 
     @property
-    def compat(self) -> Level:
-        """The compatibility level now: "0.10" or "1.1"."""
-        return str(self.options["compat"])  # type: ignore[return-value]
+    def compat(self) -> Level | None:
+        """The compatibility level now: "0.10" or "1.1"; None of a LUKS file, which has none."""
+        return self.options["compat"]  # type: ignore[return-value]
 
     @property
     def lazy_refcounts(self) -> bool:
-        """Whether lazy refcounts are on now."""
+        """Whether lazy refcounts are on now; a LUKS file has none."""
         return bool(self.options["lazy_refcounts"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,10 +127,7 @@ class AmendResult:
         document: dict[str, Any] = {}
         for name, value in fields.items():
             if name == "options":  # two have been there since before there was this one
-                options = self.options
-                document.update(
-                    compat=options["compat"], lazy_refcounts=bool(options["lazy_refcounts"])
-                )
+                document.update(compat=self.compat, lazy_refcounts=self.lazy_refcounts)
             document[name] = value
         if not self.steps:
             del document["steps"]

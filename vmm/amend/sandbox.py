@@ -7,21 +7,18 @@ import sys
 from _thread import allocate_lock  # threading would cost 4 ms
 from collections.abc import Callable
 
-from instar.abi import INSTAR_RAM_SIZE
-
 from ..base.errors import ImageRejected, UsageError
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
 from ..request.keywords import (
-    KEYS_FORMAT,
     PathLike,
     announce,
     check_path,
     make_request,
     takes_keywords,
 )
-from . import carry_out, open_image, plan_steps
+from . import NO_VCPU, carry_out, open_image, plan_steps
 from .result import AmendResult
 
 TYPE_CHECKING = False
@@ -126,18 +123,19 @@ class Sandbox:
             self._busy.release()
             raise UsageError("the Sandbox is closed")
 
-    def prepare(self, ram_size: int = INSTAR_RAM_SIZE) -> int:
-        """Make the virtual machine now, not for the first image; return its vCPU's descriptor.
+    def prepare(self, request: AmendRequest) -> int:
+        """Make what such requests need now, not for the first image; return the vCPU's descriptor.
 
-        From here on nothing is opened but images, and no thread is started. HostError if this
-        machine cannot.
+        From here on nothing is opened but images, and no thread is started. NO_VCPU where there is
+        no guest. HostError if this machine cannot.
         """
-        return self._machine_for(ram_size).prepare_vcpu()
+        if not request.needs_guest:
+            return NO_VCPU
+        return self._machine_for(request.ram_size).prepare_vcpu()
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is a virtual machine for the next image."""
-        return self._machine is not None
+    def is_ready(self, request: AmendRequest) -> bool:
+        """Whether the next image can be amended so with what there is."""
+        return not self._closed and (self._machine is not None or not request.needs_guest)
 
     def _amend(
         self,
@@ -147,7 +145,7 @@ class Sandbox:
         debug: Callable[[str], None] | None,
     ) -> AmendResult:
         warning = lock_image(image.fd, image.name)
-        if request.format == KEYS_FORMAT:
+        if not request.needs_guest:
             from .keys import plan_luks
 
             return carry_out(image, request, plan_luks(image, request, progress), "", warning)

@@ -71,7 +71,8 @@ class Descriptors:
     channel: int | None = None
     """A worker's socket, by which the images come."""
     runs: int = 1
-    """How often the guest runs for an image; what each run stages is kept to the end."""
+    """How often the guest runs for an image, or 0 where it takes no part; what each run stages is
+    kept to the end."""
     read_only: bool = False
     """Whether the image is only read."""
     keys: bool = False
@@ -142,7 +143,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
         _lower(_RLIMIT_FSIZE, _file_size(0, 0, OUTPUT_OF_READER))
     elif descriptors.image_size is not None:
         staged = staging_budget(descriptors.image_size, growth, descriptors.tables)
-        staged = min(staged * descriptors.runs, INSTAR_STAGED_MAX)
+        staged = min(staged * max(descriptors.runs, 1), INSTAR_STAGED_MAX)
         _lower(_RLIMIT_FSIZE, _file_size(descriptors.image_size, growth))
     else:  # of any size
         staged = INSTAR_STAGED_MAX
@@ -211,7 +212,7 @@ def _filter_calls(descriptors: Descriptors) -> None:
     if descriptors.read_only:
         program = assemble(READER_RULES + CLIENT_RULES, numbers)
     elif descriptors.channel is None:
-        first = RULES if descriptors.runs == 1 else CHAIN_RULES
+        first = RULES if descriptors.runs <= 1 else CHAIN_RULES
         program = assemble(first + CLIENT_RULES + more, numbers)
     else:
         program = assemble(WORKER_RULES + more, {**numbers, "channel": descriptors.channel})

@@ -33,7 +33,6 @@ from ..contract.terms import SPARE_MAX, Change
 from ..image.commit import GIVEN_BACK
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
-from ..request.keywords import AMENDABLE_FORMAT
 from ..request.kinds import TEXT
 from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
@@ -81,7 +80,7 @@ class Expected:
 
 def describe_unsure(request: AmendRequest) -> str:
     """What there is to say of an image where no document came."""
-    if request.runs == 1:
+    if request.runs <= 1:
         return "the image is the old one or the amended one, see with qemu-img info"
     return "none, some or all steps are done, each of them as a whole, see with qemu-img info"
 
@@ -117,14 +116,14 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
     steps = _read_steps(document["steps"], expected)
     options = FrozenDict(document["options"])
     _demand([*options] == [row.key for row in OPTIONS])
-    is_qcow2 = expected.request.format == AMENDABLE_FORMAT
+    is_qcow2 = expected.request.needs_guest
     told = (row.is_told if is_qcow2 else _is_none for row in OPTIONS)
     _demand(all(judge(options[row.key]) for judge, row in zip(told, OPTIONS, strict=True)))
     result = _build(AmendResult, {**document, **lists, "options": options, "steps": steps})
     _demand(_is_as_told(result, expected))
     _demand(all(0 <= n < _COUNT for n in (result.bytes_read, result.vm_exits)))
     _demand(len(result.warnings) <= _WARNINGS_MAX)
-    version = COMPAT_LEVELS[result.compat] if is_qcow2 else None
+    version = COMPAT_LEVELS[result.compat] if result.compat else None
     _demand(all(c.after == version for c in result.changes if c.field == "version"))
     if steps:
         _demand(all(getattr(result, name) == value for name, value in combine(steps).items()))
@@ -182,7 +181,7 @@ def _demand_sound(
 def _is_as_told(result: AmendResult, expected: Expected) -> bool:
     """Whether what this process knows is what the result says."""
     request = expected.request
-    is_qcow2 = request.format == AMENDABLE_FORMAT
+    is_qcow2 = request.needs_guest
     told = dict(request.told())
     if request.relative:  # to what the disk had, which only the result tells
         before = [change.before or 0 for change in result.changes if change.field == "size"]
@@ -194,7 +193,7 @@ def _is_as_told(result: AmendResult, expected: Expected) -> bool:
         and result.payload_sha256 == (expected.payload_sha256 if is_qcow2 else "")
         and result.dry_run == request.dry_run
         and all(_is_asked(key, result.options[key], value) for key, value in told.items())
-        and not (is_qcow2 and result.lazy_refcounts and COMPAT_LEVELS[result.compat] == 2)
+        and not (result.lazy_refcounts and result.compat == "0.10")
     )
 
 

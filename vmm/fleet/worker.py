@@ -81,7 +81,7 @@ def _work(
     with shed as channel:
         try:
             sandbox = Sandbox(payload=payload)
-            vcpu = sandbox.prepare(request.ram_size)
+            vcpu = sandbox.prepare(request)
             preload_steps(request.steps())
             # The lowest free number, which is what the kernel gives to every image.
             image = os.dup(_CHANNEL)
@@ -95,7 +95,7 @@ def _work(
             return
         gc.freeze()  # what is there by now stays: the collector need not look at it again
         os.write(_CHANNEL, READY)
-        while sandbox.ready:
+        while sandbox.is_ready(request):
             message, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
             if not descriptors or stop[0]:
                 return

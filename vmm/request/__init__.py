@@ -151,8 +151,15 @@ class AmendRequest:
         )
 
     @property
+    def needs_guest(self) -> bool:
+        """Whether a guest takes part; it has no part in a LUKS file."""
+        return self.format == "qcow2"
+
+    @property
     def runs(self) -> int:
         """How often the guest runs for an image, at most."""
+        if not self.needs_guest:
+            return 0
         steps = self.steps()
         return len(steps) + sum(len(step.parts()) for step in steps)
 
