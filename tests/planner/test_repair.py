@@ -52,6 +52,8 @@ IMAGES = {
     **{f"{1 << order} bits": replace(SMALL, refcount_order=order) for order in (0, 1, 2, 3, 5, 6)},
 }
 
+V2 = [Snapshot(name=b"s", clusters={0: Data(b"other")})]
+
 
 def repaired(image: bytes, request: AmendRequest) -> bytes:
     """The image after a plan that the host has judged."""
@@ -80,21 +82,23 @@ def is_dirty(image: bytes) -> bool:
 
 def damaged(image: Image, how: str) -> bytes:
     """The image with other refcounts than it should have."""
-    data = image.build()
-    counted = counted_refcounts(Reader(data))
+    leaks = dict.fromkeys((5, 6, 7), 1)
+    image = replace(image, holes=tuple(leaks))
+    counted = counted_refcounts(Reader(image.build()))
     most = (1 << (1 << image.refcount_order)) - 1
     counts: Mapping[int, int]
     if how == "all 0":
         counts = dict.fromkeys(counted, 0)
     elif how == "too high":
-        counts = {n: min(count + 1, most) for n, count in counted.items()}
+        counts = leaks | {n: min(count + 1, most) for n, count in counted.items()}
     elif how == "leaked":
-        counts = {max(counted) + n: 1 for n in range(1, 6)}
-        return replace(image, refcounts=counts).build().ljust((max(counted) + 7) << 9, b"\0")
+        counts = leaks
     else:
         chance = random.Random(how)  # noqa: S311 - the same in every run
         counts = {n: chance.randrange(min(most, 4) + 1) for n in counted}
-    return replace(image, refcounts=counts).build()
+    data = replace(image, refcounts=counts).build()
+    assert faults(Reader(data))
+    return data
 
 
 @pytest.mark.parametrize("how", ["all 0", "too high", "leaked", "one", "two"])
@@ -110,6 +114,14 @@ def test_wrong_refcounts_become_those_of_the_tables(
     assert not is_dirty(after)
     again = ask(load_planner(), after, request_)
     assert (again.planned, again.amended) == (True, False)
+
+
+@pytest.mark.parametrize("how", ["all 0", "too high", "leaked", "one"])
+def test_an_image_of_version_2_is_repaired_too(how: str) -> None:
+    image = damaged(replace(IMAGES["snapshots"], version=2, snapshots=V2, dirty=False), how)
+    after = repaired(image, ALL)
+    assert faults(Reader(after)) == []
+    assert layers(after) == layers(image)
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -254,7 +266,7 @@ def test_on_a_device_new_refcounts_take_what_nothing_refers_to(how: str) -> None
     assert len(after) == len(image)
     assert faults(Reader(after)) == []
     assert layers(after) == layers(image)
-    full = damaged(SMALL, how)
+    full = replace(SMALL, refcounts=dict.fromkeys(range(9), 0)).build()
     assert refusals(full, request) == ("device_full",)
 
 

@@ -193,7 +193,7 @@ class Recoded:
             raise GuestFault(
                 f"the guest makes a refcount table of {size} bytes, which is too large"
             )
-        return Structures(disk, fields["refcount_order"], place, blocks)
+        return Structures(disk, fields.get("refcount_order", REFCOUNT_ORDER_V2), place, blocks)
 
     def _windows(self) -> Iterator[int]:
         """The first clusters of all windows that an old or a new block counts, ascending."""
