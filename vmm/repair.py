@@ -184,6 +184,7 @@ def _repair(
         before = check_open(looker, image, timeout=request.timeout, **seen)
         if not wants_repair(before):
             return before
+        looker.close()  # each machine has as much RAM as the image asks for
         _mend(image, request, seen["debug"])
         looker.provide(ram_for(image))
         after = check_open(looker, image, timeout=request.timeout, **seen)

@@ -11,7 +11,7 @@ from ..base.refusals import Circumstances, translate
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.commit import commit, give_back
-from ..image.image_file import ImageFile
+from ..image.image_file import ImageFile, count_budget
 from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
@@ -123,6 +123,8 @@ def plan_steps(
         outcome = plan(machine, view, step, told, debug, spent)
         if machine.is_kept:
             machine.reset()
+        elif step.repairs:
+            machine.close()  # its memory goes before the judge counts as many clusters
         made = Plan(step, outcome, _judge(view, step, outcome))
         if step.keys is None:
             return made
@@ -171,8 +173,9 @@ def plan(
     header = _probe(image)
     request = request.for_disk(header.size)
     image.tables = request.tables_for(header.size, header.cluster_size)
+    work_max = min(image.budget, count_budget(image.stored)) if request.repairs else image.budget
     config = pack_config(
-        *(header, request.fit(image.is_device), image.size, image.budget),
+        *(header, request.fit(image.is_device), image.size, work_max),
         progress=progress is not None,
         debug=debug is not None,
     )

@@ -26,6 +26,7 @@ WORK_MIN = 1 << 29
 """What any amend may cost, in bytes that are read."""
 WORK_FACTOR = 1024
 """What an amend may cost for each byte of the image that is stored, not a hole."""
+_COUNT_MIN, _COUNT_FACTOR = 4 << 30, 128  # of count_budget()
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
@@ -320,6 +321,15 @@ def _make_hole(fd: int, offset: int, size: int) -> int:
 def work_budget(work_max: int, tables: int) -> int:
     """What an amend may cost that takes so many bytes of new tables, in bytes that are read."""
     return min(work_max + tables // SECTOR_SIZE * AMEND_SECTOR_WORK, _U64_MAX)
+
+
+def count_budget(stored: int) -> int:
+    """What it may cost to count the references of an image that stores so many bytes.
+
+    An amend may cost more. In bytes that are read it is a second of the worst image, and enough for
+    a hundred snapshots of 64 GiB that share all tables.
+    """
+    return _COUNT_MIN + _COUNT_FACTOR * stored
 
 
 def _open(path: str | bytes, flags: int) -> int:

@@ -24,6 +24,7 @@ from instar.abi import (
 from ..base.errors import GuestFault, ImageRejected
 from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
+from ..image.image_file import count_budget
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, describe_finding
 
@@ -44,9 +45,6 @@ _NUMBERS = (
     *("fragmented_clusters", "compressed_clusters", "image_end_offset"),
 )
 _COUNT = 3  # bytes that the guest has for each cluster, for refcounts up to 16 bits; else 5
-_WORK_MIN, _WORK_FACTOR = 4 << 30, 128
-"""What a check may cost at most, where an amend may cost more, in bytes that are read: a second
-of the worst image, and enough for a hundred snapshots of 64 GiB that share all tables."""
 _UNIT = 4096  # clusters, of which it has room for a multiple
 _WORKSPACE = 0x1D0000  # bytes of RAM that are not for counts
 
@@ -200,7 +198,7 @@ def check_open(
         *(image, frames.receive, timeout),
         progress=progress is not None,
         debug=debug,
-        work_max=min(image.work_max, _WORK_MIN + _WORK_FACTOR * image.stored),
+        work_max=min(image.work_max, count_budget(image.stored)),
     )
     reasons = {refusal[0] for refusal in frames.refusals}
     if reasons - {REFUSAL_DIRTY, REFUSAL_CORRUPT}:
