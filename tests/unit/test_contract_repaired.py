@@ -11,7 +11,7 @@ from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract.terms import Claim
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Compressed, Data, Image, Snapshot, parse_header
+from tests.support.forge import Bitmap, Compressed, Data, Image, Snapshot, parse_header
 from tests.support.forge.clusters import Cluster
 from tests.support.planner import Answer, Write, accepted_by_contract, ask
 from tests.support.project import load_planner
@@ -246,4 +246,40 @@ def test_the_judge_believes_no_guest_that_accepts_what_cannot_be(damage: tuple[i
     image[at : at + 8] = entry.to_bytes(8, "big")
     plan.image = bytes(image)
     with pytest.raises(GuestFault):
+        plan.judge()
+
+
+STRUCTURES = (
+    "l1_table",
+    "l2_table[0]",
+    "snapshot_table",
+    "snapshot[0].l1_table",
+    "bitmap[0].table",
+)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_refcount_of_2_does_not_hide_a_structure_that_is_data_too(name: str) -> None:
+    bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+    described = replace(DIRTY, bitmaps=bitmaps)
+    shared = described.regions()[name].start
+    image = bytearray(replace(described, refcounts={shared >> 9: 2}).build())
+    table = described.regions()["l2_table[0]"].start
+    image[table + 8 * 9 : table + 8 * 10] = shared.to_bytes(8, "big")
+    if name.startswith("l2_table"):
+        image[described.regions()["l1_table"].start] &= 0x7F
+    assert ask(load_planner(), bytes(image), REPAIR).refusals == ("overlap",)
+    plan = Plan(described.build())
+    plan.image = bytes(image)
+    plan.sectors = {(SWITCH, 0): plan.sectors[SWITCH, 0]}
+    with pytest.raises(GuestFault, match="which has another use"):
+        plan.judge()
+
+
+def test_autoclear_bits_that_nobody_knows_do_not_outlive_a_repair() -> None:
+    image = replace(LEAKED, dirty=False, autoclear_features=0x10)
+    plan = Plan(image.build(), LEAKS)
+    plan.judge()
+    del plan.sectors[SWITCH, 0]
+    with pytest.raises(GuestFault, match="autoclear"):
         plan.judge()

@@ -26,6 +26,7 @@ _SECTOR = 512
 _TABLE_MEMORY = 200  # bytes for an L2 table in a set and in a dict
 _ENTRY_WORK = 8  # bytes: to count an entry takes as long as reading so many more
 _CLUSTERS_MAX = 1 << 25  # of an image whose references are counted
+_TWO_USES = "the guest accepted a structure in cluster {}, which has another use"
 
 
 class References:
@@ -53,6 +54,8 @@ class References:
         """The clusters of L2 tables, and how many L1 entries name each."""
         self.active: set[int] = set()
         """Those that the active L1 table names."""
+        self._structures = array("I")
+        """The clusters of all other structures; each has one user."""
         try:
             self._count(header)
         except (IndexError, OverflowError) as error:
@@ -60,32 +63,48 @@ class References:
 
     def _count(self, header: HeaderView) -> None:
         fields, disk = header.fields, self._disk
-        self._add(range(1))
+        self._add_structure(range(1))
         self._add_l1_table(fields["l1_table_offset"], fields["l1_size"])
         self.active.update(self.tables)
         snapshots = Snapshots(
             disk, fields["snapshots_offset"], fields["nb_snapshots"], fields["size"]
         )
-        self._add(snapshots.clusters)
+        self._add_structure(snapshots.clusters)
         for offset, entries in snapshots.l1_tables:
             self._add_l1_table(offset, entries)
         for clusters in luks_clusters(disk, header.extensions):
-            self._add(clusters[: max(self.clusters - clusters.start, 0)])
+            self._add_structure(clusters)
         bitmaps = kept_bitmaps(header, header)
         for cluster in bitmap_clusters(disk, bitmaps) if bitmaps is not None else ():
-            self.counts[cluster] += 1
+            self._add_structure(range(cluster, cluster + 1))
         for table, users in self.tables.items():
             for words in self.entries(table):
                 self._add_entries(words, users)
+        self._judge_uses()
 
-    def _add(self, clusters: range) -> None:
+    def _add_structure(self, clusters: range) -> None:
+        """Count clusters that have no other user, neither now nor when all is counted."""
         self._disk.spend(_ENTRY_WORK * len(clusters))
+        self._disk.hold(self._structures.itemsize * len(clusters))
         for cluster in clusters:
-            self.counts[cluster] += 1
+            if self.counts[cluster]:
+                raise GuestFault(_TWO_USES.format(cluster))
+            self.counts[cluster] = 1
+        self._structures.extend(clusters)
+
+    def _judge_uses(self) -> None:
+        """See that no structure is anything else too. Guest data may be counted twice."""
+        counts = self.counts
+        for cluster in self._structures:
+            if counts[cluster] != 1:
+                raise GuestFault(_TWO_USES.format(cluster))
+        for table, users in self.tables.items():
+            if counts[table] != users:
+                raise GuestFault(_TWO_USES.format(table))
 
     def _add_l1_table(self, offset: int, entries: int) -> None:
         disk = self._disk
-        self._add(disk.clusters(offset, 8 * entries))
+        self._add_structure(disk.clusters(offset, 8 * entries))
         for words in disk.words(offset, entries):
             disk.spend(_ENTRY_WORK * len(words))
             for word in words:

@@ -24,17 +24,16 @@ from ..qcow2.probe import (
     REFCOUNT_ORDER_V2,
 )
 from .differences import PREPARE, SWITCH
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, Disk, OutsideError, stored
+from .disk import Disk, OutsideError
 from .limits import check_tables
 from .pending import Pending
-from .recoded import Recoded, Structures
+from .recounted import Recounted, refcount_structures
 from .references import References
+from .reflagged import judge_flags, judge_no_flags, take_sectors
 from .widths import Width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ..image.staging import StagedWrites
     from ..qcow2.header_view import HeaderView
     from ..request import AmendRequest
@@ -116,6 +115,8 @@ def _judge_header(original: Original, states: HeaderStates, staged: StagedWrites
     ):
         raise GuestFault("the guest writes more of the header than its first sector")
     if new is None:
+        if before.fields.get("autoclear_features", 0) & ~AUTOCLEAR_KNOWN:
+            raise GuestFault("the guest leaves an autoclear bit that nobody knows")
         return before
     old = original.read(0, SECTOR_SIZE)
     wanted = bytearray(old)
@@ -144,8 +145,6 @@ class _Repaired:
         self._shift = disk.cluster_bits - 9
         self._order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
         self._references = References(disk, before, self._order)
-        if self._references.counts[0] != 1:
-            raise GuestFault("the guest accepted a reference to the header")
 
     @property
     def work(self) -> int:
@@ -156,11 +155,10 @@ class _Repaired:
         """Judge all that is staged outside the header; whether all refcounts will be right."""
         fields, new = self._before.fields, self._after.fields
         right = True
-        mapping = Pending(self._staged, MAPPING, 1 << self._shift)
         if any(fields[name] != new[name] for name in _TABLE):
             if request.leaves_errors:
                 raise GuestFault("the guest writes refcounts anew, where leaks were to go")
-            _Rewritten(self._references, self._before, self._after, self._staged, self._disk).judge(
+            Recounted(self._references, self._before, self._after, self._staged, self._disk).judge(
                 is_device=request.fixed_size
             )
         else:
@@ -168,10 +166,9 @@ class _Repaired:
             if not right and not request.leaves_errors:
                 raise GuestFault("the guest leaves a refcount that is too low")
         if right:
-            self._judge_l1_table(mapping)
-            for table in self._references.active:
-                self._judge_l2_table(table, mapping)
-        mapping.finish()
+            judge_flags(self._references, self._disk, fields, self._staged)
+        else:
+            judge_no_flags(self._disk, self._staged)
         return right
 
     def _judge_lowered(self) -> bool:
@@ -209,161 +206,6 @@ class _Repaired:
                 low = low or any(have < count for have, count in pairs)
                 lowered = [min(pair) for pair in pairs]
                 new = width.pack([*lowered, *found[len(lowered) :]])
-                self._take(prepare, place, old, new)
+                take_sectors(prepare, place, old, new)
             first, place = first + len(found), place + step
         return not low
-
-    def _take(self, phase: Pending, place: int, old: bytes, new: bytes) -> None:
-        """See that those sectors are staged that differ, and that they are these."""
-        for at in range(0, len(old), SECTOR_SIZE):
-            sector = new[at : at + SECTOR_SIZE]
-            number = (place + at) // SECTOR_SIZE
-            if sector != old[at : at + SECTOR_SIZE] and phase.take(number) != sector:
-                raise GuestFault(f"sector {number} does not become what the references make of it")
-
-    def _judge_l1_table(self, mapping: Pending) -> None:
-        fields, counts = self._before.fields, self._references.counts
-        place, size = fields["l1_table_offset"], 8 * fields["l1_size"]
-        changes = False
-        for piece in self._disk.pieces(place, -(-size // SECTOR_SIZE) * SECTOR_SIZE):
-            new = bytearray(piece)
-            for at, block in stored(piece):
-                for word_at in range(at, min(at + len(block), size), 8):
-                    word = int.from_bytes(piece[word_at : word_at + 8], "big")
-                    if word & OFFSET_MASK:
-                        new[word_at : word_at + 8] = self._flagged(word).to_bytes(8, "big")
-            changes |= new != piece
-            self._take(mapping, place, piece, bytes(new))
-            place, size = place + len(piece), size - len(piece)
-        clusters = self._disk.clusters(fields["l1_table_offset"], 8 * fields["l1_size"])
-        if changes and any(counts[cluster] != 1 for cluster in clusters):
-            raise GuestFault("the guest writes an L1 table that is something else too")
-
-    def _flagged(self, word: int) -> int:
-        """An entry of an L1 or L2 table with the flag that it must have."""
-        cluster = (word & OFFSET_MASK) >> self._disk.cluster_bits
-        return word | COPIED if self._references.counts[cluster] == 1 else word & ~COPIED
-
-    def _judge_l2_table(self, table: int, mapping: Pending) -> None:
-        references = self._references
-        for place, words in references.entries_at(table):
-            changes = (
-                {
-                    at: new
-                    for at, word in enumerate(words)
-                    if (new := self._flagged_l2(word)) != word
-                }
-                if not self._is_plain(words)
-                else {}
-            )
-            if not changes:
-                continue
-            if references.counts[table] != references.tables[table]:
-                raise GuestFault("the guest writes an L2 table that is something else too")
-            self._take_block(mapping, place, changes, len(words))
-
-    def _take_block(
-        self, mapping: Pending, place: int, changes: dict[int, int], count: int
-    ) -> None:
-        """Take a block of an L2 table, of so many entries, of which some change."""
-        size = min(4096, self._disk.cluster_size)
-        old = self._disk.read(place, size)
-        step = size // count
-        new = bytearray(old)
-        for at, word in changes.items():
-            new[at * step : at * step + 8] = word.to_bytes(8, "big")
-        self._take(mapping, place, old, bytes(new))
-
-    def _is_plain(self, words: tuple[int, ...]) -> bool:
-        """Whether a block of entries names clusters in a row, each with one user, as it says."""
-        if not words[0] & COPIED or not self._references.is_run(words):
-            return False
-        first = (words[0] & OFFSET_MASK) >> self._disk.cluster_bits
-        row = self._references.counts[first : first + len(words)]
-        return row.count(1) == len(words)
-
-    def _flagged_l2(self, word: int) -> int:
-        if word & COMPRESSED or not word & OFFSET_MASK:
-            return word
-        # Of the clusters of a data file none is shared.
-        return word | COPIED if self._references.has_data_file else self._flagged(word)
-
-
-def refcount_structures(disk: Disk, fields: dict[str, int]) -> tuple[range, dict[int, int]]:
-    """The clusters of the refcount table, and of each block, by its index.
-
-    GuestFault for an entry that cannot be.
-    """
-    offset = fields["refcount_table_offset"]
-    size = fields["refcount_table_clusters"] << disk.cluster_bits
-    blocks = {}
-    for at, entry in _entries(disk, offset, size):
-        if entry % disk.cluster_size or entry >= disk.size:
-            raise GuestFault(f"the guest leaves the refcount table entry {entry:#x}")
-        blocks[at // 8] = entry >> disk.cluster_bits
-    return disk.clusters(offset, size), blocks
-
-
-def _entries(disk: Disk, offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """The entries of the refcount table that are not 0, with their places in it."""
-    disk.hold(size)
-    start = 0
-    for piece in disk.pieces(offset, size):
-        for at, block in stored(piece):
-            for place in range(0, len(block), 8):
-                if entry := int.from_bytes(block[place : place + 8], "big"):
-                    yield start + at + place, entry
-        start += len(piece)
-
-
-class _Counted(Structures):
-    """In the place of old refcount structures: what has been counted, with no structure in it."""
-
-    def __init__(self, disk: Disk, order: int, references: References) -> None:
-        super().__init__(disk, order, range(0), {})
-        counts = references.counts
-        step = self.in_block
-        indexes = (
-            n for n in range(-(-len(counts) // step)) if any(counts[n * step : (n + 1) * step])
-        )
-        self.blocks = dict.fromkeys(indexes, 0)
-
-
-class _Rewritten(Recoded):
-    """Judges refcounts that are written anew, by what has been counted."""
-
-    def __init__(
-        self,
-        references: References,
-        before: HeaderView,
-        after: HeaderView,
-        staged: StagedWrites,
-        disk: Disk,
-    ) -> None:
-        order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
-        self.begin(disk, after, staged, _Counted(disk, order, references), (PREPARE,))
-        self._references, self._fields = references, before.fields
-
-    def judge(self, *, is_device: bool) -> None:
-        """See that the new refcounts are the counts, and where they are."""
-        self.judge_new(is_device=is_device)
-        if is_device:
-            self._judge_free()
-
-    def _judge_free(self) -> None:
-        """See that nothing of the old structures is written over, whatever they name."""
-        disk, fields = self._disk, self._fields
-        offset = fields["refcount_table_offset"]
-        size = fields["refcount_table_clusters"] << disk.cluster_bits
-        old = set(disk.clusters(offset, size))
-        old.update(entry >> disk.cluster_bits for _, entry in _entries(disk, offset, size))
-        if not old.isdisjoint(self._new.clusters):
-            raise GuestFault("the guest writes new refcounts over old ones")
-
-    def _read_old(self, first: int) -> Iterator[bytes]:
-        width, counts = self._old.width, self._references.counts
-        for index, at, size in self._old.parts(first):
-            start = index * self._old.in_block + at * 8 // width.bits
-            count = size * 8 // width.bits
-            found = counts[start : start + count]
-            yield width.pack([*found, *bytes(count - len(found))])
