@@ -7,14 +7,11 @@ takes and gives back, computes the refcount blocks from that, and compares them 
 from __future__ import annotations
 
 from itertools import compress
-from struct import unpack
 
 from ..base.errors import GuestFault, ImageRejected
-from ..base.refusals import bad_refcount_table, overlap
+from ..base.refusals import overlap
 from ..image.staging import SECTOR_SIZE
-from .disk import stored
-from .limits import REFCOUNT_TABLE_MAX
-from .widths import Width
+from .refcounts import Refcounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,16 +24,12 @@ if TYPE_CHECKING:
 TAKEN, FREED, LESSENED = 1, 2, 3
 """What becomes of a cluster whose refcount changes."""
 
-_KNOWN_MAX = 1 << 21  # refcounts that are kept in memory
 _NOTHING = bytes(SECTOR_SIZE)
 _WINDOW_MEMORY = 1 << 9  # bytes of memory for a window, besides its changes
 
 
-class Books:
-    """Refcounts as they are on disk, and by how much each is to change.
-
-    A window is a sector's worth of refcounts.
-    """
+class Books(Refcounts):
+    """Refcounts as they are on disk, and by how much each is to change."""
 
     def __init__(
         self, disk: Disk, offset: int, clusters: int, order: int, windows_max: int
@@ -45,48 +38,16 @@ class Books:
 
         `windows_max` bounds how many windows may change: no more than are staged.
         """
-        self._disk = disk
-        size = clusters << disk.cluster_bits
-        if not 0 < size <= REFCOUNT_TABLE_MAX:
-            raise GuestFault(f"the guest accepted a refcount table of {clusters} clusters")
-        self.table_clusters = disk.clusters(offset, size)
-        self._table: bytes | None = None
+        super().__init__(disk, offset, clusters, order)
         self.new_blocks: dict[int, int] = {}
         """Index and offset of the refcount blocks that are added."""
         self.taken = 0
         """How many clusters come into use."""
-        self.in_block = disk.cluster_size * 8 >> order
-        """Clusters that a block counts."""
-        self._width = Width(order)
-        self._in_window = self._width.in_sector
-        self._known: dict[int, Counts] = {}
         self._changes: dict[int, Counts] = {}
         self._windows_max = windows_max
         self._sectors: dict[int, int] = {}
         """Where the windows that change lie, but for those in new blocks."""
         self._windows_at: set[int] = set()
-
-    @property
-    def table(self) -> bytes:
-        """The refcount table, which is read when it is first asked for."""
-        if self._table is None:
-            place = self.table_clusters
-            bits = self._disk.cluster_bits
-            self._table = self._disk.read(place.start << bits, len(place) << bits)
-        return self._table
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """Index and offset of each refcount block that is there."""
-        for at, data in stored(self.table):
-            for index, entry in enumerate(unpack(f">{len(data) // 8}Q", data), at // 8):
-                if entry and (offset := self._block(index)):
-                    yield index, offset
-
-    def old(self, cluster: int) -> int:
-        """The refcount on disk; 0 where no block covers the cluster."""
-        number, at = divmod(cluster, self._in_window)
-        window = self._window(number)
-        return window[at] if window else 0
 
     def overlap(self, cluster: int, *users: int) -> ImageRejected:
         """The error for a cluster in use that would be used anew, overwritten or set free.
@@ -307,27 +268,6 @@ class Books:
             raise self.overlap(block >> self._disk.cluster_bits)
         self._windows_at.add(sector)
         self._sectors[number] = sector
-
-    def _window(self, number: int) -> Counts | None:
-        """The window with this number, as it is; None where no block holds it."""
-        index, at = divmod(number * SECTOR_SIZE, self._disk.cluster_size)
-        block = self._block(index)
-        if not block:
-            return None
-        if number not in self._known:
-            if len(self._known) * self._in_window >= _KNOWN_MAX:
-                self._known.clear()
-            self._known[number] = self._width.unpack(self._disk.read(block + at, SECTOR_SIZE))
-        return self._known[number]
-
-    def _block(self, index: int) -> int:
-        """The offset of a refcount block on disk, or 0."""
-        offset = int.from_bytes(self.table[8 * index : 8 * index + 8], "big") & ~0x1FF
-        if offset % self._disk.cluster_size or offset >= max(self._disk.size, 1):
-            start = self.table_clusters.start << self._disk.cluster_bits
-            details = start, len(self.table_clusters), self._disk.size
-            raise ImageRejected((bad_refcount_table(*details),))
-        return offset
 
     def _offset(self, cluster: int) -> str:
         return hex(cluster << self._disk.cluster_bits)

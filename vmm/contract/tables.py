@@ -14,27 +14,26 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside, too_few_references
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
-from .books import FREED, Books
+from .books import Books
 from .differences import (
-    BLOCKS,
     COPIED,
     FLAGS,
     LAYER,
     MAPPING,
     PREPARE,
-    REFCOUNT_TABLE,
     RELEASE,
-    SNAPSHOTS_PLACE,
     SWITCH,
     ZEROES,
 )
 from .disk import Disk, OutsideError
 from .growth import judge_growth
 from .layer import Layer
-from .limits import SNAPSHOT_TABLE_MAX, check_tables
+from .limits import check_tables
 from .mapping import ClusterMapping
+from .moved import Moved
 from .pending import Pending
 from .roles import Roles, State
+from .spare import spare_of
 from .structures import (
     Snapshots,
     bitmap_clusters,
@@ -42,7 +41,7 @@ from .structures import (
     judge_bitmaps_fit,
     kept_bitmaps,
 )
-from .terms import SPARE_MAX, Spare
+from .terms import Spare
 from .touched import Touched
 from .version_2 import Version2
 from .zeroed import Zeroed
@@ -150,15 +149,9 @@ class _Tables:
             disk, self._old["snapshots_offset"], self._old["nb_snapshots"], self._old["size"]
         )
         self._entries_max = entries * (1 + self._old["nb_snapshots"])
-        self._moves_refcounts = self._moves("refcount_table_offset", "refcount_table_clusters")
-        self._moves_snapshots = self._moves("snapshots_offset")
-        self._table_written: set[int] = set()
+        self._moved = Moved(disk, self._books, self._pending, self._old, self._new, allowed)
         downgrades = self._new["version"] < self._old["version"]
         self._version_2 = Version2(before) if downgrades else None
-
-    def _moves(self, *names: str) -> bool:
-        """Whether one of these fields changes."""
-        return any(self._old[name] != self._new[name] for name in names)
 
     @property
     def work(self) -> int:
@@ -171,35 +164,12 @@ class _Tables:
         return Layer(self._disk, *views, self._pending[PREPARE], backing_size)
 
     def spare(self) -> Spare:
-        """What a change of the size sets free, of which every use has been looked for.
-
-        That other clusters count as free is the image's word alone, so that they stay.
-        """
-        disk, joined = self._disk, [0, 0]
-        rows = sorted(
-            (row.start, row.stop) for row, becomes in self._books.moved() if becomes == FREED
-        )
-        found: list[range] = []
-        for start, stop in rows:
-            if start != joined[1]:
-                found.append(range(*joined))
-                joined[0] = start
-            joined[1] = stop
-        found = [
-            range(row.start << disk.cluster_bits, row.stop << disk.cluster_bits)
-            for row in (*found, range(*joined))
-            if row
-        ]
-        end = None
-        if found and found[-1].stop >= max(disk.size, self._staged.end() * SECTOR_SIZE):
-            end = found.pop().start
-        if end is not None and end >= disk.size:
-            end = None  # nothing has been written there
-        return Spare(tuple(found[:SPARE_MAX]), end)
+        """What a change of the size sets free."""
+        return spare_of(self._disk, self._books, self._staged)
 
     def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
-        self._judge_refcount_table()
-        self._judge_snapshots()
+        self._moved.judge_refcount_table()
+        self._moved.judge_snapshots(self._snapshots)
         if layer:
             layer.judge(self._books)
             sizes = self._old["size"], self._new["size"]
@@ -225,7 +195,7 @@ class _Tables:
         tables, flagged = self._judge_entries(mapping, plain=plain)
         touched = Touched(
             *(self._disk.cluster_bits, self._books, self._zeroed),
-            *(tables | flagged, self._table_written),
+            *(tables | flagged, self._moved.written),
         )
         if layer and layer.written is not None:
             touched.add_data(layer.written)
@@ -273,84 +243,6 @@ class _Tables:
         tables = mapping.judge(mapped) if mapped.count else set()
         return tables, mapping.judge_flags(flagged) if flagged.count else set()
 
-    def _judge_refcount_table(self) -> None:
-        """New refcount blocks, named by the table as it is or by one in a new place."""
-        books, disk = self._books, self._disk
-        if self._moves_refcounts:
-            clusters = self._new["refcount_table_clusters"]
-            size = clusters * disk.cluster_size
-            if clusters < len(books.table_clusters):
-                raise GuestFault("the guest makes the refcount table smaller")
-            if size > self._pending[PREPARE].count * SECTOR_SIZE:
-                raise GuestFault("the guest moves the refcount table and does not write it")
-            place = disk.clusters(self._new["refcount_table_offset"], size)
-            table = self._take_structure(place)
-            books.release(books.table_clusters)
-        else:
-            new = bytearray(books.table)
-            pending = self._pending[REFCOUNT_TABLE]
-            first = books.table_clusters.start << (disk.cluster_bits - 9)
-            for at in range(0, len(new) if pending.count else 0, SECTOR_SIZE):
-                staged = pending.take(first + at // SECTOR_SIZE)
-                if staged is not None:
-                    new[at : at + SECTOR_SIZE] = staged
-                    self._table_written.add((first << 9) + at >> disk.cluster_bits)
-            table = new
-        self._judge_table_entries(table)
-
-    def _judge_table_entries(self, table: bytearray) -> None:
-        old = self._books.table.ljust(len(table), b"\0")
-        if table == old:
-            return
-        if (REFCOUNT_TABLE, BLOCKS) not in self._allowed:
-            raise GuestFault("the guest adds refcount blocks that nobody asked for")
-        for at in range(0, len(table), SECTOR_SIZE):
-            if table[at : at + SECTOR_SIZE] == old[at : at + SECTOR_SIZE]:
-                continue
-            for place in range(at, at + SECTOR_SIZE, 8):
-                entry, was = (int.from_bytes(t[place : place + 8], "big") for t in (table, old))
-                if entry == was:
-                    continue
-                if was:
-                    raise GuestFault(f"the guest changes the refcount table's entry {was:#x}")
-                self._books.add_block(place // 8, entry)
-
-    def _judge_snapshots(self) -> None:
-        """The new table is the old one with the extra data that version 3 requires."""
-        snapshots = self._snapshots
-        needed = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and snapshots.lacks_extra_data
-        if (SWITCH, LAYER) in self._allowed and snapshots.lacks_extra_data:
-            raise GuestFault("the guest resizes a snapshot, which has the size of the header")
-        if needed and not self._moves_snapshots:
-            raise GuestFault("the guest leaves snapshots without the extra data of version 3")
-        if not self._moves_snapshots:
-            return
-        if not needed:
-            raise GuestFault("the guest moves a snapshot table that need not change")
-        size = sum(map(len, snapshots.upgraded()))
-        if size > SNAPSHOT_TABLE_MAX:
-            raise GuestFault(f"the guest leaves a snapshot table of {size} bytes")
-        place = self._disk.clusters(self._new["snapshots_offset"], size)
-        table = self._take_structure(place, size)
-        at = 0
-        for entry in snapshots.upgraded():
-            if table[at : at + len(entry)] != entry:
-                raise GuestFault("the guest changes more of the snapshots than they lack")
-            at += len(entry)
-        if any(table[at:]):
-            raise GuestFault("the guest changes more of the snapshots than they lack")
-        self._books.release(snapshots.clusters)
-
-    def _take_structure(self, clusters: range, size: int | None = None) -> bytearray:
-        """The staged contents of new clusters, the first `size` bytes of which must be staged."""
-        self._books.take_structure(clusters)
-        shift, pending = self._disk.cluster_bits - 9, self._pending[PREPARE]
-        start, end = clusters.start << shift, clusters.stop << shift
-        missing = pending.has_row(start, end)
-        if missing < (end if size is None else start + -(-size // SECTOR_SIZE)):
-            raise GuestFault(f"the guest leaves sector {missing} of a new table unwritten")
-        return pending.take_row(start, end)
-
     def _state(self, given_up: range) -> State:
         return State(
             (self._old["l1_table_offset"], self._old["l1_size"]),
@@ -358,8 +250,8 @@ class _Tables:
             self._before.extensions,
             kept_bitmaps(self._before, self._after),
             bool(self._old.get("incompatible_features", 0) & INCOMPATIBLE_EXTENDED_L2),
-            self._moves_refcounts,
-            self._moves_snapshots,
+            self._moved.moves_refcounts,
+            self._moved.moves_snapshots,
         )
 
     def _judge_layers(
