@@ -208,3 +208,15 @@ def test_a_repair_that_needs_room_keeps_to_its_limit(tmp_path: Path) -> None:
     assert refusal_of(image, act) == "growth"
     assert run("check", "-r", "all", "--max-growth", "512", image).returncode == 1
     assert run("check", "-r", "all", "--max-growth", "64k", image).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["nothing", "missing", "directory", "raw", "empty"])
+def test_what_is_no_image_is_told_as_a_check_tells_it(kind: str, tmp_path: Path) -> None:
+    name = "" if kind == "nothing" else str(tmp_path / "x")
+    if kind == "directory":
+        Path(name).mkdir()
+    elif kind in ("raw", "empty"):
+        Path(name).write_bytes(bytes(4096 if kind == "raw" else 0))
+    checked, repaired = run("check", name), run("check", "-r", "all", name)
+    assert checked.stderr.count("\n") == 1
+    assert (repaired.returncode, repaired.stderr) == (checked.returncode, checked.stderr)

@@ -144,7 +144,8 @@ class TestOtherImages:
     def test_an_image_of_another_kind_is_named(self, path: Path, head: bytes, name: str) -> None:
         path.write_bytes(head.ljust(4096, b"\0"))
         refusal = self.rejection_of(path)
-        assert refusal.message == f"this is {name}; only qcow2 images can be amended"
+        more = ", and with -f luks the keyslots of this" if name == "a luks volume" else ""
+        assert refusal.message == f"this is {name}; only qcow2 images can be amended{more}"
         assert refusal.code == "UNSUPPORTED_FORMAT"
 
     def test_a_vhd_is_known_by_its_footer(self, path: Path) -> None:

@@ -302,11 +302,17 @@ def test_resize_is_an_amend_of_the_size(
     [
         ([], "Expecting image file name and size"),
         (["d"], "Expecting image file name and size"),
-        (["d", "big"], "Expecting image file name and size"),
+        (["big"], "Expecting image file name and size"),
+        *(
+            (["d", size], f"expected a size below 8 EiB, such as 10G, +1G or -512M, not '{size}'")
+            for size in ("big", "", "+", "-", "1Z", "8E", "-8E", "+9223372036854775808", "128MB")
+        ),
+        (["--files-from", "l", "1Z"], "not '1Z'"),
+        (["d", "7.9E"], "a multiple of 512, at least that, and less than 8 EiB, not '7.9E'"),
         (["10G"], "Expecting one image file name"),
-        (["d", "+-1G"], "expected a size such as 10G, +1G or -512M, not '+-1G'"),
-        (["d", "1000"], "a multiple of 512, not '1000'"),
-        (["d", "0"], "a multiple of 512, not '0'"),
+        (["d", "+-1G"], "such as 10G, +1G or -512M, not '+-1G'"),
+        (["d", "1000"], "a multiple of 512, at least that, and less than 8 EiB, not '1000'"),
+        (["d", "0"], "a multiple of 512, at least that, and less than 8 EiB, not '0'"),
         (["--preallocation=full", "d", "1G"], "--preallocation: only off is supported"),
         (["-o", "size=1G", "d", "1G"], "invalid option -- 'o'"),
     ],
@@ -318,3 +324,10 @@ def test_resize_refuses_by_name_what_it_cannot_do(
     assert status == 2
     assert words in line
     assert not amend.calls
+
+
+@pytest.mark.parametrize("arguments", [("info", "-t", "x", "d"), ("check", "-T", "x", "d")])
+def test_a_cache_mode_without_effect_is_one_all_the_same(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert fail(capsys, *arguments) == (2, "Invalid cache option: x")

@@ -198,7 +198,7 @@ HONEST_ERRORS = [
     instar.HostError(f"could not read '{NAME}': Input/output error"),
     instar.ImageLocked(f"Could not open '{NAME}': Is another process using the image [{NAME}]?"),
     instar.GuestFault("the guest faulted"),
-    instar.ImageRejected((overlap(4096, 1), not_qcow2("a vmdk image"))),
+    instar.ImageRejected((overlap(4096, 1), not_qcow2("a vmdk image", "no"))),
     instar.ImageRejected(translate(((28, 3, 2, 0, 0),), Circumstances((b"one", b"two\n\xff")))),
     instar.ImageRejected(translate(((7, 8, 0, 0, 0),))),
     instar.ImageRejected(translate(((29, 3, 2, 1, 3),), ABOUT)),

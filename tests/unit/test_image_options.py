@@ -82,7 +82,7 @@ def test_an_id_is_used_once(capsys: pytest.CaptureFixture[str]) -> None:
         ("file.filename=", f"--image-opts: expected {FORM}, with a file name"),
         (
             "driver=raw,file.filename=d",
-            "--image-opts: only driver=qcow2 and driver=luks can be amended",
+            "--image-opts: only driver=qcow2 and driver=luks are supported",
         ),
         ("file.filename=d,backing=x", f"--image-opts: expected {FORM}, without 'backing'"),
         (

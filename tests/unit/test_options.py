@@ -362,9 +362,14 @@ SIZES = {
     "0XfF": 255,
     "9223372036854775807": (1 << 63) - 1,
     "7.99E": (799 << 60) // 100,
+    ".5G": 1 << 29,
+    "1.G": 1 << 30,
+    "512.": 512,
+    "512.0": 512,
+    "512.0b": 512,
 }
 NO_SIZES = (
-    *("", " ", "k", ".", ".5G", "1.", "1.G", "1.5", "1.5b", "-1", "+1", "1 G", " 1", "1GG", "1GB"),
+    *("", " ", "k", ".", ".k", "1.5", "1.5b", "-1", "+1", "1 G", " 1", "1GG", "1GB"),
     *("1e3", "0x", "0xg", "0x-1", "1_000", "\u0661", "8E", "9223372036854775808", "0x" + "f" * 16),
     *("1KiB", "inf", "nan", "1.5.5G", "9" * 100),
 )
@@ -378,3 +383,16 @@ def test_a_size_is_read_as_qemu_reads_it(text: str, size: int) -> None:
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_what_is_no_size_is_none(text: str) -> None:
     assert parse_size(text) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "words"),
+    [
+        ("state", "qcow2", "'encrypt.state', and of a LUKS file 'state' with -f luks"),
+        ("encrypt.state", "luks", "of a LUKS file it is 'state'"),
+    ],
+)
+def test_a_key_of_keyslots_is_known_under_its_other_name(key: str, form: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_options([f"{key}=active"], form)
+    assert words in str(caught.value)

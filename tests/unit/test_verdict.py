@@ -165,7 +165,7 @@ def test_every_use_of_the_abi_has_a_name() -> None:
 
 
 def test_a_file_of_another_kind_is_named() -> None:
-    refusal = not_qcow2("a vmdk image")
+    refusal = not_qcow2("a vmdk image", "only qcow2 images can be amended")
     assert refusal.message == "this is a vmdk image; only qcow2 images can be amended"
     assert (refusal.name, refusal.number) == ("not_qcow2", abi.REFUSAL_BAD_MAGIC)
     assert refusal.code == "UNSUPPORTED_FORMAT"

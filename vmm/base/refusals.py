@@ -261,7 +261,7 @@ def backing_itself() -> Refusal:
     return _translate(_NOTHING, abi.REFUSAL_BACKING_ITSELF, abi.AMEND_ERROR_BACKING_FILE)
 
 
-def not_qcow2(found: str, wanted: str = "only qcow2 images can be amended") -> Refusal:
+def not_qcow2(found: str, wanted: str) -> Refusal:
     """Say that a file is not of the format that it has to be, but `found`."""
     message = f"this is {found}; {wanted}"
     code = abi.AMEND_ERROR_UNSUPPORTED_FORMAT

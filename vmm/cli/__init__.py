@@ -194,9 +194,12 @@ def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
     from ..request.resize import make_resize
 
     size = arguments[-1] if arguments else ""
-    is_size = parse_size(size.lstrip("+-")) is not None
-    rest = arguments[:-1] if is_size else arguments
-    flags, _, files = _read_arguments(RESIZE, rest, report)
+    is_size = size[:1] in ("+", "-") and size[1:2].isdigit()  # whatever follows: no flag is so
+    is_size = is_size or parse_size(size.lstrip("+-")) is not None
+    flags, _, files = _read_arguments(RESIZE, arguments[: -1 if is_size else None], report)
+    if not is_size and files[0 if "files-from" in flags else 1 :]:
+        size, is_size = files.pop(), True  # and make_resize() says what is wrong with it
+        report.filename = files[0] if len(files) == 1 else None
     if "help" in flags:
         write("stdout", format_help(RESIZE))
         return 0

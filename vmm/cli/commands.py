@@ -98,7 +98,10 @@ def _permitted(*keys: str) -> tuple[Flag, ...]:
 
 AMEND = Command(
     name="amend",
-    usage=("instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",),
+    usage=(
+        "instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",
+        "instar amend --repair [FLAG...] FILENAME...",
+    ),
     summary="change options of qcow2 images in place, in a sandbox",
     text="""\
 Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.

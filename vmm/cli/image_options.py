@@ -74,7 +74,7 @@ def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]
     fields = _read_fields(text, "--image-opts")
     driver = fields.get("driver", "qcow2")
     if driver not in _KEY_SECRETS:
-        raise UsageError("--image-opts: only driver=qcow2 and driver=luks can be amended")
+        raise UsageError("--image-opts: only driver=qcow2 and driver=luks are supported")
     key_secret = _KEY_SECRETS[driver]
     for key, value in fields.items():
         known = key in ("file.filename", key_secret) or value in _FIXED.get(key, ())

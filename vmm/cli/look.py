@@ -18,6 +18,7 @@ from collections import deque
 from ..base.errors import HostError, UsageError, error_fields
 from ..base.record import record, to_dict
 from ..confine import Descriptors, confine
+from ..request.keywords import CACHE_MODES
 from .arguments import read_line
 from .batch import read_jobs
 from .commands import format_help
@@ -60,6 +61,8 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     if "help" in flags:
         write("stdout", format_help(command))
         return None
+    if flags.get("cache", "none") not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {flags['cache']}")
     if "null" in flags and "files-from" not in flags:
         raise UsageError("--null is about the names of --files-from")
     if not files and "files-from" not in flags:

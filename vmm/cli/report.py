@@ -92,10 +92,11 @@ class Report:
     def told_error(self, document: dict[str, Any]) -> int:
         """Report a failure that another process tells of, as error() does; return the status."""
         self.document(document)
-        message, name = str(document["error"].get("message", "")), self.filename or ""
-        prefix = "" if f"'{name}'" in message else f"'{name}': "
+        kind, message = (str(document["error"].get(key, "")) for key in ("kind", "message"))
+        named = self._is_batch or kind in ("ImageRejected", "GuestFault")
+        prefix = f"'{self.filename}': " if named and f"'{self.filename}'" not in message else ""
         write("stderr", f"instar: {escape(prefix + message)}\n")
-        return 1
+        return 2 if kind == "UsageError" and not self._is_batch else 1
 
     def _is_about_image(self, error: BaseException, message: str) -> bool:
         """Whether the message wants the image's name: these two never have it, others may."""

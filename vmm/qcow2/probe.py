@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROBE_SIZE = 512
 _MAGIC = b"QFI\xfb"
+_LUKS = "a luks volume"
 _QCOW1 = _MAGIC + b"\0\0\0\1"
 
 # The qcow2 specification, "Header".
@@ -55,7 +56,7 @@ SIGNATURES = (
     (0, b"vhdxfile", "vhdx", "a vhdx image"),
     (64, b"\x7f\x10\xda\xbe", "vdi", "a vdi image"),
     (0, b"QED\0", "qed", "a qed image"),
-    (0, b"LUKS\xba\xbe", "luks", "a luks volume"),
+    (0, b"LUKS\xba\xbe", "luks", _LUKS),
     (0, b"WithoutFreeSpace", "parallels", "a parallels image"),
     (0, b"WithouFreSpacExt", "parallels", "a parallels image"),
     (0, b"OOOO SCSI", "bochs", "a bochs image"),
@@ -156,13 +157,17 @@ def other_format(
     head: bytes,
     read: Callable[[int, int], bytes],
     size: int,
-    wanted: str = "only qcow2 images can be amended",
+    wanted: str = "",
 ) -> ImageRejected:
     """What to raise for a file of another format: an error that names what it is instead.
 
     `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it;
-    `wanted` says what it should have been.
+    `wanted` says what it should have been, if that is not what can be amended.
     """
     tail = read(max(size - PROBE_SIZE, 0), PROBE_SIZE)
     found = "a qcow2 image" if parse_fixed_header(head) else identify(head, tail)
+    if not wanted:
+        wanted = "only qcow2 images can be amended"
+        if found == _LUKS:
+            wanted += ", and with -f luks the keyslots of this"
     return ImageRejected((not_qcow2(found, wanted),))

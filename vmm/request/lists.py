@@ -114,10 +114,10 @@ def parse_size(text: str) -> int | None:
         return size if size is None or size < 1 << 63 else None
     suffix = text[-1:].lower()
     number = text[:-1] if suffix and suffix in _SIZE_SUFFIXES else text
-    whole, point, fraction = number.partition(".")
-    if not whole or (whole + fraction).strip("0123456789") or len(number) > 40:
+    whole, _, fraction = number.partition(".")
+    if not whole + fraction or (whole + fraction).strip("0123456789") or len(number) > 40:
         return None
-    if point and (not fraction or suffix == "b" or number == text):
+    if fraction.strip("0") and (suffix == "b" or number == text):
         return None
     shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
     size = (int(whole + fraction) << shift) // 10 ** len(fraction)
@@ -194,8 +194,8 @@ def _fault_of(option: Option, text: str) -> str:
         return option.describe_fault(_quote(text))
     try:
         option.take(value)
-    except UsageError as error:
-        return str(error)
+    except UsageError as error:  # of a size it would say how many bytes that is
+        return option.describe_fault(_quote(text)) if option.kind == SIZE else str(error)
     return ""
 
 
@@ -214,9 +214,14 @@ def _suggest(known: Mapping[str, Option], key: str) -> str:
     # Imported here because only a faulty command line needs it, and it brings in re.
     from difflib import get_close_matches
 
-    from .key_options import key_options
+    from .key_options import PREFIX, key_options
 
-    more = (*_CREATE_ONLY, *(row.key for row in key_options("qcow2"))) if "compat" in known else ()
+    if key.removeprefix(PREFIX) in known:
+        return f" (of a LUKS file it is '{key.removeprefix(PREFIX)}')"
+    keys = [row.key for row in key_options("qcow2")] if "compat" in known else []
+    if PREFIX + key in keys:
+        return f" (of a qcow2 image it is '{PREFIX}{key}', and of a LUKS file '{key}' with -f luks)"
+    more = (*_CREATE_ONLY, *keys) if "compat" in known else ()
     nearest = get_close_matches(key.lower(), (*known, *more), n=1)
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 

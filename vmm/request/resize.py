@@ -7,6 +7,7 @@ from ..base.record import FrozenDict
 from . import SIZE_UNIT, AmendRequest
 from .keywords import make_request
 from .lists import parse_size
+from .options import BY_KEY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,12 @@ def make_resize(size: int | str, keywords: Mapping[str, Any]) -> AmendRequest:
     sign = {"+": 1, "-": -1}.get(size[:1], 0)
     number = parse_size(size[1:] if sign else size)
     if number is None:
-        raise UsageError(f"expected a size such as 10G, +1G or -512M, not '{size:.60}'")
+        fault = f"expected a size below 8 EiB, such as 10G, +1G or -512M, not '{size:.60}'"
+        raise UsageError(fault)
     if not sign:
+        option = BY_KEY["size"]
+        if not option.least <= number <= option.most or number % option.multiple:
+            raise UsageError(option.describe_fault(f"'{size:.60}'"))
         return make_request({**keywords, "size": number})
     request = make_request({**keywords, "size": SIZE_UNIT})
     options = FrozenDict({**request.options, "size": number})
