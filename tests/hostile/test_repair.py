@@ -38,7 +38,7 @@ def _repair(image: Path, request: AmendRequest) -> bool:
     """Repair an image, within bounds; whether it was."""
     before = sparse.fingerprint(image)
     with instar.Sandbox() as sandbox:
-        sandbox.prepare()
+        sandbox.prepare(request)
         size, begin = forget_peak(), process_time()
         try:
             amended = sandbox.carry_out(image, request).action == "amended"
