@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .books import Books
     from .disk import Disk
 
+
 def spare_of(disk: Disk, books: Books, staged: StagedWrites) -> Spare:
     """What a change of the size sets free, of which every use has been looked for.
 
