@@ -9,6 +9,8 @@ from tests.unit.command import LAZY, FakeAmend, fail, fake_amend
 
 KEY = "correct horse"
 SECRET = f"secret,id=sec0,data={KEY}"
+VALUES = "--object: the values in the JSON object are strings"
+TWICE = "--object: a key is given twice in the JSON object"
 FORM = "driver=qcow2,file.filename=FILE,encrypt.key-secret=ID"
 
 
@@ -53,11 +55,23 @@ def test_the_subset_of_image_opts_is_a_file_name(amend: FakeAmend, operand: str,
         (f"secret,data={KEY}", "--object: a secret needs an id: secret,id=ID,..."),
         ("secret,id=s", "--object: secret 's' needs one of data and file"),
         (f"secret,id=s,data={KEY},file=f", "--object: secret 's' needs one of data and file"),
-        (f"secret,id=s,data={KEY},key=x", "--object: a secret has no property 'key'"),
+        ("secret,id=s,data=x,key=" + KEY, "--object: a secret has id, data or file, and format"),
+        (f"secret,id=s,data=a,{KEY}", "--object: a secret has id, data or file, and format"),
+        (f"secret,id=s,data=a,{KEY}=b", "--object: a secret has id, data or file, and format"),
         ("secret,help", "--object: there is no help for its keys; see docs/amend.md"),
         (f'{{"data": "{KEY}"', "--object: this is no JSON object"),
         ("{" * 10000, "--object: this is no JSON object"),
-        (f'{{"qom-type": "secret", "id": 3, "data": "{KEY}"}}', "--object: a secret needs an id"),
+        (f'{{"qom-type": "secret", "data": "{KEY}"}}', "--object: a secret needs an id"),
+        (f'{{"qom-type": "secret", "id": 3, "data": "{KEY}"}}', VALUES),
+        (f'{{"qom-type": "secret", "id": "s", "data": ["{KEY}"]}}', VALUES),
+        ('{"qom-type": "secret", "id": "s", "data": 12345}', VALUES),
+        ('{"qom-type": "secret", "id": "s", "data": null}', VALUES),
+        ('{"qom-type": "secret", "id": "s", "data": {}}', VALUES),
+        ('{"qom-type": "secret", "id": "s", "file": 5}', VALUES),
+        (f'{{"qom-type": "secret", "id": "s", "data": "{KEY}", "format": 1}}', VALUES),
+        (f'{{"qom-type": "secret", "id": "s", "data": "{KEY}\\ud800"}}', VALUES),
+        ('{"qom-type": "secret", "id": "s", "file": "a\\udc80"}', VALUES),
+        (f'{{"qom-type": "secret", "id": "s", "data": "{KEY}", "data": "b"}}', TWICE),
     ],
 )
 def test_another_object_is_refused_and_no_key_shown(

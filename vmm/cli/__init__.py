@@ -158,7 +158,7 @@ def _help(names: list[str]) -> int:
 
 def _change(command: Command, arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out a command that changes images."""
-    secrets: dict[str, dict[str, object]] = {}
+    secrets: dict[str, dict[str, str]] = {}
     flags, lists, files = _read_arguments(command, arguments, report, secrets)
     if "help" in flags:
         write("stdout", format_help(command))
@@ -258,7 +258,7 @@ def _read_arguments(
     command: Command,
     arguments: list[str],
     report: Report,
-    secrets: dict[str, dict[str, object]] | None = None,
+    secrets: dict[str, dict[str, str]] | None = None,
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return what read_line() does, for a command whose report is about these images."""
     name = f"instar {command.name}"

@@ -69,7 +69,7 @@ def read_line(
     table: Sequence[Flag],
     command: str,
     use: Callable[[str], None],
-    secrets: dict[str, dict[str, object]] | None = None,
+    secrets: dict[str, dict[str, str]] | None = None,
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """Return the flags with their last values, the -o lists and the files; stop at --help.
 

@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Secrets = dict[str, dict[str, object]]
+    Secrets = dict[str, dict[str, str]]
 
-_SECRET_KEYS = ("id", "data", "file", "format", "keyid", "iv", "qom-type")
+_SECRET_KEYS = {"id", "data", "file", "format", "keyid", "iv", "qom-type"}
 _KEY_SECRETS = {"qcow2": "encrypt.key-secret", "luks": "key-secret"}
 _FIXED = {"file.driver": ("file",), "encrypt.format": ("luks",), "driver": tuple(_KEY_SECRETS)}
 _FORM = "driver=qcow2,file.filename=FILE,encrypt.key-secret=ID"
@@ -52,11 +52,13 @@ def read_secrets(objects: Sequence[str]) -> Secrets:
         fields = _read_object(text)
         if fields.get("qom-type") != "secret":
             raise UsageError("--object: only secrets are accepted: secret,id=ID,...")
-        unknown = [key for key in fields if key not in _SECRET_KEYS]
-        if unknown:
-            raise UsageError(f"--object: a secret has no property '{unknown[0]:.60}'")
+        if not fields.keys() <= _SECRET_KEYS:  # none is named: it may be a part of a passphrase
+            raise UsageError(
+                "--object: a secret has id, data or file, and format, and nothing else; "
+                "a comma in one of them is written ',,'"
+            )
         identity = fields.get("id")
-        if not isinstance(identity, str) or not identity:
+        if not identity:
             raise UsageError("--object: a secret needs an id: secret,id=ID,...")
         if ("data" in fields) == ("file" in fields):
             raise UsageError(f"--object: secret '{identity:.60}' needs one of data and file")
@@ -91,19 +93,36 @@ def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]
     return fields["file.filename"], told
 
 
-def _read_object(text: str) -> dict[str, object]:
+def _read_object(text: str) -> dict[str, str]:
     if not text.startswith("{"):
         kind, _, rest = text.partition(",")
         return {"qom-type": kind.removeprefix("qom-type="), **_read_fields(rest, "--object")}
     import json
 
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=_unite)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise UsageError("--object: this is no JSON object")
+    if not all(isinstance(value, str) and _is_unicode(value) for value in fields.values()):
+        raise UsageError("--object: the values in the JSON object are strings, of valid Unicode")
     return fields
+
+
+def _unite(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise UsageError("--object: a key is given twice in the JSON object")
+    return fields
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a half of a surrogate pair, which JSON can spell
+        return False
+    return True
 
 
 def _read_fields(text: str, flag: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..request.keys import Keys
 
-    Definitions = Mapping[str, Mapping[str, object]]
+    Definitions = Mapping[str, Mapping[str, str]]
 
 _FILE_MAX = 1 << 20
 _UNLOCKING = "key-secret"
@@ -70,8 +70,10 @@ def read_secret(secrets: Definitions, identity: str) -> bytearray:
     for key in ("keyid", "iv"):
         if key in fields:
             raise UsageError(f"--object: secret '{identity:.60}': {key} is not supported")
-    name = fields.get("file")
-    raw = _take(fields.get("data")) if name is None else _read_file(name, identity)
+    if "file" in fields:
+        raw = _read_file(fields["file"])
+    else:
+        raw = bytearray(fields["data"], "utf-8", "surrogateescape")
     form = fields.get("format", "raw")
     if form == "base64":
         raw = _decode(raw, identity)
@@ -82,15 +84,8 @@ def read_secret(secrets: Definitions, identity: str) -> bytearray:
     return raw
 
 
-def _take(data: object) -> bytearray:
-    text = data if isinstance(data, str) else ""
-    return bytearray(text, "utf-8", "surrogateescape")
-
-
-def _read_file(name: object, identity: str) -> bytearray:
+def _read_file(name: str) -> bytearray:
     """Read a file whole, as it is, with the newline that it may end with."""
-    if not isinstance(name, str):
-        raise UsageError(f"--object: secret '{identity:.60}': the name of its file is no text")
     data, size = bytearray(_FILE_MAX + 1), 0
     try:
         with open(name, "rb", buffering=0) as file, memoryview(data) as view:
