@@ -42,15 +42,18 @@ def judge_keys(
     Returns the header as it will be, and whether one sector makes all the difference. PlanFault.
     """
     before = region.header
+    if staged.range_count():
+        _fail("zeroes something")
     raws = _headers(region, staged)
     headers = [before, *(_read(raw, region.length) for raw in raws)]
     after, raw = headers[-1], raws[-1]
+    for state in headers:  # first: then areas are those that were, none of which overlaps another
+        _judge_state(before, state, numbers, keys)
+        _judge_whole(before, state, after, numbers)
     areas = {header.slots[number].area for header in (before, after) for number in numbers}
     for phase in range(INSTAR_PHASE_COUNT):
         _judge_areas(region, staged, phase, headers[phase : phase + 2], areas)
     _judge_bytes(region.raw, raw, numbers)
-    for state in headers:
-        _judge_state(before, state, numbers, keys)
     if isinstance(keys, AddKey):
         _judge_added(region, staged, after.slots[min(numbers)], keys)
     else:
@@ -134,6 +137,14 @@ def _judge_state(before: Header, state: Header, numbers: Collection[int], keys: 
         _fail("leaves no keyslot")
     if before.active and not state.active and isinstance(keys, AddKey):
         _fail("leaves no keyslot for a while")
+
+
+def _judge_whole(before: Header, state: Header, after: Header, numbers: Collection[int]) -> None:
+    """See that these slots hold what they held, or will hold, or nothing."""
+    for number in numbers:
+        slot = state.slots[number]
+        if slot.active and slot not in (before.slots[number], after.slots[number]):
+            _fail(f"leaves keyslot {number} half written")
 
 
 def _judge_added(region: Region, staged: StagedWrites, slot: Slot, keys: AddKey) -> None:

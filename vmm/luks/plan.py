@@ -71,11 +71,12 @@ def plan_erase(region: Region, slots: Sequence[Slot]) -> list[Write]:
     """Have these slots hold nothing, and their areas nothing that was there."""
     after = _with(region.raw, *map(_erased, slots))
     sectors = {_sector_of(slot.number) for slot in slots if slot.active}
-    first = min(sectors, default=0)
-    rest = [sector for sector in _differing(region.raw, after) if sector != first]
+    differing = _differing(region.raw, after)
+    first = min(sectors or differing, default=None)  # what is not in use may have remains too
+    rest = [sector for sector in differing if sector != first]
     last = INSTAR_PHASE_FLAGS if len(sectors) > 1 else INSTAR_PHASE_RELEASE
     return [
-        *_write(INSTAR_PHASE_SWITCH, after, [first] if sectors else []),
+        *_write(INSTAR_PHASE_SWITCH, after, [] if first is None else [first]),
         *_write(INSTAR_PHASE_RELEASE, after, rest),
         *(_noise(region.header, slot.area).write(last) for slot in slots),
     ]
