@@ -59,6 +59,14 @@ class TestHeader:
         data[112:120] = UNKNOWN.to_bytes(4, "big") + (512 - 120 + more).to_bytes(4, "big")
         assert verdict(planner, bytes(data), TOGGLE) == refusals
 
+    @pytest.mark.parametrize(("version", "shortest"), [(2, 72), (3, 104)])
+    def test_a_file_is_not_shorter_than_the_fields(
+        self, planner: Any, version: int, shortest: int
+    ) -> None:
+        data = Image(version=version, size=1 << 14).build()
+        assert "truncated_header" in verdict(planner, data[: shortest - 1], DOWN)
+        assert "truncated_header" not in verdict(planner, data[:shortest], DOWN)
+
     @pytest.mark.parametrize(("length", "refusals"), [(512, ()), (520, ("header_length",))])
     def test_fields_may_fill_the_cluster(
         self, planner: Any, length: int, refusals: tuple[str, ...]

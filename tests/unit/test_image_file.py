@@ -41,6 +41,10 @@ def error_of(path: Path | str | bytes, *, writable: bool = True) -> str:
     return str(caught.value)
 
 
+def fail_to_close(_fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 class TestOpening:
     @pytest.mark.parametrize("writable", [True, False])
     def test_a_regular_file_is_opened(self, path: Path, writable: bool) -> None:
@@ -101,6 +105,25 @@ class TestOpening:
             fd = image.fd
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+    @pytest.mark.parametrize("written", [False, True])
+    def test_a_failing_close_counts_if_something_was_written(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+    ) -> None:
+        for image in (
+            open_image(path),
+            ImageFile.received(os.open(path, os.O_RDWR), "image", 0, WORK_MIN),
+        ):
+            if written:
+                image.write(0, b"x")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "close", fail_to_close)
+                if written:
+                    with pytest.raises(HostError, match="could not close"):
+                        image.close()
+                else:
+                    image.close()
+            os.close(image.fd)
 
     def test_what_is_not_to_be_written_cannot_be(self, path: Path) -> None:
         message = r"^could not write '.*image': "

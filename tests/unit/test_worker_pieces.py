@@ -1,0 +1,42 @@
+"""Test side: a worker's answer comes in pieces, and nonsense is the last one."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from instar.vmm.fleet.document import ANSWER_MAX
+from instar.vmm.fleet.worker import LAST, MORE, PIECE
+from instar.vmm.fleet.worker_process import WorkerProcess
+
+FULL = bytes(PIECE)
+
+
+def take(*pieces: bytes) -> tuple[bool, bytes]:
+    """Whether more must follow after some pieces, and what is kept of them."""
+    worker: Any = SimpleNamespace(told=bytearray())
+    more = [WorkerProcess.takes_piece(cast("WorkerProcess", worker), piece) for piece in pieces]
+    return more[-1], bytes(worker.told)
+
+
+def test_pieces_are_put_together() -> None:
+    assert take(MORE + FULL) == (True, FULL)
+    assert take(MORE + FULL, LAST + b"end") == (False, FULL + b"end")
+    assert take(LAST) == (False, b"")
+
+
+@pytest.mark.parametrize("piece", [b"", b"?", b"?" + FULL, b"!end", MORE, MORE + FULL[1:]])
+def test_nonsense_is_the_last_piece_and_no_answer(piece: bytes) -> None:
+    assert take(piece) == (False, b"")
+    assert take(MORE + FULL, piece) == (False, b"")
+
+
+def test_an_answer_has_no_more_bytes_than_it_may() -> None:
+    """With each piece its mark counts, so that the limit is never passed."""
+    most = ANSWER_MAX // PIECE
+    assert take(*[MORE + FULL] * (most - 1))[0]
+    assert take(*[MORE + FULL] * most) == (False, b"")
+    assert take(*[MORE + FULL] * (most - 1), LAST + FULL[1:]) == (False, bytes(ANSWER_MAX - 1))
+    assert take(*[MORE + FULL] * (most - 1), LAST + FULL) == (False, b"")
