@@ -14,17 +14,18 @@ from ..base.errors import HostError
 from ..base.record import FrozenDict
 from ..contract.luks_region import judge_luks_region
 from ..contract.terms import Change, Claim, Judgement, Original
+from ..luks.library import explain_import
 from .messages import Outcome, Plan
 
 try:
     from ..luks.change import change_keys
     from ..luks.crypto import warm_up
-except ImportError as error:
-    if not (error.name or "").startswith("cryptography"):
+except (KeyboardInterrupt, MemoryError):
+    raise
+except BaseException as error:  # a panic of the package is no Exception
+    if (getattr(error, "name", None) or "").startswith("instar"):
         raise
-    raise HostError(
-        "to change keys takes the package cryptography; pip install 'instar[luks]'"
-    ) from error
+    raise HostError(explain_import(error)) from error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import sys
 from ..amend import amend_image
 from ..base.errors import error_fields, explain
 from ..base.record import load_dump
-from ..confine import Descriptors, confine
+from ..confine import Descriptors, confine, keep_from_cores
 from ..request import AmendRequest
 
 TYPE_CHECKING = False
@@ -53,6 +53,7 @@ def main() -> NoReturn:
     status = 0
     document: dict[str, Any]
     try:
+        keep_from_cores()  # what is asked may have passphrases
         task = json.load(sys.stdin.buffer)
         request = AmendRequest.from_document(task["request"])
 

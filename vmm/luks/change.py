@@ -9,7 +9,7 @@ from ..base.record import record
 from ..base.refusals import luks_refusal
 from ..image.staging import StagedWrites
 from ..request.keys import ITERATIONS_LEAST, AddKey
-from .crypto import rounds, wipe
+from .crypto import check_primitives, rounds, wipe
 from .header import SECTOR_SIZE
 from .judge import judge_keys
 from .plan import find_spare, plan_add, plan_erase
@@ -62,10 +62,12 @@ def change_keys(
 
     Raises:
         ImageRejected: the image, or the passphrase, is not one for this.
+        HostError: this machine's OpenSSL is not.
         PlanFault: a defect, for which nothing may be written.
     """
     end = monotonic() + seconds
     region = Region(read, *place, size)
+    check_primitives(region.header.hash, region.header.mode, region.header.key_bytes)
     trials = Trials(region, lambda: end - monotonic(), progress)
     if isinstance(keys, AddKey):
         slot = _choose(region.header, keys)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from contextlib import suppress
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
+from ..base.errors import HostError
+from ..request.keys import ITERATIONS_LEAST
 from .header import HASHES, SECTOR_SIZE, STRIPES
+from .library import explain_lack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,16 +143,41 @@ def _iv_maker(generator: str, key: Buffer) -> Callable[[int], bytes]:
 
 
 def warm_up() -> None:
-    """Use all there is once, so that nothing needs to be loaded afterwards."""
+    """Use all there is once, so that nothing needs to be loaded afterwards.
+
+    What OpenSSL does not do here is left out: check_primitives() says so where it is needed.
+    """
     for name in HASHES:
-        derive(name, b"", bytes(32), 1, 20)
-        _diffuse(name, bytes(16))
+        with suppress(Exception):
+            _try_hash(name)
     for mode, size in (
         ("xts-plain64", 64),
         ("xts-plain", 32),
         ("cbc-essiv:sha256", 16),
         ("ecb", 32),
     ):
-        key = bytes(range(size))
-        decrypt(mode, key, encrypt(mode, key, bytes(SECTOR_SIZE)))
+        with suppress(Exception):
+            _try_mode(mode, size)
     os.urandom(1)
+
+
+def check_primitives(hash_name: str, mode: str, key_bytes: int) -> None:
+    """See that what a header names can be done here. HostError."""
+    try:
+        _try_hash(hash_name)
+    except Exception as error:
+        raise HostError(explain_lack(f"PBKDF2 with {hash_name}", error)) from error
+    try:
+        _try_mode(mode, key_bytes)
+    except Exception as error:
+        raise HostError(explain_lack(f"aes-{mode}", error)) from error
+
+
+def _try_hash(name: str) -> None:
+    derive(name, bytes(16), bytes(32), ITERATIONS_LEAST, 20)
+    _diffuse(name, bytes(16))
+
+
+def _try_mode(mode: str, size: int) -> None:
+    key = bytes(range(size))
+    decrypt(mode, key, encrypt(mode, key, bytes(SECTOR_SIZE)))
