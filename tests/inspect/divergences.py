@@ -143,6 +143,13 @@ REPAIR = (
         "`corruptions-fixed` is by how much the number of errors fell",
         (),
     ),
+    Divergence(
+        "repair_leaves_snapshots",
+        "completes the entries of snapshots that version 3 wants longer",
+        "leaves them as they are, and ends with status 2 for them",
+        "nothing is lost by it; `-o compat=1.1` completes those of version 2",
+        (),
+    ),
 )
 """What tests/repair shows; no finding of a look is one of these."""
 

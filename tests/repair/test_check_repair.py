@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -220,3 +221,45 @@ def test_what_is_no_image_is_told_as_a_check_tells_it(kind: str, tmp_path: Path)
     checked, repaired = run("check", name), run("check", "-r", "all", name)
     assert checked.stderr.count("\n") == 1
     assert (repaired.returncode, repaired.stderr) == (checked.returncode, checked.stderr)
+
+
+def test_a_snapshot_that_lacks_a_part_of_its_entry_stays_and_is_told(tmp_path: Path) -> None:
+    image, original = tmp_path / "t.qcow2", tmp_path / "original.qcow2"
+    replace(
+        IMAGE, snapshots=[Snapshot(name=b"s", extra_data_size=8)], refcounts={A: 0, B: 9}
+    ).write(image)
+    shutil.copyfile(image, original)
+    result = instar.check(image, repair="all")
+    assert [one.name for one in result.findings] == ["snapshot_incomplete"]
+    assert result.exit_status == 2
+    assert oracle.newest().compare(original, image)
+
+
+def _refuse_to_count(image: Path, clusters: int) -> dict[str, int]:
+    """Make a file of so many clusters of the image; the numbers of the one reason to refuse it."""
+    head, size = image.read_bytes(), image.stat().st_size
+    os.truncate(image, clusters << 9)
+    time = image.stat().st_mtime_ns
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.check(image, repair="all")
+    (refusal,) = caught.value.refusals
+    assert refusal.name == "repair_too_large"
+    assert image.stat().st_mtime_ns == time
+    with image.open("rb") as file:
+        assert file.read(size) == head
+    os.truncate(image, size)
+    return dict(refusal.detail)
+
+
+@pytest.mark.parametrize(("order", "about"), [(4, 21 << 20), (6, 12 << 20)])
+def test_what_cannot_be_counted_at_once_is_refused_with_how_much_can_be(
+    order: int, about: int, tmp_path: Path
+) -> None:
+    image = tmp_path / "t.qcow2"
+    replace(IMAGE, refcount_order=order, refcounts={A: 0}).write(image)
+    found = _refuse_to_count(image, about + (1 << 20))
+    assert found["clusters"] == about + (1 << 20)
+    assert abs(found["most"] - about) < 1 << 19
+    assert _refuse_to_count(image, found["most"]) == {**found, "clusters": found["most"]}
+    os.truncate(image, found["most"] - 1 << 9)
+    assert instar.check(image, repair="all").exit_status == 0
