@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 
 from instar.vmm.cli import look, mend
 from instar.vmm.cli.check import _look
-from tests.locking.users import hold_open
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.locks import lock_image
 from tests.repair.repairing import losses
 from tests.support import qemu as oracle
 from tests.support.forge import Data, Image, Snapshot
@@ -117,8 +117,7 @@ def test_an_image_that_is_in_use_by_then_is_not_repaired(
     image = tmp_path / "t.qcow2"
     replace(LOW, dirty=False).write(image)
     before = image.read_bytes()
-    with ExitStack() as users:
-        user = hold_open(oracle.newest(), image, "-r")
-        told = check_and_mend(image, lambda: users.enter_context(user))
+    with ImageFile(str(image), writable=True) as user:
+        told = check_and_mend(image, lambda: lock_image(user.fd, user.name))
     assert told["error"]["kind"] == "ImageLocked"
     assert image.read_bytes() == before
