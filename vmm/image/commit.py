@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_PREPARE, INSTAR_PHASE_SWITCH
+from instar.abi import (
+    INSTAR_PHASE_COUNT,
+    INSTAR_PHASE_FLAGS,
+    INSTAR_PHASE_PREPARE,
+    INSTAR_PHASE_REFCOUNT_TABLE,
+    INSTAR_PHASE_SWITCH,
+)
 
 from ..base.errors import HostError
 from .image_file import UNSURE
@@ -21,14 +27,15 @@ _AS_BEFORE = "the image reads as before"
 _MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
 _AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
 
-_KEY_STATES = (
-    "the keyslots are as before",
-    *("the keyslot may be erased, and the others are as before",) * 2,
-    "the keyslots may be as asked or as before, see with instar info",
-    *("the keyslots are as asked, or some are; old key material may be left: repeat it, --force",)
-    * 2,
+_KEYS_AS_BEFORE = "the keyslots are as before"
+_KEY_GONE = "the keyslot may be erased, and the others are as before"
+_KEY_REPLACED = "the keyslot may be as asked or erased, and the others are as before"
+_KEYS_UNSURE = "the keyslots may be as asked or as before, see with instar info"
+_KEYS_PARTLY = "the keyslots may be as before, or some erased as asked, see with instar info"
+_KEYS_LEFT = (
+    "the keyslots are as asked, or some are; old key material may be left: repeat it with "
+    "--force, by the number of each keyslot"
 )
-"""What is to be said where keyslots change, by phase."""
 
 
 GIVEN_BACK = INSTAR_PHASE_COUNT
@@ -93,8 +100,10 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool, keys: bool = 
         except (HostError, MemoryError) as error:
             if phase == INSTAR_PHASE_PREPARE and grows:
                 _cut_back(image)
-            state = _state(phase, leaks=_changes_refcounts(staged))
-            state = _KEY_STATES[phase] if keys else state
+            if keys:
+                state = _state_of_keys(staged, phase)
+            else:
+                state = _state(phase, leaks=_changes_refcounts(staged))
             raise HostError(f"{str(error) or 'out of memory'}; {state}") from error
 
 
@@ -142,3 +151,15 @@ def _state(phase: int, *, leaks: bool) -> str:
     if phase < INSTAR_PHASE_SWITCH:
         return _MAYBE_LEAKS if leaks else _AS_BEFORE
     return UNSURE if phase == INSTAR_PHASE_SWITCH else _AMENDED
+
+
+def _state_of_keys(staged: StagedWrites, phase: int) -> str:
+    """The same where keyslots change; a phase that there is tells what the others do."""
+    disables = staged.count(INSTAR_PHASE_REFCOUNT_TABLE)
+    if phase < INSTAR_PHASE_SWITCH:
+        return _KEY_GONE if disables else _KEYS_AS_BEFORE
+    if phase > INSTAR_PHASE_SWITCH:
+        return _KEYS_LEFT
+    if disables:
+        return _KEY_REPLACED
+    return _KEYS_PARTLY if staged.count(INSTAR_PHASE_FLAGS) else _KEYS_UNSURE
