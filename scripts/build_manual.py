@@ -21,7 +21,7 @@ import shtab
 
 if TYPE_CHECKING:
     from instar.vmm.cli.arguments import Flag
-    from instar.vmm.cli.commands import Command
+    from instar.vmm.cli.flags import Command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -143,7 +143,8 @@ def _escape(text: str) -> str:
 def build_manual(package: Path, directory: Path) -> list[Path]:
     """Make all files below `directory`, and return their paths."""
     table = load_table(package)
-    parser = make_parser(table.COMMANDS, table.FILES)
+    files = sys.modules[f"{table.__package__}.arguments"].FILES
+    parser = make_parser(table.COMMANDS, files)
     texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
     texts[MANUAL] = write_manual(table.COMMANDS, table.DOCS, sys.modules["instar"].__version__)
     made = []

@@ -15,10 +15,10 @@ from .request.keywords import (
     check_isolation,
     check_path,
     make_request,
-    takes_keywords,
 )
 from .request.options import Cache
 from .request.resize import make_resize
+from .request.signature import takes_keywords
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instar.vmm.cli.commands import AMEND
+from instar.vmm.cli.flags import AMEND
 from instar.vmm.request.key_options import key_options
 from tests.keys.files import FIRST, make, opens
 from tests.support.process import PACKAGE

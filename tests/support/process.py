@@ -124,7 +124,7 @@ def run(
 def guest_code(code: str) -> str:
     """A patch: the guest is this machine code, in hexadecimal, from its first instruction on."""
     return f"""
-def load_payload(load=instar.vmm.amend.load_payload):
+def load_payload(load=instar.vmm.amend.load_payload, **_how):
     from instar.vmm.machine.payload import Image, Payload, Segment
     payload = load()
     core, operation = payload.images

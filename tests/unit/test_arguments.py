@@ -6,7 +6,7 @@ import pytest
 
 from instar.vmm.base.errors import UsageError
 from instar.vmm.cli.arguments import OPERAND, Flag, format_flags, scan
-from instar.vmm.cli.commands import AMEND
+from instar.vmm.cli.flags import AMEND
 
 FLAGS = (
     Flag("quiet", "say less", short="q"),

@@ -12,6 +12,7 @@ from instar.vmm import cli
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
 from instar.vmm.cli import commands
 from instar.vmm.cli.arguments import scan
+from instar.vmm.cli.flags import AMEND, Command
 from instar.vmm.request.key_options import key_options
 from instar.vmm.request.keywords import make_request
 from instar.vmm.request.options import BY_KEY
@@ -200,11 +201,11 @@ def test_option_help_for_another_format_is_refused(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "first_line", "flags"),
     [
-        (["amend", "-h"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
-        (["amend", "--help", "--foo"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
-        (["amend", "d", "-qh"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["amend", "-h"], "Usage: instar amend -o OPTIONS", AMEND.flags),
+        (["amend", "--help", "--foo"], "Usage: instar amend -o OPTIONS", AMEND.flags),
+        (["amend", "d", "-qh"], "Usage: instar amend -o OPTIONS", AMEND.flags),
         (["doctor", "-h"], "Usage: instar doctor", commands.DOCTOR.flags),
-        (["help", "amend"], "Usage: instar amend -o OPTIONS", commands.AMEND.flags),
+        (["help", "amend"], "Usage: instar amend -o OPTIONS", AMEND.flags),
         (["help", "doctor"], "Usage: instar doctor", commands.DOCTOR.flags),
         (["help"], "Usage: instar amend", commands.INSTAR.flags),
         (["help", "help"], "Usage: instar help", ()),
@@ -224,7 +225,7 @@ def test_help_names_every_flag(
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)
-def test_the_examples_in_the_help_are_command_lines_that_exist(command: commands.Command) -> None:
+def test_the_examples_in_the_help_are_command_lines_that_exist(command: Command) -> None:
     for line, _what in command.examples:
         arguments = shlex.split(line.rpartition("|")[2])
         assert arguments.pop(0) == "instar"

@@ -44,19 +44,20 @@ def amend_image(
     debug: Callable[[str], None] | None = None,
     payload: Payload | None = None,
     before_read: Callable[[ImageFile, int, int], None] | None = None,
+    hashed: bool = True,
 ) -> AmendResult:
     """Do what instar.amend() says, in this process; `before_read` may confine it.
 
     `before_read` is called once, with the image, the vCPU's descriptor, and how often the guest
     will run, when all is open that is needed and nothing of the image has been read; what it raises
-    ends the amend.
+    ends the amend. The result has the hash of the installed payload only if that is `hashed`.
     """
     announce(path, request)
     steps = request.steps()
     preload_steps(steps)
     if not request.needs_guest:
         return _amend_luks(path, request, progress, before_read)
-    payload = payload or load_payload()
+    payload = payload or load_payload(hashed=hashed)
     with open_image(path, request) as image:
         warning = lock_image(image.fd, image.name)
         image.tables = request.tables_max

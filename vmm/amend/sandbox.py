@@ -16,8 +16,8 @@ from ..request.keywords import (
     announce,
     check_path,
     make_request,
-    takes_keywords,
 )
+from ..request.signature import takes_keywords
 from . import NO_VCPU, carry_out, open_image, plan_steps
 from .result import AmendResult
 

@@ -105,62 +105,17 @@ def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> 
 
 
 class _Lazy:
-    """An attribute of a class that is made when it is asked for, and then stays."""
+    """An attribute of a class that twin.py makes when it is asked for, and then stays."""
 
-    def __init__(self, name: str, make: Callable[[Any], object]) -> None:
-        self._name, self._make = name, make
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def __get__(self, _instance: object, owner: type) -> object:
-        value = self._make(owner)
+        from . import twin
+
+        value = twin.MAKERS[self._name](owner)
         setattr(owner, self._name, value)
         return value
-
-
-def _make_dataclass_fields(cls: Any) -> object:
-    """What dataclasses.fields(), asdict() and replace() go by: that of a dataclass of its kind."""
-    twin = _make_twin(cls)
-    return {name: twin.__dataclass_fields__[name] for name in cls.__match_args__}
-
-
-def _make_dataclass_params(cls: Any) -> object:
-    """What dask tokenizes a dataclass by, besides its fields."""
-    return _make_twin(cls).__dataclass_params__
-
-
-def _make_twin(cls: Any) -> Any:
-    """The dataclass of the same fields."""
-    from dataclasses import field, make_dataclass
-
-    fields = cls.__match_args__
-    types = ((name, cls.__annotations__[name]) for name in fields if not hasattr(cls, name))
-
-    def default(value: object) -> Any:
-        if isinstance(value, dict):  # which Python 3.10 takes for one that may be changed
-            return field(default_factory=lambda: value)
-        return field(default=value)
-
-    more = (
-        (name, cls.__annotations__[name], default(getattr(cls, name)))
-        for name in fields
-        if hasattr(cls, name)
-    )
-    return make_dataclass(cls.__name__, [*types, *more], frozen=True)
-
-
-def _make_signature(cls: Any) -> object:
-    """What inspect.signature() and help() show: the fields, by position or by name."""
-    from inspect import Parameter, Signature
-
-    parameters = (
-        Parameter(
-            name,
-            Parameter.POSITIONAL_OR_KEYWORD,
-            default=getattr(cls, name, Parameter.empty),
-            annotation=cls.__annotations__[name],
-        )
-        for name in cls.__match_args__
-    )
-    return Signature([*parameters], return_annotation=None)
 
 
 def _values(self: Any) -> tuple[Any, ...]:
@@ -189,8 +144,6 @@ def _represent(self: Any) -> str:
     return f"{type(self).__name__}({', '.join(parts)})"
 
 
-_LAZY = (
-    _Lazy("__dataclass_fields__", _make_dataclass_fields),
-    _Lazy("__dataclass_params__", _make_dataclass_params),
-    _Lazy("__signature__", _make_signature),
+_LAZY = tuple(
+    [_Lazy(name) for name in ("__dataclass_fields__", "__dataclass_params__", "__signature__")]
 )

@@ -28,7 +28,7 @@ from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
 from .arguments import OPERAND, read_line, read_seconds, read_size, scan
-from .commands import AMEND, COMMANDS, INSTAR, REBASE, RESIZE, Command, format_help
+from .flags import AMEND, Command
 from .report import Progress, Report, show_debug, write
 
 TYPE_CHECKING = False
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ..amend.result import AmendResult
     from ..image.image_file import ImageFile
     from ..request import AmendRequest
-    from .commands import Command
 else:
     # The builtin behind the module signal, which makes enums of all its numbers: 6 ms.
     import _signal
@@ -118,9 +117,11 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
     command, rest = (arguments or [""])[0], arguments[1:]
     if command == AMEND.name:
         return _change(AMEND, rest, report, own_process=own_process)
-    if command == REBASE.name:
+    if command == "rebase":
+        from .commands import REBASE
+
         return _change(REBASE, rest, report, own_process=own_process)
-    if command == RESIZE.name:
+    if command == "resize":
         return _resize(rest, report, own_process=own_process)
     if command == "info":
         from .info import run as run_info
@@ -135,8 +136,22 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
         from .doctor import run
 
         return run(rest, report)
+    return _help(command, arguments)
+
+
+def _help(command: str, arguments: list[str]) -> int:
+    """Carry out `instar help`, and what is no command. UsageError."""
+    from .commands import COMMANDS, INSTAR, format_help
+
     if command == "help":
-        return _help(rest)
+        if len(arguments) > 2:
+            raise UsageError("help takes one command; see 'instar --help'")
+        name = arguments[1] if arguments[1:] else INSTAR.name
+        found = [entry for entry in COMMANDS if entry.name == name]
+        if not found:
+            raise UsageError(f"unknown command '{name}'; see 'instar --help'")
+        write("stdout", format_help(found[0]))
+        return 0
     for name, _value in scan(arguments[:1], INSTAR.flags, "instar"):
         if name == OPERAND:
             raise UsageError(f"unknown command '{command}'; see 'instar --help'")
@@ -145,24 +160,12 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
     raise UsageError("expecting a command, such as amend; see 'instar --help'")
 
 
-def _help(names: list[str]) -> int:
-    """Carry out `instar help`."""
-    if len(names) > 1:
-        raise UsageError("help takes one command; see 'instar --help'")
-    found = [entry for entry in COMMANDS if [entry.name] == (names or [INSTAR.name])]
-    if not found:
-        raise UsageError(f"unknown command '{names[0]}'; see 'instar --help'")
-    write("stdout", format_help(found[0]))
-    return 0
-
-
 def _change(command: Command, arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out a command that changes images."""
     secrets: dict[str, dict[str, str]] = {}
     flags, lists, files = _read_arguments(command, arguments, report, secrets)
     if "help" in flags:
-        write("stdout", format_help(command))
-        return 0
+        return _help("help", ["help", command.name])
     form = flags.get("format", AMENDABLE_FORMAT)
     options = _read_options(command, form, flags, lists)
     if options is None:
@@ -192,6 +195,7 @@ def _change(command: Command, arguments: list[str], report: Report, *, own_proce
 def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out `instar resize`, whose last argument is a size, whatever it begins with."""
     from ..request.resize import make_resize
+    from .commands import RESIZE
 
     size = arguments[-1] if arguments else ""
     is_size = size[:1] in ("+", "-") and size[1:2].isdigit()  # whatever follows: no flag is so
@@ -201,8 +205,7 @@ def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
         size, is_size = files.pop(), True  # and make_resize() says what is wrong with it
         report.filename = files[0] if len(files) == 1 else None
     if "help" in flags:
-        write("stdout", format_help(RESIZE))
-        return 0
+        return _help("help", ["help", RESIZE.name])
     if flags.get("preallocation", "off") != "off":
         raise UsageError(
             "--preallocation: only off is supported, as nothing new is allocated; allocate the "
@@ -265,7 +268,7 @@ def _read_arguments(
     flags, lists, files = read_line(arguments, command.flags, name, report.use, secrets)
     if "help" not in flags:
         report.filename = files[0] if len(files) == 1 else None
-        report.verbose = "verbose" in flags
+        report.expect(verbose="verbose" in flags, dry_run="dry-run" in flags)
     return flags, lists, files
 
 
@@ -304,6 +307,7 @@ def _call_amend(
             progress=progress,
             debug=show_debug if "debug" in flags else None,
             before_read=confine_process if own_process else None,
+            hashed=report.is_json or report.verbose,
         )
     finally:
         if progress is not None:

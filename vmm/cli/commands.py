@@ -6,135 +6,26 @@ shells are made of it when the package is built (scripts/build_manual.py).
 
 from __future__ import annotations
 
-from ..base.record import record
 from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, OTHER_FORMATS
-from ..request.kinds import FLAG
-from ..request.options import OPTIONS, PERMITTED
-from .arguments import FILES, Flag, format_flags
-from .report import OUTPUT_FORMATS
+from .arguments import Flag, format_flags
+from .flags import (
+    ACCEPTED,
+    AMEND,
+    FORMAT,
+    HELP_FLAG,
+    IMAGE,
+    LIMITS,
+    LISTED,
+    MANY,
+    OUTPUT,
+    REPORT,
+    Command,
+    permitted,
+)
 
 DOCS = "https://instar.example"
 """Where the documentation is, as pyproject.toml has it."""
 
-
-@record
-class Command:
-    """One command; `instar` itself, without any, is the first."""
-
-    name: str
-    """As it is typed."""
-    usage: tuple[str, ...]
-    """The forms of its command line."""
-    summary: str
-    """What it does, in one sentence without an end."""
-    text: str
-    """What to know besides: one paragraph, in lines."""
-    flags: tuple[Flag, ...]
-    """Its flags, in the order of the help."""
-    examples: tuple[tuple[str, str], ...]
-    """Command lines, and what each of them does."""
-
-
-_HELP = Flag("help", "print this help", short="h")
-_OUTPUT = Flag("output", "human or json", metavar="FORMAT", values=OUTPUT_FORMATS)
-_OPTION_VALUES = (
-    "help",
-    *(f"{row.key}={value}" for row in OPTIONS for value in row.choices),
-    *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
-    # Those of key_options.py, which only who changes keys imports; a test compares them.
-    *(f"encrypt.{key}=" for key in ("iter-time", "keyslot", "new-secret", "old-secret")),
-    *("encrypt.state=active", "encrypt.state=inactive"),
-)
-
-_FORMAT = Flag(
-    "format",
-    "the format of the image (only qcow2)",
-    short="f",
-    metavar="FMT",
-    values=(AMENDABLE_FORMAT,),
-)
-_IMAGE = (
-    _FORMAT,
-    Flag(
-        "cache",
-        "cache mode; unsafe leaves out the flushes",
-        short="t",
-        metavar="CACHE",
-        values=tuple(CACHE_MODES),
-    ),
-)
-_REPORT = (
-    Flag("quiet", "print nothing but errors", short="q"),
-    Flag("verbose", "say on stderr what was done to each image", short="v"),
-    Flag("progress", "show the progress", short="p"),
-    Flag("dry-run", "say what would change, and change nothing"),
-    _OUTPUT,
-)
-_LISTED = (
-    Flag(
-        "files-from",
-        "take the names of images from FILE, or from stdin if '-'",
-        metavar="FILE",
-        values=(FILES,),
-    ),
-    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
-    Flag("debug", "show the debug text of the sandbox on stderr"),
-)
-_MANY = (Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"), *_LISTED)
-_LIMITS = (
-    Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
-    Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
-)
-_ACCEPTED = (
-    Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
-    Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
-)
-
-
-def _permitted(*keys: str) -> tuple[Flag, ...]:
-    rows = [(PERMITTED[key], "" if PERMITTED[key].kind == FLAG else "SIZE") for key in keys]
-    return tuple(Flag(row.name, row.help, "", value, yields=True) for row, value in rows)
-
-
-AMEND = Command(
-    name="amend",
-    usage=(
-        "instar amend -o OPTIONS [-o OPTIONS...] [FLAG...] FILENAME...",
-        "instar amend --repair [FLAG...] FILENAME...",
-    ),
-    summary="change options of qcow2 images in place, in a sandbox",
-    text="""\
-Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.
-""",
-    flags=(
-        Flag(
-            "options",
-            "what to change; '-o help' lists the keys",
-            short="o",
-            metavar="KEY=VALUE,...",
-            values=_OPTION_VALUES,
-        ),
-        *_IMAGE,
-        *_REPORT,
-        *_MANY,
-        *_permitted(*PERMITTED),
-        *_LIMITS,
-        Flag("force", "replace a keyslot that is in use, or erase the last one"),
-        Flag("object", "a passphrase: secret,id=ID,file=NAME or data=TEXT", metavar="OBJDEF"),
-        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
-        Flag("key-secret", "the secret that opens the image, to add a key", metavar="ID"),
-        _HELP,
-    ),
-    examples=(
-        ("instar amend -o compat=1.1 disk.qcow2", "upgrade an image to version 3"),
-        ("instar amend -o compat=0.10 --dry-run disk.qcow2", "what would a downgrade write?"),
-        (
-            "find /images -name '*.qcow2' -print0 |\n"
-            "    instar amend -o lazy_refcounts=on --jobs 4 --files-from - --null",
-            "amend all images of a folder, four at a time",
-        ),
-    ),
-)
 
 REBASE = Command(
     name="rebase",
@@ -161,7 +52,7 @@ Without -u qemu-img copies what differs; that is not offered here.
             values=(AMENDABLE_FORMAT, *OTHER_FORMATS),
             aliases=("B",),
         ),
-        *_IMAGE,
+        *IMAGE,
         Flag(
             "source-cache",
             "accepted; no backing file is read",
@@ -170,13 +61,13 @@ Without -u qemu-img copies what differs; that is not offered here.
             values=tuple(CACHE_MODES),
             aliases=("backing-cache",),
         ),
-        *_REPORT,
-        *_MANY,
-        *_LIMITS,
+        *REPORT,
+        *MANY,
+        *LIMITS,
         Flag("compress", "accepted; nothing is copied", short="c"),
         Flag("force-share", "refused: the image is written, and locked", short="U"),
-        *_ACCEPTED,
-        _HELP,
+        *ACCEPTED,
+        HELP_FLAG,
     ),
     examples=(
         ("instar rebase -u -b new.qcow2 -F qcow2 disk.qcow2", "the backing file was renamed"),
@@ -194,19 +85,19 @@ more or less, in place, in a sandbox. It is 'instar amend -o size=SIZE' with qem
 command line.
 """,
     flags=(
-        *_permitted("shrink", "backing_size", "drop_bitmaps", "max_growth"),
-        *_IMAGE,
+        *permitted("shrink", "backing_size", "drop_bitmaps", "max_growth"),
+        *IMAGE,
         Flag(
             "preallocation",
             "only off: what a larger disk has more is not allocated",
             metavar="MODE",
             values=("off",),
         ),
-        *_REPORT,
-        *_MANY,
-        *_LIMITS,
-        *_ACCEPTED,
-        _HELP,
+        *REPORT,
+        *MANY,
+        *LIMITS,
+        *ACCEPTED,
+        HELP_FLAG,
     ),
     examples=(
         ("instar resize disk.qcow2 +10G", "give the disk 10 GiB more"),
@@ -220,12 +111,12 @@ _SHARED = (
         "look at an image although another program may be writing to it",
         short="U",
     ),
-    _OUTPUT,
+    OUTPUT,
     Flag("jobs", "look at many images in so many processes, by default 1", "j", "N"),
-    *_LISTED,
-    *_LIMITS,
-    *_ACCEPTED,
-    _HELP,
+    *LISTED,
+    *LIMITS,
+    *ACCEPTED,
+    HELP_FLAG,
 )
 """The flags of commands that only look at images."""
 
@@ -272,7 +163,7 @@ was not checked to its end or not repaired, 2 for a corrupt one, and 3 for one t
 clusters and nothing worse.
 """,
     flags=(
-        _FORMAT,
+        FORMAT,
         Flag(
             "repair",
             "repair leaks, or all that is wrong, and check the image again",
@@ -283,7 +174,7 @@ clusters and nothing worse.
         Flag("dry-run", "with -r: say what would be written, and write nothing"),
         Flag("max-growth", "with -r: how far the file may grow, by default 1G", metavar="SIZE"),
         Flag("cache", "accepted for the sake of qemu-img; has no effect", "T", "CACHE"),
-        *_REPORT[:1],
+        *REPORT[:1],
         Flag("progress", "show the progress, of many images how many are done", short="p"),
         *_SHARED,
     ),
@@ -300,7 +191,7 @@ DOCTOR = Command(
     text="""\
 Say whether this machine can run the sandbox, and what to do if not.
 """,
-    flags=(_OUTPUT, _HELP),
+    flags=(OUTPUT, HELP_FLAG),
     examples=(("instar doctor", "check /dev/kvm, the kernel and the sandbox itself"),),
 )
 
@@ -321,7 +212,7 @@ INSTAR = Command(
     summary="amend qcow2 images in place, with the image parser in a KVM sandbox",
     text="Commands:\n"
     + "".join(f"  {command.name}\n      {command.summary}\n" for command in _NAMED),
-    flags=(_HELP, Flag("version", "print the version", short="V")),
+    flags=(HELP_FLAG, Flag("version", "print the version", short="V")),
     examples=AMEND.examples[:1] + INFO.examples[:1] + DOCTOR.examples,
 )
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..image.image_file import ImageFile
-    from .commands import Command
     from .counter import Counter
+    from .flags import Command
     from .report import Report
 
     Document = dict[str, Any]

@@ -12,26 +12,15 @@ import sys
 from ..base.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
 from ..base.escape import escape
 from ..base.record import load_dump
-from ..request.options import BY_KEY, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection
     from typing import Any
 
-    from ..amend.result import AmendResult, AmendStep, ByteRange
-    from ..contract.terms import Change
+    from ..amend.result import AmendResult
 
 OUTPUT_FORMATS = ("human", "json")
-
-# In the order of the ABI's INSTAR_PHASE_*.
-_PHASES = (
-    *("before the switch", "before the switch: refcount table", "before the switch: mapping"),
-    *("the switch", "after the switch", "after the switch: flags"),
-    "when all is done: given back",
-)
-_ALWAYS_TOLD = ("compat", "lazy_refcounts")
-_HEXADECIMAL_FIELDS = ("_features", "_offset")
 
 
 class Report:
@@ -43,6 +32,7 @@ class Report:
         self.asked: Collection[str] = ()
         """The keys of the options that are asked for."""
         self.verbose = False
+        """Whether each amend is told of on stderr."""
         self._dump: Callable[[object], str] | None = None
         self._is_batch = False
 
@@ -56,6 +46,12 @@ class Report:
         if output_format not in OUTPUT_FORMATS:
             raise UsageError(f"--output: expected human or json, not '{output_format}'")
         self._dump = load_dump(indent=2) if output_format == "json" else None
+
+    def expect(self, *, verbose: bool, dry_run: bool) -> None:
+        """Make ready to describe results, if that is asked for."""
+        self.verbose = verbose
+        if verbose or dry_run:
+            from . import result_text  # noqa: F401 - which a confined process could not
 
     def use_lines(self) -> None:
         """Report many images: each document of JSON in one line, each error with its image."""
@@ -73,8 +69,12 @@ class Report:
         if self.is_json:
             self.document(result.to_dict())
         if self.verbose and not quiet:
-            write("stderr", f"instar: {_describe_done(result, self.asked)}\n")
+            from .result_text import describe_done
+
+            write("stderr", f"instar: {describe_done(result, self.asked)}\n")
         if result.dry_run and not self.is_json and not quiet:
+            from .result_text import describe
+
             write("stdout", describe(result, self.asked))
         if not quiet:
             for warning in result.warnings:
@@ -138,62 +138,6 @@ def show_debug(text: str) -> None:
         write("stderr", f"guest: {escape(line)}\n")
 
 
-def describe(result: AmendResult, asked: Collection[str]) -> str:
-    """Return what a dry run found out, as lines for people, who asked for these options."""
-    state = ", ".join(f"{key} {text or 'none'}" for key, text in _spell_options(result, asked))
-    name = escape(result.filename)
-    if result.action == "noop":
-        return f"{name}: nothing to change ({state})\n"
-    lines = [f"{name}: would become {state} ({_describe_switch(result)})"]
-    if not result.steps:
-        lines += [f"  {line}" for line in _describe_part(result)]
-    for number, step in enumerate(result.steps, 1):
-        asked = ",".join(f"{key}={_spell(key, value)}" for key, value in step.asked.items())
-        lines.append(f"  step {number} of {len(result.steps)}: {asked} ({_describe_switch(step)})")
-        lines += [f"    {line}" for line in _describe_part(step)]
-    return "\n".join(lines) + "\n"
-
-
-def _describe_switch(part: AmendResult | AmendStep) -> str:
-    if part.action == "noop":
-        return "nothing to change"
-    return "atomic" if part.atomic else "not atomic"
-
-
-def _describe_part(part: AmendResult | AmendStep) -> Iterator[str]:
-    """What an amend, or a step of one, changes and writes."""
-    yield from map(_describe_change, part.changes)
-    yield from map(_describe_range, part.ranges)
-    if part.more_ranges:
-        yield f"and {part.more_ranges} ranges more"
-    if part.file_end is not None:
-        yield f"{_PHASES[-1]}: all of the file after {part.file_end} bytes"
-
-
-def _describe_done(result: AmendResult, asked: Collection[str]) -> str:
-    """What is to be kept of an amend, in one line."""
-    what = f"dry run, {result.action}" if result.dry_run else result.action
-    written = 0 if result.dry_run else result.bytes_written
-    state = ",".join(f"{key}={text}" for key, text in _spell_options(result, asked))
-    payload = f", payload {result.payload_sha256}" if result.payload_sha256 else ""
-    return f"'{escape(result.filename)}': {what} ({state}), {written} bytes written{payload}"
-
-
-def _spell(key: str, value: str | int | None) -> str:
-    """A value that was asked for, as -o has it."""
-    return escape(BY_KEY[key].spell(value) if key in BY_KEY else str(value))
-
-
-def _spell_options(result: AmendResult, asked: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What holds of the options that are asked for, and of those that people always hear of."""
-    for row in OPTIONS:
-        if result.format == "qcow2" and (row.key in asked or row.key in _ALWAYS_TOLD):
-            yield row.key, escape(row.spell(result.options[row.key]))
-    if "keys" in asked:
-        changes = [change for change in result.changes if change.field.startswith("keyslot_")]
-        yield from ((change.field, _describe_keyslot(change.after)) for change in changes)
-
-
 def write(stream_name: str, text: str) -> None:
     """Write `text` to sys.stdout or sys.stderr at once; failing to is no error."""
     stream = getattr(sys, stream_name)
@@ -206,27 +150,3 @@ def write(stream_name: str, text: str) -> None:
     except (OSError, ValueError):
         # Otherwise the interpreter tries again on its way out, and makes the exit status 120.
         setattr(sys, stream_name, None)
-
-
-def _describe_change(change: Change) -> str:
-    values = (_describe_value(change.field, value) for value in (change.before, change.after))
-    return f"{change.field}: {' -> '.join(values)}"
-
-
-def _describe_keyslot(iterations: int | str | None) -> str:
-    return "none" if iterations is None else f"{iterations} iterations"
-
-
-def _describe_value(field: str, value: int | str | None) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, str):
-        return f"'{escape(value)}'"
-    return hex(value) if field.endswith(_HEXADECIMAL_FIELDS) else str(value)
-
-
-def _describe_range(byte_range: ByteRange) -> str:
-    phase = _PHASES[byte_range.phase]
-    is_hole = phase == _PHASES[-1]
-    what = " of zeros" if byte_range.zeroes and not is_hole else ""
-    return f"{phase}: {byte_range.length} bytes{what} at {byte_range.offset:#x}"

@@ -14,8 +14,8 @@ from ..request.keywords import (
     check_path,
     check_paths,
     make_request,
-    takes_keywords,
 )
+from ..request.signature import takes_keywords
 from .document import describe_unsure
 from .supply import Supply
 

@@ -69,7 +69,7 @@ class Payload:
     images: tuple[Image, ...]
     """The executor first."""
     sha256: str
-    """Of the files one after the other, in hexadecimal."""
+    """Of the files one after the other, in hexadecimal; empty if nobody wants it."""
 
     @property
     def abi_version(self) -> int:
@@ -85,26 +85,29 @@ class Payload:
         return "no function"
 
 
-def load_payload(operation: str = "amend", directory: str | None = None) -> Payload:
+def load_payload(
+    operation: str = "amend", directory: str | None = None, *, hashed: bool = True
+) -> Payload:
     """Load and check the executor and `operation`, by default from the installed package.
 
-    The same files, by their identity and times, are read and checked once in a process. Raises
-    HostError if a file is missing or is not an image for this ABI version.
+    The same files, by their identity and times, are read and checked once in a process. The hash
+    takes 0.3 ms, and its module as much: a caller that shows it to nobody does without `hashed`.
+    Raises HostError if a file is missing or is not an image for this ABI version.
     """
     folder = directory or _installed_folder()
     identity = tuple(_identify(os.path.join(folder, f"{name}.elf")) for name in ("core", operation))
-    known = _loaded.get((folder, operation))
+    known = _loaded.get((folder, operation, hashed))
     if known is not None and known[0] == identity:
         return known[1]
     core = load_image(folder, "core", INSTAR_CORE_ADDR, INSTAR_CORE_LIMIT)
     chosen = load_image(folder, operation, INSTAR_OPERATION_ADDR, INSTAR_OPERATION_LIMIT)
-    payload = Payload((core, chosen), _sha256(core.elf + chosen.elf))
-    _loaded[folder, operation] = identity, payload
+    payload = Payload((core, chosen), _sha256(core.elf + chosen.elf) if hashed else "")
+    _loaded[folder, operation, hashed] = identity, payload
     return payload
 
 
-# By folder and operation: the files' identities, taken before they were read, and the payload.
-_loaded: dict[tuple[str, str], tuple[tuple[object, ...], Payload]] = {}
+# By what it was asked for: the files' identities, taken before they were read, and the payload.
+_loaded: dict[tuple[str, str, bool], tuple[tuple[object, ...], Payload]] = {}
 
 
 def _identify(path: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Host side: the keywords with which Python's callers ask for an amend, checked once.
 
-The public functions take them as `**keywords: Unpack[Keywords]`, which is what type checkers see.
-takes_keywords() spells them out for everybody else: inspect.signature(), help() and editors.
+The public functions take them as `**keywords: Unpack[Keywords]`, which is what type checkers see;
+signature.py spells them out for everybody else.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import sys
 from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX
 
 from ..base.errors import ImageRejected, Refusal, UsageError
-from . import TIMEOUT, AmendRequest, options
+from . import TIMEOUT, AmendRequest
 from .kinds import CHOICE
-from .options import OPTIONS, PERMISSIONS, Keywords
+from .options import OPTIONS, PERMISSIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Literal, TypeAlias, TypeVar
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Literal, TypeAlias
 
     from .kinds import Option
 
     Isolation: TypeAlias = Literal["process"]
-    F = TypeVar("F", bound=Callable[..., Any])
 else:  # typing would cost the command more than its amend
     Isolation = str
 
@@ -61,7 +60,7 @@ OTHER_FORMATS = (
 )
 """The image formats that qemu-img knows by name besides."""
 
-_CONDUCT: dict[str, tuple[object, str]] = {
+CONDUCT: dict[str, tuple[object, str]] = {
     "format": (
         None,
         'None or "qcow2", which the image must be in any case; or "luks", of which only keys '
@@ -76,10 +75,10 @@ _CONDUCT: dict[str, tuple[object, str]] = {
 }
 """How it is done: each keyword, what it is where it is not given, and what it is about."""
 
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     **{option.key: None for option in OPTIONS},
     "keys": None,
-    **{name: default for name, (default, _) in _CONDUCT.items()},
+    **{name: default for name, (default, _) in CONDUCT.items()},
     **{permission.key: permission.initial for permission in PERMISSIONS},
 }
 """All keywords, in order, and what each is where it is not given."""
@@ -90,7 +89,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
 
     Raises UsageError, and ImageRejected for a format that cannot be amended.
     """
-    values = {**_DEFAULTS, **keywords}
+    values = {**DEFAULTS, **keywords}
     for name in ("format", "cache"):
         if type(values[name]) not in (str, type(None)):
             raise UsageError(f"{name} is a str, not {values[name]!r:.60}")
@@ -215,56 +214,3 @@ def announce(path: PathLike, request: AmendRequest) -> None:
     asked = {**request.options, **request.told_keys()}
     version, lazy = request.compat, request.lazy_refcounts
     sys.audit("instar.amend", path, version, lazy, request.dry_run, asked)
-
-
-if TYPE_CHECKING:
-
-    def takes_keywords(function: F) -> F:
-        """See below; type checkers read what it is given."""
-        return function
-
-else:
-
-    def takes_keywords(function):  # noqa: ANN001, ANN201 - typed above
-        """Spell out the keywords of a request in a function that takes them as `**keywords`.
-
-        A Signature would have to be made with the module inspect, which costs milliseconds. What is
-        made here is a function with these parameters, as namedtuple and dataclasses do it.
-        """
-        code, own = function.__code__, function.__kwdefaults__ or {}
-        positional = code.co_varnames[: code.co_argcount]
-        values = {**_DEFAULTS, **own}
-        head = ", ".join((*positional, "*", *(f"{name}=values[{name!r}]" for name in values)))
-        passed = ", ".join((*positional, *(f"{name}={name}" for name in values)))
-        made = (
-            f"def make(function, values):\n"
-            f"    def {function.__name__}({head}): return function({passed})\n"
-            f"    return {function.__name__}\n"
-        )
-        scope = {}
-        # In the function's own module, where typing.get_type_hints() looks its names up.
-        exec(made, function.__globals__, scope)  # noqa: S102 - from the table of options
-        spelled = scope["make"](function, values)
-        spelled.__module__, spelled.__qualname__ = function.__module__, function.__qualname__
-        if function.__doc__:
-            spelled.__doc__ = function.__doc__.replace("{keywords}", _describe())
-        hints = function.__annotations__.items()
-        names = vars(options)
-        spelled.__annotations__ = {
-            **{name: hint for name, hint in hints if name in positional},
-            **{name: eval(Keywords.__annotations__[name], names) for name in _DEFAULTS},  # noqa: S307
-            **{name: hint for name, hint in hints if name in own or name == "return"},
-        }
-        return spelled
-
-
-def _describe() -> str:
-    """The keywords as a docstring has them below "Args:"."""
-    texts = {
-        **{option.key: f"{option.keyword}; None leaves it" for option in OPTIONS},
-        "keys": "an AddKey or EraseKey: what is to become of the keyslots of an encrypted image; "
-        "None leaves them. Needs the package cryptography, which instar[luks] brings",
-        **{name: text for name, (_, text) in _CONDUCT.items()},
-        **{permission.key: permission.keyword for permission in PERMISSIONS},
-    }
-    return "\n        ".join(f"{name}: {text}." for name, text in texts.items())
