@@ -52,6 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "vmm/amend": (
         *(
+            "vmm/__init__.py",
             "vmm/contract",
             "vmm/luks",
             "vmm/machine",

@@ -60,7 +60,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/base/streams.py": {"fcntl", "os"},
     "vmm/base/supported.py": {"os", "platform", "sys"},
     "vmm/base/c.py": {"_ctypes", "ctypes", "os"},
-    "vmm/__init__.py": {"os", "sys"},
+    "vmm/__init__.py": {"_frozen_importlib_external", "_struct", "marshal", "os", "sys"},
 }
 
 

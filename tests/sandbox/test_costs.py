@@ -79,8 +79,6 @@ OWN = {
         "vmm.image.staging",
         "vmm.base.streams",
         "vmm.base.supported",
-        "vmm.base.reasons",
-        "vmm.base.refusals",
     ),
     "vmm.devices.virtqueue",
 }

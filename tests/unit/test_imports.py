@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pkgutil
+import py_compile
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
 import build_guest
 import pytest
@@ -43,7 +48,9 @@ def test_the_commands_finder_finds_what_pythons_does(finder: instar.vmm._Finder,
         "submodule_search_locations",
     ):
         assert getattr(found, what) == getattr(expected, what)
-    assert type(found.loader) is type(expected.loader)
+    assert isinstance(found.loader, SourceFileLoader)
+    assert isinstance(expected.loader, SourceFileLoader)
+    assert found.loader.get_code(name) == expected.loader.get_code(name)
 
 
 def test_a_module_that_does_not_exist_is_said_not_to(finder: instar.vmm._Finder) -> None:
@@ -52,18 +59,134 @@ def test_a_module_that_does_not_exist_is_said_not_to(finder: instar.vmm._Finder)
         importlib.import_module("instar.vmm.base.nothing")
 
 
-@pytest.mark.parametrize("name", ["json", "instar", "instar.abi", "instar_vmm.base"])
+@pytest.mark.parametrize("name", ["json", "instar", "instar_vmm.base"])
 def test_what_is_not_of_this_package_is_left_to_python(
     finder: instar.vmm._Finder, name: str
 ) -> None:
     assert finder.find_spec(name, instar.vmm.__path__ if "." in name else None) is None
 
 
-def run(code: str, *arguments: str) -> dict[str, bool]:
-    line = [sys.executable, "-I", "-c", code, *arguments]
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    """A module that the finder would find, with fresh bytecode."""
+    source = tmp_path / "made.py"
+    source.write_text("VALUE = 1\n")
+    py_compile.compile(str(source), doraise=True)
+    return source
+
+
+def value_of(finder: instar.vmm._Finder, module: Path) -> object:
+    spec = finder.find_spec("instar.vmm.made", [str(module.parent)])
+    assert spec is not None
+    assert isinstance(spec.loader, SourceFileLoader)
+    code = spec.loader.get_code("instar.vmm.made")
+    assert code is not None
+    scope: dict[str, object] = {}
+    exec(code, scope)  # noqa: S102 - what this test wrote
+    return scope["VALUE"]
+
+
+def bytecode_of(module: Path) -> Path:
+    return Path(importlib.util.cache_from_source(str(module)))
+
+
+def put(value: int, module: Path, mode: py_compile.PycInvalidationMode | None = None) -> None:
+    """Have the bytecode say something else than the source, with the source's time and size."""
+    status, text = module.stat(), module.read_text()
+    module.write_text(f"VALUE = {value}\n")
+    os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns))
+    py_compile.compile(str(module), doraise=True, invalidation_mode=mode)
+    module.write_text(text)
+    os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_fresh_bytecode_is_what_runs(finder: instar.vmm._Finder, module: Path) -> None:
+    put(2, module)
+    assert value_of(finder, module) == 2
+
+
+def test_bytecode_of_another_time_size_or_python_is_not_run(
+    finder: instar.vmm._Finder, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    put(2, module)
+    good, times = bytecode_of(module).read_bytes(), module.stat()
+    os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    assert value_of(finder, module) == 1
+    os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert value_of(finder, module) == 2
+    for at in (0, 8, 12):  # Python's number, the time, the size
+        bytecode_of(module).write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        assert value_of(finder, module) == 1
+    for cut in (b"", good[:15]):
+        bytecode_of(module).write_bytes(cut)
+        assert value_of(finder, module) == 1
+    bytecode_of(module).unlink()
+    assert value_of(finder, module) == 1
+
+
+def test_bytecode_that_names_a_hash_is_left_to_python(
+    finder: instar.vmm._Finder, module: Path
+) -> None:
+    put(2, module, py_compile.PycInvalidationMode.CHECKED_HASH)
+    assert value_of(finder, module) == 1
+    put(3, module, py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert value_of(finder, module) == 3
+
+
+def test_bytecode_larger_than_what_is_read_at_once_is_left_to_python(
+    finder: instar.vmm._Finder, module: Path
+) -> None:
+    module.write_text(f"VALUE = 1\nTEXT = {'x' * instar.vmm._BYTECODE_MAX!r}\n")
+    py_compile.compile(str(module), doraise=True)
+    assert value_of(finder, module) == 1
+
+
+@pytest.mark.parametrize("flags", [["-O"], ["-X", "pycache_prefix=/nonexistent"]])
+def test_where_bytecode_lies_elsewhere_all_is_left_to_python(flags: list[str]) -> None:
+    code = (
+        "import instar.vmm, json, sys; instar.vmm.find_by_name(); "
+        "print(json.dumps(any(type(f).__module__ == 'instar.vmm' for f in sys.meta_path)))"
+    )
+    assert run(code, python_flags=flags) is False
+    assert run(code) is True
+
+
+HELD = """
+import json, os, sys
+import instar.vmm
+FIND
+import instar.abi, instar.vmm.base.errors, instar.vmm.base.escape
+NAMES = "base.refusals", "base.reasons"
+instar.vmm.hold(*NAMES)
+ran = any(f"instar.vmm.{name}" in sys.modules for name in NAMES)
+def refuse(*_arguments, **_keywords):
+    raise OSError
+os.open = os.stat = refuse
+import importlib._bootstrap_external as external
+external._os.open = external._os.stat = refuse
+from instar.vmm.base.refusals import work_limit
+print(json.dumps({"ran": ran, "name": work_limit(3).name}))
+"""
+
+
+@pytest.mark.parametrize(("find", "ran"), [("instar.vmm.find_by_name()", False), ("", True)])
+def test_a_module_that_is_held_can_be_imported_where_no_file_can_be_opened(
+    find: str, ran: bool
+) -> None:
+    for name in ("refusals", "reasons"):
+        spec = importlib.util.find_spec(f"instar.vmm.base.{name}")
+        assert spec is not None
+        assert spec.origin is not None
+        py_compile.compile(spec.origin, doraise=True)
+    assert run(HELD.replace("FIND", find)) == {"ran": ran, "name": "work_limit"}
+
+
+def run(code: str, python_flags: Sequence[str] = ()) -> Any:
+    """What a Python of its own prints as JSON."""
+    line = [sys.executable, "-I", *python_flags, "-c", code]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
-    found: dict[str, bool] = json.loads(done.stderr or done.stdout)
-    return found
+    return json.loads(done.stderr or done.stdout)
 
 
 SCRIPT = """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from time import monotonic
 
+from .. import hold
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict
-from ..base.refusals import Circumstances, translate
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.commit import commit, give_back
@@ -89,6 +89,7 @@ def _amend_luks(
 
 def preload_steps(steps: Sequence[AmendRequest]) -> None:
     """Import what the steps may need, for a process that can open no file afterwards."""
+    hold("base.refusals", "base.reasons")
     for step in steps:
         preload(step)
         if step.keys is not None:
@@ -190,6 +191,8 @@ def plan(
 def _judge(image: AnyImage, request: AmendRequest, outcome: Outcome) -> Judgement:
     """Judge what the guest planned. ImageRejected, also where the guest refuses; GuestFault."""
     if outcome.refusals:
+        from ..base.refusals import Circumstances, translate
+
         head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))

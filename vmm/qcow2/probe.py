@@ -10,7 +10,6 @@ from struct import Struct
 
 from ..base.errors import ImageRejected
 from ..base.record import record
-from ..base.refusals import not_qcow2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +163,8 @@ def other_format(
     `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it;
     `wanted` says what it should have been, if that is not what can be amended.
     """
+    from ..base.refusals import not_qcow2
+
     tail = read(max(size - PROBE_SIZE, 0), PROBE_SIZE)
     found = "a qcow2 image" if parse_fixed_header(head) else identify(head, tail)
     if not wanted:
