@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import instar
+from tests.support.layers import Layers
 from tests.support.observe import Seen
 from tests.support.qemu import Qemu
 
@@ -16,6 +17,8 @@ def losses(before: Path, after: Path, versions: Sequence[Qemu]) -> list[str]:
     What could not be read before, as a crash took it, must fail in the same way.
     """
     found = []
+    if Layers.open(before).bitmaps() != Layers.open(after).bitmaps():
+        found.append("other bits in a bitmap")
     for qemu in versions:
         check = qemu.check(after)
         if not check.clean:

@@ -51,12 +51,17 @@ SHARED void store64(uint8_t *to, uint64_t value)
     store32(to + 4, (uint32_t)value);
 }
 
-/* The image's first sector, in the workspace. */
-SHARED uint8_t *read_header(void)
+/* A sector of the image, in the workspace. */
+SHARED uint8_t *read_sector(uint64_t offset)
 {
-    struct block_range range = {0, 512, calls->workspace};
+    struct block_range range = {offset, 512, calls->workspace};
     calls->read_blocks(INSTAR_PHASE_PREPARE, &range, 1);
     return calls->workspace;
+}
+
+SHARED uint8_t *read_header(void)
+{
+    return read_sector(0);
 }
 
 /* Stage one sector, the workspace's first. */
@@ -92,7 +97,15 @@ SHARED uint8_t *upgraded_header(void)
     return header;
 }
 
-/* What an honest operation says of the first, and with `lazy` 0 of the second. */
+/* Turn a header into what a repair leaves where the books are right: the image is no longer dirty. */
+SHARED uint8_t *repaired_header(void)
+{
+    uint8_t *header = read_header();
+    header[79] &= 0xfe;
+    return header;
+}
+
+/* What an honest operation says of the first, and with `lazy` 0 of the others. */
 SHARED struct AmendResult honest_result(uint32_t lazy)
 {
     return (struct AmendResult){
@@ -146,6 +159,15 @@ SHARED void write_toggle(void)
 {
     toggled_header();
     write_sector(0);
+}
+
+/* Stage the workspace's first sector as the header, and call that a repair. */
+SHARED void send_repair(void)
+{
+    struct AmendResult result = honest_result(0);
+    result.resulting_autoclear_features = calls->workspace[95];
+    write_sector(0);
+    send_result(result);
 }
 
 /* A descriptor, and the avail ring, of either queue. */
