@@ -116,3 +116,16 @@ def test_few_entries_of_another_page_are_looked_at_like_many(words: list[int]) -
     named = {1 << 32, 1 << 63 | 3 << 24} & set(words)
     found = watch.search(struct.pack(f">{200 + len(words)}Q", *many, *words))
     assert (found is not None) == bool(named)
+
+
+@pytest.mark.parametrize("empty", [[0], [0, 1, 2], [5], [255, 256], [511], list(range(0, 512, 50))])
+@pytest.mark.parametrize("first", [0x100, 0x10000 - 256, 0x200000])
+def test_entries_that_name_nothing_hide_none_of_the_others(empty: list[int], first: int) -> None:
+    words = [(first + n) << 16 | COPIED for n in range(512)]
+    for at in empty:
+        words[at] = ZERO
+    table = pack(words)
+    for n in (0, 1, 4, 5, 6, 254, 255, 256, 510, 511):
+        watch = Watch(16)
+        watch.add(range(first + n, first + n + 1))
+        assert watch.search(table) == (None if n in empty else first + n)

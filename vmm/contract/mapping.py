@@ -61,7 +61,9 @@ class ClusterMapping:
         shift = self._disk.cluster_bits - 9
         tables: set[int] = set()
         for start, end in phase.take_all():
-            tables.update(range(start >> shift, (end - 1 >> shift) + 1))
+            tables.add(start >> shift)
+            if end - 1 >> shift > start >> shift:
+                tables.update(range(start >> shift, (end - 1 >> shift) + 1))
         for table in sorted(tables):
             self._references(table)
         return tables
@@ -70,19 +72,23 @@ class ClusterMapping:
         """Judge what is staged of a piece of an L2 table, as unchanged() has it. GuestFault."""
         first = (table << (self._disk.cluster_bits - 9)) + number * (PIECE // SECTOR_SIZE)
         end = first + len(piece) // SECTOR_SIZE
-        new, olds, news = bytearray(piece), [], []
+        # Copies of a few sectors, and of the column of flags, cost less than one of all.
+        flags, parts = bytearray(piece[7::8]), []
         for sector, extent in self._staged.extents(INSTAR_PHASE_MAPPING, first, end):
-            at = (sector - first) * SECTOR_SIZE
-            part = slice(at, at + len(extent))
-            olds.append(piece[part])
-            news.append(extent)
-            new[part] = extent
-        old, staged = b"".join(olds), b"".join(news)
-        plain = _drops_plain(old, staged)
+            at, staged = (sector - first) * SECTOR_SIZE, bytes(extent)
+            parts.append((at, staged))
+            flags[at // 8 : (at + len(staged)) // 8] = staged[7::8]
+        old = b"".join([piece[at : at + len(staged)] for at, staged in parts])
+        new = b"".join([staged for _, staged in parts])
+        plain = _drops_plain(old, new)
         if not plain:
-            self._judge_row(table, old, staged, 1)
-        judge_zero_flags(new, table << self._disk.cluster_bits)
-        if not plain and _moves_clusters(old, staged):
+            self._judge_row(table, old, new, 1)
+        if flags != bytes(len(flags)):
+            whole = bytearray(piece)
+            for at, staged in parts:
+                whole[at : at + len(staged)] = staged
+            judge_zero_flags(whole, table << self._disk.cluster_bits)
+        if not plain and _moves_clusters(old, new):
             raise GuestFault("the guest changes an L2 entry, and stages no refcounts or zeros")
 
     def judge(self, phase: Pending) -> set[int]:

@@ -96,13 +96,17 @@ class Watch:
             return None  # else all entries would be looked at, as if they named the first page
         # Most tables have one byte there, but for entries that name nothing.
         nothing = _few_places(high, 0)
-        most = high[:1] if nothing is None else high.lstrip(b"\0")[:1]
-        alike = _is_constant(high if nothing is None else high.replace(b"\0", most))
-        for byte in {*most, 0} if alike else self._columns:
+        if nothing:
+            found = self._search_places(table, nothing) if 0 in self._columns else None
+            if found is not None:
+                return found
+            high, low = _without(high, nothing), _without(low, nothing)
+        alike = _is_constant(high)
+        for byte in high[:1] if alike else self._columns:
             if byte not in self._columns or byte not in high:
                 continue
-            few = nothing if not byte else None if alike else _few_places(high, byte)
-            if few is not None:  # as of entries that name nothing, between those that do
+            few = None if alike else _few_places(high, byte)
+            if few is not None:
                 found = self._search_places(table, few)
                 if found is not None:
                     return found
@@ -234,6 +238,16 @@ def _few_places(column: bytes, byte: int) -> list[int] | None:
     return places
 
 
+def _without(column: bytes, places: list[int]) -> bytes:
+    """A column with what a neighbour has instead of what these have."""
+    others = bytearray(column)
+    if 0 in places:
+        others[0] = others[next((at for at in range(len(others)) if at not in places), 0)]
+    for at in places:
+        others[at] = others[max(at - 1, 0)]
+    return bytes(others)
+
+
 def _is_constant(column: bytes) -> bool:
     """Whether all bytes are the same, as in most columns; many times as fast as any search."""
     return column == column[:1] * len(column)
@@ -245,8 +259,9 @@ def _is_zero(column: bytes) -> bool:
 
 def _has_others(column: bytes, good: bytes) -> bool:
     """Whether a column has another byte than these."""
-    if _is_constant(column):
-        return column[0] not in good
+    first = column[:1]
+    if first in good and column.replace(b"\0", first) == first * len(column):
+        return 0 not in good and 0 in column  # entries that are alike, and others of zeros
     return bool(column.translate(None, good))
 
 

@@ -197,10 +197,18 @@ class ImageFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes, or less at the end of the file."""
-        data = bytearray(max(min(size, self.size - offset), 0))
+        count = min(size, self.size - offset)
+        if count <= 0:
+            return b""
+        data, done = bytearray(count), 0
         with memoryview(data) as view:
-            done = self._read_available(offset, view)
-        return bytes(data) if done == len(data) else bytes(data[:done])
+            if count < _HOLE_MIN:  # one of thousands of tables, mostly: there all at once
+                done = self._call("read", os.preadv, (view,), offset)
+                self.bytes_read += done
+            if 0 < done < count or count >= _HOLE_MIN:
+                with view[done:] as rest:
+                    done += self._read_available(offset + done, rest)
+        return bytes(data) if done == count else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view`; past the end of the file come zeros."""

@@ -218,12 +218,22 @@ class StagedWrites:
             base = chunk << _CHUNK_SHIFT
             extents = chunks[chunk]
             skipped = _count_before(extents, start - base) * _EXTENT.size if start > base else 0
-            for first, stop, at in _EXTENT.iter_unpack(extents[skipped:]):
-                low, high = max(base + first, start), min(base + stop, limit)
-                if low >= limit:
-                    return
-                if low < high:
-                    for block, begin, until in _parts(at + low - base - first, high - low):
+            for first, stop, place in _EXTENT.iter_unpack(extents[skipped:]):
+                # There may be a million: this is as long as it is for the sake of time.
+                low, high, at = base + first, base + stop, place
+                if low < start:
+                    at += start - low
+                    low = start
+                if high > limit:
+                    high = limit
+                    if low >= limit:
+                        return
+                block, begin = at // _BLOCK, at % _BLOCK
+                if low < high and begin + high - low <= _BLOCK:
+                    end_of = (begin + high - low) * SECTOR_SIZE
+                    yield low, self._store[block][begin * SECTOR_SIZE : end_of].toreadonly()
+                elif low < high:
+                    for block, begin, until in _many_parts(at, high - low):
                         yield low, self._store[block][begin:until].toreadonly()
                         low += (until - begin) // SECTOR_SIZE
 
