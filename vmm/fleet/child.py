@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ..image.image_file import ImageFile
 
 
-def write_task(path: bytes, request: AmendRequest) -> bytes:
-    """What a child finds in its stdin."""
+def write_task(path: bytes, request: AmendRequest) -> memoryview:
+    """What a child finds in its stdin; in a view, as a traceback may show what bytes hold."""
     task = {"path": os.fsdecode(path), "request": request.to_document(), "packages": []}
     if request.keys is not None:
         task["packages"] = _find_packages()
-    return json.dumps(task).encode()
+    return memoryview(json.dumps(task).encode())
 
 
 def _find_packages() -> list[str]:

@@ -88,7 +88,7 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
 
 
 def start_child(
-    code: str, task: bytes, descriptors: tuple[int, ...] = ()
+    code: str, task: bytes | memoryview, descriptors: tuple[int, ...] = ()
 ) -> subprocess.Popen[bytes]:
     """Start a process that runs `code`, finds `task` in its stdin, and has these descriptors too.
 
@@ -110,7 +110,7 @@ def start_child(
         raise HostError(f"cannot start a child: {reason_of(error)}") from error
 
 
-def _run(task: bytes, request: AmendRequest) -> tuple[bytes, int]:
+def _run(task: memoryview, request: AmendRequest) -> tuple[bytes, int]:
     """Run a child; return what it wrote to stdout, and its status as Popen has it."""
     seconds = request.timeout + MARGIN
     child = start_child(CHILD, task)

@@ -105,11 +105,13 @@ def _add(region: Region, trials: Trials, slot: Slot, keys: AddKey) -> list[Write
         _refuse("luks_iter_time", min(iterations, (1 << 64) - 1))
     iterations = max(iterations, ITERATIONS_LEAST)
     trials.expect(2 * digest * iterations)  # to make it, and to see that it opens
-    key = next(filter(None, (trials.open(one, keys.unlock) for one in header.active)), None)
+    key = next(
+        filter(None, (trials.open(one, memoryview(keys.unlock)) for one in header.active)), None
+    )
     if key is None:
         _refuse("luks_password")
     try:
-        return plan_add(region, slot, key, keys.new, iterations)
+        return plan_add(region, slot, key, memoryview(keys.new), iterations)
     finally:
         wipe(key)
 
@@ -120,7 +122,9 @@ def _find_erased(region: Region, trials: Trials, keys: EraseKey) -> list[Slot]:
     if keys.slot is None:
         return _find_matching(header, trials, keys)
     slot = header.slots[keys.slot]
-    if keys.secret is not None and not (slot.active and _opens(trials, slot, keys.secret)):
+    if keys.secret is not None and not (
+        slot.active and _opens(trials, slot, memoryview(keys.secret))
+    ):
         _refuse("luks_slot_mismatch", slot.number)
     if not slot.active and not keys.force:
         _refuse("luks_slot_inactive", slot.number)
@@ -130,8 +134,8 @@ def _find_erased(region: Region, trials: Trials, keys: EraseKey) -> list[Slot]:
 
 
 def _find_matching(header: Header, trials: Trials, keys: EraseKey) -> list[Slot]:
-    secret = keys.secret
-    assert secret is not None  # noqa: S101 - check_keys() sees to it
+    assert keys.secret is not None  # noqa: S101 - check_keys() sees to it
+    secret = memoryview(keys.secret)
     trials.expect_slots(header.active)
     found = [slot for slot in header.active if _opens(trials, slot, secret, expected=True)]
     if not found:

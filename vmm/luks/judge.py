@@ -153,7 +153,8 @@ def _judge_added(region: Region, staged: StagedWrites, slot: Slot, keys: AddKey)
     area = bytearray(region.area(slot))
     with memoryview(area) as view:
         staged.overlay(start, view, INSTAR_PHASE_COUNT)
-    key = open_slot(region.header, slot, bytes(area), keys.new) if slot.active else None
+    new = memoryview(keys.new)
+    key = open_slot(region.header, slot, bytes(area), new) if slot.active else None
     if key is None:
         _fail("makes a keyslot that the new passphrase does not open")
     wipe(key)

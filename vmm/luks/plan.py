@@ -129,12 +129,14 @@ class _Area:
 
 def _seal(header: Header, slot: Slot, key: bytearray, passphrase: Secret) -> bytearray:
     """The key material of a slot for a passphrase."""
-    own = derive(header.hash, passphrase, slot.salt, slot.iterations, header.key_bytes)
-    material = split(header.hash, key)
-    material += bytes(-len(material) % SECTOR_SIZE)
-    sealed = encrypt(header.mode, own, material)
-    wipe(own, material)
-    return sealed
+    own = material = bytearray()
+    try:
+        own = derive(header.hash, passphrase, slot.salt, slot.iterations, header.key_bytes)
+        material = split(header.hash, key)
+        material += bytes(-len(material) % SECTOR_SIZE)
+        return encrypt(header.mode, own, material)
+    finally:
+        wipe(own, material)
 
 
 def _noise(header: Header, sector: int) -> _Area:

@@ -92,8 +92,8 @@ def check_keys(keys: object) -> None:
     if isinstance(keys, EraseKey):
         _check_erase(keys)
         return
-    _check_secret("unlock", keys.unlock)
-    _check_secret("new", keys.new)
+    _check_secret(keys, "unlock")
+    _check_secret(keys, "new")
     if type(keys.iter_time) is not int or not 0 <= keys.iter_time < 1 << 63:
         raise UsageError(
             f"iter_time is a number of milliseconds from 0, not {keys.iter_time!r:.60}"
@@ -102,7 +102,7 @@ def check_keys(keys: object) -> None:
 
 def _check_erase(keys: EraseKey) -> None:
     if keys.secret is not None:
-        _check_secret("secret", keys.secret)
+        _check_secret(keys, "secret")
     elif keys.slot is None:
         raise UsageError(
             "To erase keyslot(s), either explicit keyslot index or the password currently "
@@ -110,10 +110,13 @@ def _check_erase(keys: EraseKey) -> None:
         )
 
 
-def _check_secret(name: str, value: object) -> None:
-    if not isinstance(value, bytes | bytearray):
-        raise UsageError(f"{name} is bytes or a bytearray, not {type(value).__name__}")
-    if not is_text(value):
+def _check_secret(keys: Keys, name: str) -> None:
+    # In no variable: a traceback may show them.
+    if not isinstance(getattr(keys, name), bytes | bytearray):
+        raise UsageError(
+            f"{name} is bytes or a bytearray, not {type(getattr(keys, name)).__name__}"
+        )
+    if not is_text(getattr(keys, name)):
         raise UsageError(f"{name} is not valid UTF-8, or holds a NUL byte; qemu could not use it")
 
 
