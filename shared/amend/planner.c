@@ -51,8 +51,9 @@ static bool is_understood(const struct amendment *amendment)
 {
     const uint64_t plain = QCOW2_INCOMPATIBLE_DATA_FILE | QCOW2_INCOMPATIBLE_COMPRESSION |
                            QCOW2_INCOMPATIBLE_EXTENDED_L2;
-    return !amendment->image.file.verdict->unsound &&
-           !(amendment->image.header.incompatible_features & ~plain);
+    const struct qcow2_header *h = &amendment->image.header;
+    return !amendment->image.file.verdict->unsound && !(h->incompatible_features & ~plain) &&
+           h->refcount_order <= QCOW2_REFCOUNT_ORDER_MAX;
 }
 
 static struct layout layout_of(struct amendment *amendment)

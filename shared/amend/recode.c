@@ -35,6 +35,7 @@ struct recoding {
     uint64_t index; /* of the block that is being written; NONE before the first one */
     uint64_t block; /* where it is */
     struct stream blocks, table;
+    bool quiet;            /* nothing is told of the progress */
     uint64_t passed, told; /* clusters of both times, for the progress */
 };
 
@@ -44,7 +45,7 @@ static void tell_progress(struct recoding *r, uint64_t cluster)
     const struct image *file = &r->image->file;
     uint64_t once = (file->end >> r->image->header.cluster_bits) + 1;
     uint64_t done = r->passed + (cluster < once ? cluster : once);
-    if (done - r->told < once / PROGRESS_STEPS)
+    if (r->quiet || done - r->told < once / PROGRESS_STEPS)
         return;
     r->told = done;
     report_progress(file, done, 2 * once);
@@ -213,6 +214,7 @@ static struct recoding start_recoding(struct qcow2_image *image, const struct co
 bool fits_width(struct qcow2_image *image, const struct count_source *source, uint32_t order)
 {
     struct recoding r = start_recoding(image, source, order);
+    r.quiet = true;
     return visit_counts(&r, note_count);
 }
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from instar.vmm.amend.messages import pack_options, read_options
+from instar.vmm.base.errors import GuestFault, UsageError
 from instar.vmm.request import AmendRequest
+from instar.vmm.request.kinds import FLAG, Option
+from instar.vmm.request.options import OPTIONS, PERMISSIONS
 
 _HEAD = struct.Struct("<BBBBQ")
 _CHUNK = struct.Struct("<QH")
 _CHUNK_MAX = 0xFFFF
 ASK_COMPAT, ASK_COMPAT_V3, ASK_LAZY, ASK_LAZY_ON = 2, 4, 8, 16
+REQUEST_OFFSET = (1 << 64) - 1
+"""Where a chunk lies that is no part of the image: what else is asked for."""
+_REQUEST = struct.Struct("<IQ")
+_FLAGGED = "compat", "lazy_refcounts"
 _GAP = 16
 """Zeros that are worth the end of a chunk."""
 
@@ -72,13 +81,46 @@ def request_flags(request: AmendRequest) -> int:
     return flags | (ASK_LAZY_ON if request.lazy_refcounts else 0)
 
 
-def request_of(flags: int) -> AmendRequest | None:
-    """The request that these flags are; None if no caller of instar can ask for that."""
+def request_chunk(request: AmendRequest) -> tuple[int, bytes]:
+    """The chunk that says what is asked for besides compat and lazy_refcounts."""
+    flags = sum(row.flag for row in PERMISSIONS if request.permissions.get(row.key))
+    values = {row.abi_key: value for row, value in request.asked() if row.key not in _FLAGGED}
+    return REQUEST_OFFSET, _REQUEST.pack(flags, request.backing_size) + pack_options(values)
+
+
+def asking(found: Input, request: AmendRequest) -> Input:
+    """The input with all of this request."""
+    chunks = [chunk for chunk in found.chunks if chunk[0] != REQUEST_OFFSET]
+    flags = request_flags(request)
+    return replace(found, flags=flags, chunks=(*chunks, request_chunk(request)))
+
+
+def request_of(found: Input) -> AmendRequest | None:
+    """The request of an input; None if no caller of instar can ask for that."""
     version = lazy = None
-    if flags & ASK_COMPAT:
-        version = 3 if flags & ASK_COMPAT_V3 else 2
-    if flags & ASK_LAZY:
-        lazy = bool(flags & ASK_LAZY_ON)
-    request = AmendRequest.of(compat=version, lazy_refcounts=lazy)
+    if found.flags & ASK_COMPAT:
+        version = 3 if found.flags & ASK_COMPAT_V3 else 2
+    if found.flags & ASK_LAZY:
+        lazy = bool(found.flags & ASK_LAZY_ON)
+    asked: dict[str, Any] = {"compat": version, "lazy_refcounts": lazy}
+    chunks = [data for offset, data in found.chunks if offset == REQUEST_OFFSET]
+    if chunks:
+        if len(chunks[-1]) < _REQUEST.size:
+            return None
+        flags, asked["backing_size"] = _REQUEST.unpack_from(chunks[-1])
+        asked |= {row.key: True for row in PERMISSIONS if row.flag & flags}
+        try:
+            values = read_options(chunks[-1][_REQUEST.size :])
+            rows = [row for row in OPTIONS if row.abi_key in values and row.key not in _FLAGGED]
+            asked |= {row.key: _take(row, values[row.abi_key]) for row in rows}
+        except (GuestFault, UsageError):
+            return None
+    request = AmendRequest.of(**asked)
     known = ASK_COMPAT | ASK_COMPAT_V3 | ASK_LAZY | ASK_LAZY_ON
-    return request if request_flags(request) == flags & known else None
+    is_whole = request_flags(request) == found.flags & known and len(request.steps()) == 1
+    return request if is_whole else None
+
+
+def _take(row: Option, value: int | bytes) -> int | bytes:
+    """A value as the host would send it. UsageError."""
+    return row.take(bool(value) if row.kind == FLAG else value)

@@ -127,6 +127,99 @@ static void edit_request(struct input *in)
     }
 }
 
+/* Where records are put together. */
+struct output {
+    uint8_t bytes[2600];
+    size_t size;
+};
+
+static void put_record(struct output *out, uint16_t key, uint16_t kind, const uint8_t *bytes,
+                       uint32_t length)
+{
+    uint8_t *p = out->bytes + out->size;
+    store_le(p, key, 2);
+    store_le(p + 2, kind, 2);
+    store_le(p + 4, length, 4);
+    memcpy(p + 8, bytes, length);
+    memset(p + 8 + length, 0, (8 - length % 8) % 8);
+    out->size += 8 + (length + 7) / 8 * 8;
+}
+
+static void put_number(struct output *out, uint16_t key, uint16_t kind, uint64_t value)
+{
+    uint8_t bytes[8];
+    store_le(bytes, value, 8);
+    put_record(out, key, kind, bytes, 8);
+}
+
+/* A name of the seeds, or one of any length. */
+static void put_text(struct input *in, struct output *out, uint16_t key, uint32_t most)
+{
+    static const char *const known[] = {"", "base.qcow2", "qcow2", "raw", "next", "d"};
+    uint8_t bytes[1100];
+    const char *name = known[draw(in, sizeof(known) / sizeof(*known))];
+    uint32_t length = (uint32_t)strlen(name);
+    memcpy(bytes, name, length);
+    if (draw(in, 2)) {
+        length = draw(in, 4) ? draw(in, 40) : draw(in, sizeof(bytes));
+        memset(bytes, 'a' + (int)draw(in, 26), length);
+    }
+    put_record(out, key, OPTION_KIND_BYTES, bytes, length < most ? length : most);
+}
+
+/* A size near that of the disk, near a border of a cluster or table, or any. */
+static uint64_t draw_size(struct input *in)
+{
+    uint64_t cluster = cluster_size(in), span = cluster * (cluster > 8 ? cluster / 8 : 1), size = 1 << 20;
+    if (in->count && in->length[0] >= 32)
+        size = load_be64(in->data + in->at[0] + 24);
+    switch (draw(in, 6)) {
+    case 0: size += (uint64_t)draw(in, 9) * 512 - 4 * 512; break;
+    case 1: size = (size / cluster + draw(in, 5) - 2) * cluster + draw(in, 3) * 512; break;
+    case 2: size = (size / span + draw(in, 4)) * span + (uint64_t)draw(in, 3) * 512 - 512; break;
+    case 3: size = (uint64_t)draw(in, 64) * cluster; break;
+    case 4: size = (uint64_t)(1 + draw(in, 64)) * 512; break;
+    default: size = interesting(in); break;
+    }
+    return draw(in, 16) ? size & ~UINT64_C(511) & INT64_MAX : size;
+}
+
+/* Ask for something else besides compat and lazy refcounts. */
+static void edit_options(struct input *in)
+{
+    static const uint32_t flags[] = {AMEND_FLAG_DROP_BITMAPS, AMEND_FLAG_SHRINK,
+                                     AMEND_FLAG_CHANGE_BACKING, AMEND_FLAG_KEYS};
+    struct output out = {.size = sizeof(struct request_head)};
+    uint32_t allowed = 0, last = in->count ? in->count - 1 : 0;
+    for (unsigned i = 0; i < sizeof(flags) / sizeof(*flags); i++)
+        allowed |= draw(in, i == 3 ? 16 : 3) ? (i == 3 ? 0 : flags[i]) : (i == 3 ? flags[i] : 0);
+    store_le(out.bytes, allowed, 4);
+    store_le(out.bytes + 4, draw(in, 2) ? UINT64_MAX : interesting(in), 8);
+    if (draw(in, 3) == 0) {
+        put_number(&out, OPTION_SIZE, OPTION_KIND_NUMBER, draw_size(in));
+        in->data[0] &= (uint8_t)~ASKED;
+    } else {
+        if (draw(in, 3) == 0)
+            put_text(in, &out, OPTION_BACKING_FILE, 1023);
+        if (draw(in, 3) == 0)
+            put_text(in, &out, OPTION_BACKING_FMT, 15);
+        if (draw(in, 4) == 0)
+            put_text(in, &out, OPTION_DATA_FILE, 1100);
+        if (draw(in, 4) == 0)
+            put_number(&out, OPTION_DATA_FILE_RAW, OPTION_KIND_FLAG, draw(in, 4) == 0);
+        if (draw(in, 2))
+            put_number(&out, OPTION_REFCOUNT_BITS, OPTION_KIND_NUMBER, UINT64_C(1) << draw(in, 7));
+    }
+    if (in->count && chunk_offset(in, last) == REQUEST_OFFSET)
+        in->size = in->at[last] - sizeof(struct chunk_head); /* it gives way to the new one */
+    if (in->count == CHUNKS_MAX || in->size + sizeof(struct chunk_head) + out.size > in->max_size)
+        return;
+    store_le(in->data + in->size, REQUEST_OFFSET, 8);
+    store_le(in->data + in->size + 8, out.size, 2);
+    memcpy(in->data + in->size + sizeof(struct chunk_head), out.bytes, out.size);
+    in->size += sizeof(struct chunk_head) + out.size;
+}
+
 /* Make room for (or, if negative, take away) bytes at `at` of a chunk. False: no room. */
 static bool shift(struct input *in, uint32_t chunk, size_t at, int change)
 {
@@ -232,7 +325,8 @@ static void edit_chunk(struct input *in)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
 {
     static void (*const edits[])(struct input *) = {
-        edit_header_field, edit_header_field, edit_request, edit_extension, edit_entry, edit_chunk,
+        edit_header_field, edit_header_field, edit_request, edit_options,
+        edit_extension,    edit_entry,        edit_chunk,
     };
     struct input in = {.data = data, .size = size, .max_size = max_size, .random = seed | 1};
     for (int i = 0; i < 8; i++)

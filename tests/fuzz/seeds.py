@@ -10,7 +10,7 @@ from typing import Any
 
 from instar.abi import AMEND_FLAG_DROP_BITMAPS
 from instar.vmm.request import AmendRequest
-from tests.fuzz.container import Input, from_image, request_flags
+from tests.fuzz.container import Input, asking, from_image, request_flags
 from tests.support.forge import (
     Bitmap,
     Compressed,
@@ -29,6 +29,17 @@ REQUESTS = tuple(
     for version in (None, 2, 3)
     for lazy in (None, False, True)
 )
+OTHERS = (
+    *(AmendRequest.of(refcount_bits=bits) for bits in (1, 8, 64)),
+    AmendRequest.of(refcount_bits=32, compat=3),
+    *(AmendRequest.of(size=size, shrink=True) for size in (512, 10 << 10, 1 << 20)),
+    AmendRequest.of(size=1 << 20, backing_size=1 << 15, drop_bitmaps=True),
+    AmendRequest.of(backing_file=b"base.qcow2", backing_fmt=b"qcow2"),
+    AmendRequest.of(backing_file=b"n" * 300, backing_fmt=b"raw", change_backing=True),
+    AmendRequest.of(backing_file=b"", change_backing=True, data_file_raw=False),
+    AmendRequest.of(data_file=b"disk.raw", data_file_raw=False),
+)
+"""Of options that an input has in a chunk of its own."""
 _PARTS = (
     *("header_cluster", "l1_table", "l2_table", "snapshot_table"),
     *("refcount_table", "refcount_block", "bitmap_directory", "table"),
@@ -187,6 +198,10 @@ def write_seeds(directory: Path) -> int:
     for name, image in seed_images():
         for number, request in enumerate(REQUESTS):
             (directory / f"{name}-{number}").write_bytes(seed_input(image, request).pack())
+            count += 1
+        for number, request in enumerate(OTHERS, len(REQUESTS)):
+            seed = asking(seed_input(image, request), request)
+            (directory / f"{name}-{number}").write_bytes(seed.pack())
             count += 1
     for name, image in _zero_images():
         for mode in (0, MODE_LONG):

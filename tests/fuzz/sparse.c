@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "qcow2/bytes.h"
+#include "qcow2/qcow2.h"
 
 #define SECTOR 512u
 
@@ -22,7 +23,8 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
         return false;
     memcpy(head, data, sizeof(*head));
     image->size = load_le(head->size, 8) & INT64_MAX;
-    image->count = 0;
+    image->count = image->request_size = 0;
+    image->request = 0;
     for (size_t at = sizeof(*head); size - at >= sizeof(chunk) && image->count < CHUNKS_MAX;) {
         memcpy(&chunk, data + at, sizeof(chunk));
         at += sizeof(chunk);
@@ -30,6 +32,10 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
         if (length > size - at)
             length = size - at;
         uint64_t offset = load_le(chunk.offset, 8);
+        if (offset == REQUEST_OFFSET && length >= sizeof(struct request_head)) {
+            image->request = data + at;
+            image->request_size = (uint32_t)length;
+        }
         if (offset <= INT64_MAX)
             image->chunks[image->count++] = (struct chunk){offset, length, data + at};
         at += length;
@@ -66,6 +72,26 @@ void sparse_apply(struct sparse *image, const struct staged *staged, uint32_t ph
     }
 }
 
+/* Sectors that are read with the header, wherever they are: the host's are inside the image. */
+static void read_along(const struct sparse *image, uint8_t flags, const uint8_t *raw,
+                       struct AmendConfig *config)
+{
+    struct asked_options asked = sparse_options(image, flags);
+    const struct option_value *size = &asked.values[OPTION_SIZE];
+    bool names = asked.values[OPTION_BACKING_FILE].given || asked.values[OPTION_BACKING_FMT].given ||
+                 asked.values[OPTION_DATA_FILE].given;
+    uint64_t span = (uint64_t)config->cluster_size * config->cluster_size / 8;
+    if (size->given && span) {
+        uint64_t both = config->virtual_size < size->number ? config->virtual_size : size->number;
+        uint64_t place = load_be64(raw + 40) + (both ? both - 1 : 0) / span * 8;
+        config->read_along[0] = place - place % SECTOR;
+    } else if (names || (config->current_version == 2 && flags & ASK_COMPAT_V3)) {
+        uint64_t table = (uint64_t)load_be32(raw + 56) * config->cluster_size;
+        config->read_along[0] = load_be64(raw + 48);
+        config->read_along[1] = config->read_along[0] + table;
+    }
+}
+
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config)
 {
     uint8_t raw[SECTOR];
@@ -88,24 +114,35 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
         .max_growth = flags & AMEND_FLAG_FIXED_SIZE ? 0 : GROWTH,
         .current_autoclear_features = version == 2 ? 0 : load_be64(raw + 88),
     };
-    /* Unlike the host's, which are inside the image; only an upgrade may be wrong about them. */
-    if (version == 2 && flags & ASK_COMPAT_V3) {
-        config->read_along[0] = load_be64(raw + 48);
-        config->read_along[1] = config->read_along[0] + config->cluster_size;
+    if (image->request) {
+        config->flags |= (uint32_t)load_le(image->request, 4) & ALLOWED;
+        config->backing_size = load_le(image->request + 4, 8);
     }
+    read_along(image, flags, raw, config);
 }
 
-struct asked_options sparse_options(uint8_t flags)
+struct asked_options sparse_options(const struct sparse *image, uint8_t flags)
 {
+    const uint32_t head = sizeof(struct request_head);
     struct asked_options asked = {0};
-    asked.values[OPTION_COMPAT] = (struct option_value){
-        .given = flags & ASK_COMPAT,
-        .number = flags & ASK_COMPAT_V3 ? 3 : 2,
-    };
-    asked.values[OPTION_LAZY_REFCOUNTS] = (struct option_value){
-        .given = flags & ASK_LAZY,
-        .number = flags & ASK_LAZY_ON ? 1 : 0,
-    };
+    if (image->request &&
+        !read_options(image->request + head, image->request_size - head, &asked))
+        memset(&asked, 0, sizeof(asked));
+    if (flags & ASK_COMPAT)
+        asked.values[OPTION_COMPAT] = (struct option_value){
+            .given = true,
+            .number = flags & ASK_COMPAT_V3 ? 3 : 2,
+        };
+    if (flags & ASK_LAZY)
+        asked.values[OPTION_LAZY_REFCOUNTS] = (struct option_value){
+            .given = true,
+            .number = flags & ASK_LAZY_ON ? 1 : 0,
+        };
+    uint64_t bits = asked.values[OPTION_REFCOUNT_BITS].number;
+    if (bits == 0 || bits > 64 || bits & (bits - 1))
+        asked.values[OPTION_REFCOUNT_BITS].given = false; /* the host asks for no such width */
+    if (!is_one_step(&asked))
+        asked.values[OPTION_SIZE].given = false; /* its step is another one */
     return asked;
 }
 
@@ -176,7 +213,7 @@ static bool stage(struct reading *reading, uint32_t phase, uint64_t offset, uint
 {
     struct staged *s = reading->staged;
     bool fits = s->count < STAGED_MAX && (!bytes || length <= STAGED_BYTES - s->bytes);
-    PROMISE(!reading->write_failed);
+    PROMISE(!reading->write_failed && reading->verdict->count == 0);
     if (!fits) {
         reading->write_failed = true;
         return false;

@@ -1,7 +1,8 @@
 /* Test side: a fuzzer's input as a request on a sparse image, and the image as the planner reads it.
  *
  * An input, all numbers little-endian, is an input_head and then chunks, each a chunk_head and its
- * bytes; the last one may be cut short. What no chunk covers reads as zeros; later chunks win.
+ * bytes; the last one may be cut short. What no chunk covers reads as zeros; later chunks win. A chunk
+ * at REQUEST_OFFSET is no part of the image: it says what else is asked for.
  */
 #ifndef INSTAR_FUZZ_SPARSE_H
 #define INSTAR_FUZZ_SPARSE_H
@@ -42,6 +43,14 @@ struct chunk_head {
     uint8_t length[2];
 };
 
+/* Where OptionRecords follow, as the ABI has them; the input's flags win over them. */
+#define REQUEST_OFFSET UINT64_MAX
+#define ALLOWED (AMEND_FLAG_DROP_BITMAPS | AMEND_FLAG_SHRINK | AMEND_FLAG_CHANGE_BACKING | AMEND_FLAG_KEYS)
+struct request_head {
+    uint8_t flags[4];        /* of those in ALLOWED */
+    uint8_t backing_size[8];
+};
+
 struct chunk {
     uint64_t offset;
     uint64_t length;
@@ -50,6 +59,8 @@ struct chunk {
 
 struct sparse {
     uint64_t size;
+    const uint8_t *request; /* a request_head and records; null: there is none */
+    uint32_t request_size;
     uint32_t count;
     struct chunk chunks[CHUNKS_MAX + STAGED_MAX];
 };
@@ -67,6 +78,7 @@ struct staged {
 struct reading {
     const struct sparse *image;
     const struct planner_workspace *workspace;
+    const struct verdict *verdict;
     struct staged *staged;
     uint64_t max_growth;
     uint32_t fail_read;
@@ -94,10 +106,10 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
 /* Any bytes of the image, zeros behind its end. */
 void sparse_read(const struct sparse *image, uint64_t offset, uint8_t *to, uint64_t length);
 
+/* The options that the flags, and the request of the image, ask for; those of one step. */
+struct asked_options sparse_options(const struct sparse *image, uint8_t flags);
 /* What the host makes of the image's first sector, as vmm/qcow2/probe.py and vmm/amend/messages.py do. */
 void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig *config);
-/* The options that the flags ask for. */
-struct asked_options sparse_options(uint8_t flags);
 
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */
 bool reading_read(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);

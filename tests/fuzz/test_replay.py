@@ -50,7 +50,7 @@ def test_plans_for_planner_inputs_keep_the_write_contract(planner: Any) -> None:
     plans = 0
     for path in kept("planner"):
         found = container.parse(path.read_bytes())
-        request = container.request_of(found.flags) if found else None
+        request = container.request_of(found) if found else None
         if not found or found.size > DENSE_MAX or request is None:
             continue
         image = dense(found)
@@ -93,4 +93,7 @@ def test_requests_survive_the_way_through_flags() -> None:
     for version in (None, 2, 3):
         for lazy in (None, False, True):
             request = AmendRequest.of(compat=version, lazy_refcounts=lazy)
-            assert container.request_of(container.request_flags(request)) == request
+            assert (
+                container.request_of(container.Input(container.request_flags(request), 0, ()))
+                == request
+            )

@@ -63,7 +63,7 @@ static bool walk(const struct view *view, struct step *step)
 void view_header(const struct sparse *image, struct view *view)
 {
     load_head(image, view);
-    view->without_bitmaps = false;
+    memset(view->without, 0, sizeof(view->without));
     const uint8_t *raw = view->head;
     PROMISE(memcmp(raw, "QFI\xfb", 4) == 0);
     view->version = (uint32_t)big(raw + 4, 4);
@@ -92,13 +92,36 @@ bool same_name(const struct view *one, const struct view *other)
            memcmp(one->name, other->name, one->name_size) == 0;
 }
 
+/* Whether an extension of this type is left out; no type is 0. */
+static bool is_without(const struct view *view, uint32_t type)
+{
+    for (unsigned i = 0; i < sizeof(view->without) / sizeof(view->without[0]); i++)
+        if (view->without[i] == type)
+            return true;
+    return false;
+}
+
 static bool next_carried(const struct view *view, struct step *step)
 {
     do
         if (!walk(view, step))
             return false;
-    while (step->type == FEATURE_NAMES || (view->without_bitmaps && step->type == BITMAPS));
+    while (step->type == FEATURE_NAMES || is_without(view, step->type));
     return true;
+}
+
+bool has_text(const struct view *view, uint32_t type, const uint8_t *bytes, uint32_t length)
+{
+    bool same = length == 0; /* none is an empty one */
+    for (struct step step = {.at = view->header_length}; walk(view, &step);) {
+        if (step.type != type)
+            continue;
+        same = step.length >= length;
+        for (uint32_t i = 0; same && i < length; i++)
+            same = head_bytes(view, step.data + i, 1) == bytes[i];
+        same &= step.length == length || head_bytes(view, step.data + length, 1) == 0;
+    }
+    return same;
 }
 
 bool has_bitmaps(const struct view *view)

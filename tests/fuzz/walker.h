@@ -16,7 +16,7 @@ struct view {
     uint64_t extensions_limit;
     uint64_t extensions_end; /* the end marker included, if there is one */
     bool has_name;
-    bool without_bitmaps; /* set by who compares: bitmaps extensions do not count */
+    uint32_t without[4]; /* set by who compares: extensions of these types do not count */
     uint64_t name_offset;
     uint32_t name_size;
     uint8_t name[NAME_MAX_SIZE];
@@ -30,6 +30,8 @@ bool same_name(const struct view *one, const struct view *other);
 bool same_extensions(const struct view *one, const struct view *other);
 
 bool has_bitmaps(const struct view *view);
+/* Whether this is the text of a kind; of several the last one counts, up to a NUL. */
+bool has_text(const struct view *view, uint32_t type, const uint8_t *bytes, uint32_t length);
 
 /* The bytes that extensions other than feature names take, padding included. */
 uint64_t carried_bytes(const struct view *view);

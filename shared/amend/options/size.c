@@ -52,7 +52,7 @@ static void check_bitmaps(struct amendment *amendment)
     bool in_force = image->header.autoclear_features & QCOW2_AUTOCLEAR_BITMAPS;
     if (!image->header.has_bitmaps || !in_force || image->file.verdict->unsound)
         return;
-    if (!walk_bitmaps(image, check_bitmap, amendment))
+    if (!walk_bitmaps(image, check_bitmap, amendment) && !image->file.verdict->unsound)
         name_bitmaps(image);
     if (amendment->target.drop_bitmaps)
         amendment->target.autoclear_features &= ~QCOW2_AUTOCLEAR_BITMAPS;
@@ -93,9 +93,9 @@ static void check(struct amendment *amendment)
 
 static void foresee(struct amendment *amendment)
 {
-    bool in_image =
-        !(amendment->image.header.incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE);
-    if (is_asked(amendment) && in_image)
+    const struct qcow2_header *h = &amendment->image.header;
+    bool in_image = !(h->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE);
+    if (is_asked(amendment) && in_image && amendment->target.size <= largest_size(h))
         check_boundary(&amendment->books, &amendment->target, amendment->backing_size);
 }
 
