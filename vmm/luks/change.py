@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import monotonic
 
-from ..base.errors import ImageRejected
+from ..base.errors import HostError, ImageRejected
 from ..base.record import record
 from ..base.refusals import luks_refusal
 from ..image.staging import StagedWrites
@@ -62,7 +62,7 @@ def change_keys(
 
     Raises:
         ImageRejected: the image, or the passphrase, is not one for this.
-        HostError: this machine's OpenSSL is not.
+        HostError: this machine's OpenSSL is not, or another program has changed the header.
         PlanFault: a defect, for which nothing may be written.
     """
     end = monotonic() + seconds
@@ -79,6 +79,11 @@ def change_keys(
     for write in writes:
         staged.write(place[0] // SECTOR_SIZE + write.sector, bytes(write.data), write.phase)
     after, atomic = judge_keys(region, staged, keys, numbers)
+    if not region.is_as_read():
+        raise HostError(
+            "the LUKS header was changed meanwhile, by a program that does not heed the image's "
+            "lock; nothing was written, try again when it is done"
+        )
     trials.end()
     return Changed(staged, atomic, _compare(region.header, after))
 

@@ -38,6 +38,10 @@ class Region:
         self.raw = read(offset, HEADER_SECTORS * SECTOR_SIZE)
         self.header: Header = read_header(self.raw[:HEADER_SIZE], self.length)
 
+    def is_as_read(self) -> bool:
+        """Whether the header still is what was read: to try passphrases takes seconds."""
+        return self._read(self.offset, len(self.raw)) == self.raw
+
     def area(self, slot: Slot) -> bytes:
         """The key material of a slot, as it is stored."""
         size = self.header.area_sectors * SECTOR_SIZE
