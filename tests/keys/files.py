@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def holders(data: bytes, passphrase: bytes) -> set[int]:
     return {s.number for s in slots if _holds(header, s, region.area(s), passphrase)}
 
 
-@cache
+@lru_cache(512)
 def _holds(header: Header, slot: Slot, area: bytes, passphrase: bytes) -> bool:
     """Most states that a crash leaves have most slots in common."""
     return open_slot(header, slot, area, passphrase) is not None

@@ -1,4 +1,4 @@
-"""Random adds and erases by qemu-img and instar in turn leave the right passphrases. Test side.
+"""Random adds and erases by three programs in turn leave the right passphrases. Test side.
 
 `scripts/key_sequences` makes more of them.
 """
@@ -15,6 +15,6 @@ pytestmark = pytest.mark.kvm
 
 
 @pytest.mark.parametrize("form", ["qcow2", "luks"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_a_sequence_leaves_the_expected_passphrases(tmp_path: Path, form: str, seed: int) -> None:
-    assert run_sequence(tmp_path / "i", form, seed) > 0
+    assert run_sequence(tmp_path / "i", form, seed).total() > 0

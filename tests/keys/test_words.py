@@ -104,8 +104,8 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 @pytest.mark.kvm
 @pytest.mark.parametrize("form", ["qcow2", "luks"])
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_in_qemus_words_and_nothing_moves(
-    tmp_path: Path, qemu: Qemu, name: str, form: str
+def test_it_is_refused_in_the_words_of_every_qemu_and_nothing_moves(
+    tmp_path: Path, qemu_versions: tuple[Qemu, ...], name: str, form: str
 ) -> None:
     options, unlock, said = REFUSED[name]
     volume = make_by_qemu(tmp_path / "i", form)
@@ -117,9 +117,13 @@ def test_it_is_refused_in_qemus_words_and_nothing_moves(
     assert ours.stdout == ""
     assert volume.path.read_bytes() == before
     assert volume.path.stat().st_mtime_ns == stat.st_mtime_ns
-    theirs = volume.amend(qemu, unlock, **options)
-    assert theirs.status == 1
-    assert said in theirs.stderr, theirs
+    for qemu in qemu_versions:
+        theirs = volume.amend(qemu, unlock, **options)
+        assert theirs.status == 1
+        # 5.2 says of a value that it does not know no more than that.
+        words = (said, "Invalid parameter 'on'") if name == "bad state" else (said,)
+        assert any(text in theirs.stderr for text in words), theirs
+        assert volume.path.read_bytes() == before, qemu
 
 
 @pytest.mark.kvm

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from tests.support import qemu as oracle
 from tests.support.qemu import Qemu
@@ -51,7 +53,7 @@ class Volume:
         asked = ",".join(f"{prefix}{key.replace('_', '-')}={options[key]}" for key in options)
         given = [part for word in WORDS for part in secret_flag(word)]
         command = ["amend", *self.flags(unlock), *given, "-o", asked, *flags]
-        return qemu.img(*command, accept=(0, 1))
+        return qemu.img(*command, accept=(0, 1), preload=quick_clock())
 
 
 WORDS = ("one", "two", "three", "four")
@@ -63,25 +65,42 @@ def secret_flag(word: str) -> list[str]:
     return ["--object", f"secret,id={word},data={word}"]
 
 
-def make_by_qemu(path: Path, form: str, **options: str) -> Volume:
-    """An image made by the newest qemu-img; options as "cipher_alg", without their prefix.
+@cache
+def quick_clock() -> Path | None:
+    """A library that spares qemu-img the seconds in which it measures how fast the machine is.
+
+    None without a compiler, where all just takes longer.
+    """
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        return None
+    folder = Path(mkdtemp(prefix="instar-clock-"))
+    atexit.register(shutil.rmtree, folder)
+    source, library = Path(__file__).with_name("quick_clock.c"), folder / "quick_clock.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+def make_by_qemu(
+    path: Path, form: str, *, qemu: Qemu | None = None, options: Mapping[str, str] | None = None
+) -> Volume:
+    """An image made by qemu-img, or the newest; options as "cipher_alg", without their prefix.
 
     Its passphrase is "one".
     """
-    path.write_bytes(_made_by_qemu(form, tuple(options.items())))
+    path.write_bytes(_made_by_qemu(qemu or oracle.newest(), form, tuple((options or {}).items())))
     return Volume(path, form)
 
 
 @cache
-def _made_by_qemu(form: str, options: tuple[tuple[str, str], ...]) -> bytes:
-    # qemu-img measures for seconds how fast the machine is.
+def _made_by_qemu(qemu: Qemu, form: str, options: tuple[tuple[str, str], ...]) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder, "image")
-        _create(path, form, dict(options))
+        _create(qemu, path, form, dict(options))
         return path.read_bytes()
 
 
-def _create(path: Path, form: str, options: Mapping[str, str]) -> None:
+def _create(qemu: Qemu, path: Path, form: str, options: Mapping[str, str]) -> None:
     prefix, secret = "encrypt." if form == "qcow2" else "", "one"
     all_options: Mapping[str, str] = {"iter_time": "1", **options}
     asked = {f"{prefix}{key.replace('_', '-')}": value for key, value in all_options.items()}
@@ -89,8 +108,8 @@ def _create(path: Path, form: str, options: Mapping[str, str]) -> None:
     if form == "qcow2":
         asked["encrypt.format"] = "luks"
     pairs = ",".join(f"{key}={value}" for key, value in asked.items())
-    qemu = oracle.newest()
-    qemu.img("create", "-q", "-f", form, *secret_flag(secret), "-o", pairs, str(path), str(SIZE))
+    command = ("create", "-q", "-f", form, *secret_flag(secret), "-o", pairs, str(path), str(SIZE))
+    qemu.img(*command, preload=quick_clock())
     qemu.run("qemu-io", "-c", f"write {DATA}", *Volume(path, form).flags(secret))
 
 
@@ -116,6 +135,15 @@ def cryptsetup(*arguments: str, word: str, accept: tuple[int, ...] = (0,)) -> in
     )
     assert done.returncode in accept, done.stderr
     return done.returncode
+
+
+def slots_in_use(path: Path) -> set[int]:
+    """The keyslots of an image that are in use, by the header's bytes, wherever it is."""
+    data = path.read_bytes()
+    start = data.index(b"LUKS\xba\xbe\0\1")
+    states = {n: data[start + 208 + 48 * n :][:4] for n in range(8)}
+    assert set(states.values()) <= {b"\0\xac\x71\xf3", b"\0\0\xde\xad"}
+    return {n for n, state in states.items() if state == b"\0\xac\x71\xf3"}
 
 
 def cryptsetup_opens(path: Path, word: str) -> bool:

@@ -169,33 +169,43 @@ class Qemu:
         """Run qemu-img bitmap, say with "--add", on the bitmap `name`."""
         self.img("bitmap", "-f", "qcow2", *flags, str(path), name)
 
-    def img(self, *arguments: str, accept: Collection[int] = (0,)) -> Run:
+    def img(
+        self, *arguments: str, accept: Collection[int] = (0,), preload: Path | None = None
+    ) -> Run:
         """Run qemu-img."""
-        return self.run("qemu-img", *arguments, accept=accept)
+        return self.run("qemu-img", *arguments, accept=accept, preload=preload)
 
-    def run(self, program: str, *arguments: str, accept: Collection[int] = (0,)) -> Run:
+    def run(
+        self,
+        program: str,
+        *arguments: str,
+        accept: Collection[int] = (0,),
+        preload: Path | None = None,
+    ) -> Run:
         """Run one of this version's programs.
 
         Args:
             program: its name.
             *arguments: its arguments.
             accept: the exit statuses that are no error.
+            preload: a library that is loaded into it before its own (ld.so(8)).
 
         Raises:
             QemuError: if it ends with another one, by a signal, or not at all.
         """
         command = (str(self.directory / program), *arguments)
-        run = self._run(command)
+        run = self._run(command, preload)
         # Where LUKS measures how fast the machine is, a busy one fails by chance.
         for _ in range(10):
             if run.ok or BUSY not in run.stderr:
                 break
-            run = self._run(command)
+            run = self._run(command, preload)
         if run.status not in accept:
             raise QemuError(_describe(run))
         return run
 
-    def _run(self, command: tuple[str, ...]) -> Run:
+    def _run(self, command: tuple[str, ...], preload: Path | None) -> Run:
+        more = {} if preload is None else {"LD_PRELOAD": str(preload)}
         try:
             done = subprocess.run(
                 command,
@@ -203,7 +213,7 @@ class Qemu:
                 capture_output=True,
                 encoding="utf-8",
                 errors="backslashreplace",
-                env={**os.environ, "LC_ALL": "C"},
+                env={**os.environ, "LC_ALL": "C", **more},
                 stdin=subprocess.DEVNULL,
                 timeout=TIMEOUT,
             )
