@@ -33,12 +33,12 @@ NEEDS_planner := compiler
 NEEDS_site := python venv
 NEEDS_mutants := $(NEEDS_test)
 NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
-IN_VENV := $(filter-out demo qemu clean,$(MAKECMDGOALS))
+IN_VENV := $(filter-out demo qemu downloads clean,$(MAKECMDGOALS))
 NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help needs demo test pythons dev guest planner qemu format check fuzz mutants bench dist site clean
+.PHONY: help needs demo test pythons dev guest planner qemu downloads format check fuzz mutants bench dist site clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -70,11 +70,12 @@ pythons: ## run the tests that depend on the interpreter on the oldest and the n
 
 dev: $(INSTALLED) ## make .venv, with an editable install and the tools
 
+# uv takes a third of pip's time for it, and the environments of several Pythons share its downloads.
 $(INSTALLED): pyproject.toml scripts/hatch_build.py bin/instar | needs
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo 'installing into $(VENV)'
-	@$(PY) -m pip install -q --disable-pip-version-check -U pip
-	@$(PY) -m pip install -q -e . --group dev $(ZIGLANG)
+	@$(PY) -m pip install -q --disable-pip-version-check -U uv
+	@VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q -e . --group dev $(ZIGLANG)
 	@touch $@
 
 guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the editable install
@@ -88,6 +89,9 @@ $(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h) $(shell find share
 
 qemu: | needs ## unpack the versions of qemu-img that instar is compared with
 	@scripts/fetch_qemu
+
+downloads: qemu ## have all that the tests need from elsewhere, before they begin
+	@scripts/fetch_python $(NEWEST) >/dev/null
 
 format: dev ## rewrite the Python sources in the project's style
 	$(VENV)/bin/ruff format .
