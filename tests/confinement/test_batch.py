@@ -284,6 +284,37 @@ def test_an_error_of_this_machine_names_its_image(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("most", range(5, 9))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["amend", *LAZY],
+        ["amend", "--repair"],
+        ["resize", "1G"],
+        ["rebase", "-u", "-b", ""],
+        ["check"],
+        ["check", "-r", "all"],
+        ["info"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_gets_no_descriptor_says_what_helps(
+    tmp_path: Path, arguments: list[str], most: int
+) -> None:
+    image = write(tmp_path / "a")
+    before = image.read_bytes()
+    where = -1 if arguments[0] == "resize" else len(arguments)
+    words = [*arguments[:where], str(image), *arguments[where:]]
+    line = ["prlimit", f"--nofile={most}:", "--", *command(*words)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        (error,) = done.stderr.splitlines()
+        assert "raise the limit of open files (ulimit -n) to 64" in error
+        assert "reinstall" not in error
+        assert image.read_bytes() == before
+    assert done.returncode == (0 if most == 8 and "all" not in arguments else done.returncode)
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
 @pytest.mark.parametrize("most", [5, 6])
 def test_a_low_limit_of_open_files_is_one_line_that_says_so(

@@ -111,6 +111,37 @@ def test_a_large_downgrade_comes_to_its_end(
     assert len({image.read_bytes() for image in images}) == 1
 
 
+# Each on the image that those before it leave.
+OTHER_COMMANDS = {
+    "grow": ["resize", "--backing-size", str(CLUSTERS << 9), "IMAGE", "1G"],
+    "shrink": ["resize", "--shrink", "IMAGE", "3M"],
+    "widen": ["amend", "-o", "refcount_bits=64", "IMAGE"],
+    "rebase": ["rebase", "-u", "-b", "base", "-F", "raw", "IMAGE"],
+    "amend with repair": ["amend", "--repair", "IMAGE"],
+    "check": ["check", "IMAGE"],
+    "repair": ["check", "-r", "all", "IMAGE"],
+    "info": ["info", "--safe", "IMAGE"],
+}
+
+
+@pytest.mark.parametrize("env", CLIENTS.values(), ids=CLIENTS)
+def test_other_commands_end_as_they_should_whatever_the_allocator(
+    tmp_path: Path, large: bytes, env: dict[str, str]
+) -> None:
+    image, start = tmp_path / "image", f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); {ALONE}"
+    image.write_bytes(large)
+    ended = {}
+    for name, arguments in OTHER_COMMANDS.items():
+        words = [str(image) if word == "IMAGE" else word for word in arguments]
+        line = [sys.executable, "-c", start, *words]
+        done = subprocess.run(
+            line, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        )
+        ended[name] = done.returncode, done.stderr
+    assert ended.pop("info")[0] == 1  # it names a backing file by now
+    assert set(ended.values()) == {(0, "")}
+
+
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("env", CLIENTS.values(), ids=CLIENTS)
 def test_the_doctor_finds_nothing_wrong_where_an_amend_works(

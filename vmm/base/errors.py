@@ -19,8 +19,9 @@ from _collections_abc import Mapping  # collections.abc would cost the command c
 
 from .record import record, to_dict
 
-# asm-generic/errno-base.h: ENFILE, EMFILE. A confined process that reports imports nothing.
-_NO_DESCRIPTOR = (23, 24)
+# A confined process that reports imports nothing, not even errno.
+NO_DESCRIPTOR = (23, 24)
+"""ENFILE and EMFILE (asm-generic/errno-base.h)."""
 
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
@@ -143,7 +144,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 def _blame_host(error: BaseException) -> BaseException:
     """Return what is to be reported: without a free descriptor even an import fails, anywhere."""
-    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR:
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
         return HostError(f"no descriptor is free; {_RAISE_LIMIT}")
     return error
 
@@ -153,7 +154,7 @@ _RAISE_LIMIT = "raise the limit of open files (ulimit -n) to 64"
 
 def reason_of(error: OSError) -> str:
     """Say why a system call failed, and what helps where that is known."""
-    helps = f"; {_RAISE_LIMIT}" if error.errno in _NO_DESCRIPTOR else ""
+    helps = f"; {_RAISE_LIMIT}" if error.errno in NO_DESCRIPTOR else ""
     return f"{error.strerror}{helps}"
 
 

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import deque
 
-from ..base.errors import HostError, UsageError, error_fields
+from ..base.errors import HostError, UsageError, error_fields, reason_of
 from ..base.record import record, to_dict
 from ..confine import Descriptors, confine
 from ..request.keywords import CACHE_MODES
@@ -177,7 +177,7 @@ class _Child:
             if self._pid == 0:
                 _be_child(other, name, look)
         except OSError as error:
-            raise HostError(f"cannot start a child: {error.strerror}") from error
+            raise HostError(f"cannot start a child: {reason_of(error)}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(other)

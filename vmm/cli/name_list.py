@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..base.errors import HostError, UsageError
+from ..base.errors import HostError, UsageError, reason_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_names(source: str, *, null: bool) -> Iterator[str]:
             if source != "-":
                 os.close(descriptor)
     except OSError as error:
-        raise HostError(f"could not read '{source}': {error.strerror}") from error
+        raise HostError(f"could not read '{source}': {reason_of(error)}") from error
 
 
 def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:

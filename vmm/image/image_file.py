@@ -9,7 +9,7 @@ import stat
 from instar.abi import AMEND_SECTOR_WORK
 
 from ..base.c import get_limits, syscall
-from ..base.errors import HostError, UsageError
+from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
 from .staging import SECTOR_SIZE, StagedWrites, staging_budget
 
@@ -129,7 +129,7 @@ class ImageFile:
             return HostError(f"could not open '{self.name}': it is a directory, not an image file")
         if error.errno == errno.ENXIO:
             return HostError(f"could not open '{self.name}': it is a socket or a missing device")
-        return HostError(f"could not open '{self.name}': {error.strerror}")
+        return HostError(f"could not open '{self.name}': {reason_of(error)}")
 
     def _measure(self, *, limited: bool) -> tuple[int, int]:
         """The size and what is stored of it, in bytes; of a block device, stat does not know it.

@@ -15,7 +15,7 @@ from instar.abi import (
     INSTAR_OPERATION_LIMIT,
 )
 
-from ..base.errors import HostError
+from ..base.errors import NO_DESCRIPTOR, HostError, reason_of
 from ..base.record import record
 from ..devices.memory import PAGE_SIZE
 
@@ -131,6 +131,8 @@ def load_image(folder: str, name: str, start: int, limit: int) -> Image:
         with open(path, "rb") as file:
             elf = file.read()
     except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise HostError(f"payload {path}: {reason_of(error)}") from error
         raise HostError(f"payload {path}: {error.strerror}; reinstall instar") from error
     try:
         return _parse(name, elf, start, limit)
