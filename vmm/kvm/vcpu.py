@@ -39,6 +39,7 @@ class Vcpu:
     def __init__(self, fd: int, mmap_size: int) -> None:
         """Own a vCPU's descriptor and map `mmap_size` bytes of it."""
         self.fd = fd
+        self._blocked = -1
         self._enter_guest = prepare_syscall(_SYS_IOCTL, fd, ioctls.KVM_RUN, 0)
         try:
             self._run = mmap.mmap(fd, mmap_size)
@@ -73,7 +74,10 @@ class Vcpu:
 
     def set_signal_mask(self, blocked: int) -> None:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""
+        if blocked == self._blocked:
+            return
         ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(len=8, sigset=blocked).buffer)
+        self._blocked = blocked
 
     def run_immediate_exit(self) -> None:
         """KVM_RUN with kvm_run.immediate_exit set: all of it but the guest (kvm/api.rst, 5).
