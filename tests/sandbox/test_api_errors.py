@@ -67,7 +67,7 @@ SIGNATURES = {
     b"QED\0": "a qed image",
     b"WithoutFreeSpace": "a parallels image",
     b"WithouFreSpacExt": "a parallels image",
-    b"OOOO SCSI": "a bochs image",
+    b"Bochs Virtual HD Image": "a bochs image",
     bytes(64) + b"\x7f\x10\xda\xbe": "a vdi image",
     gzip.compress(b"", mtime=0): "a file packed by gzip (.gz), to be unpacked first",
     lzma.compress(b""): "a file packed by xz (.xz), to be unpacked first",

@@ -26,7 +26,7 @@ SIGNATURES = {
     "a luks volume": [b"LUKS\xba\xbe\0\1"],
     "a qed image": [b"QED\0"],
     "a parallels image": [b"WithoutFreeSpace", b"WithouFreSpacExt"],
-    "a bochs image": [b"OOOO SCSI disk image"],
+    "a bochs image": [b"Bochs Virtual HD Image"],
     "a vdi image": [b"<<< Oracle VM VirtualBox Disk Image >>>".ljust(64) + b"\x7f\x10\xda\xbe"],
 }
 

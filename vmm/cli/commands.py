@@ -144,6 +144,8 @@ sandbox; any other file is recognised by its signature. Nothing that an image na
         ),
         Flag("cache", "accepted for the sake of qemu-img; has no effect", "t", "CACHE"),
         *_SHARED,
+        Flag("backing-chain", "refused: it opens what images name", aliases=("b",)),
+        Flag("limits", "refused: they are those of an image that qemu has opened"),
     ),
     examples=(
         ("instar info --safe upload.qcow2", "may this image be opened at all?"),

@@ -7,6 +7,7 @@ Read as qemu does: KEY=VALUE,... with ",," for a comma.
 from __future__ import annotations
 
 from ..base.errors import UsageError
+from ..request.keywords import AMENDABLE_FORMAT
 from ..request.lists import split_list
 
 TYPE_CHECKING = False
@@ -38,7 +39,7 @@ def name_files(
     read = [read_image_options(file, secrets) for file in files]
     for key in ("format", "key-secret"):
         values = {told.get(key) for _, told in read}
-        if len(values) > 1:
+        if len(values) > 1 and values != {None, AMENDABLE_FORMAT}:  # what each of them must be
             raise UsageError(f"--image-opts: the images have not the same {key}")
         for value in values - {None}:
             flags[key] = str(value)
@@ -84,7 +85,7 @@ def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]
             raise UsageError(f"--image-opts: expected {_FORM}, without '{key:.60}'")
     if not fields.get("file.filename"):
         raise UsageError(f"--image-opts: expected {_FORM}, with a file name")
-    told = {"format": driver} if driver == "luks" else {}
+    told = {"format": driver} if "driver" in fields else {}
     secret = fields.get(key_secret)
     if secret is not None and secret not in secrets:
         raise UsageError(f"--image-opts: no secret with id '{secret:.60}'; give it with --object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..base.errors import UsageError
 from ..base.record import to_dict
 from ..base.supported import check_machine
 from ..inspect import inspect_image
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
 
+_REFUSED = {
+    "backing-chain": "it opens what images name; 'references' says what that is, to be looked at "
+    "like any image",
+    "limits": "they are those of an image that qemu has opened, and here it is not opened so",
+}
+
 
 def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     """Carry out `instar info`; return the exit status."""
@@ -29,6 +36,9 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     if read is None:
         return 0
     flags = read.flags
+    for flag, why in _REFUSED.items():
+        if flag in flags:
+            raise UsageError(f"--{flag} is not supported: {why}")
     timeout = read_seconds(flags.get("timeout", "30"))
     policy = _read_policy(flags)
     check_machine()

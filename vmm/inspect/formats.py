@@ -6,7 +6,7 @@ thing to one reader and another thing to the next.
 
 from __future__ import annotations
 
-from ..qcow2.probe import PACKED, SIGNATURES, parse_fixed_header
+from ..qcow2.probe import PACKED, SIGNATURES, is_vmdk_text, parse_fixed_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SECTOR = 512
 
+_ZIP_END = 22  # bytes, where a zip file has no comment; its readers begin there
 _FROM_END = ((b"conectix", "vpc"), (b"koly", "dmg"))
 _CONTENTS = (
     (510, b"\x55\xaa", "mbr"),
@@ -41,7 +42,10 @@ def recognise(read: Callable[[int, int], bytes], size: int) -> tuple[str, tuple[
     header = parse_fixed_header(sectors[0])
     formats = ["qcow2"] if header is not None and header.version >= 2 else []
     formats += [name for at, signature, name, _ in SIGNATURES if is_there(at, signature)]
+    formats += ["vmdk"] if is_vmdk_text(sectors[0]) else []
     formats += [name for signature, name in _FROM_END if tail.startswith(signature)]
     contents = [name for at, signature, name in _CONTENTS if is_there(at, signature)]
+    if tail[-_ZIP_END:].startswith(b"PK\5\6"):
+        contents.append("zip")
     found, *others = formats or ["raw"]
     return found, tuple(dict.fromkeys(name for name in (*others, *contents) if name != found))

@@ -58,8 +58,10 @@ SIGNATURES = (
     (0, b"LUKS\xba\xbe", "luks", _LUKS),
     (0, b"WithoutFreeSpace", "parallels", "a parallels image"),
     (0, b"WithouFreSpacExt", "parallels", "a parallels image"),
-    (0, b"OOOO SCSI", "bochs", "a bochs image"),
+    (0, b"Bochs Virtual HD Image", "bochs", "a bochs image"),
+    (0, b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop", "cloop", "a cloop image"),
 )
+_VMDK_LINES = (b"version=1", b"version=2", b"version=3")
 PACKED = (
     (0, b"\x1f\x8b", "gzip", "gzip (.gz)"),
     (0, b"\xfd7zXZ\0", "xz", "xz (.xz)"),
@@ -134,6 +136,21 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
     )
 
 
+def is_vmdk_text(head: bytes) -> bool:
+    """Whether a file that begins so is a VMDK's descriptor to qemu: text that names other files.
+
+    Before the line that counts only comments may stand, and lines of spaces (QEMU, block/vmdk.c).
+    """
+    rest = head[:PROBE_SIZE]
+    while True:
+        line, newline, rest = rest.partition(b"\n")
+        if not newline:
+            return False
+        line = line.removesuffix(b"\r")
+        if not (line.startswith(b"#") or (line.startswith(b" ") and not line.strip(b" "))):
+            return line in _VMDK_LINES
+
+
 def identify(head: bytes, tail: bytes) -> str:
     """Name what a file that is not qcow2 looks like, by its first and its last 512 bytes."""
     if not head:
@@ -142,6 +159,8 @@ def identify(head: bytes, tail: bytes) -> str:
     for offset, signature, _, words in sorted(SIGNATURES, key=lambda row: row[0]):
         if head[offset : offset + len(signature)] == signature:
             return words
+    if is_vmdk_text(head):
+        return "a vmdk descriptor"
     if tail[-512:].startswith(b"conectix"):
         return "a vhd (vpc) image"
     for offset, signature, _, words in PACKED:
