@@ -236,8 +236,9 @@ static void check_texts(const struct asked_options *asked, uint32_t flags, struc
     const struct option_value *data = asked_for(asked, OPTION_DATA_FILE);
     bool may_change = flags & AMEND_FLAG_CHANGE_BACKING;
     if (name && may_change) {
-        PROMISE(new->name_size == name->length && (new->has_name || name->length == 0));
+        PROMISE(new->name_size >= name->length && (new->has_name || name->length == 0));
         PROMISE(memcmp(new->name, name->bytes, name->length) == 0);
+        PROMISE(new->name_size == name->length || new->name[name->length] == 0);
     } else {
         PROMISE(same_name(old, new));
     }

@@ -222,6 +222,9 @@ def test_082_a_size_comes_with_other_options_in_any_way_to_give_them(
         (("-o", "size=148M"), True, 148),
         (("-o", "lazy_refcounts=off", "-o", "lazy_refcounts=on", "-o", "size=150M"), True, 150),
         (("-o", "lazy_refcounts=on,size=152M", "-o", "lazy_refcounts=off"), False, 152),
+        (("-o", "size=8M", "-o", "lazy_refcounts=on", "-o", "size=154M"), True, 154),
+        (("-o", "size=4M,size=156M"), True, 156),
+        (("-f", "foo", "-f", "qcow2", "-o", "lazy_refcounts=off"), False, 156),
     ):
         done = run("amend", "-f", "qcow2", *flags, str(image))
         assert done.returncode == 0, done.stderr
@@ -259,6 +262,23 @@ def test_082_a_doubled_comma_is_part_of_a_name(flags: tuple[str, ...], tmp_path:
     assert "backing" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("-o", "backing_file=b,", "-o", "help"),
+        ("-o", "backing_file=b", "-o", ",help"),
+        ("-o", "backing_file=b", "-o", ",,", "-o", "help"),
+    ],
+)
+def test_082_commas_do_not_join_lists(flags: tuple[str, ...], tmp_path: Path) -> None:
+    image = make(newest(), tmp_path, "create t.qcow2 128M")
+    before = fingerprint(image)
+    done = run("amend", "-f", "qcow2", *flags, str(image))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Invalid option list" in done.stderr
+    assert fingerprint(image) == before
+
+
 @pytest.mark.parametrize("width", ["0", "3", "7", "65", "128", "-1", "garbage"])
 def test_112_a_width_is_a_power_of_two_of_up_to_64(width: str, tmp_path: Path) -> None:
     image = make(newest(), tmp_path, "create t.qcow2 64M")
@@ -278,6 +298,9 @@ def test_112_the_first_version_has_16_bits(qemu: Qemu, tmp_path: Path) -> None:
     assert_refused(image, "downgrade_refcount_width", compat="0.10")
     instar.amend(image, compat="0.10", refcount_bits=16)
     assert_clean(qemu, image)
+    instar.amend(image, compat="1.1")
+    assert qemu.info(image)["format-specific"]["data"]["refcount-bits"] == 16
+    assert_refused(image, "downgrade_refcount_width", compat="0.10", refcount_bits=32)
 
 
 @QEMUS
@@ -299,6 +322,37 @@ def test_112_what_a_snapshot_shares_does_not_fit_one_bit(qemu: Qemu, tmp_path: P
     instar.amend(image, refcount_bits=2)
     qemu.snapshot(image, "-c", "bar")
     assert_refused(image, "refcount_overflow", refcount_bits=1)
+    assert_clean(qemu, image)
+
+
+@QEMUS
+def test_112_a_wider_refcount_lets_check_mend_what_one_bit_cannot_count(
+    qemu: Qemu, tmp_path: Path
+) -> None:
+    recipe = "create -o refcount_bits=1 t.qcow2 64M\nio -c 'write 0 64k' t.qcow2"
+    image = make(qemu, tmp_path, recipe)
+    data = bytearray(image.read_bytes())
+    first = data[0x40000:0x40008]
+    assert any(first)
+    data[0x40008:0x40010] = first  # the next cluster of the disk is the same one
+    image.write_bytes(data)
+    instar.amend(image, refcount_bits=2)
+    assert qemu.info(image)["format-specific"]["data"]["refcount-bits"] == 2
+    instar.check(image, repair="all")
+    assert_clean(qemu, image)
+
+
+@QEMUS
+def test_112_refcounts_that_need_another_block_for_themselves(qemu: Qemu, tmp_path: Path) -> None:
+    recipe = (
+        "create -o refcount_bits=1,cluster_size=512 t.qcow2 64k\n"
+        f"io -c 'write -P 9 0 {58 * 512}' t.qcow2"
+    )
+    image = make(qemu, tmp_path, recipe)
+    done = run("amend", "-p", "-o", "refcount_bits=64", str(image))
+    assert (done.returncode, "(100.00/100%)" in done.stdout) == (0, True)
+    assert qemu.info(image)["format-specific"]["data"]["refcount-bits"] == 64
+    qemu.io(image, f"read -P 9 0 {58 * 512}")
     assert_clean(qemu, image)
 
 
