@@ -5,7 +5,6 @@ docs/architecture.md walks through the modules in the order in which an amend pa
 
 from __future__ import annotations
 
-import _struct
 import os
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
@@ -34,6 +33,8 @@ def find_by_name() -> None:
     if type(__spec__.loader) is SourceFileLoader and not elsewhere:
         sys.meta_path.insert(0, _Finder(type(__spec__)))
         # All that struct does is to pass on what this has.
+        import _struct
+
         sys.modules.setdefault("struct", _struct)
 
 
