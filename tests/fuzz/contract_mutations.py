@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 
 from construct import ConstructError
 
@@ -193,8 +194,9 @@ class Rogue:
         offset, clusters = struct.unpack(">QI", moved)
         phase = TABLE if offset == self.header.refcount_table_offset else PREPARE
         table = self._table(offset, clusters)
-        free = [n for n in range(len(table) // 8) if not any(table[8 * n : 8 * n + 8])]
-        for index in free[: self.rng.choice(_FEW)]:
+        words = struct.unpack(f">{len(table) // 8}Q", table[: len(table) & -8])
+        free = (n for n, word in enumerate(words) if not word)
+        for index in islice(free, self.rng.choice(_FEW)):
             place = self._end()
             self._put(PREPARE, place, bytes(self.size))
             self._put(phase, offset + 8 * index, place.to_bytes(8, "big"))
@@ -220,6 +222,10 @@ class Rogue:
 
     def _put(self, phase: int, offset: int, data: bytes) -> None:
         first, end = offset // SECTOR, -(-(offset + len(data)) // SECTOR)
+        if not offset % SECTOR and not len(data) % SECTOR:
+            parts = (data[at : at + SECTOR] for at in range(0, len(data), SECTOR))
+            self.case.phases[phase].update(zip(range(first, end), parts, strict=True))
+            return
         whole = bytearray(b"".join(self._now(n, phase) for n in range(first, end)))
         at = offset - first * SECTOR
         whole[at : at + len(data)] = data

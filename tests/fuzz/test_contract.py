@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 import time
 from array import array
+from dataclasses import replace
 
 import pytest
 
 from instar.vmm.contract import (
-    books,
     disk,
     growth,
     header,
     limits,
+    refcounts,
     structures,
     tables,
     version_2,
@@ -25,13 +26,13 @@ from tests.fuzz import contract_lies
 from tests.fuzz.contract import Tally, _run_image, _tell, run
 from tests.fuzz.contract_states import FindingError
 from tests.fuzz.other_readers import by_dissect, by_libqcow
-from tests.support.forge import Image, Zero
+from tests.support.forge import Image, Snapshot, Zero
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
     tally = run(seed=1, runs=1500, seconds=120)
     assert not tally.findings
-    assert tally.endings["accepted"] > 50
+    assert tally.accepted > 10
     assert tally.endings["a fault"] > 500
 
 
@@ -69,7 +70,7 @@ def test_the_fuzzer_finds_a_refcount_table_that_is_larger_than_qemu_takes(
 ) -> None:
     assert _found_in("6/14") == []
     monkeypatch.setattr(limits, "REFCOUNT_TABLE_MAX", 1 << 40)
-    monkeypatch.setattr(books, "REFCOUNT_TABLE_MAX", 1 << 40)
+    monkeypatch.setattr(refcounts, "REFCOUNT_TABLE_MAX", 1 << 40)
     monkeypatch.setattr(growth, "_judge_table", lambda *_: None)
     (finding,) = _found_in("6/14")
     assert "table_moves" in finding
@@ -125,3 +126,9 @@ def test_other_readers_take_an_empty_name_for_no_backing_file() -> None:
     empty = bytes(data)
     assert by_dissect(empty) == by_libqcow(empty) == [bytes(1 << 16)]
     assert by_dissect(image.build()) != [bytes(1 << 16)]
+
+
+def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> None:
+    image = Image(size=1 << 16, cluster_bits=9, snapshots=[Snapshot(name=b"s", extra_data_size=40)])
+    assert by_dissect(image.build()) is None
+    assert by_dissect(replace(image, snapshots=[Snapshot(name=b"s")]).build()) is not None

@@ -86,12 +86,12 @@ class Reader:
     def l1_entries(self, snapshot: int | None = None) -> Iterator[tuple[int, Any]]:
         """The entries of an L1 table that are not zero, with their indices."""
         offset, entries = self.l1_table(snapshot)
-        for index in nonzero(self.take(offset, U64 * entries), U64):
+        for index in nonzero(self.stored(offset, U64 * entries), U64):
             yield index, self._l1_entry(offset, index)
 
     def l2_entries_in(self, l1_index: int, l1_entry: Any) -> Iterator[tuple[int, L2Entry]]:
         """The entries of an L2 table that are not zero, with the guest clusters they describe."""
-        table = self.take(l1_entry.l2_table_offset, self.cluster_size)
+        table = self.stored(l1_entry.l2_table_offset, self.cluster_size)
         for index in nonzero(table, self.l2_entry_size):
             guest = l1_index * self.l2_entries + index
             yield guest, self._l2_entry(l1_entry.l2_table_offset, index)
@@ -111,6 +111,11 @@ class Reader:
     def take(self, offset: int, length: int) -> bytes:
         """Bytes of the image; behind its end they are zero."""
         return bytes(self.data[offset : offset + length]).ljust(length, b"\0")
+
+    def stored(self, offset: int, length: int) -> bytes:
+        """The same without what is behind the end, of tables that may be megabytes; whole words."""
+        found = bytes(self.data[offset : offset + length])
+        return found.ljust(len(found) + -len(found) % U64, b"\0")
 
     def _visible(self, entry: L2Entry, below: bytes) -> bytes:
         host = self.host_range(entry)
