@@ -1,0 +1,96 @@
+"""While slots are tried the user hears of it, and can stop it between two of them. Test side."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from struct import pack_into
+
+import pytest
+
+import instar
+from tests.keys.files import FIRST
+from tests.support.luks import make_by_qemu
+from tests.support.process import PACKAGE
+
+MAIN = f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); from instar.__main__ import main; main()"
+LONG = 500_000  # iterations: some tenths of a second
+
+
+@pytest.fixture
+def slow(disk: Path, full: bytes) -> Path:
+    """A file with eight slots in use, of which all but the first take long to try."""
+    data = bytearray(full)
+    for number in range(1, 8):
+        pack_into(">I", data, 208 + 48 * number + 4, LONG)
+    disk.write_bytes(data)
+    return disk
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("form", ["qcow2", "luks"])
+def test_each_slot_that_is_tried_moves_the_progress(tmp_path: Path, form: str) -> None:
+    path = make_by_qemu(tmp_path / "i", form).path
+    for number in range(1, 5):
+        keys = instar.AddKey(b"one", b"two", number, iter_time=0)
+        instar.amend(path, keys=keys, format=form)
+    told: list[float] = []
+    instar.amend(
+        *(path,),
+        keys=instar.EraseKey(secret=b"two"),
+        format=form,
+        progress=lambda done, total: told.append(done / total),
+    )
+    assert told == sorted(told)
+    assert (told[0], told[-1]) == (0, 1)
+    assert len({*told}) >= 6  # nothing yet, and each of the five slots
+
+
+@pytest.mark.kvm
+def test_the_keys_are_a_step_of_the_progress_of_all(tmp_path: Path) -> None:
+    path = make_by_qemu(tmp_path / "i", "qcow2").path
+    told: list[float] = []
+    keys = instar.AddKey(b"one", b"two", iter_time=0)
+    instar.amend(path, keys=keys, size=1 << 24, progress=lambda n, total: told.append(n / total))
+    assert told == sorted(told)
+    assert told[-1] <= 1
+
+
+def test_a_caller_ends_it_between_two_slots(slow: Path) -> None:
+    before, tried = slow.read_bytes(), []
+
+    def stop(done: int, total: int) -> None:
+        tried.append(done)
+        if done:
+            raise KeyboardInterrupt
+
+    keys = instar.AddKey(b"nope", b"new", slot=0, iter_time=0, force=True)
+    with pytest.raises(KeyboardInterrupt):
+        instar.amend(slow, keys=keys, format="luks", progress=stop, timeout=600)
+    assert len([done for done in tried if done]) == 1  # after the first, none was tried
+    assert slow.read_bytes() == before
+
+
+def test_an_interrupt_of_the_command_comes_between_two_slots(slow: Path) -> None:
+    before = slow.read_bytes()
+    secrets = ["--object", "secret,id=n,data=nope", "--object", "secret,id=o,data=other"]
+    asked = "state=inactive,old-secret=n"
+    line = [*(sys.executable, "-c", MAIN, "amend", "-p", "-f", "luks", "--timeout", "600")]
+    line += [*secrets, "-o", asked, str(slow)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        shown = b""
+        while shown.count(b"%") < 2 and (part := child.stdout.read(1)):
+            shown += part
+        child.send_signal(signal.SIGINT)
+        rest, said = child.communicate(timeout=120)
+    assert (child.returncode, said.count(b"\n")) == (1, 1), said
+    assert b"interrupted" in said
+    shown += rest
+    assert shown.startswith(b"    (0.00/100%)\r")
+    assert b"(100.00/100%)" not in shown  # the last slots were not tried
+    assert b"Traceback" not in said
+    assert slow.read_bytes() == before
+    assert FIRST not in shown + said
