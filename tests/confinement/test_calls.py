@@ -64,6 +64,7 @@ def trace(scene: Scene, python: str, folder: Path) -> set[str]:
 
 @pytest.mark.kvm
 @pytest.mark.slow
+@pytest.mark.any_python  # whichever runs it tries all
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
 def test_every_rule_is_needed(tmp_path: Path, python: str) -> None:
     used = set()
