@@ -39,7 +39,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/luks": {"time"},
     "vmm/luks/header.py": {"struct"},
     "vmm/luks/region.py": {"hmac"},
-    "vmm/luks/crypto.py": {"cryptography", "hashlib", "os", "time"},
+    "vmm/luks/crypto.py": {"contextlib", "cryptography", "hashlib", "os", "time"},
     "vmm/luks/plan.py": {"os"},
     "vmm/luks/judge.py": {"itertools"},
     "vmm/contract": {"bisect", "itertools", "operator", "struct", "sys"},
