@@ -93,7 +93,7 @@ static bool judge(struct amendment *amendment, const struct AmendConfig *config,
             (*option)->check(amendment);
     if (!verdict->unsound && !image->snapshots_checked)
         check_snapshots(image, 0, 0);
-    if (config->flags & AMEND_FLAG_KEYS && !verdict->unsound)
+    if (config->flags & AMEND_FLAG_KEYS && is_understood(amendment))
         (void)check_luks_region(amendment);
     if (verdict->count && is_understood(amendment))
         look_ahead(amendment);
