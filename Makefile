@@ -104,7 +104,7 @@ check: dev guest ## style, types, spelling and memory budgets; changes nothing
 	$(VENV)/bin/codespell
 	$(PY) scripts/check_binary_sizes
 
-fuzz: dev guest planner ## run a fuzzer: ARGS='planner', 'inspect', 'device', 'sandbox', 'contract', 'alias', 'luks' or 'worker', see docs/fuzzing.md
+fuzz: dev guest planner ## run a fuzzer: ARGS='planner', 'inspect', 'repair', 'device', 'sandbox', 'contract', 'alias', 'luks' or 'worker', see docs/fuzzing.md
 	@$(RUN) scripts/fuzz $(or $(ARGS),planner)
 
 mutants: dev guest planner ## break the code in 200 places, and show what the fast tests miss; half an hour and more

@@ -23,6 +23,7 @@ MEMORIES = {
 TARGETS = {
     "planner": ("planner_fuzzer.c", "sparse.c", "walker.c"),
     "inspect": ("inspect_fuzzer.c", "sparse.c"),
+    "repair": ("repair_fuzzer.c", "sparse.c"),
 }
 
 CFLAGS = "-std=c11 -g -Wall -Wextra -Werror -Wno-unknown-pragmas".split()

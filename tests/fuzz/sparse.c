@@ -36,8 +36,10 @@ bool sparse_parse(const uint8_t *data, size_t size, struct input_head *head, str
             image->request = data + at;
             image->request_size = (uint32_t)length;
         }
-        if (offset <= INT64_MAX)
-            image->chunks[image->count++] = (struct chunk){offset, length, data + at};
+        uint64_t there = offset < image->size ? image->size - offset : 0;
+        if (there) /* what lies behind the end must not show when the image grows */
+            image->chunks[image->count++] =
+                (struct chunk){offset, length < there ? length : there, data + at};
         at += length;
     }
     return true;

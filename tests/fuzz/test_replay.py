@@ -30,7 +30,7 @@ def kept(target: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("target", ["planner", "inspect"])
+@pytest.mark.parametrize("target", ["planner", "inspect", "repair"])
 def test_inputs_under_sanitizers(target: str) -> None:
     command = [str(build_replay(target)), *map(str, kept(target))]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
