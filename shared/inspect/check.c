@@ -85,7 +85,7 @@ bool count_contents(struct checking *checking)
     return count_region(checking, 0, h->cluster_size, AMEND_USE_HEADER) &&
            count_table(checking, h->l1_table_offset, h->l1_size, true) &&
            count_snapshots(checking) &&
-           count_region(checking, h->crypto_offset, h->crypto_length, AMEND_USE_CRYPTO_HEADER) &&
+           count_region(checking, h->crypto_offset, h->crypto_size, AMEND_USE_CRYPTO_HEADER) &&
            count_bitmaps(checking);
 }
 

@@ -331,3 +331,21 @@ def test_only_the_image_is_opened_read_only_under_the_locks_that_qemu_img_takes(
     assert not any(
         call in text for text in lines[opened:] for call in ("pwrite", "fsync", "fallocate")
     )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in HOSTILE if "header's offset is 2^" in case.name and not case.reason],
+    ids=lambda case: case.name,
+)
+def test_a_luks_header_beyond_the_end_of_the_file_is_a_corruption(
+    tmp_path: Path, case: Case
+) -> None:
+    image = tmp_path / "i"
+    case.write(image)
+    found = [finding.name for finding in instar.check(image).findings]
+    assert found[0] == "region_outside"
+    before = image.read_bytes()
+    with pytest.raises(instar.ImageRejected):
+        instar.check(image, repair="all")
+    assert image.read_bytes() == before
