@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.hostile import (
     bombs,
     contradictions,
@@ -36,3 +38,12 @@ THEMES = (
 )
 
 CASES: tuple[Case, ...] = tuple(case for theme in THEMES for case in theme.cases())
+
+WHOLE = os.environ.get("INSTAR_WHOLE_CATALOGUE") == "1"
+"""Whether what is dear is tried on all cases, not on a sample."""
+
+
+def sample(step: int) -> tuple[Case, ...]:
+    """Every `step`th case of each theme, the first one included; all of them if WHOLE."""
+    step = 1 if WHOLE else step
+    return tuple(case for theme in THEMES for case in tuple(theme.cases())[::step])
