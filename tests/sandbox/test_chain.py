@@ -428,7 +428,7 @@ class TestACommitThatFails:
         with pytest.raises(HostError) as caught:
             amend_in_steps(path, requests(steps[:2]))
         assert str(caught.value) == (
-            f"{self.FAULT}; the image reads as before, but may have leaked clusters, see qemu-img "
+            f"{self.FAULT}; the image reads as before, but may have leaked clusters, see instar "
             "check -r leaks; this was step 2 of 2, compat=1.1; steps done: compat=0.10"
         )
         assert path.read_bytes() == first.read_bytes()

@@ -129,8 +129,8 @@ def test_a_failure_says_what_the_image_is_now(path: Path, fail_at: int) -> None:
     assert switching or path.read_bytes()[:512] == b"\xee" * 512
 
 
-LEAKS = "the image reads as before, but may have leaked clusters, see qemu-img check -r leaks"
-AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
+LEAKS = "the image reads as before, but may have leaked clusters, see instar check -r leaks"
+AMENDED = "the image is amended, but may have leaked clusters, see instar check -r all"
 
 
 @pytest.mark.parametrize("fail_at", range(len(GROWING_CALLS)))

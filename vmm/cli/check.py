@@ -13,7 +13,7 @@ from ..request.keywords import check_format
 from .arguments import read_seconds
 from .commands import CHECK
 from .look import confiner, look_at_all, read_arguments
-from .report import Progress, show_debug, write
+from .report import Progress, check_told, show_debug, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
     tell = partial(_tell, report=report, quiet="quiet" in flags)
     found = {0, *look_at_all(read, report, look, tell, runs * timeout)}
+    if report.is_json or "quiet" not in flags:
+        check_told()
     return next(status for status in _WORST if status in found)
 
 

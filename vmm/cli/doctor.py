@@ -15,7 +15,7 @@ from ..base.record import record
 from .arguments import OPERAND, scan
 from .checks import CHECKS, REPORT, CheckError, HangError
 from .commands import DOCTOR, format_help
-from .report import Report, write
+from .report import Report, check_told, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from .arguments import read_seconds, read_size
 from .commands import INFO
 from .info_text import describe
 from .look import confiner, look_at_all, read_arguments
-from .report import show_debug, write
+from .report import check_told, show_debug, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         lambda document, *, named: _tell(document, report),
         timeout,
     )
-    return max(statuses, default=0)
+    status = max(statuses, default=0)
+    check_told()
+    return status
 
 
 def _read_policy(flags: dict[str, str]) -> Policy | None:

@@ -22,7 +22,7 @@ from ..request.keywords import CACHE_MODES
 from .arguments import read_line
 from .batch import read_jobs
 from .commands import format_help
-from .report import write
+from .report import check_told, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     flags, _, files = read_line(arguments, command.flags, f"instar {command.name}", report.use)
     if "help" in flags:
         write("stdout", format_help(command))
+        check_told()
         return None
     if flags.get("cache", "none") not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {flags['cache']}")

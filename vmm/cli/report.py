@@ -2,14 +2,15 @@
 
 The process may be confined by the time it has something to report, so a Report imports and opens
 all that it needs when it is told its format, before any image is looked at. Whatever comes from
-outside is escaped; a stream that is closed or full is no reason to fail.
+outside is escaped; a stream that is closed or full is no reason to fail, unless what was to be told
+is all that the command is for.
 """
 
 from __future__ import annotations
 
 import sys
 
-from ..base.errors import GuestFault, ImageRejected, UsageError, error_fields, explain
+from ..base.errors import GuestFault, HostError, ImageRejected, UsageError, error_fields, explain
 from ..base.escape import escape
 from ..base.record import load_dump
 
@@ -150,3 +151,9 @@ def write(stream_name: str, text: str) -> None:
     except (OSError, ValueError):
         # Otherwise the interpreter tries again on its way out, and makes the exit status 120.
         setattr(sys, stream_name, None)
+
+
+def check_told() -> None:
+    """Raise HostError if stdout did not take what was written to it; for what only tells."""
+    if sys.stdout is None:
+        raise HostError("the result was not written: stdout is closed, full or no longer read")

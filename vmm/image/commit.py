@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Range = tuple[int, int, int, bool]  # phase, offset, length in bytes, whether of zeros
 
 _AS_BEFORE = "the image reads as before"
-_MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see qemu-img check -r leaks"
-_AMENDED = "the image is amended, but may have leaked clusters, see qemu-img check -r all"
+_MAYBE_LEAKS = f"{_AS_BEFORE}, but may have leaked clusters, see instar check -r leaks"
+_AMENDED = "the image is amended, but may have leaked clusters, see instar check -r all"
 
 _KEYS_AS_BEFORE = "the keyslots are as before"
 _KEY_GONE = "the keyslot may be erased, and the others are as before"
