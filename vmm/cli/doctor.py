@@ -43,6 +43,7 @@ def run(arguments: list[str], report: Report) -> int:
             raise UsageError(f"unexpected argument '{value}'; see 'instar doctor --help'")
         if name == "help":
             write("stdout", format_help(DOCTOR))
+            check_told()
             return 0
         report.use(value)
     findings = _examine_all()
@@ -52,6 +53,7 @@ def run(arguments: list[str], report: Report) -> int:
     if not report.is_json:
         lines = [f"instar {__version__}, Python {python}", *map(_describe, findings)]
         write("stdout", "\n".join(lines) + "\n")
+    check_told()
     return 0 if ok else HostError.exit_status
 
 
