@@ -11,6 +11,7 @@ from instar.vmm.luks.change import Changed, change_keys
 from instar.vmm.luks.header import SECTOR_SIZE, Header, Slot
 from instar.vmm.luks.region import Region, open_slot
 from instar.vmm.request.keys import AddKey, EraseKey, check_keys
+from tests.support.luks import quick_clock
 from tests.support.qemu import Qemu, newest
 
 FIRST = b"correct horse"
@@ -22,10 +23,9 @@ def make(path: Path, form: str = "luks", *, qemu: Qemu | None = None, **options:
     fields = {"key-secret": "s", "iter-time": "10", **options}
     listed = [f"{prefix}{key}={value}" for key, value in fields.items()]
     listed += ["encrypt.format=luks"] if prefix else []
-    command = [str((qemu or newest()).directory / "qemu-img"), "create", "-q", "-f", form]
     secret = f"secret,id=s,data={FIRST.decode()}"
-    line = [*command, "--object", secret, "-o", ",".join(listed), str(path), "1M"]
-    subprocess.run(line, check=True, capture_output=True, timeout=60)
+    command = ("create", "-q", "-f", form, "--object", secret, "-o", ",".join(listed))
+    (qemu or newest()).img(*command, str(path), "1M", preload=quick_clock())
     return path
 
 
