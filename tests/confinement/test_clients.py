@@ -16,7 +16,9 @@ import pytest
 from instar.vmm.cli import trials
 from instar.vmm.confine.rules import CLIENT_RULES, RULES
 from tests.support.forge import Data, Image, Zero, ZeroAllocated, parse_header
+from tests.support.luks import make_by_qemu, secret_flag
 from tests.support.process import PACKAGE, attempt
+from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
 
@@ -140,6 +142,37 @@ def test_other_commands_end_as_they_should_whatever_the_allocator(
         ended[name] = done.returncode, done.stderr
     assert ended.pop("info")[0] == 1  # it names a backing file by now
     assert set(ended.values()) == {(0, "")}
+
+
+KEYS = {
+    "add": ("active", "new-secret=two", "iter-time=0"),
+    "replace": ("active", "new-secret=three", "keyslot=1", "iter-time=0"),
+    "erase": ("inactive", "old-secret=one"),
+}
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("form", ["qcow2", "luks"])
+@pytest.mark.parametrize("env", CLIENTS.values(), ids=CLIENTS)
+def test_keys_change_confined_whatever_the_allocator(
+    tmp_path: Path, qemu: Qemu, env: dict[str, str], form: str
+) -> None:
+    volumes = [make_by_qemu(tmp_path / f"{number}", form) for number in range(3)]
+    prefix, words = ("encrypt." if form == "qcow2" else ""), ("one", "two", "three")
+    secrets = [part for word in words for part in secret_flag(word)]
+    start = f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); {ALONE}"
+    line = [sys.executable, "-c", start, "amend", "-f", form, "--require-confinement", *secrets]
+    for images in (volumes[:1], volumes[1:]):  # alone, and by workers
+        for (state, *others), unlock in zip(KEYS.values(), ("one", "one", "three"), strict=True):
+            asked = ",".join(f"{prefix}{pair}" for pair in (f"state={state}", *others))
+            flags = ["--force", "--key-secret", unlock, "-o", asked]
+            paths = [str(volume.path) for volume in images]
+            done = subprocess.run(
+                [*line, *flags, *paths], env={**os.environ, **env}, capture_output=True, check=False
+            )
+            assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    for volume in volumes:
+        assert volume.opened(qemu, words) == {"three"}
 
 
 @pytest.mark.usefixtures("large")
