@@ -11,6 +11,8 @@ from struct import pack_into
 import pytest
 
 import instar
+import instar.vmm.luks.region
+from instar.vmm.luks.crypto import measure
 from tests.keys.files import FIRST
 from tests.support.luks import make_by_qemu
 from tests.support.process import PACKAGE
@@ -46,6 +48,29 @@ def test_each_slot_that_is_tried_moves_the_progress(tmp_path: Path, form: str) -
     assert told == sorted(told)
     assert (told[0], told[-1]) == (0, 1)
     assert len({*told}) >= 6  # nothing yet, and each of the five slots
+
+
+def test_a_user_hears_of_the_measurement_and_of_the_new_slot(
+    disk: Path, luks: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.write_bytes(luks)
+    told: list[tuple[int, int]] = []
+    heard: list[int] = []
+
+    def look(name: str) -> float:
+        heard.append(len(told))
+        return measure(name)
+
+    monkeypatch.setattr(instar.vmm.luks.region, "measure", look)
+    keys = instar.AddKey(FIRST, b"new", iter_time=50)
+    instar.amend(disk, keys=keys, format="luks", progress=lambda *done: told.append(done))
+    assert heard == [1]  # before it began
+    parts = [done / total for done, total in told]
+    assert parts == sorted(parts)
+    # At first nothing, then the slot that was tried; the new one, made; and opened once.
+    tried, made = sorted({*parts})[1:-1]
+    assert (parts[0], parts[-1]) == (0, 1)
+    assert made - tried == pytest.approx(1 - made)
 
 
 @pytest.mark.kvm

@@ -109,14 +109,17 @@ def _add(region: Region, trials: Trials, slot: Slot, keys: AddKey) -> list[Write
     if iterations > _ITERATIONS_MOST:
         _refuse("luks_iter_time", min(iterations, (1 << 64) - 1))
     iterations = max(iterations, ITERATIONS_LEAST)
-    trials.expect(2 * digest * iterations)  # to make it, and to see that it opens
+    cost = digest * iterations
+    trials.expect(2 * cost)  # to make it, and to see that it opens
     key = next(
         filter(None, (trials.open(one, memoryview(keys.unlock)) for one in header.active)), None
     )
     if key is None:
         _refuse("luks_password")
     try:
-        return plan_add(region, slot, key, memoryview(keys.new), iterations)
+        writes = plan_add(region, slot, key, memoryview(keys.new), iterations)
+        trials.did(cost)
+        return writes
     finally:
         wipe(key)
 

@@ -89,7 +89,9 @@ class Trials:
     @property
     def rate(self) -> float:
         """How many iterations of a single digest there are in a second; measured once."""
-        self._rate = self._rate or measure(self._region.header.hash)
+        if not self._rate:
+            self._tell()
+            self._rate = measure(self._region.header.hash)
         return self._rate
 
     def expect(self, cost: int) -> None:
@@ -101,7 +103,12 @@ class Trials:
 
     def _tell(self) -> None:
         if self._progress is not None:
-            self._progress(self._done, self._total)
+            self._progress(self._done, self._total or 1)  # of nothing, before there is any
+
+    def did(self, cost: int) -> None:
+        """Say that so many of the iterations that were expected are done."""
+        self._done += cost
+        self._tell()
 
     def end(self) -> None:
         """Say that nothing more is to be done."""
@@ -117,6 +124,5 @@ class Trials:
         region = self._region
         self._tell()
         key = open_slot(region.header, slot, region.area(slot), passphrase)
-        self._done += region.cost(slot)
-        self._tell()
+        self.did(region.cost(slot))
         return key
