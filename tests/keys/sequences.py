@@ -105,7 +105,7 @@ def _expect(slots: dict[int, str], step: Step) -> dict[int, str] | None:
     """The slots as they must be after a step, or None where it must be refused."""
     place = _place(slots, step)
     if step.what in ("add", "force"):
-        only = {*slots} == {place} and place in (6, 7)  # which have no spare area
+        only = {*slots} == {place} and place == 6  # which lies across two sectors
         if place is None or only or (place in slots and step.what == "add"):
             return None
         return {**slots, place: step.word}
