@@ -25,6 +25,8 @@ from .document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..request import AmendRequest
     from ..request.keywords import PathLike
 
@@ -128,19 +130,26 @@ def _run(task: memoryview, request: AmendRequest) -> tuple[bytes, int]:
             child.kill()  # does nothing to one that ended
 
 
-def _read_all(child: subprocess.Popen[bytes], end: float) -> bytes:
-    """Read the child's stdout to its end, or to where it is too long. TimeoutExpired at `end`."""
-    assert child.stdout is not None  # noqa: S101 - it is a pipe, see above
+def hear(child: subprocess.Popen[bytes], end: float) -> Iterator[bytes]:
+    """What the child writes to its stdout, as it comes, to its end. TimeoutExpired at `end`."""
+    assert child.stdout is not None  # noqa: S101 - it is a pipe, see start_child()
     descriptor = child.stdout.fileno()
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    answer = bytearray()
-    while len(answer) <= ANSWER_MAX:
-        if not poll.poll(max(end - time.monotonic(), 0) * 1000):
-            raise subprocess.TimeoutExpired(child.args, 0)
+    while poll.poll(max(end - time.monotonic(), 0) * 1000):
         data = os.read(descriptor, 1 << 16)
         if not data:
-            return bytes(answer)
+            return
+        yield data
+    raise subprocess.TimeoutExpired(child.args, 0)
+
+
+def _read_all(child: subprocess.Popen[bytes], end: float) -> bytes:
+    """Read the child's stdout to its end, or to where it is too long. TimeoutExpired at `end`."""
+    answer = bytearray()
+    for data in hear(child, end):
         answer += data
-    child.kill()
-    return b""
+        if len(answer) > ANSWER_MAX:
+            child.kill()
+            return b""
+    return bytes(answer)

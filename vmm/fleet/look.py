@@ -9,20 +9,18 @@ that was taken over can do what such a guest can, which is to lie about the imag
 from __future__ import annotations
 
 import json
-import os
-import select
 import signal
+import subprocess
 import time
 
 from ..base.errors import GuestFault, HostError
 from ..base.escape import escape_around
 from ..inspect.looker import Looker
-from .isolation import MARGIN, start_child
+from .isolation import MARGIN, hear, start_child
 from .look_child import END, HEADER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from typing import Any
 
@@ -83,26 +81,25 @@ class ChildLooker(Looker):
 
 def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
     """What the child says, until it says no more. HostError if it ends, or takes too long."""
-    assert child.stdout is not None  # noqa: S101 - it is a pipe, see start_child()
-    descriptor = child.stdout.fileno()
-    end = time.monotonic() + seconds
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
     told, heard = bytearray(), 0
-    while poll.poll(max(end - time.monotonic(), 0) * 1000):
-        data = os.read(descriptor, 1 << 16)
-        heard += len(data)
-        if not data or heard > ANSWER_MAX:
-            raise HostError(_describe_end(child))
-        told += data
-        while len(told) >= HEADER.size:
-            kind, size = HEADER.unpack_from(told)
-            if len(told) < HEADER.size + size:
+    try:
+        for data in hear(child, time.monotonic() + seconds):
+            heard += len(data)
+            if heard > ANSWER_MAX:
                 break
-            payload = bytes(told[HEADER.size : HEADER.size + size])
-            del told[: HEADER.size + size]
-            yield kind, payload
-    raise HostError(f"the confined process did not end within {seconds:g} s and was killed")
+            told += data
+            while len(told) >= HEADER.size:
+                kind, size = HEADER.unpack_from(told)
+                if len(told) < HEADER.size + size:
+                    break
+                payload = bytes(told[HEADER.size : HEADER.size + size])
+                del told[: HEADER.size + size]
+                yield kind, payload
+    except subprocess.TimeoutExpired:
+        raise HostError(
+            f"the confined process did not end within {seconds:g} s and was killed"
+        ) from None
+    raise HostError(_describe_end(child))
 
 
 def _describe_end(child: subprocess.Popen[bytes]) -> str:
