@@ -29,7 +29,7 @@ from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
 from .arguments import OPERAND, read_line, read_seconds, read_size, scan
 from .flags import AMEND, Command
-from .report import Progress, Report, check_told, show_debug, write
+from .report import Progress, Report, show_debug, tell, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,14 +150,12 @@ def _help(command: str, arguments: list[str]) -> int:
         found = [entry for entry in COMMANDS if entry.name == name]
         if not found:
             raise UsageError(f"unknown command '{name}'; see 'instar --help'")
-        write("stdout", format_help(found[0]))
-        check_told()
+        tell(format_help(found[0]))
         return 0
     for name, _value in scan(arguments[:1], INSTAR.flags, "instar"):
         if name == OPERAND:
             raise UsageError(f"unknown command '{command}'; see 'instar --help'")
-        write("stdout", f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
-        check_told()
+        tell(f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
         return 0
     raise UsageError("expecting a command, such as amend; see 'instar --help'")
 

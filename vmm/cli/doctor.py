@@ -15,7 +15,7 @@ from ..base.record import record
 from .arguments import OPERAND, scan
 from .checks import CHECKS, REPORT, CheckError, HangError
 from .commands import DOCTOR, format_help
-from .report import Report, check_told, write
+from .report import Report, check_told, tell, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def run(arguments: list[str], report: Report) -> int:
         if name == OPERAND:
             raise UsageError(f"unexpected argument '{value}'; see 'instar doctor --help'")
         if name == "help":
-            write("stdout", format_help(DOCTOR))
-            check_told()
+            tell(format_help(DOCTOR))
             return 0
         report.use(value)
     findings = _examine_all()

@@ -81,9 +81,10 @@ LIMITS = (
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
 )
+_IMAGE_OPTS = Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID")
 ACCEPTED = (
     Flag("object", "accepted for a secret, which is not needed", metavar="OBJDEF"),
-    Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+    _IMAGE_OPTS,
 )
 
 
@@ -118,7 +119,7 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
         *LIMITS,
         Flag("force", "replace a keyslot that is in use, or erase the last one"),
         Flag("object", "a passphrase: secret,id=ID,file=NAME or data=TEXT", metavar="OBJDEF"),
-        Flag("image-opts", "FILENAME is driver=qcow2,file.filename=F,encrypt.key-secret=ID"),
+        _IMAGE_OPTS,
         Flag("key-secret", "the secret that opens the image, to add a key", metavar="ID"),
         HELP_FLAG,
     ),

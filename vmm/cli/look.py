@@ -22,7 +22,7 @@ from ..request.keywords import CACHE_MODES
 from .arguments import read_line
 from .batch import read_jobs
 from .commands import format_help
-from .report import check_told, write
+from .report import tell, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     """Read a command line by its table; None if the help was asked for, and was printed."""
     flags, _, files = read_line(arguments, command.flags, f"instar {command.name}", report.use)
     if "help" in flags:
-        write("stdout", format_help(command))
-        check_told()
+        tell(format_help(command))
         return None
     if flags.get("cache", "none") not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {flags['cache']}")

@@ -153,6 +153,12 @@ def write(stream_name: str, text: str) -> None:
         setattr(sys, stream_name, None)
 
 
+def tell(text: str) -> None:
+    """Write to stdout what is all that a command is for. HostError if that is lost."""
+    write("stdout", text)
+    check_told()
+
+
 def check_told() -> None:
     """Raise HostError if stdout did not take what was written to it; for what only tells."""
     if sys.stdout is None:
