@@ -11,7 +11,8 @@ from instar.vmm.base.errors import ImageRejected
 from instar.vmm.base.refusals import luks_refusal
 from instar.vmm.luks import header as reader
 from tests.fuzz.luks import NAMES, Finding, check_one, run_batch
-from tests.fuzz.luks_headers import SORTS, make_header, may_be_read
+from tests.fuzz.luks_headers import may_be_read
+from tests.support.luks_headers import SORTS, make_header
 
 
 def test_headers_of_every_sort_are_accepted() -> None:

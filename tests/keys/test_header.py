@@ -9,6 +9,7 @@ import pytest
 from instar.vmm.base.errors import ImageRejected
 from instar.vmm.base.refusals import is_known
 from instar.vmm.luks.header import HEADER_SIZE, read_header
+from tests.support.luks_headers import make_header
 
 LENGTH = 4040 * 512
 SLOT = 208
@@ -16,17 +17,7 @@ SLOT = 208
 
 def header() -> bytearray:
     """A header as qemu makes it, with slot 0 in use."""
-    raw = bytearray(HEADER_SIZE)
-    raw[:8] = b"LUKS\xba\xbe\0\1"
-    for at, text in ((8, b"aes"), (40, b"xts-plain64"), (72, b"sha256")):
-        raw[at : at + len(text)] = text
-    pack_into(">II", raw, 104, 4040, 64)
-    pack_into(">I", raw, 164, 1000)
-    for number in range(8):
-        state, iterations = (0x00AC71F3, 1000) if number == 0 else (0x0000DEAD, 0)
-        pack_into(">II", raw, SLOT + 48 * number, state, iterations)
-        pack_into(">II", raw, SLOT + 48 * number + 40, 8 + 504 * number, 4000)
-    return raw
+    return bytearray(make_header("xts-plain64", 64, "sha256"))
 
 
 HOSTILE = {

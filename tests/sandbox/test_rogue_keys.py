@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from struct import pack_into
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 import instar
 from tests.sandbox.rogues import FOLDER, Rogues, Set
 from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot
+from tests.support.luks_headers import make_header
 
 pytestmark = pytest.mark.kvm
 
@@ -30,17 +30,7 @@ POINTER = 0x0537BE77
 
 def region() -> bytes:
     """A LUKS header with slot 0 in use, and areas without anything."""
-    raw = bytearray(4040 * 512)
-    raw[:8] = b"LUKS\xba\xbe\0\1"
-    for at, text in ((8, b"aes"), (40, b"xts-plain64"), (72, b"sha256")):
-        raw[at : at + len(text)] = text
-    pack_into(">II", raw, 104, 4040, 64)
-    pack_into(">I", raw, 164, 1000)
-    for number in range(8):
-        state = (0x0000DEAD, 0) if number else (0x00AC71F3, 1000)
-        pack_into(">II", raw, 208 + 48 * number, *state)
-        pack_into(">II", raw, 248 + 48 * number, 8 + 504 * number, 4000)
-    return bytes(raw)
+    return make_header("xts-plain64", 64, "sha256").ljust(4040 * 512, b"\0")
 
 
 IMAGE = Image(
