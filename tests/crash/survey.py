@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.cases import Case
-from tests.crash.recorder import Operation, instar, record, replay
+from tests.crash.recorder import Operation, Recording, instar, record, replay
 from tests.crash.states import crash_states, phases
 from tests.crash.verdict import Judge, Tally
 from tests.support.qemu import Qemu
@@ -35,6 +35,18 @@ class ReplayError(Exception):
     """The recording is not all that happened to the image."""
 
 
+def record_whole(
+    case: object, command: Sequence[str], image: Path
+) -> tuple[bytes, Recording, bytes]:
+    """Record a command; returns the image before and after it too. ReplayError for `case`."""
+    before = image.read_bytes()
+    recording = record(command, image)
+    after = image.read_bytes()
+    if replay(before, recording.operations) != after:
+        raise ReplayError(str(case))
+    return before, recording, after
+
+
 def interrupt_instar(case: Case, folder: Path, versions: Sequence[Qemu]) -> Outcome:
     """Record `instar amend` on the case's image in `folder`, and judge all that a crash leaves."""
     command = instar("--output", "json", *case.transition.arguments)
@@ -54,11 +66,7 @@ def _interrupt(
     image = case.write(folder)
     original = folder / "original.qcow2"
     shutil.copyfile(image, original)
-    before = original.read_bytes()
-    recording = record(command, image)
-    after = image.read_bytes()
-    if replay(before, recording.operations) != after:
-        raise ReplayError(str(case))
+    before, recording, after = record_whole(case, command, image)
     if recording.run.status:
         return Outcome(recording.run.stderr, True, 0, recording.operations, Tally())
     atomic = bool(json.loads(recording.run.stdout or "{}").get("atomic"))

@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.crash.alike import chosen_states, damage
 from tests.crash.cases import REBASES, backing_name
 from tests.crash.reading import read as read_header
-from tests.crash.recorder import instar, record, replay
-from tests.crash.survey import Outcome, ReplayError
+from tests.crash.recorder import instar
+from tests.crash.survey import Outcome, record_whole
 from tests.crash.verdict import Tally, Verdict
 from tests.support.disks import disk, snapshots, with_size
 from tests.support.forge import Compressed, Data, Image, Snapshot, Subclusters, Zero
@@ -150,14 +150,10 @@ def interrupt_tables(
 ) -> Outcome:
     """Record the change, by instar or by a qemu-img, and judge what a crash may leave."""
     image = case.write(folder)
-    before = image.read_bytes()
     command = instar(*case.arguments)
     if by is not None:
         command = [str(by.directory / "qemu-img"), *case.of_qemu]
-    recording = record(command, image)
-    after = image.read_bytes()
-    if replay(before, recording.operations) != after:
-        raise ReplayError(str(case))
+    before, recording, after = record_whole(case, command, image)
     if recording.run.status:
         return Outcome(recording.run.stderr, True, 0, recording.operations, Tally())
     tally = Tally()

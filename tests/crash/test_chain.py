@@ -32,6 +32,13 @@ ASKED_OF_QEMU = 4
 KILLS = 30
 BACKING = b"data" * 90 * 512
 UP, DOWN, LAZY = "compat=1.1", "compat=0.10", "lazy_refcounts=on"
+INCOMPLETE = Image(
+    version=2,
+    cluster_bits=9,
+    size=1 << 14,
+    clusters={0: Data(b"a")},
+    snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
+)
 CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
     "one sector each": (Image(version=2, clusters={0: Data(b"x")}), (UP, DOWN)),
     "slack": (
@@ -39,23 +46,11 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         (UP, LAZY, f"{DOWN},lazy_refcounts=off"),
     ),
     "snapshots that are completed": (
-        Image(
-            version=2,
-            cluster_bits=9,
-            size=1 << 14,
-            clusters={0: Data(b"a")},
-            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
-        ),
+        INCOMPLETE,
         (UP, DOWN),
     ),
     "snapshots that are completed, and a width": (
-        Image(
-            version=2,
-            cluster_bits=9,
-            size=1 << 14,
-            clusters={0: Data(b"a")},
-            snapshots=[Snapshot(name=b"n" * 60, extra_data_size=0), Snapshot(name=b"s")],
-        ),
+        INCOMPLETE,
         (UP, "refcount_bits=64"),
     ),
     "zero clusters that are filled": (

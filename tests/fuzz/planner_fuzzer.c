@@ -17,13 +17,6 @@
 #define ENTRIES_MAX 64u /* of an L1 table that are looked at */
 #define LONG_BUDGET UINT64_C(0x1a0000) /* more than a batch */
 
-struct attempt {
-    bool planned;
-    struct amend_plan plan;
-    struct verdict verdict;
-    struct reading reading;
-};
-
 static struct planner_workspace workspaces[2];
 static struct staged staged[2]; /* what was staged in each */
 

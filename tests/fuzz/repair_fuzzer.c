@@ -16,13 +16,6 @@
 #define PLACE 48u               /* of the refcount table, in the header */
 #define PLACE_END 60u
 
-struct attempt {
-    bool planned;
-    struct amend_plan plan;
-    struct verdict verdict;
-    struct reading reading;
-};
-
 static struct planner_workspace workspaces[2];
 static struct repair_memory memories[2];
 static uint64_t counts[2][ROOM / sizeof(uint64_t)];

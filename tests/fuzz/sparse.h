@@ -92,6 +92,14 @@ struct reading {
     bool write_failed;
 };
 
+/* What is asked of the planner once, and what came of it. */
+struct attempt {
+    bool planned;
+    struct amend_plan plan;
+    struct verdict verdict;
+    struct reading reading;
+};
+
 static inline uint64_t load_le(const uint8_t *p, unsigned size)
 {
     uint64_t value = 0;
