@@ -26,7 +26,7 @@ from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
 from ..image.image_file import count_budget
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
-from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, describe_finding
+from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, counted_as, describe_finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class CheckFrames:
     def __init__(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Start with nothing told; `progress` is called as progress(done, total)."""
         self._progress = progress
-        self.findings: list[Finding] = []
+        self._found: list[tuple[int, ...]] = []  # kinds, each with its details
         self.refusals: tuple[tuple[int, ...], ...] = ()
         self.numbers: tuple[int, ...] = ()
 
@@ -145,13 +145,14 @@ class CheckFrames:
         """Take one frame. GuestFault if it is malformed or out of order."""
         if kind == FRAME_CHECK_FINDINGS and len(payload) % _FINDING.size == 0:
             for number, _, *details in _FINDING.iter_unpack(payload):
-                self.findings.append(describe_finding(number, tuple(details)))
+                counted_as(number)
+                self._found.append((number, *details))
         elif kind == FRAME_REFUSALS and payload and len(payload) % _REFUSAL.size == 0:
             self.refusals = tuple(_REFUSAL.iter_unpack(payload))
         elif kind == FRAME_CHECK and len(payload) == _RESULT.size:
             magic, refusals, *numbers, told = _RESULT.unpack(payload)
-            if magic != CHECK_RESULT_MAGIC or told != len(self.findings):
-                raise GuestFault(f"a result with {told} findings, of {len(self.findings)}")
+            if magic != CHECK_RESULT_MAGIC or told != len(self._found):
+                raise GuestFault(f"a result with {told} findings, of {len(self._found)}")
             if refusals != len(self.refusals) or refusals > REFUSAL_MAX:
                 raise GuestFault(f"a result with {refusals} refusals")
             self.numbers = tuple(numbers)
@@ -167,8 +168,12 @@ class CheckFrames:
         """See that no more was found than was counted."""
         counted = dict(zip((ERROR, CORRUPTION, LEAK, OVERLAP), self.numbers, strict=False))
         for counts_as, number in counted.items():
-            if sum(one.counts_as == counts_as for one in self.findings) > number:
+            if sum(counted_as(kind) == counts_as for kind, *_ in self._found) > number:
                 raise GuestFault(f"fewer {counts_as} than were told")
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found, in words; there may be thousands, of an image that is then refused."""
+        return tuple(describe_finding(kind, details) for kind, *details in self._found)
 
 
 def ram_for(image: ImageFile) -> int:
@@ -210,7 +215,7 @@ def check_open(
     return CheckResult(
         filename=image.name,
         **dict(zip(_NUMBERS, frames.numbers, strict=True)),
-        findings=tuple(frames.findings),
+        findings=frames.findings(),
         is_dirty=REFUSAL_DIRTY in reasons,
         is_corrupt=REFUSAL_CORRUPT in reasons,
         payload_sha256=looker.payload_sha256,

@@ -10,6 +10,10 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..base.refusals import USES
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # What a finding counts as, in qemu-img's terms and one of its own.
 ERROR, CORRUPTION, LEAK, OVERLAP = "check-errors", "corruptions", "leaks", "overlaps"
 
@@ -142,10 +146,15 @@ class Finding:
     """What the message is about, by name; a use is an AMEND_USE_* of the ABI."""
 
 
-def describe_finding(kind: int, details: tuple[int, ...]) -> Finding:
-    """Put a CheckFinding into words. GuestFault for a number that means nothing."""
+def counted_as(kind: int) -> str:
+    """As what a CheckFinding counts. GuestFault for a number that means nothing."""
     if kind not in _KINDS:
         raise GuestFault(f"a finding of kind {kind}")
+    return _KINDS[kind][1]
+
+
+def describe_finding(kind: int, details: Sequence[int]) -> Finding:
+    """Put a CheckFinding into words; its kind is one that counted_as() knows."""
     name, counts_as, names, message = _KINDS[kind]
     detail = dict(zip(names, details, strict=False))
     uses = {key: _USES.get(detail[key], "something") for key in names if key.endswith("use")}
