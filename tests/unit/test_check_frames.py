@@ -11,7 +11,7 @@ from instar.vmm.base.errors import GuestFault
 from instar.vmm.inspect.check import CheckFrames
 
 FINDING, RESULT = Struct(abi.CheckFinding_FORMAT), Struct(abi.CheckResult_FORMAT)
-LEAKED = FINDING.pack(abi.CHECK_CLUSTER_LEAKED, 0, 7, 0, 1)
+LEAKED = FINDING.pack(abi.CHECK_CLUSTER_LEAKED, 0, 7, 1, 0)  # cluster, refcount, users
 
 
 def result(*, leaks: int, told: int, refusals: int = 0) -> bytes:
