@@ -279,3 +279,40 @@ instar.vmm.fleet.worker._amend = amend
     }
     assert {document["filename"] for document in documents} == amended
     assert 10 < len(amended) < 300
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "instar.vmm.fleet.worker_process.WorkerProcess.receive",
+        "instar.vmm.fleet.worker_process.WorkerProcess.takes_piece",
+        "instar.vmm.fleet.batch.read_outcome",
+        "instar.vmm.fleet.supply.Supply.done",
+        "instar.vmm.cli.report.Report.result",
+    ],
+)
+def test_an_interrupt_loses_no_answer_wherever_it_meets_the_command(
+    tmp_path: Path, place: str
+) -> None:
+    images = write_some(tmp_path, 60)
+    room, _, name = place.rpartition(".")
+    patch = f"""
+import os, pkgutil, signal, instar.vmm.cli.batch
+room = pkgutil.resolve_name("{room}")
+calls = 0
+def interrupted(*arguments, original=room.{name}, **keywords):
+    global calls
+    calls += 1
+    answer = original(*arguments, **keywords)
+    if calls == 20:
+        os.kill(os.getpid(), signal.SIGINT)
+    return answer
+room.{name} = interrupted
+"""
+    told = run(*MANY, "-j2", *images, patch=patch)
+    documents: list[Any] = [json.loads(line) for line in told.stdout.splitlines()]
+    assert documents.pop()["error"]["kind"] == "KeyboardInterrupt"
+    assert {document["filename"] for document in documents} == {
+        str(image) for image in images if parse_header(image.read_bytes()).compatible_features
+    }
+    assert 10 < len(documents) < 60

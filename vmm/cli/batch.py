@@ -15,7 +15,7 @@ from .report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from ..amend.result import AmendOutcome
@@ -73,24 +73,15 @@ def _chain(files: list[str], source: str, *, null: bool) -> Iterator[str]:
     yield from read_names(source, null=null)
 
 
-def _report(
-    outcomes: Generator[AmendOutcome, None, None], report: Report, bar: Any, *, quiet: bool
-) -> int:
+def _report(outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet: bool) -> int:
     counts = dict.fromkeys(_KINDS, 0)
-
-    def take(outcomes: Iterable[AmendOutcome]) -> None:
+    try:
         for outcome in outcomes:
             if bar is not None:
                 bar.clear()
             counts[_tell(outcome, report, quiet=quiet)] += 1
             if bar is not None:
                 bar.update()
-
-    try:
-        take(outcomes)
-    except KeyboardInterrupt as interrupt:
-        take(_rest(outcomes, interrupt))
-        raise
     finally:
         report.filename = None
         if bar is not None:
@@ -99,17 +90,6 @@ def _report(
         summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         write("stderr", f"instar: {sum(counts.values())} images: {summary}\n")
     return 1 if counts["failed"] else 0
-
-
-def _rest(
-    outcomes: Generator[AmendOutcome, None, None], interrupt: KeyboardInterrupt
-) -> Iterator[AmendOutcome]:
-    """What becomes of the images that were begun, wherever the interrupt met this process."""
-    try:
-        yield outcomes.throw(interrupt)
-        yield from outcomes
-    except KeyboardInterrupt:
-        return
 
 
 def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:

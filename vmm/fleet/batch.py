@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import mmap
 import select
+import signal
 import socket
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from ..amend import open_image
 from ..amend.result import AmendOutcome
@@ -39,6 +40,8 @@ NAP = 0.002
 PATIENCE = 2.0
 """Seconds that workers have to end the image at hand when the batch is given up."""
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
 
 def amend_batch(
     paths: Iterable[PathLike], request: AmendRequest, *, jobs: int, required: bool
@@ -47,10 +50,15 @@ def amend_batch(
 
     For a process without other threads, as it forks. `required` is that of confine(). Raises
     HostError if this machine cannot run a single worker. Whoever stops early lets images that were
-    begun come to their end; after a KeyboardInterrupt, thrown in or met, their outcomes follow, and
-    then it goes on.
+    begun come to their end.
+
+    Until the end, SIGINT and SIGTERM reach the process only while this waits or begins an image:
+    anywhere else, the caller's part included, the KeyboardInterrupt that they become could cost an
+    answer that was heard and not yet told. After it the outcomes of all images that were begun
+    follow, and then it goes on.
     """
     batch = _Batch(Supply(paths), request, jobs, required)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         yield from batch.run()
     except KeyboardInterrupt:
@@ -58,6 +66,17 @@ def amend_batch(
         raise
     finally:
         batch.stop()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _interruptible() -> Generator[None, None, None]:
+    """Let an interrupt in, where it costs nothing that has been heard."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
 
 
 class _Batch:
@@ -123,14 +142,18 @@ class _Batch:
     def _feed(self) -> Iterator[AmendOutcome]:
         """Give the workers as much as they may have; images that cannot be opened are done."""
         while len(self._workers) < self._jobs or self._least_busy().room:
-            taken = self._supply.take()
-            if taken is None:
-                return
-            try:
-                with self._open(taken.path) as image:
-                    self._choose_worker().send(taken, image)
-            except InstarError as error:
-                yield self._end(taken, error)
+            failed: AmendOutcome | None = None
+            with _interruptible():
+                taken = self._supply.take()
+                if taken is None:
+                    return
+                try:
+                    with self._open(taken.path) as image:
+                        self._choose_worker().send(taken, image)
+                except InstarError as error:
+                    failed = self._end(taken, error)
+            if failed:
+                yield failed
 
     def _open(self, path: PathLike) -> ImageFile:
         announce(path, self._request)
@@ -162,10 +185,11 @@ class _Batch:
     def _wait(self) -> list[int]:
         """The channels with an answer, or whose worker has ended or has to."""
         busy = [worker.deadline for worker in self._workers.values() if worker.sent]
-        if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
-            time.sleep(NAP)
-        seconds = max(min(busy) - time.monotonic(), 0)
-        found = [descriptor for descriptor, _ in self._poll.poll(seconds * 1000 + 1)]
+        with _interruptible():
+            if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
+                time.sleep(NAP)
+            seconds = max(min(busy) - time.monotonic(), 0)
+            found = [descriptor for descriptor, _ in self._poll.poll(seconds * 1000 + 1)]
         late = (fd for fd, worker in self._workers.items() if worker.is_late)
         return list(dict.fromkeys((*found, *late)))
 
