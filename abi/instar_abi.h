@@ -71,7 +71,7 @@
 #define INSTAR_PHASE_COUNT 6
 #define INSTAR_ZEROES_SEGMENTS_MAX 4096 /* in one WRITE_ZEROES request */
 #define INSTAR_SEGMENTS_MAX 0x100000    /* in all of them; one that goes on behind the last is none */
-#define INSTAR_STAGED_MAX 0x10000000    /* bytes of all OUT requests together */
+#define INSTAR_STAGED_MAX 0x10100000    /* bytes of all OUT requests together: L2 tables of 2 TiB */
 
 /* The request for one amend. The current_* fields are what the host read at fixed offsets of the
  * header; the guest reads the header itself and refuses if the two disagree. */
