@@ -12,26 +12,32 @@ from marshal import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from importlib.machinery import ModuleSpec
-    from types import CodeType
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+    from typing import Any
+else:
+    ModuleType = type(sys)  # the module types would be one more
 
 _BYTECODE_MAX = 1 << 16
 """Bytes of bytecode that are read at once; a module that has more is left to Python."""
 _PREFIX = __name__.partition(".")[0] + "."
+_ENDING = f".{sys.implementation.cache_tag}.pyc"
+
+_held: dict[str, tuple[str, bool, bytes]] = {}
+"""Of modules that hold() has read, what _find() says."""
 
 
-def find_by_name() -> None:
-    """Find the modules of this package by their names from here on: for the command, which exits.
+def import_by_name() -> None:
+    """Import the modules of this package by their names from here on: for the command, which exits.
 
-    Python's own finder serves any folder: it lists each, and asks for its time before each module.
-    Here a.b is b.py, or b/__init__.py, in the folder of a. Where bytecode may be elsewhere than in
-    __pycache__, or the package is in an archive, all stays as it is
+    Python's own machinery serves any folder, any kind of file and any number of threads. Here a.b
+    is b.py, or b/__init__.py, in the folder of a, and there is one thread. Where bytecode may be
+    elsewhere than in __pycache__, or the package is in an archive, all stays as it is
     (docs/decisions/0040-modules-by-their-names.md).
     """
     elsewhere = sys.pycache_prefix is not None or sys.flags.optimize
     if type(__spec__.loader) is SourceFileLoader and not elsewhere:
-        sys.meta_path.insert(0, _Finder(type(__spec__)))
+        _builtins["__import__"] = _import
         # All that struct does is to pass on what this has.
         import _struct
 
@@ -44,52 +50,89 @@ def hold(*names: str) -> None:
     Names are those within this package. What a module costs besides waits until it is imported
     (docs/decisions/0061-a-refusals-words-are-held.md). What cannot be held is imported now.
     """
-    finder = sys.meta_path[0]
     for name in [f"{__name__}.{name}" for name in names]:
-        if name not in sys.modules and not (isinstance(finder, _Finder) and finder.hold(name)):
+        if name in sys.modules or name in _held:
+            continue
+        above = sys.modules.get(name.rpartition(".")[0])
+        found = _find(name, above) if above and _builtins["__import__"] is _import else None
+        if found is None:
             __import__(name)
+        else:
+            file, is_package, code = found
+            _held[name] = file, is_package, bytes(code)
 
 
-class _Finder:
-    def __init__(self, spec: type[ModuleSpec]) -> None:
-        """Take this type from a module that has it: the module importlib would cost more."""
-        self._spec = spec
-        self._held: dict[str, ModuleSpec] = {}
-        self._ending = f".{sys.implementation.cache_tag}.pyc"
+def _import(
+    name: str,
+    globals: Mapping[str, Any] | None = None,  # noqa: A002 - as Python calls it
+    locals: Mapping[str, Any] | None = None,  # noqa: A002 - as Python calls it
+    fromlist: Sequence[str] | None = (),
+    level: int = 0,
+) -> ModuleType:
+    """What an import statement calls (the function __import__); most are left to Python."""
+    full = name
+    if level:
+        package = (globals or {}).get("__package__") or ""
+        base = package.rsplit(".", level - 1)[0] if level > 1 else package
+        full = f"{base}.{name}" if name else base
+    if fromlist and full.startswith(_PREFIX):
+        module = sys.modules.get(full) or _load(full)
+        if module is not None:
+            known = module.__dict__
+            # A part is a name of the module, or a module in it; of one that is neither Python says
+            # so.
+            if known.keys() >= {*fromlist} or all(
+                part in known or _load(f"{full}.{part}") for part in fromlist
+            ):
+                return module
+    left: ModuleType = _python_import(name, globals, locals, fromlist, level)
+    return left
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, _target: object = None
-    ) -> ModuleSpec | None:
-        """What Python calls with a module's full name and the folder of the package it is in."""
-        if path is None or not name.startswith(_PREFIX):
-            return None
-        if held := self._held.pop(name, None):
-            return held
-        folder, stem = path[0], name.rpartition(".")[2]
-        place = f"{folder}/{stem}"
-        status = _status(f"{place}.py")
-        is_package = status is None
-        if is_package:
-            folder, stem = place, "__init__"
-            status = _status(f"{place}/__init__.py")
-        if status is None:
-            return None  # Python says so
-        file, cached = f"{folder}/{stem}.py", f"{folder}/__pycache__/{stem}{self._ending}"
-        loader = _Loader(name, file, cached, status)
-        spec = self._spec(name, loader, origin=file, is_package=is_package)
-        spec.has_location, spec.cached = True, cached
-        if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.append(place)
-        return spec
 
-    def hold(self, name: str) -> bool:
-        """Read a module's bytecode, for find_spec(); whether it is fresh."""
-        package = sys.modules.get(name.rpartition(".")[0])
-        spec = self.find_spec(name, package.__path__) if package else None
-        if spec is None or not isinstance(spec.loader, _Loader) or not spec.loader.hold():
-            return False
-        self._held[name] = spec
-        return True
+def _load(name: str) -> ModuleType | None:
+    """Import a module, and those that it is in; None if it is left to Python."""
+    above, _, stem = name.rpartition(".")
+    parent = sys.modules.get(above) or _load(above)
+    if parent is None or name in sys.modules:  # what it is in may have imported it
+        return sys.modules.get(name)
+    found = _held.pop(name, None) or _find(name, parent)
+    if found is None:
+        return None
+    file, is_package, code = found
+    module = ModuleType(name)
+    scope = module.__dict__
+    scope["__file__"], scope["__package__"] = file, name if is_package else above
+    if is_package:
+        scope["__path__"] = [file.rpartition("/")[0]]
+    sys.modules[name] = module
+    try:
+        # Python's loader does the same with these bytes of this file.
+        exec(loads(code), scope)  # noqa: S102, S302
+    except BaseException:
+        del sys.modules[name]
+        raise
+    setattr(parent, stem, module)
+    return module
+
+
+def _find(name: str, parent: ModuleType) -> tuple[str, bool, bytes | memoryview] | None:
+    """A module's file, whether it is a package, and its bytecode until the next call.
+
+    None if one is not as it usually is: Python looks itself.
+    """
+    folders = parent.__dict__.get("__path__")
+    if folders is None or not name.startswith(_PREFIX):
+        return None
+    folder, stem = folders[0], name.rpartition(".")[2]
+    status = _status(f"{folder}/{stem}.py")
+    is_package = status is None
+    if is_package:
+        folder, stem = f"{folder}/{stem}", "__init__"
+        status = _status(f"{folder}/__init__.py")
+    if status is None:
+        return None
+    code = _read_fresh(f"{folder}/__pycache__/{stem}{_ENDING}", status)
+    return None if code is None else (f"{folder}/{stem}.py", is_package, code)
 
 
 def _status(file: str) -> os.stat_result | None:
@@ -99,48 +142,28 @@ def _status(file: str) -> os.stat_result | None:
         return None
 
 
-class _Loader(SourceFileLoader):
-    """Python's loader, which reads bytecode that is fresh in three system calls instead of ten."""
+def _read_fresh(cached: str, status: os.stat_result) -> memoryview | None:
+    """The bytecode, if it is there and begins with the words that make it fresh (PEP 552).
 
-    def __init__(self, name: str, path: str, cached: str, status: os.stat_result) -> None:
-        super().__init__(name, path)
-        self._cached, self._status = cached, status
-        self._held: bytes | None = None
-
-    def hold(self) -> bool:
-        """Read the bytecode, for get_code(); whether it is fresh."""
-        fresh = self._read_fresh()
-        self._held = None if fresh is None else bytes(fresh)
-        return fresh is not None
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        """Return what Python would; it looks itself at all that is not as it usually is."""
-        fresh = self._held or self._read_fresh()
-        if fresh is None:
-            return super().get_code(fullname)
-        # Python's loader does the same with these bytes of this file.
-        code: CodeType = loads(fresh)  # noqa: S302
-        return code
-
-    def _read_fresh(self) -> memoryview | None:
-        """The bytecode, if it is there and begins with the words that make it fresh (PEP 552).
-
-        They are Python's number, no flags, and the source's time and size.
-        """
-        try:
-            file = os.open(self._cached, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            size = os.readv(file, (_buffer,))
-        finally:
-            os.close(file)
-        words = (0, int(self._status.st_mtime), self._status.st_size)
-        head = b"".join([(word & 0xFFFFFFFF).to_bytes(4, "little") for word in words])
-        data = memoryview(_buffer)[:size]
-        if data[:16] != MAGIC_NUMBER + head or size == _BYTECODE_MAX:
-            return None
-        return data[16:]
+    They are Python's number, no flags, and the source's time and size.
+    """
+    try:
+        file = os.open(cached, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        size = os.readv(file, (_buffer,))
+    finally:
+        os.close(file)
+    words = (0, int(status.st_mtime), status.st_size)
+    head = b"".join([(word & 0xFFFFFFFF).to_bytes(4, "little") for word in words])
+    data = memoryview(_buffer)[:size]
+    if data[:16] != MAGIC_NUMBER + head or size == _BYTECODE_MAX:
+        return None
+    return data[16:]
 
 
 _buffer = bytearray(_BYTECODE_MAX)  # one for all: to allocate it each time moves the heap's end
+# What modules other than the first one have as __builtins__ is a dict in CPython.
+_builtins: dict[str, Any] = __builtins__  # type: ignore[assignment]
+_python_import = _builtins["__import__"]

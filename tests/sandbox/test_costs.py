@@ -91,8 +91,8 @@ def leave(status, original=os._exit):
     os.write(2, " ".join(set(sys.modules) - before).encode())
     original(status)
 os._exit = leave
-from instar.vmm import find_by_name
-find_by_name()
+from instar.vmm import import_by_name
+import_by_name()
 from instar.vmm.cli import main
 main()
 """

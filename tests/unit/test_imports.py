@@ -1,9 +1,10 @@
-"""Test side: the command's finder finds what Python's does, and array comes without collections."""
+"""Test side: the command imports what Python would, and array comes without collections."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import marshal
 import os
 import pkgutil
 import py_compile
@@ -22,68 +23,113 @@ import instar.vmm
 NAMES = [module.name for module in pkgutil.walk_packages(instar.vmm.__path__, "instar.vmm.")]
 
 
-@pytest.fixture
-def finder(monkeypatch: pytest.MonkeyPatch) -> instar.vmm._Finder:
-    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    instar.vmm.find_by_name()
-    found = sys.meta_path[0]
-    assert isinstance(found, instar.vmm._Finder)
-    return found
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_the_commands_finder_finds_what_pythons_does(finder: instar.vmm._Finder, name: str) -> None:
-    folder = importlib.import_module(name.rpartition(".")[0]).__path__
-    path = [str(part) for part in folder]
-    found = finder.find_spec(name, path)
-    expected = importlib.machinery.PathFinder.find_spec(name, path)
-    assert found is not None
+def test_the_command_finds_what_python_does(name: str) -> None:
+    parent = importlib.import_module(name.rpartition(".")[0])
+    expected = importlib.machinery.PathFinder.find_spec(name, [str(p) for p in parent.__path__])
     assert expected is not None
-    for what in (
-        "name",
-        "origin",
-        "has_location",
-        "cached",
-        "parent",
-        "submodule_search_locations",
-    ):
-        assert getattr(found, what) == getattr(expected, what)
-    assert isinstance(found.loader, SourceFileLoader)
+    assert expected.origin is not None
     assert isinstance(expected.loader, SourceFileLoader)
-    assert found.loader.get_code(name) == expected.loader.get_code(name)
+    py_compile.compile(expected.origin, doraise=True)
+    found = instar.vmm._find(name, parent)
+    assert found is not None
+    file, is_package, code = found
+    assert file == expected.origin
+    assert is_package == expected.loader.is_package(name)
+    assert marshal.loads(code) == expected.loader.get_code(name)  # noqa: S302 - it is ours
 
 
-def test_a_module_that_does_not_exist_is_said_not_to(finder: instar.vmm._Finder) -> None:
-    assert finder.find_spec("instar.vmm.base.nothing", [str(Path(instar.vmm.__path__[0]))]) is None
-    with pytest.raises(ModuleNotFoundError, match=r"instar\.vmm\.base\.nothing"):
-        importlib.import_module("instar.vmm.base.nothing")
+ONCE = """
+import collections, json, sys
+import instar.vmm
+instar.vmm.import_by_name()
+ran = collections.Counter()
+def count(event, arguments):
+    if event == "exec":
+        ran[arguments[0].co_filename] += 1
+sys.addaudithook(count)
+WRONG = []
+for name in NAMES:
+    folder, _, stem = name.rpartition(".")
+    module = getattr(__import__(folder, fromlist=(stem,)), stem)
+    same = module is sys.modules[name] and module.__name__ == name
+    package = name if hasattr(module, "__path__") else folder
+    if not (same and module.__package__ == package and ran[module.__file__] == 1):
+        WRONG.append(name)
+print(json.dumps(WRONG))
+"""
 
 
-@pytest.mark.parametrize("name", ["json", "instar", "instar_vmm.base"])
-def test_what_is_not_of_this_package_is_left_to_python(
-    finder: instar.vmm._Finder, name: str
-) -> None:
-    assert finder.find_spec(name, instar.vmm.__path__ if "." in name else None) is None
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_command_runs_each_module_once_whatever_comes_first(order: int) -> None:
+    names = [name for name in NAMES if not name.endswith("__main__")][::order]
+    assert run(ONCE.replace("NAMES", repr(names))) == []
+
+
+def test_a_module_or_name_that_does_not_exist_is_said_not_to() -> None:
+    for line in (
+        *("from instar.vmm.base.nothing import x", "from instar.vmm.base import nothing"),
+        *("from instar.vmm.base.errors import nothing", "import instar.vmm.nothing"),
+    ):
+        code = f"""
+import json
+from instar.vmm import import_by_name
+import_by_name()
+try:
+    {line}
+except ImportError as error:
+    print(json.dumps(str(error)))
+"""
+        assert "nothing" in run(code)
+
+
+FAILS = """
+import instar.vmm, json, sys
+instar.vmm.import_by_name()
+instar.vmm.__path__ = [FOLDER]
+found = []
+for _ in range(2):
+    try:
+        from instar.vmm.made import VALUE
+    except ZeroDivisionError:
+        found.append("instar.vmm.made" in sys.modules)
+print(json.dumps(found))
+"""
+
+
+def test_a_module_that_fails_is_not_there_afterwards(module: Path) -> None:
+    module.write_text("VALUE = 1 // 0\n")
+    py_compile.compile(str(module), doraise=True)
+    assert run(FAILS.replace("FOLDER", repr(str(module.parent)))) == [False, False]
+
+
+def test_what_is_not_of_this_package_is_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = []
+    monkeypatch.setattr(instar.vmm, "_python_import", lambda name, *_: left.append(name))
+    instar.vmm._import("json", {}, {}, ("dumps",))
+    instar.vmm._import("instar.vmm")
+    instar.vmm._import("decoder", {"__package__": "json"}, {}, ("JSONDecoder",), 1)
+    assert left == ["json", "instar.vmm", "decoder"]
 
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
-    """A module that the finder would find, with fresh bytecode."""
+    """A module with fresh bytecode, which the command finds where its package is this folder."""
     source = tmp_path / "made.py"
     source.write_text("VALUE = 1\n")
     py_compile.compile(str(source), doraise=True)
     return source
 
 
-def value_of(finder: instar.vmm._Finder, module: Path) -> object:
-    spec = finder.find_spec("instar.vmm.made", [str(module.parent)])
-    assert spec is not None
-    assert isinstance(spec.loader, SourceFileLoader)
-    code = spec.loader.get_code("instar.vmm.made")
-    assert code is not None
-    scope: dict[str, object] = {}
-    exec(code, scope)  # noqa: S102 - what this test wrote
-    return scope["VALUE"]
+def value_of(module: Path) -> object:
+    """What the command imports from a module; where its bytecode is not fresh, Python does."""
+    name = "instar.vmm.made"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instar.vmm, "__path__", [str(module.parent)])
+        importlib.invalidate_caches()
+        value: object = instar.vmm._import(name, fromlist=("VALUE",)).VALUE
+        del sys.modules[name], instar.vmm.made  # type: ignore[attr-defined]
+    return value
 
 
 def bytecode_of(module: Path) -> Path:
@@ -100,54 +146,51 @@ def put(value: int, module: Path, mode: py_compile.PycInvalidationMode | None = 
     os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_fresh_bytecode_is_what_runs(finder: instar.vmm._Finder, module: Path) -> None:
+def test_fresh_bytecode_is_what_runs(module: Path) -> None:
     put(2, module)
-    assert value_of(finder, module) == 2
+    assert value_of(module) == 2
 
 
 def test_bytecode_of_another_time_size_or_python_is_not_run(
-    finder: instar.vmm._Finder, module: Path, monkeypatch: pytest.MonkeyPatch
+    module: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     put(2, module)
     good, times = bytecode_of(module).read_bytes(), module.stat()
     os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
-    assert value_of(finder, module) == 1
+    assert value_of(module) == 1
     os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert value_of(finder, module) == 2
+    assert value_of(module) == 2
     for at in (0, 8, 12):  # Python's number, the time, the size
         bytecode_of(module).write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
-        assert value_of(finder, module) == 1
+        assert value_of(module) == 1
     for cut in (b"", good[:15]):
         bytecode_of(module).write_bytes(cut)
-        assert value_of(finder, module) == 1
+        assert value_of(module) == 1
     bytecode_of(module).unlink()
-    assert value_of(finder, module) == 1
+    assert value_of(module) == 1
 
 
-def test_bytecode_that_names_a_hash_is_left_to_python(
-    finder: instar.vmm._Finder, module: Path
-) -> None:
+def test_bytecode_that_names_a_hash_is_left_to_python(module: Path) -> None:
     put(2, module, py_compile.PycInvalidationMode.CHECKED_HASH)
-    assert value_of(finder, module) == 1
+    assert value_of(module) == 1
     put(3, module, py_compile.PycInvalidationMode.UNCHECKED_HASH)
-    assert value_of(finder, module) == 3
+    assert value_of(module) == 3
 
 
-def test_bytecode_larger_than_what_is_read_at_once_is_left_to_python(
-    finder: instar.vmm._Finder, module: Path
-) -> None:
+def test_bytecode_larger_than_what_is_read_at_once_is_left_to_python(module: Path) -> None:
     module.write_text(f"VALUE = 1\nTEXT = {'x' * instar.vmm._BYTECODE_MAX!r}\n")
     py_compile.compile(str(module), doraise=True)
-    assert value_of(finder, module) == 1
+    assert value_of(module) == 1
 
 
 @pytest.mark.parametrize("flags", [["-O"], ["-X", "pycache_prefix=/nonexistent"]])
 def test_where_bytecode_lies_elsewhere_all_is_left_to_python(flags: list[str]) -> None:
-    code = (
-        "import instar.vmm, json, sys; instar.vmm.find_by_name(); "
-        "print(json.dumps(any(type(f).__module__ == 'instar.vmm' for f in sys.meta_path)))"
-    )
+    code = """
+import builtins, instar.vmm, json
+instar.vmm.import_by_name()
+print(json.dumps(builtins.__import__.__module__ == "instar.vmm"))
+"""
     assert run(code, python_flags=flags) is False
     assert run(code) is True
 
@@ -170,7 +213,7 @@ print(json.dumps({"ran": ran, "name": work_limit(3).name}))
 """
 
 
-@pytest.mark.parametrize(("find", "ran"), [("instar.vmm.find_by_name()", False), ("", True)])
+@pytest.mark.parametrize(("find", "ran"), [("instar.vmm.import_by_name()", False), ("", True)])
 def test_a_module_that_is_held_can_be_imported_where_no_file_can_be_opened(
     find: str, ran: bool
 ) -> None:
