@@ -18,6 +18,7 @@ from build_guest import compiler
 
 import instar
 from instar.vmm.kvm import ioctls, state, system, vcpu, vm
+from instar.vmm.kvm.structs import KVM_REGS, KVM_SREGS
 from instar.vmm.machine import Machine
 from instar.vmm.machine.payload import Image, Payload, Segment, load_payload
 
@@ -103,8 +104,8 @@ class _Dumped(Machine):
     """A machine that can be written to a file."""
 
     def dump(self) -> bytes:
-        registers = bytes(self._vcpu.get_sregs()) + bytes(self._vcpu.get_regs())
-        return registers + self._memory.read(0, self._memory.size)
+        sregs, regs = self._vcpu.get_sregs(), self._vcpu.get_regs()
+        return KVM_SREGS.pack(sregs) + KVM_REGS.pack(regs) + self._memory.read(0, self._memory.size)
 
 
 def show_floor(folder: Path, rounds: int) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import unpack_from
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from instar import abi
 from instar.vmm.devices.memory import PAGE_SIZE, GuestMemory
-from instar.vmm.kvm.structs import KvmRegs, KvmSregs
+from instar.vmm.kvm.structs import KVM_DTABLE, KVM_REGS, KVM_SEGMENT, KVM_SREGS
 from instar.vmm.machine import boot
 from instar.vmm.machine.payload import PF_R, PF_W, PF_X, Payload, load_payload
 
@@ -21,17 +24,27 @@ class FakeVcpu:
     """Takes registers."""
 
     def __init__(self) -> None:
-        self.regs = KvmRegs()
-        self.sregs = KvmSregs()
+        self.regs = b""
+        self.sregs = bytes(KVM_SREGS.extent)
 
-    def get_sregs(self) -> KvmSregs:
-        return self.sregs
+    def get_sregs(self) -> dict[str, Any]:
+        return KVM_SREGS.unpack(self.sregs)
 
-    def set_sregs(self, sregs: KvmSregs) -> None:
-        self.sregs = sregs
+    def set_sregs(self, sregs: Mapping[str, Any]) -> None:
+        self.sregs = bytes(KVM_SREGS.pack(sregs))
 
-    def set_regs(self, regs: KvmRegs) -> None:
-        self.regs = regs
+    def set_regs(self, regs: Mapping[str, Any]) -> None:
+        self.regs = bytes(KVM_REGS.pack(regs))
+
+
+def read_sregs(raw: bytes) -> SimpleNamespace:
+    """The registers of a struct kvm_sregs by their names, and so the parts of each."""
+    found = SimpleNamespace(**KVM_SREGS.unpack(raw))
+    for name in ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt"):
+        setattr(found, name, SimpleNamespace(**KVM_SEGMENT.unpack(getattr(found, name))))
+    for name in ("gdt", "idt"):
+        setattr(found, name, SimpleNamespace(**KVM_DTABLE.unpack(getattr(found, name))))
+    return found
 
 
 class Machine:
@@ -45,7 +58,8 @@ class Machine:
         memory.close()
         vcpu = FakeVcpu()
         boot.set_registers(vcpu, ram_size, *payload.images)  # type: ignore[arg-type]
-        self.regs, self.sregs = vcpu.regs, vcpu.sregs
+        self.regs = SimpleNamespace(**KVM_REGS.unpack(vcpu.regs))
+        self.sregs = read_sregs(vcpu.sregs)
         self.pages = dict(self._walk(self.sregs.cr3, 3, 0, USER | WRITE))
 
     def _walk(self, table: int, level: int, start: int, rights: int) -> list[tuple[int, int]]:
@@ -246,8 +260,7 @@ class TestRegisters:
 
     def test_other_registers_tell_the_guest_nothing(self, machine: Machine) -> None:
         used = ("rip", "rdi", "rsi", "rsp", "rflags")
-        names = [field[0] for field in KvmRegs._fields_ if field[0] not in used]
-        assert not any(getattr(machine.regs, name) for name in names)
+        assert not any(value for name, value in vars(machine.regs).items() if name not in used)
 
 
 def test_system_pages_do_not_depend_on_what_came_before() -> None:

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from struct import calcsize
+from struct import error as StructError
 
 import build_guest
 import pytest
 
 from instar.vmm.kvm import exits, ioctls, structs
 
-# The C name of each mirror; of a part of a struct, the member too.
-MIRRORS = {
-    structs.KvmUserspaceMemoryRegion: ("struct kvm_userspace_memory_region", ""),
-    structs.KvmRegs: ("struct kvm_regs", ""),
-    structs.KvmSegment: ("struct kvm_segment", ""),
-    structs.KvmDtable: ("struct kvm_dtable", ""),
-    structs.KvmSregs: ("struct kvm_sregs", ""),
-    structs.KvmRunIo: ("struct kvm_run", "io."),
-    structs.KvmRunMmio: ("struct kvm_run", "mmio."),
+# The C name of each layout; of a part of a struct, the member too.
+LAYOUTS = {
+    structs.KVM_USERSPACE_MEMORY_REGION: ("struct kvm_userspace_memory_region", ""),
+    structs.KVM_REGS: ("struct kvm_regs", ""),
+    structs.KVM_SEGMENT: ("struct kvm_segment", ""),
+    structs.KVM_DTABLE: ("struct kvm_dtable", ""),
+    structs.KVM_SREGS: ("struct kvm_sregs", ""),
+    structs.KVM_RUN_IO: ("struct kvm_run", "io."),
+    structs.KVM_RUN_MMIO: ("struct kvm_run", "mmio."),
 }
-WHOLE = [mirror for mirror, (_, member) in MIRRORS.items() if not member]
+WHOLE = [layout for layout, (_, member) in LAYOUTS.items() if not member]
 
 HEAD_FIELDS = (
     *("request_interrupt_window", "immediate_exit", "padding1", "exit_reason"),
     *("ready_for_interrupt_injection", "if_flag", "flags", "cr8", "apic_base"),
 )
 
-IOCTLS = {name: value for name, value in vars(ioctls).items() if name.startswith("KVM_")}
+NUMBERS = {name: value for name, value in vars(ioctls).items() if isinstance(value, int)}
+IOCTLS = {name: value for name, value in NUMBERS.items() if name.startswith("KVM_")}
 EXITS = {name: value for name, value in vars(exits).items() if name.startswith("KVM_EXIT_")}
 NAMED_EXITS = {exits.Other(number).name: number for number in range(64)}
 
@@ -39,22 +42,21 @@ MISSING = (
 
 def expressions() -> Iterator[tuple[str, int]]:
     """C expressions, each with the value that Python has for it."""
-    for mirror in WHOLE:
-        yield f"sizeof({MIRRORS[mirror][0]})", mirror.extent
-    union = structs.KvmRunHead.extent
-    for mirror, (c_name, member) in MIRRORS.items():
-        base = union if member else 0
-        for field in mirror._fields_:
-            offset, size = mirror.field(field[0]).offset, mirror.field(field[0]).size
-            yield f"offsetof({c_name}, {member}{field[0]})", base + offset
-            yield f"sizeof((({c_name} *)0)->{member}{field[0]})", size
+    for layout in WHOLE:
+        yield f"sizeof({LAYOUTS[layout][0]})", layout.extent
+    for layout, (c_name, member) in LAYOUTS.items():
+        base = structs.KVM_RUN_HEAD.extent if member else 0
+        for field, kind in layout.kinds.items():
+            yield f"offsetof({c_name}, {member}{field})", base + layout.offset(field)
+            yield f"sizeof((({c_name} *)0)->{member}{field})", calcsize(f"={kind}")
     for name in HEAD_FIELDS:
-        descriptor = structs.KvmRunHead.field(name)
-        yield f"offsetof(struct kvm_run, {name})", descriptor.offset
-        yield f"sizeof(((struct kvm_run *)0)->{name})", descriptor.size
-    yield "offsetof(struct kvm_signal_mask, len)", structs.KvmSignalMask.field("len").offset
-    yield "offsetof(struct kvm_signal_mask, sigset)", structs.KvmSignalMask.field("sigset").offset
-    yield "sizeof(struct kvm_signal_mask)", structs.KvmSignalMask.field("sigset").offset
+        head = structs.KVM_RUN_HEAD
+        yield f"offsetof(struct kvm_run, {name})", head.offset(name)
+        yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={head.kinds[name]}")
+    mask = structs.KVM_SIGNAL_MASK
+    yield "offsetof(struct kvm_signal_mask, len)", mask.offset("len")
+    yield "offsetof(struct kvm_signal_mask, sigset)", mask.offset("sigset")
+    yield "sizeof(struct kvm_signal_mask)", mask.offset("sigset")
     yield from IOCTLS.items()
     yield from EXITS.items()
     for name, value in NAMED_EXITS.items():
@@ -84,21 +86,22 @@ def c_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     return dict(zip(texts, map(int, done.stdout.split()), strict=True))
 
 
-def test_every_mirror_is_compared() -> None:
-    defined = {
-        value
-        for value in vars(structs).values()
-        if isinstance(value, type)
-        and issubclass(value, structs.Mirror)
-        and value is not structs.Mirror
-    }
-    assert defined == {*MIRRORS, structs.KvmRunHead, structs.KvmSignalMask}
-    assert tuple(field[0] for field in structs.KvmRunHead._fields_) == HEAD_FIELDS
+def test_every_layout_is_compared() -> None:
+    defined = {value for value in vars(structs).values() if isinstance(value, structs.Layout)}
+    assert defined == {*LAYOUTS, structs.KVM_RUN_HEAD, structs.KVM_SIGNAL_MASK}
+    assert tuple(structs.KVM_RUN_HEAD.kinds) == HEAD_FIELDS
+
+
+def test_what_is_packed_is_unpacked_and_the_rest_is_zero() -> None:
+    packed = structs.KVM_DTABLE.pack({"limit": 3})
+    assert packed == bytes(8) + b"\3\0" + bytes(6)
+    assert structs.KVM_DTABLE.unpack(packed) == {"base": 0, "limit": 3, "padding": bytes(6)}
+    with pytest.raises(StructError):
+        structs.KVM_DTABLE.pack({"limits": 3})
 
 
 def test_every_number_is_compared() -> None:
-    numbers = {name for name, value in vars(ioctls).items() if name[0] != "_" and name.isupper()}
-    assert numbers == set(IOCTLS)
+    assert {name for name in NUMBERS if name[0] != "_" and name.isupper()} == set(IOCTLS)
     assert len(EXITS) == 5
     assert len([name for name in NAMED_EXITS if name.startswith("KVM_EXIT_")]) == 7
 
@@ -112,8 +115,8 @@ def test_python_and_c_agree(c_values: dict[str, int], text: str, value: int) -> 
 
 def test_the_signal_set_is_the_kernels() -> None:
     # asm/signal.h: 64 signals, one bit each; KVM takes no other length.
-    assert structs.KvmSignalMask.field("sigset").size == 8
-    assert structs.KvmSignalMask.extent == 12
+    assert structs.KVM_SIGNAL_MASK.kinds["sigset"] == "Q"
+    assert structs.KVM_SIGNAL_MASK.extent == 12
 
 
 @pytest.mark.parametrize("number", [2, 3, 18, 1000])

@@ -1,6 +1,6 @@
 """Host side: the KVM ioctl request numbers in use, computed as linux/ioctl.h does."""
 
-from .structs import KvmRegs, KvmSignalMask, KvmSregs, KvmUserspaceMemoryRegion
+from .structs import KVM_REGS, KVM_SIGNAL_MASK, KVM_SREGS, KVM_USERSPACE_MEMORY_REGION
 
 _KVMIO = 0xAE
 _IOC_WRITE = 1 << 30
@@ -15,15 +15,15 @@ KVM_GET_VCPU_MMAP_SIZE = _KVMIO << 8 | 0x04
 # On a VM
 KVM_CREATE_VCPU = _KVMIO << 8 | 0x41
 KVM_SET_USER_MEMORY_REGION = (
-    _IOC_WRITE | KvmUserspaceMemoryRegion.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x46
+    _IOC_WRITE | KVM_USERSPACE_MEMORY_REGION.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x46
 )
 # On a vCPU
 KVM_RUN = _KVMIO << 8 | 0x80
-KVM_GET_REGS = _IOC_READ | KvmRegs.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x81
-KVM_SET_REGS = _IOC_WRITE | KvmRegs.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x82
-KVM_GET_SREGS = _IOC_READ | KvmSregs.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x83
-KVM_SET_SREGS = _IOC_WRITE | KvmSregs.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x84
+KVM_GET_REGS = _IOC_READ | KVM_REGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x81
+KVM_SET_REGS = _IOC_WRITE | KVM_REGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x82
+KVM_GET_SREGS = _IOC_READ | KVM_SREGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x83
+KVM_SET_SREGS = _IOC_WRITE | KVM_SREGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x84
 # The size of the head of struct kvm_signal_mask, without the signal set behind it.
 KVM_SET_SIGNAL_MASK = (
-    _IOC_WRITE | KvmSignalMask.field("sigset").offset << _SIZE_SHIFT | _KVMIO << 8 | 0x8B
+    _IOC_WRITE | KVM_SIGNAL_MASK.offset("sigset") << _SIZE_SHIFT | _KVMIO << 8 | 0x8B
 )

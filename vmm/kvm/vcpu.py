@@ -20,17 +20,27 @@ from .exits import (
     Other,
     Shutdown,
 )
-from .structs import KvmRegs, KvmRunHead, KvmRunIo, KvmRunMmio, KvmSignalMask, KvmSregs
+from .structs import (
+    KVM_REGS,
+    KVM_RUN_HEAD,
+    KVM_RUN_IO,
+    KVM_RUN_MMIO,
+    KVM_SIGNAL_MASK,
+    KVM_SREGS,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from .exits import VcpuExit
 
 _SYS_IOCTL = 16  # asm/unistd_64.h
-_IMMEDIATE_EXIT = KvmRunHead.field("immediate_exit").offset
-_UNION = KvmRunHead.extent
-# What every exit looks at is unpacked at once: a mirror of it would take as long as an ioctl.
-_HEAD, _IO = KvmRunHead.layout(), KvmRunIo.layout()
+_IMMEDIATE_EXIT = KVM_RUN_HEAD.offset("immediate_exit")
+_UNION = KVM_RUN_HEAD.extent
+# Every exit looks at these: by the names of fields it would take as long as an ioctl.
+_read_head, _read_io = KVM_RUN_HEAD.read, KVM_RUN_IO.read
 
 
 class Vcpu:
@@ -52,31 +62,32 @@ class Vcpu:
         self._run.close()
         os.close(self.fd)
 
-    def get_regs(self) -> KvmRegs:
-        """KVM_GET_REGS."""
-        regs = KvmRegs()
-        ioctl(self.fd, ioctls.KVM_GET_REGS, regs.buffer)
-        return regs
+    def get_regs(self) -> dict[str, Any]:
+        """KVM_GET_REGS: what KVM_REGS has."""
+        buffer = bytearray(KVM_REGS.extent)
+        ioctl(self.fd, ioctls.KVM_GET_REGS, buffer)
+        return KVM_REGS.unpack(buffer)
 
-    def set_regs(self, regs: KvmRegs) -> None:
-        """KVM_SET_REGS."""
-        ioctl(self.fd, ioctls.KVM_SET_REGS, regs.buffer)
+    def set_regs(self, regs: Mapping[str, int]) -> None:
+        """KVM_SET_REGS: what KVM_REGS has; those that are not named become 0."""
+        ioctl(self.fd, ioctls.KVM_SET_REGS, KVM_REGS.pack(regs))
 
-    def get_sregs(self) -> KvmSregs:
-        """KVM_GET_SREGS."""
-        sregs = KvmSregs()
-        ioctl(self.fd, ioctls.KVM_GET_SREGS, sregs.buffer)
-        return sregs
+    def get_sregs(self) -> dict[str, Any]:
+        """KVM_GET_SREGS: what KVM_SREGS has."""
+        buffer = bytearray(KVM_SREGS.extent)
+        ioctl(self.fd, ioctls.KVM_GET_SREGS, buffer)
+        return KVM_SREGS.unpack(buffer)
 
-    def set_sregs(self, sregs: KvmSregs) -> None:
-        """KVM_SET_SREGS."""
-        ioctl(self.fd, ioctls.KVM_SET_SREGS, sregs.buffer)
+    def set_sregs(self, sregs: Mapping[str, int | bytes]) -> None:
+        """KVM_SET_SREGS: what KVM_SREGS has; those that are not named become 0."""
+        ioctl(self.fd, ioctls.KVM_SET_SREGS, KVM_SREGS.pack(sregs))
 
     def set_signal_mask(self, blocked: int) -> None:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""
         if blocked == self._blocked:
             return
-        ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, KvmSignalMask(len=8, sigset=blocked).buffer)
+        mask = KVM_SIGNAL_MASK.pack({"len": 8, "sigset": blocked})
+        ioctl(self.fd, ioctls.KVM_SET_SIGNAL_MASK, mask)
         self._blocked = blocked
 
     def run_immediate_exit(self) -> None:
@@ -108,15 +119,15 @@ class Vcpu:
         if not self._enter():
             return Interrupted()
         # The kernel wrote all that is read here, and the guest has no access to it.
-        _, _, _, reason, *_ = _HEAD.unpack_from(self._run)
+        _, _, _, reason, *_ = _read_head(self._run)
         if reason == KVM_EXIT_IO:
-            direction, size, port, count, offset = _IO.unpack_from(self._run, _UNION)
+            direction, size, port, count, offset = _read_io(self._run, _UNION)
             if direction != KVM_EXIT_IO_OUT:
                 return IoIn(port)
             return IoOut(port, size, self._run[offset : offset + size * count])
         if reason == KVM_EXIT_MMIO:
-            mmio = KvmRunMmio.copied_from(self._run, _UNION)
-            return Mmio(mmio.phys_addr, bool(mmio.is_write))
+            address, _, _, is_write = KVM_RUN_MMIO.read(self._run, _UNION)
+            return Mmio(address, bool(is_write))
         if reason == KVM_EXIT_SHUTDOWN:
             return Shutdown()
         return Other(reason)

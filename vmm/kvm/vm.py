@@ -6,7 +6,7 @@ import os
 from fcntl import ioctl
 
 from . import ioctls
-from .structs import KvmUserspaceMemoryRegion
+from .structs import KVM_USERSPACE_MEMORY_REGION
 from .vcpu import Vcpu
 
 KVM_CAP_XSAVE2 = 208
@@ -37,13 +37,15 @@ class Vm:
         SAFETY: the guest can write [userspace_addr, userspace_addr + memory_size) of this process.
         The caller guarantees that it is one mapping of its own which outlives the VM.
         """
-        region = KvmUserspaceMemoryRegion(
-            slot=slot,
-            guest_phys_addr=guest_phys_addr,
-            memory_size=memory_size,
-            userspace_addr=userspace_addr,
+        region = KVM_USERSPACE_MEMORY_REGION.pack(
+            {
+                "slot": slot,
+                "guest_phys_addr": guest_phys_addr,
+                "memory_size": memory_size,
+                "userspace_addr": userspace_addr,
+            }
         )
-        ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region.buffer)
+        ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region)
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU, and the mapping of its struct kvm_run."""

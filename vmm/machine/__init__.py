@@ -212,10 +212,10 @@ class Machine:
             raise GuestFault(f"the guest wrote {data.hex()} to port {port:#x}")
 
     def _describe(self, event: object) -> str:
-        rip = _kvm(self._vcpu.get_regs).rip
+        rip = _kvm(self._vcpu.get_regs)["rip"]
         place = f"at {rip:#x} ({self._payload.locate(rip)})"
         if isinstance(event, Shutdown):
-            address = _kvm(self._vcpu.get_sregs).cr2
+            address = _kvm(self._vcpu.get_sregs)["cr2"]
             return f"the guest faulted {place}, last page fault at {address:#x}"
         if isinstance(event, IoOut | IoIn):
             return f"the guest used port {event.port:#x} against the rules {place}"

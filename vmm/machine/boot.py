@@ -32,7 +32,7 @@ from instar.abi import (
 )
 
 from ..devices.memory import PAGE_SIZE
-from ..kvm.structs import KvmDtable, KvmRegs, KvmSegment
+from ..kvm.structs import KVM_DTABLE, KVM_SEGMENT
 from .payload import PF_R, PF_W, PF_X
 
 TYPE_CHECKING = False
@@ -148,19 +148,27 @@ def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> No
 
 def set_registers(vcpu: Vcpu, ram_size: int, core: Image, operation: Image) -> None:
     """Put the vCPU into 64-bit ring 3 at the executor's entry. OSError from KVM."""
-    sregs = vcpu.get_sregs()
-    sregs.cs = KvmSegment(limit=0xFFFFFFFF, selector=0x33, type=11, present=1, dpl=3, s=1, l=1, g=1)
-    data = KvmSegment(limit=0xFFFFFFFF, selector=0x2B, type=3, present=1, dpl=3, db=1, s=1, g=1)
-    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
-    sregs.tr = KvmSegment(
-        base=_TSS, limit=_IO_MAP_BASE + _IO_MAP_BYTES, selector=0x40, type=_BUSY_TSS, present=1
+    # Of what is not named here KVM has the values that a processor starts with.
+    flat = {"limit": 0xFFFFFFFF, "present": 1, "dpl": 3, "s": 1, "g": 1}
+    data = KVM_SEGMENT.pack({**flat, "selector": 0x2B, "type": 3, "db": 1})
+    task = {"base": _TSS, "limit": _IO_MAP_BASE + _IO_MAP_BYTES, "selector": 0x40, "present": 1}
+    tables = KVM_DTABLE.pack({})
+    vcpu.set_sregs(
+        {
+            **vcpu.get_sregs(),
+            **dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data),
+            "cs": KVM_SEGMENT.pack({**flat, "selector": 0x33, "type": 11, "l": 1}),
+            "tr": KVM_SEGMENT.pack({**task, "type": _BUSY_TSS}),
+            "ldt": KVM_SEGMENT.pack({"unusable": 1}),
+            "gdt": tables,
+            "idt": tables,
+            "cr0": _CR0,
+            "cr3": _PML4,
+            "cr4": _CR4,
+            "efer": _EFER,
+        }
     )
-    sregs.ldt = KvmSegment(unusable=1)
-    sregs.gdt = sregs.idt = KvmDtable()
-    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = _CR0, _PML4, _CR4, _EFER
-    vcpu.set_sregs(sregs)
     # The stack is as after a call: 8 below a multiple of 16 (System V ABI, 3.2.2).
     stack = INSTAR_STACK_ADDR + INSTAR_STACK_SIZE - 8
-    vcpu.set_regs(
-        KvmRegs(rip=core.entry, rdi=operation.entry, rsi=ram_size, rsp=stack, rflags=_RFLAGS)
-    )
+    arguments = {"rdi": operation.entry, "rsi": ram_size}
+    vcpu.set_regs({"rip": core.entry, **arguments, "rsp": stack, "rflags": _RFLAGS})
