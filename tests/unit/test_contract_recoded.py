@@ -195,6 +195,26 @@ def test_on_a_device_a_cluster_that_wrong_refcounts_hide_is_found(layer: str) ->
     assert caught.value.refusals[0].detail["offset"] == data << 9
 
 
+@pytest.mark.parametrize("request_", [REQUEST, DEVICE], ids=["file", "device"])
+@pytest.mark.parametrize("extended", [False, True], ids=["plain", "extended"])
+def test_data_in_an_external_file_are_in_no_cluster_of_the_image(
+    request_: AmendRequest, extended: bool
+) -> None:
+    """Their entries name places in that file, which may have the numbers of the new clusters."""
+    bits = 14 if extended else 9
+    clusters = {n: Data(b"d") for n in range(64)}
+    image = Image(
+        cluster_bits=bits,
+        size=64 << bits,
+        clusters=clusters,
+        data_file=b"d.raw",
+        extended_l2=extended,
+    )
+    plan = Plan(image.build().ljust(100 << bits, b"\0"), request_)
+    assert request_ is REQUEST or all(block >> bits in clusters for block in plan.blocks())
+    plan.judge()
+
+
 @pytest.mark.parametrize("new", range(7))
 @pytest.mark.parametrize("old", range(7))
 def test_refcounts_are_recoded_a_window_at_a_time(old: int, new: int) -> None:

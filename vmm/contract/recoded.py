@@ -15,7 +15,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
+from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
 from .disk import Disk, OutsideError
@@ -276,9 +276,9 @@ class Recoded:
     def judge_roles(self, *, header: bool, is_device: bool) -> None:
         """See that no structure of the image has a cluster that its refcount says is free."""
         fields, disk, books = self._before.fields, self._disk, self._books
+        features = fields.get("incompatible_features", 0)
         zeroed = Zeroed(disk, *self._staged.zeroed(), 0)
-        clusters = self._new.clusters if is_device else []
-        rows = [range(cluster, cluster + 1) for cluster in clusters]
+        rows = [range(one, one + 1) for one in (self._new.clusters if is_device else ())]
         touched = Touched(disk.cluster_bits, books, zeroed, set(), set(), rows)
         roles = Roles(disk, books, self._snapshots(), touched)
         state = State(
@@ -286,14 +286,15 @@ class Recoded:
             range(0),
             self._before.extensions,
             kept_bitmaps(self._before, self._after),
-            extended=bool(fields.get("incompatible_features", 0) & INCOMPATIBLE_EXTENDED_L2),
+            extended=bool(features & INCOMPATIBLE_EXTENDED_L2),
             moves_refcounts=False,
             moves_snapshots=False,
         )
         try:
             roles.judge_structures(state, header=header)
             active, others = roles.judge_l2_tables(state)
-            roles.judge_data(active | others, None, None, extended=state.extended)
+            if not features & INCOMPATIBLE_DATA_FILE:  # whose entries name that file's clusters
+                roles.judge_data(active | others, None, None, extended=state.extended)
         except OutsideError as error:
             # The guest has no need to look at what stays as it is.
             raise ImageRejected((table_outside(error.offset),)) from error
