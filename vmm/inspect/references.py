@@ -28,7 +28,9 @@ class Reference:
     protocol: str
     """"file", "json", or what stands before the first colon, such as "nbd"."""
     resolved: str | None
-    """Where the name leads, of a file: relative names start in the image's folder."""
+    """Where the name leads, of a file. A relative one begins where its reader works, as that of a
+    data file does, and what follows "file:"; other names of backing files, in the image's folder.
+    """
     drivers: tuple[str, ...] = ()
     """The drivers that a json: name asks for."""
     names: tuple[str, ...] = ()
@@ -41,15 +43,16 @@ def describe_reference(role: str, name: str, fmt: str | None, image: str) -> Ref
     if protocol == "json":
         drivers, names = _read_json(rest)
         return Reference(role, name, fmt, protocol, None, drivers, names)
-    if protocol not in ("", "file"):
+    if protocol not in (None, "file"):
         return Reference(role, name, fmt, protocol, None, (), (rest,) if rest else ())
-    return Reference(role, name, fmt, "file", resolve(rest if protocol else name, image))
+    is_beside = protocol is None and role != "data-file"
+    return Reference(role, name, fmt, "file", resolve(rest, image) if is_beside else rest)
 
 
-def split_protocol(name: str) -> tuple[str, str]:
-    """The protocol of a name and the rest; "" where it has none (QEMU, path_has_protocol)."""
+def split_protocol(name: str) -> tuple[str | None, str]:
+    """The protocol of a name, if it has one, and the rest (QEMU, path_has_protocol)."""
     before, colon, after = name.partition(":")
-    return (before, after) if colon and "/" not in before else ("", name)
+    return (before, after) if colon and "/" not in before else (None, name)
 
 
 def resolve(name: str, image: str) -> str:
@@ -61,18 +64,34 @@ def resolve(name: str, image: str) -> str:
 
 def full_name(name: str, image: str) -> str:
     """A backing file's name as qemu completes it: one with a protocol stays as it is."""
-    return name if split_protocol(name)[0] else resolve(name, image)
+    return resolve(name, image) if split_protocol(name)[0] is None else name
 
 
 def _read_json(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The drivers and the other strings of a json: name, in order, each once; none if malformed."""
     try:
-        pairs = list(_strings(json.loads(text)))
+        pairs = list(_strings(json.loads(_with_double_quotes(text))))
     except (ValueError, RecursionError):
         return (), ()
     drivers = dict.fromkeys(value for key, value in pairs if _is_driver(key))
     names = dict.fromkeys(value for key, value in pairs if not _is_driver(key))
     return tuple(drivers), tuple(names)
+
+
+def _with_double_quotes(text: str) -> str:
+    r"""JSON whose strings may stand in single quotes, and have \' in them (QEMU, json-lexer.c)."""
+    told: list[str] = []
+    quote, chars = "", iter(text)
+    for char in chars:
+        if quote and char == "\\":
+            escaped = next(chars, "")
+            told.append(escaped if escaped == "'" else char + escaped)
+        elif char == quote or (not quote and char in ("'", '"')):
+            quote = "" if quote else char
+            told.append('"')
+        else:
+            told.append('\\"' if char == '"' else char)
+    return "".join(told)
 
 
 def _is_driver(key: str) -> bool:
