@@ -60,7 +60,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     elif named := flags.keys() & {"dry-run", "max-growth"}:
         raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
     tell = partial(_tell, report=report, quiet="quiet" in flags)
-    found = {0, *look_at_all(read, report, look, tell, runs * timeout)}
+    found = {0, *look_at_all(read, report, look, tell, runs * timeout, "check")}
     if report.is_json or "quiet" not in flags:
         check_told()
     return next(status for status in _WORST if status in found)

@@ -49,6 +49,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         lambda name: _look(name, flags, policy, timeout, confined),
         lambda document, *, named: _tell(document, report),
         timeout,
+        "info",
     )
     status = max(statuses, default=0)
     check_told()

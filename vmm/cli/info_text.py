@@ -50,7 +50,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     if document["dirty-flag"]:
         yield "cleanly shut down: no"
     if "backing-filename" in document:
-        name, full = document["backing-filename"], document["full-backing-filename"]
+        name = document["backing-filename"]
+        full = document.get("full-backing-filename", name)
         actual = "" if full == name else f" (actual path: {escape(full)})"
         yield f"backing file: {escape(name)}{actual}"
     if "backing-filename-format" in document:

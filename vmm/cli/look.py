@@ -2,7 +2,8 @@
 
 One image is looked at by the command's own process, which confines itself. Of many, each is looked
 at by a child of its own: this process opens it, and the child, which can open nothing, tells what
-it found as a JSON document. What it tells is shown, never used.
+it found as a JSON document. What it tells has the shape of what an honest one tells, is shown, and
+never used.
 """
 
 from __future__ import annotations
@@ -89,10 +90,12 @@ def look_at_all(
     look: Callable[[str], Document],
     tell: Callable[..., int],
     timeout: float,
+    shape: str,
 ) -> Iterator[int]:
     """Look at each image, tell of it, and yield its exit status; of many, each in a child.
 
-    `look(name)` gives a document, an error's too, and `tell(document, named=...)` reports it.
+    `look(name)` gives a document of this shape (shapes.py), or an error's, and
+    `tell(document, named=...)` reports it.
     """
     if arguments.jobs is None:
         document = look(arguments.files[0])
@@ -102,7 +105,7 @@ def look_at_all(
     report.use_lines()
     quiet = report.is_json or "quiet" in arguments.flags
     counter = _make_counter(None if quiet or "progress" not in arguments.flags else arguments)
-    for number, document in enumerate(look_at_each(arguments, look, timeout)):
+    for number, document in enumerate(look_at_each(arguments, look, timeout, shape)):
         if counter:
             counter.clear()
         if number and not quiet:
@@ -138,7 +141,7 @@ def confiner(*, required: bool) -> Confine:
 
 
 def look_at_each(
-    arguments: Arguments, look: Callable[[str], Document], timeout: float
+    arguments: Arguments, look: Callable[[str], Document], timeout: float, shape: str
 ) -> Iterator[Document]:
     """Have `look` done in a child for each name; yield the documents in the order of the names."""
     gc.enable()
@@ -146,20 +149,22 @@ def look_at_each(
     try:
         for name in arguments.names:
             if len(running) >= (arguments.jobs or 1):
-                yield running.popleft().finish(timeout + MARGIN)
+                yield running.popleft().finish(timeout + MARGIN, shape)
             running.append(_Child(name, look))
         while running:
-            yield running.popleft().finish(timeout + MARGIN)
+            yield running.popleft().finish(timeout + MARGIN, shape)
     finally:
         for child in running:
             child.kill()
 
 
-def look_in_child(name: str, look: Callable[[str], Document], timeout: float) -> Document:
-    """Have `look` done in a child for one name."""
+def look_in_child(
+    name: str, look: Callable[[str], Document], timeout: float, shape: str
+) -> Document:
+    """Have `look` done in a child for one name; a document of this shape, or an error's."""
     child = _Child(name, look)
     try:
-        return child.finish(timeout + MARGIN)
+        return child.finish(timeout + MARGIN, shape)
     finally:
         child.kill()
 
@@ -182,8 +187,10 @@ class _Child:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(other)
 
-    def finish(self, seconds: float) -> Document:
-        """Wait for its document; an error's if it has none, or takes too long."""
+    def finish(self, seconds: float, shape: str) -> Document:
+        """Wait for its document; an error's if it has none of this shape, or takes too long."""
+        from .shapes import read_document  # which one image, without a child, does not need
+
         end = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._pipe)
@@ -196,10 +203,8 @@ class _Child:
         finally:
             self.kill()
         try:
-            document = json.loads(self._told)
+            document = read_document(self._told, shape)
         except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
             error = HostError("the confined process ended without a word that makes sense")
             document = {"error": error_fields(error)}
         return {**document, "filename": self._name}

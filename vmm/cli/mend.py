@@ -51,17 +51,21 @@ def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Look:
     )
     required = "require-confinement" in flags
 
+    def repair(name: str) -> Document:
+        return _amend(name, request, required=required)
+
     def mend(name: str) -> Document:
-        before = look_in_child(name, look, timeout)
+        before = look_in_child(name, look, timeout, "check")
         if "error" in before or not any(before.get(key) for key in _WRONG):
             return before
-        done = look_in_child(name, lambda path: _amend(path, request, required=required), timeout)
+        done = look_in_child(name, repair, timeout, "repair")
         if "error" in done:
             return done
+        del done["filename"]  # the check has it
         told = {**done, "findings": before["findings"]}
         if request.dry_run:
             return {**before, "findings": [], "repair": told}
-        after = look_in_child(name, look, timeout)
+        after = look_in_child(name, look, timeout, "check")
         if "error" in after:
             return after
         fixed = {f"{key}-fixed": before.get(key, 0) - after.get(key, 0) for key in _FIXED}
