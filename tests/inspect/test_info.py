@@ -173,6 +173,7 @@ os._exit(0)
         (Image(size=1 << 50, cluster_bits=21), "virtual_size"),
         (Image(patches=[(40, (1 << 40).to_bytes(8, "big"))]), "outside"),
         (Image(patches=[(32769, b"CD001")]), "contents"),
+        (Image(patches=[(32769, b"NSR03")]), "contents"),
     ],
 )
 def test_safe_refuses_by_default_and_by_the_hosts_own_reading(
@@ -213,6 +214,9 @@ def test_a_policy_takes_what_it_is_told_to_take(tmp_path: Path) -> None:
         (b"QED\0", "qed", []),
         (b"LUKS\xba\xbe", "luks", []),
         (bytes(32769) + b"CD001", "raw", ["iso"]),
+        (bytes(32769) + b"BEA01", "raw", ["udf"]),
+        (bytes(32769) + b"NSR02", "raw", ["udf"]),
+        (bytes(32769) + b"NSR03", "raw", ["udf"]),
         (bytes(510) + b"\x55\xaa", "raw", ["mbr"]),
         (bytes(510) + b"\x55\xaaEFI PART", "raw", ["mbr", "gpt"]),
         (b"\x1f\x8b", "raw", ["gzip"]),

@@ -21,6 +21,7 @@ _CONTENTS = (
     (512, b"EFI PART", "gpt"),
     (4096, b"EFI PART", "gpt"),
     (32769, b"CD001", "iso"),
+    *((32769, signature, "udf") for signature in (b"BEA01", b"NSR02", b"NSR03")),
     *(row[:3] for row in PACKED),
 )
 """Offset, signature, and what has it there, though no image format is that."""
