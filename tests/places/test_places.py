@@ -9,11 +9,14 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 import instar
+from tests.inspect import checking, information
+from tests.inspect.damage import damage
+from tests.inspect.divergences import CHECK, explain
 from tests.support.forge import Data, Image, Snapshot
 
 if TYPE_CHECKING:
@@ -32,11 +35,12 @@ AMENDS: tuple[dict[str, object], ...] = (
 )
 
 
-def make_image(path: Path) -> Path:
+def make_image(path: Path, **fields: Any) -> Path:
     """An image with data and a snapshot."""
     Image(
         clusters={0: Data(b"\x05"), 3: Data(b"\x06")},
         snapshots=[Snapshot(name=b"s", clusters={0: Data(b"\x04")})],
+        **fields,
     ).write(path)
     return path
 
@@ -135,6 +139,51 @@ def test_a_batch_names_a_read_only_block_device(read_only_device: Path, tmp_path
     first, second = instar.amend_many([read_only_device, image], compat="0.10")
     assert "read-only block device" in str(first.error)
     assert second.result is not None
+
+
+def test_info_tells_of_a_block_device_what_qemu_tells(device: Path, each_qemu: Qemu) -> None:
+    found = information.unexplained(each_qemu, device)
+    is_loop = device.is_block_device()  # qemu takes a stand-in for the file that it is
+    assert [one for one in found if is_loop or not one.startswith("/children")] == []
+
+
+@pytest.mark.parametrize("seed", [None, *range(6)])
+def test_check_counts_on_a_block_device_as_qemu_counts(
+    device: Path, seed: int | None, qemu: Qemu
+) -> None:
+    assert seed is None or damage(device, seed)
+    found, names = checking.differences(qemu, device)
+    assert [one for one in found if explain(one, names, CHECK) is None] == []
+
+
+@pytest.mark.parametrize("extent", [None, "leaks", "all"], ids=["dirty", "leaks", "all"])
+def test_a_block_device_is_repaired_as_a_file_is(
+    device: Path, extent: Literal["leaks", "all"] | None, qemu: Qemu, tmp_path: Path
+) -> None:
+    wrong = {0: 2} if extent == "leaks" else {0: 2, 4: 0}
+    original, file = tmp_path / "original.qcow2", tmp_path / "file.qcow2"
+    make_image(original, refcounts=wrong, dirty=extent is None)
+    os.truncate(original, 8 << 20)
+    shutil.copyfile(original, file)
+    device.write_bytes(original.read_bytes())
+    for path in (device, file):
+        assert not qemu.check(path).clean
+        if extent is None:
+            assert instar.amend(path, repair=True).action == "amended"
+        else:
+            assert instar.check(path, repair=extent).exit_status == 0
+        assert qemu.check(path).clean
+        assert qemu.compare(path, original)
+        assert qemu.compare_snapshot(path, original, "s")
+
+
+def test_a_read_only_block_device_is_looked_at_and_not_repaired(read_only_device: Path) -> None:
+    before = read_only_device.read_bytes()
+    assert instar.info(read_only_device).is_device
+    assert instar.check(read_only_device).exit_status == 0
+    with pytest.raises(instar.HostError, match="is a read-only block device, and nothing was"):
+        instar.amend(read_only_device, repair=True)
+    assert read_only_device.read_bytes() == before
 
 
 def test_symbolic_link_is_followed_and_stays_a_link(tmp_path: Path) -> None:

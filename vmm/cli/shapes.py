@@ -156,7 +156,7 @@ _FILE = {
     **dict.fromkeys(("virtual-size", "actual-size"), _count),
     "filename": _is_text,
     "format": _one_of("file", "host_device"),
-    "format-specific": {"type": _one_of("file", "host_device"), "data": _one_of({})},
+    "format-specific": {"type": _one_of("file"), "data": _one_of({})},
     "dirty-flag": _one_of(False),
 }
 _REFERENCE = {

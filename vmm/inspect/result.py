@@ -147,14 +147,13 @@ class ImageInfo:
         return {**to_dict(dict(self.details)), **({"bitmaps": bitmaps} if bitmaps else {})}
 
     def _describe_file(self) -> dict[str, Any]:
-        driver = "host_device" if self.is_device else "file"
         return {
             "children": [],
             "virtual-size": -(-self.file_size // 512) * 512,
             "filename": self.filename,
-            "format": driver,
+            "format": "host_device" if self.is_device else "file",
             "actual-size": self.actual_size,
-            "format-specific": {"type": driver, "data": {}},
+            "format-specific": {"type": "file", "data": {}},
             "dirty-flag": False,
         }
 
