@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench_common import Contender, measure, plain_image, print_table
-from bench_dense import Dense
 
 import instar
 from instar.vmm.inspect import inspect_image
 from instar.vmm.inspect.looker import Looker
+from tests.support.dense import Dense
 from tests.support.forge import Data, Extension, Image
 
 DATA_FILE = 0x44415441

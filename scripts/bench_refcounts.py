@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from bench_common import print_table
-from bench_dense import Dense
 
 import instar
+from tests.support.dense import Dense
 
 SIZES = ("64k", "128k", "512k")
 """Of clusters; with the largest ones qemu-img takes more than a minute, and does it once."""
