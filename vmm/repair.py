@@ -61,9 +61,12 @@ def make_repair(
 
 
 def wants_repair(result: CheckResult) -> bool:
-    """Whether there is anything to be mended in an image that was checked."""
-    wrong = result.corruptions or result.overlaps or result.check_errors or result.is_dirty
-    return bool(result.leaks or wrong)
+    """Whether there is anything to be mended in an image that was checked.
+
+    There is in one that is marked corrupt, whatever was found: it must not be passed for repaired.
+    """
+    wrong = result.corruptions or result.overlaps or result.check_errors or result.leaks
+    return bool(wrong or result.is_dirty or result.is_corrupt)
 
 
 def make_looker(

@@ -93,7 +93,7 @@ class TestOverlaps:
         (refusal,) = caught.value.refusals
         assert refusal.name == "overlap"
         assert refusal.detail["offset"] == cluster * 512
-        assert "repair the image with qemu-img check -r all" in refusal.message
+        assert "unless instar check -r all repairs it" in refusal.message
 
     def test_a_cluster_of_zeros_is_metadata(self) -> None:
         image = Image(**SMALL, clusters={1: Zero(), 2: ZeroAllocated(b"x")}, backing_file=b"base")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 import pytest
@@ -226,14 +227,15 @@ def test_a_table_beyond_the_files_end_is_a_truncated_file(raw: tuple[int, ...]) 
     assert refusal.message.endswith(
         "; the file ends before its tables: is it a truncated download or copy?"
     )
-    assert "qemu-img check" not in refusal.message
+    assert "qemu-img" not in refusal.message
 
 
 @pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
 def test_a_table_that_is_damaged_is_no_truncated_file(raw: tuple[int, ...]) -> None:
     reason, *details = raw
     (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=HEADER))
-    assert refusal.message.endswith("; see qemu-img check")
+    assert refusal.message.endswith(f"; {REASONS[reason][2].rpartition('; ')[2]}")
+    assert "truncated" not in refusal.message
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -241,4 +243,7 @@ def test_a_table_that_is_damaged_is_no_truncated_file(raw: tuple[int, ...]) -> N
 def test_that_a_copy_drops_snapshots_is_said_where_there_are_some(reason: int, count: int) -> None:
     about = Circumstances(size=1 << 30, header={**HEADER, "nb_snapshots": count})
     (refusal,) = translate(((reason, 3, 0, 0, 0),), about)
-    assert ("qemu-img convert (which drops internal snapshots)" in refusal.message) == (count > 0)
+    told = re.search(
+        r"qemu-img convert( --salvage)? \(which drops internal snapshots\)", refusal.message
+    )
+    assert bool(told) == (count > 0)

@@ -55,13 +55,14 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "refcount_table",
         ("offset", "clusters", "image_size"),
         "the refcount table, {clusters} clusters at {offset:#x}, is not a whole table inside "
-        "the image of {image_size} bytes; {check}",
+        "the image of {image_size} bytes; qemu-img check -r all writes it anew if the rest of the "
+        "header is sound",
     ),
     abi.REFUSAL_L1_TABLE: (
         "l1_table",
         ("offset", "entries", "image_size"),
         "the L1 table, {entries} entries at {offset:#x}, is not a whole table inside the "
-        "image of {image_size} bytes; {check}",
+        "image of {image_size} bytes; the header is damaged",
     ),
     abi.REFUSAL_L1_TOO_SMALL: (
         "l1_too_small",
@@ -73,7 +74,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "snapshot_table",
         ("offset", "count", "snapshot"),
         "the snapshot table, or an L1 table it names, is not valid ({count} at {offset:#x}); "
-        "{check}",
+        "qemu-img convert copies the disk if the header is sound",
     ),
     abi.REFUSAL_BACKING_FILE: (
         "backing_file",
@@ -117,7 +118,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_BITMAPS_EXTENSION: (
         "bitmaps_extension",
         ("offset", "type", "length"),
-        "the bitmaps header extension at {offset:#x} is malformed; see qemu-img check",
+        "the bitmaps header extension at {offset:#x} is malformed; the header is damaged",
     ),
     abi.REFUSAL_VIRTUAL_SIZE: (
         "virtual_size",
@@ -178,7 +179,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "l2_table",
         ("l1_table", "index", "offset"),
         "entry {index} of the L1 table at {l1_table:#x} names an L2 table at {offset:#x}, "
-        "which is unaligned or outside the image; {check}",
+        "which is unaligned or outside the image; qemu-img convert --salvage copies what can be "
+        "read",
     ),
     abi.REFUSAL_NO_ROOM: (
         "no_room",
@@ -213,14 +215,14 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_L2_ENTRY: (
         "l2_entry",
         ("l2_table", "index", "entry"),
-        "entry {index} of the L2 table at {l2_table:#x}, {entry:#x}, is not valid; "
-        "see qemu-img check",
+        "entry {index} of the L2 table at {l2_table:#x}, {entry:#x}, is not valid; qemu-img "
+        "convert --salvage copies what can be read",
     ),
     abi.REFUSAL_REFCOUNT: (
         "refcount",
         ("offset", "refcount", "needed"),
         "the image's refcounts are wrong: the cluster at {offset:#x} has refcount {refcount}, "
-        "and {needed} references are needed; repair it with qemu-img check -r all",
+        "and {needed} references are needed; repair it with instar check -r all",
     ),
     abi.REFUSAL_DOWNGRADE_ENCRYPTED_ZEROES: (
         "downgrade_encrypted_zeroes",
@@ -244,20 +246,20 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "bitmaps",
         ("offset", "count"),
         "the directory of {count} bitmaps, or a table it names, is not valid (at "
-        "{offset:#x}); see qemu-img check",
+        "{offset:#x}); remove it with qemu-img bitmap --remove, if that opens the image",
     ),
     abi.REFUSAL_OVERLAP: (
         "overlap",
         ("offset", "user", "other_user"),
         "the cluster at {offset:#x} is used twice{users}, and the amend would change it; "
-        "repair the image with qemu-img check -r all, or else copy it with qemu-img convert",
+        "copy the image with qemu-img convert, unless instar check -r all repairs it",
     ),
     abi.REFUSAL_WORK_LIMIT: (
         "work_limit",
         ("limit",),
         "to follow the image's tables takes more work than to read {limit} bytes, out of "
-        "proportion to what the file holds; see qemu-img check, and copy the image with "
-        "qemu-img convert if it is to be trusted",
+        "proportion to what the file holds; copy the image with qemu-img convert if it is to be "
+        "trusted",
     ),
     abi.REFUSAL_CHANGE_LIMIT: (
         "change_limit",
@@ -398,7 +400,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "repair_entry",
         ("finding", "detail", "entry"),
         "the image has {found}, which only a guess could repair; instar check lists all that is "
-        "wrong, and qemu-img convert copies what can be read",
+        "wrong, and qemu-img convert --salvage copies what can be read",
     ),
     abi.REFUSAL_REPAIR_EXTENSION: (
         "repair_extension",
@@ -432,7 +434,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "luks_region",
         ("offset", "length", "image_size"),
         "the LUKS header, {length} bytes at {offset:#x}, is not a region inside the image of "
-        "{image_size} bytes; {check}",
+        "{image_size} bytes; the header is damaged",
     ),
     abi.REFUSAL_LUKS_TRUNCATED: (
         "luks_truncated",

@@ -166,11 +166,20 @@ def _phrase(
         users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
         which=_name_snapshot(names, detail.get("snapshot", 0)),
         luks_field=_name_luks_field(detail.get("place", 0)),
-        check=_ENDS_EARLY if ends_early else "see qemu-img check",
         found=_FINDINGS.get(detail.get("finding", 0), "an error"),
         **detail,
     )
-    return text.replace(_CONVERT, _CONVERT_WITHOUT_SNAPSHOTS) if has_snapshots else text
+    if ends_early and reason in _OF_A_PLACE:
+        text = f"{text.rpartition('; ')[0]}; {_ENDS_EARLY}"
+    return _add_loss(text) if has_snapshots else text
+
+
+def _add_loss(text: str) -> str:
+    """Say of each copy that is advised that it loses snapshots."""
+    for command in ("qemu-img convert --salvage", "qemu-img convert"):
+        if command in text:
+            return text.replace(command, f"{command} (which drops internal snapshots)")
+    return text
 
 
 _FINDINGS = {
@@ -192,8 +201,12 @@ _FINDINGS = {
 }
 """What keeps an image from being repaired, as a guest finds it: CHECK_* of the ABI."""
 
-_CONVERT = "qemu-img convert"
-_CONVERT_WITHOUT_SNAPSHOTS = "qemu-img convert (which drops internal snapshots)"
+_OF_A_PLACE = (
+    *(abi.REFUSAL_REFCOUNT_TABLE, abi.REFUSAL_L1_TABLE, abi.REFUSAL_SNAPSHOT_TABLE),
+    *(abi.REFUSAL_L2_TABLE, abi.REFUSAL_LUKS_REGION),
+)
+"""What is said of something that is not where it should be, with an advice after a semicolon."""
+
 _ENDS_EARLY = "the file ends before its tables: is it a truncated download or copy?"
 _ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, of a snapshot without its texts
 

@@ -31,7 +31,7 @@ _CONTRADICTIONS = {
     "force-share": "--force-share is for images that are only looked at; -r writes",
     "debug": "--debug shows the text of one sandbox, and -r takes three",
 }
-_WRONG = ("leaks", "corruptions", "overlaps", "check-errors", "dirty")
+_WRONG = ("leaks", "corruptions", "overlaps", "check-errors", "dirty", "corrupt")
 _FIXED = ("leaks", "corruptions")
 
 
