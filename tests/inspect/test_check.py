@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,7 +24,7 @@ from tests.hostile.catalogue import CASES as HOSTILE
 from tests.inspect.checking import differences
 from tests.inspect.damage import damage
 from tests.inspect.divergences import CHECK, explain
-from tests.support.forge import Compressed, Data, Image, Snapshot
+from tests.support.forge import Compressed, Data, Image, Snapshot, parse_header
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
@@ -151,6 +152,32 @@ def test_an_image_larger_than_a_window_is_counted_in_several(
     same = {"vm_exits": 0}
     assert {**vars(parted), **same} == {**vars(whole), **same}
     assert unexplained(qemu, path) == []
+
+
+def test_a_window_may_begin_anywhere_in_a_refcount_block(
+    tmp_path: Path, qemu: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block counts 8192 clusters, and a window has a multiple of 4096."""
+    path = tmp_path / "t.qcow2"
+    how = {"cluster_size": "1k", "refcount_bits": "1", "preallocation": "metadata"}
+    qemu.create(path, "128M", **how)
+    with path.open("r+b") as file:
+        file.seek(parse_header(file.read(1024)).refcount_table_offset)
+        for (block,) in struct.iter_unpack(">Q", file.read(1024)):
+            for at in (1, 300, 500, 900) if block else ():
+                file.seek(block + at)
+                file.write(b"\x7f")
+    whole = instar.check(path)
+    assert whole.corruptions >= 50
+    monkeypatch.setattr("instar.vmm.inspect.ram_for", lambda _image: 0)
+    parted = instar.check(path)
+    assert parted.vm_exits > whole.vm_exits
+    # The flags of a window are compared right after its refcounts.
+    same = [
+        replace(one, vm_exits=0, findings=tuple(sorted(one.findings, key=repr)))
+        for one in (whole, parted)
+    ]
+    assert same[0] == same[1]
 
 
 @pytest.mark.parametrize("fields", [{"dirty": True}, {"corrupt": True}])

@@ -20,6 +20,7 @@ import pytest
 import zstandard
 
 import instar
+from instar.vmm.inspect.formats import recognise
 from tests.support.forge import Data, Image
 from tests.support.qemu import Qemu
 
@@ -140,6 +141,20 @@ def test_a_disk_image_that_is_a_cd_too_is_refused(tmp_path: Path, qemu: Qemu) ->
         ("contents", True)
     ]
     assert run("--safe", path) == 1
+
+
+@pytest.mark.parametrize("before", [0, 1, 489, 490, 491, 5000])
+def test_the_end_of_a_file_is_looked_at_however_short_it_is(before: int) -> None:
+    for form, contents, end in (
+        ("raw", ("zip",), b"PK\5\6" + bytes(18)),
+        ("dmg", (), b"koly" + bytes(508)),
+        ("vpc", (), b"conectix" + bytes(504)),
+        ("raw", (), b"PK\5\6" + bytes(19)),
+        ("raw", (), b"koly" + bytes(509)),
+    ):
+        data = bytes(before) + end
+        found = recognise(lambda at, size, data=data: data[at : at + size], len(data))  # type: ignore[misc]
+        assert found == (form, contents), end
 
 
 PLACES = {

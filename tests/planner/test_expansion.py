@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +155,50 @@ def test_a_snapshot_table_is_completed_and_says_the_same(planner: Any, image: Im
             max(24, old.extra_data_size) if moved else old.extra_data_size
         )
         assert new.extra_data.disk_size == image.size
+
+
+@pytest.mark.parametrize("extra", [0, 8, 16, 24])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lazy_refcounts": True},
+        {"compat": 3, "lazy_refcounts": True},
+        {"refcount_bits": 32},
+        {"backing_file": b"x", "backing_fmt": b"raw", "change_backing": True},
+    ],
+)
+def test_what_a_version_3_image_has_of_snapshots_no_other_option_completes(
+    planner: Any, options: dict[str, Any], extra: int
+) -> None:
+    image = Image(cluster_bits=12, snapshots=[Snapshot(name=b"s", extra_data_size=extra)])
+    data, request = image.build(), AmendRequest.of(max_growth=GROWTH, **options)
+    answer = ask(planner, data, request)
+    assert answer.planned, answer.refusals
+    accepted_by_contract(data, request, answer)
+    before, after = Reader(data), Reader(apply(data, answer.writes))
+    assert before.header.snapshots_offset == after.header.snapshots_offset
+    assert before.snapshots == after.snapshots
+
+
+@pytest.mark.parametrize("count", [1, 10, 18, 34])
+def test_a_snapshot_table_is_filled_up_with_zeros_to_the_end_of_its_cluster(
+    planner: Any, count: int
+) -> None:
+    """A piece of 1 MiB at a time, in a cluster of 2 MiB."""
+    snapshots = [
+        Snapshot(name=b"%d" % n * 30_000, extra_data_size=0) for n in range(10, 10 + count)
+    ]
+    data = Image(version=2, cluster_bits=21, size=1 << 21, snapshots=snapshots).build()
+    request = AmendRequest.of(compat=3, max_growth=GROWTH)
+    answer = ask(planner, data, request)
+    assert answer.planned, answer.refusals
+    after = apply(data, answer.writes)
+    names = [snapshot.name for snapshot in snapshots]
+    assert [snapshot.name for snapshot in Reader(after).snapshots] == names
+    start = Reader(after).header.snapshots_offset
+    table = after[start : start + (1 << 21)]
+    assert len(table) == 1 << 21
+    assert not any(table[count * (60_000 + 72) :])
 
 
 def test_a_refusal_to_grow_names_all_that_is_needed(planner: Any) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from instar.vmm.base.record import FrozenDict
 from instar.vmm.qcow2.probe import header_fields
 from instar.vmm.request import AmendRequest
 from tests.planner.headers import images
@@ -128,6 +129,19 @@ def test_what_is_so_already_is_left_alone(
 ) -> None:
     answer, _ = amended(planner, image.build(), request_)
     assert not answer.amended
+
+
+@pytest.mark.parametrize(("image", "request_"), CONFIRMED)
+def test_what_is_so_already_may_be_asked_for_with_something_that_is_not(
+    planner: Any, image: Image, request_: AmendRequest
+) -> None:
+    options = FrozenDict({**request_.options, "lazy_refcounts": True, "compat": 3})
+    more = AmendRequest(**{**vars(request_), "options": options})
+    before = read_cluster(image.build())
+    answer, after = amended(planner, image.build(), more)
+    assert answer.amended
+    assert after.fields["compatible_features"] == 1
+    assert (after.name, after.extensions) == (before.name, before.extensions)
 
 
 REFUSED: list[tuple[Image, AmendRequest, str]] = [

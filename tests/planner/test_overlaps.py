@@ -230,6 +230,25 @@ class TestFlags:
         amended = assert_sound(data, DOWN, answer)
         assert int.from_bytes(amended[table:][:8], "big") == host | layout.COPIED
 
+    @pytest.mark.parametrize("cut", [True, False], ids=["in a table that is cut", "in another"])
+    @pytest.mark.parametrize("kept", range(3))
+    def test_a_kept_entry_cannot_get_it_when_the_other_one_is_cut_off(
+        self, planner: Any, kept: int, cut: bool
+    ) -> None:
+        first = 600 if cut else 0
+        clusters: dict[int, Cluster] = {n: Data(b"%d" % n) for n in (0, 1, 2, 600, 601, 602, 700)}
+        image = self.image(size=4 << 20, clusters=clusters)
+        regions = image.regions()
+        host, old = (regions[f"data[{n}]"].start for n in (first + kept, 700))
+        places = [regions[f"l2_table[{n // 512}]"].start + n % 512 * 8 for n in (first + kept, 700)]
+        data = count(count(image.build(), image, old >> self.BITS, 0), image, host >> self.BITS, 2)
+        for place in places:
+            data = put(data, place, host)
+        assert faults(Reader(data)) == []
+        request = AmendRequest.of(size=603 << self.BITS, shrink=True, max_growth=GROWTH)
+        expected = users(host, abi.AMEND_USE_DATA, abi.AMEND_USE_UNKNOWN)
+        assert refused(planner, data, request) == expected
+
     def test_an_l1_entry_cannot_get_it(self, planner: Any) -> None:
         clusters: dict[int, Cluster] = {1: ZeroAllocated(b"z"), 600: Data(b"d")}
         image = self.image(size=4 << 20, clusters=clusters)

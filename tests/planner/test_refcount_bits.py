@@ -10,7 +10,15 @@ import pytest
 
 from instar import abi
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Data, Image, Reader, parse_header, stored_refcounts
+from tests.support.forge import (
+    Bitmap,
+    Data,
+    Image,
+    Reader,
+    Snapshot,
+    parse_header,
+    stored_refcounts,
+)
 from tests.support.forge.refcounts import encode_block
 from tests.support.planner import Answer, accepted_by_contract, apply, ask
 from tests.support.project import load_planner
@@ -145,8 +153,11 @@ def test_a_table_of_8_mib_is_the_largest() -> None:
 
 
 def test_a_cluster_that_no_table_could_name_is_refused_in_words() -> None:
-    answer, _ = recode(far((1 << 27) - 1), 6)
+    image = far((1 << 27) - 1)
+    answer, _ = recode(image, 6)
     assert answer.refusals == ("refcount_table_full",)
+    table = parse_header(image).refcount_table_offset
+    assert answer.details == {"offset": table, "needed": 8 * (1 << 27) // 64}
 
 
 @pytest.mark.parametrize("order", ORDERS[:-1])
@@ -249,6 +260,20 @@ def test_on_a_device_only_the_table_is_in_a_row() -> None:
     assert header.refcount_table_clusters == 2
     assert header.refcount_table_offset >= len(image) - (20 << 9)
     expect_recoded(image, after)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("what", ["l1_table", "snapshot_table", "bitmap_directory"])
+def test_on_a_device_no_table_is_taken_that_counts_as_free(what: str, before: int) -> None:
+    """The new table would lie on it, or the block after that."""
+    bitmaps = [Bitmap(name=b"b", dirty=(0,), granularity_bits=9)]
+    image = small(4, bitmaps=bitmaps, snapshots=[Snapshot(name=b"s")])
+    place = image.regions()[what].start
+    free = [*range(1, 1 + before), place >> 9]
+    data = replace(image, refcounts=dict.fromkeys(free, 0)).build()
+    answer, _ = recode(data + bytes(SECTOR), 5, fixed_size=True, max_growth=0)
+    assert answer.refusals == ("overlap",)
+    assert answer.details["offset"] == place
 
 
 @pytest.mark.parametrize("free", [0, 1])

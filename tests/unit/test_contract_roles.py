@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from instar import abi
 from instar.vmm.base.errors import ImageRejected
 from tests.support import planning
 from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot, Zero, ZeroAllocated
@@ -18,11 +19,13 @@ COMPRESSED = 1 << 62
 LUKS = 0x0537BE77
 
 
-def assert_overlap(case: Case, offset: int) -> None:
+def assert_overlap(case: Case, offset: int) -> tuple[int, int]:
+    """The two users of the cluster, as the refusal names them."""
     with pytest.raises(ImageRejected) as caught:
         case.judge()
     (refusal,) = caught.value.refusals
     assert (refusal.name, refusal.detail["offset"]) == ("overlap", offset)
+    return refusal.detail["user"], refusal.detail["other_user"]
 
 
 def patched(image: Image, region: str, at: int, data: bytes) -> Image:
@@ -71,6 +74,13 @@ def touched() -> dict[str, tuple[Model, int]]:
 
 
 TOUCHED = tuple(touched())
+PURPOSES = {
+    "written as an L2 table": abi.AMEND_USE_L2_TABLE,
+    "written as a refcount block": abi.AMEND_USE_REFCOUNT_BLOCK,
+    "written as the refcount table": abi.AMEND_USE_REFCOUNT_TABLE,
+    **{name: abi.AMEND_USE_NEW for name in TOUCHED if name.startswith("taken")},
+}
+"""What the change has a cluster for, where that can be said."""
 IMAGES = {"taken": BACKED, "zeroed in its place": BACKED, "set free": PLAIN}
 
 
@@ -94,7 +104,11 @@ class TestEveryPointerIsHeldAgainstEveryTouch:
         model, offset = touched()[name]
         model.case.judge()
         point(model, spare(image_of(name)), offset | flags)
-        assert_overlap(model.case, offset)
+        users = assert_overlap(model.case, offset)
+        if name in PURPOSES:
+            assert users == (PURPOSES[name], abi.AMEND_USE_DATA)
+        else:
+            assert users == (abi.AMEND_USE_DATA, abi.AMEND_USE_UNKNOWN)
 
     @pytest.mark.parametrize("name", TOUCHED)
     @pytest.mark.parametrize("at", [0, 100])

@@ -100,6 +100,11 @@ class TestOpening:
         with open_image(path) as image:
             assert not os.get_inheritable(image.fd)
 
+    def test_nothing_counts_as_read_or_written_of_one_that_was_received(self, path: Path) -> None:
+        image = ImageFile.received(os.open(path, os.O_RDWR), "image", 0, WORK_MIN)
+        assert (image.bytes_read, image.bytes_written) == (0, 0)
+        image.close()
+
     def test_closing_closes_the_descriptor(self, path: Path) -> None:
         with open_image(path) as image:
             fd = image.fd
