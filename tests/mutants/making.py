@@ -93,6 +93,13 @@ def choose(only: str, count: int, seed: int, known: set[tuple[str, str, str]]) -
     return sorted(found, key=lambda mutant: (_lot(mutant, seed), mutant.line))[:count]
 
 
+def lived(output: str, known: set[tuple[str, str, str]]) -> list[Mutant]:
+    """Those of today's mutants that lived in a run of which this is the output."""
+    found = re.findall(r": (\S+):\d+\n  - (.*)\n  \+ (.*)\n  LIVES$", output, re.MULTILINE)
+    again = {*found} - known
+    return [m for m in all_mutants() if (m.path, m.before, m.after) in again]
+
+
 def _lot(mutant: Mutant, seed: int) -> bytes:
     text = "\0".join((str(seed), mutant.path, mutant.before, mutant.after))
     return hashlib.sha256(text.encode()).digest()

@@ -18,6 +18,8 @@ from tests.mutants.making import Mutant
 
 GUEST_RUNS = "vmm/kvm/vcpu.py"
 """What runs in no test but those that run a guest."""
+NAMED = 8
+"""How much more a file of tests counts that names the module."""
 
 
 def resolve(raw: Path, root: Path, library: Path) -> None:
@@ -180,18 +182,28 @@ class Record:
         using = {file for file in files if word.search((self._root / file).read_text("utf-8"))}
         return found | {name for name in self.seconds if name.partition("::")[0] in using}
 
-    def nearest(self, names: list[str], files: int) -> list[str]:
-        """Tests of the few files that have most to do with it: each file takes time to import."""
+    def nearest(self, path: str, names: list[str], files: int) -> list[str]:
+        """Tests of the few files that have most to do with a file of the code.
+
+        Few, as each takes time to import. A file of tests has much to do with it if many of its
+        tests run the line and others do not, and more if it names the module.
+        """
+        word = re.compile(rf"\b{Path(path).stem}\b")
         all_of = Counter(name.partition("::")[0] for name in self.seconds)
         some = Counter(name.partition("::")[0] for name in names)
-        best = sorted(some, key=lambda file: some[file] ** 2 / all_of[file], reverse=True)[:files]
+
+        def nearness(file: str) -> float:
+            named = word.search(self.recorded[file]) is not None
+            return some[file] ** 2 / all_of[file] * (NAMED if named else 1)
+
+        best = sorted(some, key=nearness, reverse=True)[:files]
         return [name for name in names if name.partition("::")[0] in best]
 
     def within(self, names: Iterable[str], seconds: float) -> list[str]:
         """As many tests, from the first on, as take so long; never none."""
         chosen: list[str] = []
         total = 0.0
-        for name in names:
+        for name in dict.fromkeys(names):
             total += self.seconds[name]
             if chosen and total > seconds:
                 break

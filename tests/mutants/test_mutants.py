@@ -86,6 +86,20 @@ def test_the_choice_hardly_changes_with_other_code(monkeypatch: pytest.MonkeyPat
     assert making.choose("vmm/contract", 20, 5, set())[: len(kept)] == kept
 
 
+def test_those_that_lived_in_a_run_are_tried_again_wherever_their_lines_are_now() -> None:
+    one, two, three = making.choose("vmm/contract", 3, 5, set())
+    moved = Mutant(one.path, one.line + 7, one.before, one.after)
+    gone = Mutant(one.path, 1, "no such line", "nor this one")
+    output = "".join(
+        f"{number} of 9, 3 s: {mutant}\n  {word}\n"
+        for number, (mutant, word) in enumerate(
+            ((two, "killed by x"), (moved, "LIVES"), (gone, "LIVES"), (three, "LIVES"))
+        )
+    )
+    assert {*making.lived(output, set())} == {one, three}
+    assert making.lived(output, {(one.path, one.before, one.after)}) == [three]
+
+
 CODE = "LIMIT = 3\n\n\ndef f(a):\n    return a + 1\n\n\ndef g(a):\n    return a < LIMIT\n"
 QUICK, SLOW, ODD = "checks/unit/test_a.py::quick", "checks/unit/test_a.py::slow", "checks/b.py::c"
 
@@ -123,7 +137,12 @@ def test_a_mutant_is_tried_by_what_runs_its_line_the_fastest_first(tree: Path) -
     assert record.tests(Mutant("code/a.py", 5, "", "")) == [QUICK, SLOW]
     assert record.tests(Mutant("code/a.py", 9, "", "")) == [SLOW]
     assert record.within([QUICK, SLOW], 1.0) == [QUICK]
-    assert record.nearest([QUICK, SLOW, ODD], 1) == [QUICK, SLOW]
+    assert record.nearest("code/z.py", [QUICK, SLOW, ODD], 1) == [QUICK, SLOW]
+
+
+def test_tests_that_name_the_module_come_before_others(tree: Path) -> None:
+    assert read(tree).nearest("code/slow.py", [SLOW, ODD], 1) == [SLOW]
+    assert read(tree).nearest("code/z.py", [SLOW, ODD], 1) == [ODD]
 
 
 def test_lines_that_have_moved_since_the_record_are_found(tree: Path) -> None:
