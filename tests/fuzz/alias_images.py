@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from struct import pack, pack_into, unpack
 from typing import Any
 
 from tests.support.forge import (
@@ -39,11 +40,14 @@ class Case:
     """Arguments of Sandbox.amend."""
     story: list[str] = field(default_factory=list)
     """What was done to the image, in order."""
+    _model: Model | None = None
 
     @property
     def model(self) -> Model:
-        """The image as it is now."""
-        return Model(self.data, backing=BACKING if self.backed else b"")
+        """The image as it is now: the same model as before where nothing has changed."""
+        if self._model is None or self._model.data != self.data:
+            self._model = Model(self.data, backing=BACKING if self.backed else b"")
+        return self._model
 
     def put(self, place: int, value: int, size: int = 8) -> None:
         """Write a number, as far as its field holds it, if it has a place in the file."""
@@ -52,12 +56,17 @@ class Case:
 
 
 def random_cases(rng: random.Random) -> Iterator[Case]:
-    """Cases without end."""
+    """Cases without end, of which no two of one image are equal."""
     while True:
         image = random_image(rng)
         data, backed = image.build(), image.backing_file is not None
+        known = set()
         for _ in range(CASES_PER_IMAGE):
-            yield random_case(rng, Case(bytearray(data), backed, {}))
+            case = random_case(rng, Case(bytearray(data), backed, {}))
+            drawn = hash((bytes(case.data), *sorted(case.request.items())))
+            if drawn not in known:
+                known.add(drawn)
+                yield case
 
 
 def random_case(rng: random.Random, case: Case) -> Case:
@@ -178,9 +187,10 @@ def _fill_refcounts(rng: random.Random, case: Case) -> None:
         if not int.from_bytes(case.data[place : place + 8], "big"):
             case.put(place, block)
     for _, block in case.model.blocks:
-        for place in range(block, block + model.cluster_size, 2):
-            if case.data[place : place + 2] == b"\0\0" and rng.random() < 0.995:
-                case.put(place, 1, 2)
+        stored = case.data[block : block + model.cluster_size]
+        refcounts = unpack(f">{len(stored) // 2}H", stored[: len(stored) & -2])
+        filled = [refcount or rng.random() < 0.995 for refcount in refcounts]
+        case.data[block : block + 2 * len(filled)] = pack(f">{len(filled)}H", *filled)
     case.story.append("no free cluster")
 
 
@@ -321,20 +331,22 @@ MUTATIONS = (
 
 def make_true(case: Case) -> None:
     """Let refcounts and flags be true, as far as there are places for them."""
-    for _ in range(_ROUNDS):
+    for _ in range(2 * _ROUNDS):
         model = case.model
         if model.refcount_order != 4:
             return
-        wrong, blocks = model.wrong_refcounts, dict(model.blocks)
-        for cluster, (_, needed) in wrong.items():
+        blocks = dict(model.blocks)
+        for cluster, (_, needed) in model.wrong_refcounts.items():
             index, at = divmod(cluster, model.cluster_size // 2)
-            if blocks.get(index, 1) % model.cluster_size == 0:
-                case.put(blocks[index] + 2 * at, min(needed, 0xFFFF), 2)
-        model = case.model if wrong else model
+            place = blocks.get(index, 1) + 2 * at
+            if (place - 2 * at) % model.cluster_size == 0 and place + 2 <= len(case.data):
+                pack_into(">H", case.data, place, min(needed, 0xFFFF))
+        if case.model is not model:
+            continue
         for place in model.wrong_flags:
             if place < len(case.data):
                 case.data[place] ^= 0x80
-        if not wrong and not model.wrong_flags:
+        if case.model is model:
             return
 
 

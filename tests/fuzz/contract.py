@@ -33,6 +33,7 @@ from tests.fuzz.contract_states import (
     state,
     wanted,
 )
+from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support.planner import ask
 from tests.support.planning import Case
@@ -60,6 +61,9 @@ class Tally:
     """What a run came to."""
 
     executions: int = 0
+    """Verdicts on plans of which no two of an image are equal, and on lies."""
+    equal: int = 0
+    """Plans that were made and not tried, as one like them had been."""
     endings: Counter[str] = field(default_factory=Counter)
     blames: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
@@ -164,19 +168,27 @@ class _TooLongError(Exception):
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
-    """Raise _TooLongError after some time."""
+def _alarms() -> Iterator[None]:
+    """An alarm is a _TooLongError, wherever it comes."""
 
     def end(*_: object) -> None:
         raise _TooLongError
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, READING_MAX)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class _Limited:
+    """Raises _TooLongError after some time."""
+
+    def __enter__(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, READING_MAX)
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _frozen(phase: dict[int, bytes]) -> frozenset[tuple[int, bytes]]:
@@ -237,36 +249,37 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
-def run(seed: int, runs: int, seconds: float, keep: Path | None = None, most: int = 1) -> Tally:
-    """Mutate plans until one of the limits; ends at the finding numbered `most`."""
-    tally, end = Tally(), time.monotonic() + seconds
-    number = 0
-    while tally.executions < runs and time.monotonic() < end and len(tally.findings) < most:
+def run(seed: int, limits: Limits, keep: Path | None = None, most: int = 1) -> Tally:
+    """Mutate plans until the limits are met; ends at the finding numbered `most`."""
+    tally, number = Tally(), 0
+    while len(tally.findings) < most and not limits.are_met(tally.executions):
         # Each image has a generator of its own: it is found again without those before it.
         rng = random.Random(f"{seed}/{number}")  # noqa: S311 - reproducible, not secret
-        _run_image(rng, f"{seed}/{number}", tally, (runs, end), keep)
+        with _alarms():
+            _run_image(rng, f"{seed}/{number}", tally, limits, keep)
         number += 1
     return tally
 
 
 def _run_image(
-    rng: random.Random, name: str, tally: Tally, limits: tuple[int, float], keep: Path | None
+    rng: random.Random, name: str, tally: Tally, limits: Limits, keep: Path | None
 ) -> None:
     case = next(honest_cases(rng))
     changed, what = case, "honest"
     try:
         trial = Trial(case, tally)
         for _ in range(MUTANTS):
-            if tally.executions >= limits[0] or time.monotonic() > limits[1]:
+            if limits.are_met(tally.executions):
                 return
             changed = copy_of(case)
             if rng.random() < LIES:
                 _tell(rng, tally)
             rogue = Rogue(rng, changed)
-            with suppress(_TooLongError), _limited():
+            with suppress(_TooLongError), _Limited():
                 rogue.mutate()
             what = " ".join(rogue.done)
             if not trial.is_new(changed):
+                tally.equal += 1
                 continue
             tally.executions += 1
             tally.endings[_execute(rng, trial, changed, what, tally)] += 1
@@ -301,7 +314,7 @@ def _execute(rng: random.Random, trial: Trial, case: Case, what: str, tally: Tal
     if judgement is None:
         return "a fault"
     try:
-        with _limited():
+        with _Limited():
             trial.check(rng, case)
             return "accepted"
     except _TooLongError as error:
@@ -318,11 +331,15 @@ def _pickled(case: Case) -> bytes:
 
 def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
-    tally = run(seed, runs, seconds, keep)
+    with Limits(runs, seconds, f"seed {seed}") as limits:
+        tally = run(seed, limits, keep)
     endings = ", ".join(f"{count} {ending}" for ending, count in sorted(tally.endings.items()))
-    print(f"seed {seed}: {tally.executions} plans: {endings}", flush=True)
+    print(f"seed {seed}: {tally.executions} plans: {endings}; {tally.equal} equal ones left out")
     print(
-        f"{tally.by_others} by two readers of others, {tally.by_qemu} by qemu-img too", flush=True
+        f"{tally.accepted} states of the end taken apart, {tally.by_others} by two readers of "
+        f"others, {tally.by_qemu} by qemu-img too; {limits.took:.0f} s, "
+        f"{time.process_time():.0f} s of processor time",
+        flush=True,
     )
     for finding in tally.findings:
         print(f"seed {seed}: {finding}", flush=True)

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
+from typing import Any
 
 from construct import ConstructError
 
 from instar import abi
 from tests.fuzz.contract_states import LAST, SWITCH, state
-from tests.support.forge import Reader, layout, parse_extensions, parse_header
-from tests.support.forge.audit import counted_refcounts, stored_refcounts
+from tests.support.forge import Reader, layout, parse_header
+from tests.support.forge.audit import stored_refcounts
+from tests.support.forge.model import Model
 from tests.support.planning import SECTOR, Case
 
 PREPARE, TABLE, MAPPING, RELEASE = (
@@ -27,6 +29,8 @@ PREPARE, TABLE, MAPPING, RELEASE = (
     abi.INSTAR_PHASE_RELEASE,
 )
 _COPIED, _MASK = 1 << 63, 0x00FFFFFFFFFFFE00
+_MOST = 1 << 20
+"""Entries that a table may have whose clusters are counted here."""
 _FEW = (1, 1, 1, 2, 3, 24, 60)
 
 
@@ -36,7 +40,7 @@ class Rogue:
     def __init__(self, rng: random.Random, case: Case) -> None:
         """Take a case that may be changed."""
         self.rng, self.case = rng, case
-        self.header = parse_header(case.data)
+        self.header = _header(case.data)
         self.size: int = 1 << self.header.cluster_bits
         self.done: list[str] = []
         """The mutations so far."""
@@ -48,7 +52,7 @@ class Rogue:
             with suppress(IndexError):  # nothing there that could be changed
                 edit(self)
                 self.done.append(edit.__name__.strip("_"))
-        if self.rng.random() < 0.5:
+        if self.done and self.rng.random() < 0.5:
             with suppress(ConstructError, OverflowError, TypeError, ValueError):
                 self._balance()
                 self.done.append("balance")
@@ -241,13 +245,15 @@ class Rogue:
         image = state(case, LAST)
         if image[20:48] != case.data[20:48] or image[60:64] != case.data[60:64]:
             return  # what can't be, and might be endless
-        final = Reader(image)
-        table, size = final.header.refcount_table_offset, final.header.refcount_table_clusters
-        extensions = {*parse_extensions(image)} - {*parse_extensions(case.data)}
-        names = any(e.type != layout.EXTENSION_FEATURE_NAME_TABLE for e in extensions)
+        final = Model(image, most=_MOST)
+        table, size = final.refcount_table_offset, final.refcount_table_clusters
+        extensions = {
+            kind for kind, _, data in final.extensions if (kind, data) not in _extensions(case.data)
+        }
+        names = extensions - {layout.EXTENSION_FEATURE_NAME_TABLE}
         if size * self.size > 32 << 20 or names:
             return
-        old, counted = _refcounts(case.data), counted_refcounts(final)
+        old, counted = _refcounts(case.data), final.counted
         blocks = {
             n: int.from_bytes(final.take(table + 8 * n, 8), "big")
             for n in {cluster * 2 // self.size for cluster in {*counted, *old}}
@@ -273,6 +279,16 @@ class Rogue:
         start, size = self.header.refcount_table_offset, self.header.refcount_table_clusters
         table = self.case.data[start : start + size * self.size]
         return list(struct.unpack(f">{len(table) // 8}Q", table[: len(table) & -8]))
+
+
+@lru_cache(4)
+def _header(data: bytes) -> Any:
+    return parse_header(data)
+
+
+@lru_cache(4)
+def _extensions(data: bytes) -> set[tuple[int, bytes]]:
+    return {(kind, data) for kind, _, data in Model(data).extensions}
 
 
 @lru_cache(4)

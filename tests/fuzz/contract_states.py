@@ -158,21 +158,20 @@ MISSING = "COPIED is missing"
 def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # type: ignore[assignment]
     """The image after all phases up to one, and after some sectors of the next."""
     image = bytearray(case.data)
-
-    def put(sector: int, data: bytes) -> None:
-        start = sector * SECTOR
-        if len(image) < start + SECTOR:
-            image.extend(bytes(start + SECTOR - len(image)))
-        image[start : start + SECTOR] = data
-
     for first, count in case.zeroes:
         start, end = first * SECTOR, (first + count) * SECTOR
         image.extend(bytes(max(min(end, 1 << 26) - len(image), 0)))
         image[start:end] = bytes(min(end, len(image)) - start)
-    for number, sectors in enumerate(case.phases):
-        for sector, data in sectors.items():
-            if number <= phase or (number == phase + 1 and sector in some):
-                put(sector, data)
+    staged: dict[int, bytes] = {}
+    for sectors in case.phases[: phase + 1]:
+        staged.update(sectors)
+    if some:
+        following = case.phases[phase + 1]
+        staged.update((sector, following[sector]) for sector in some)
+    if staged:
+        image.extend(bytes(max((max(staged) + 1) * SECTOR - len(image), 0)))
+    for sector, data in staged.items():
+        image[sector * SECTOR : sector * SECTOR + SECTOR] = data
     return bytes(image)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fuzz.alias import FindingError, compare, run
 from tests.fuzz.alias_images import Case, is_sound, make_true, random_cases
+from tests.fuzz.limits import Limits
 from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.forge.model import COPIED, Model
 
@@ -26,7 +27,7 @@ IMAGE = Image(
 
 @pytest.mark.kvm
 def test_overlapping_images_are_amended_right_or_refused() -> None:
-    tally = run(SEED, CASES, seconds=600)
+    tally = run(SEED, Limits(CASES, seconds=600))
     assert (tally.cases, tally.findings) == (CASES, 0)
     amended = tally.outcomes["sound amended"] + tally.outcomes["wrong amended"]
     refused = tally.outcomes["sound overlap"] + tally.outcomes["wrong overlap"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from array import array
 from dataclasses import replace
 
@@ -23,14 +22,15 @@ from instar.vmm.contract import (
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.rules import lazy_refcounts
 from tests.fuzz import contract_lies
-from tests.fuzz.contract import Tally, _run_image, _tell, run
+from tests.fuzz.contract import Tally, _alarms, _run_image, _tell, run
 from tests.fuzz.contract_states import FindingError
+from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import by_dissect, by_libqcow
 from tests.support.forge import Image, Snapshot, Zero
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
-    tally = run(seed=1, runs=1500, seconds=120)
+    tally = run(1, Limits(1500, seconds=120))
     assert not tally.findings
     assert tally.accepted > 10
     assert tally.endings["a fault"] > 500
@@ -48,12 +48,12 @@ def test_the_fuzzer_finds_a_header_that_changes_before_the_switch(
     monkeypatch.setattr(header.HeaderStates, "judge_prefixes", _any_early_header)
     toggle = lazy_refcounts.TOGGLE | {(REFCOUNT_TABLE, TABLE_PLACE)}
     monkeypatch.setattr(lazy_refcounts, "TOGGLE", toggle)
-    assert run(seed=5, runs=2_000, seconds=60).findings
+    assert run(5, Limits(2_000, seconds=60)).findings
 
 
 def test_the_fuzzer_finds_a_file_that_grows_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "judge_growth", lambda *_: None)
-    (finding,) = run(seed=5, runs=2_000, seconds=60).findings
+    (finding,) = run(5, Limits(2_000, seconds=60)).findings
     assert "the file grows from" in finding
 
 
@@ -61,7 +61,8 @@ def _found_in(image: str) -> list[str]:
     """What is found in the mutants of one image, by its name in a run."""
     tally = Tally()
     rng = random.Random(image)  # noqa: S311 - reproducible, not secret
-    _run_image(rng, image, tally, (2_000, time.monotonic() + 60), None)
+    with _alarms():
+        _run_image(rng, image, tally, Limits(2_000, seconds=60), None)
     return tally.findings
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from struct import unpack, unpack_from
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ OFFSET = 0x00FFFFFFFFFFFE00
 ZERO, COMPRESSED, COPIED = 1, 1 << 62, 1 << 63
 SECTOR = 512
 MANY = 1 << 12
-"""No table of a fuzzer's image has more entries; what a field says beyond that is ignored."""
+"""Entries that a table of a fuzzer's image has at most."""
 
 
 class Use(NamedTuple):
@@ -44,9 +44,13 @@ class Snapshot(NamedTuple):
 
 
 class Model:
-    """An image in memory. `backing` is the guest's view of the backing file."""
+    """An image in memory. `backing` is the guest's view of the backing file.
 
-    def __init__(self, data: bytes | bytearray, *, backing: bytes = b"") -> None:
+    No table has more than `most` entries; what a field says beyond that is ignored.
+    """
+
+    def __init__(self, data: bytes | bytearray, *, backing: bytes = b"", most: int = MANY) -> None:
+        self._most = most
         self.data, self.backing = bytes(data).ljust(layout.HEADER_LENGTH, b"\0"), backing
         first = unpack_from(">4sIQIIQ", self.data)
         _, self.version, self.backing_file_offset, self.backing_file_size, bits, self.size = first
@@ -73,7 +77,7 @@ class Model:
 
     def words(self, offset: int, count: int) -> tuple[int, ...]:
         """Entries of a table."""
-        count = min(count, MANY)
+        count = min(count, self._most)
         return unpack(f">{count}Q", self.take(offset, 8 * count))
 
     @cached_property
@@ -82,7 +86,7 @@ class Model:
         found: list[tuple[int, int, bytes]] = []
         at = self.header_length
         end = min(self.backing_file_offset or self.cluster_size, self.cluster_size, len(self.data))
-        while at + 8 <= end and len(found) < MANY:
+        while at + 8 <= end and len(found) < self._most:
             kind, length = unpack_from(">II", self.data, at)
             if kind == layout.EXTENSION_END or length > end - at - 8:
                 break
@@ -100,11 +104,11 @@ class Model:
         """The snapshot table."""
         found: list[Snapshot] = []
         at = self.snapshots_offset
-        for _ in range(min(self.nb_snapshots, MANY)):
+        for _ in range(min(self.nb_snapshots, self._most)):
             fixed = unpack(">QIHHIIQII", self.take(at, 40))
             offset, size, id_size, name_size, *times, vm_state, extra_size = fixed
-            rest = self.take(at + 40, min(extra_size, MANY) + id_size + name_size)
-            extra, texts = rest[: min(extra_size, MANY)], rest[min(extra_size, MANY) :]
+            rest = self.take(at + 40, min(extra_size, self._most) + id_size + name_size)
+            extra, texts = rest[: min(extra_size, self._most)], rest[min(extra_size, self._most) :]
             if len(extra) >= 8:
                 vm_state = int.from_bytes(extra[:8], "big")
             disk = int.from_bytes(extra[8:16], "big") if len(extra) >= 16 else self.size
@@ -119,8 +123,8 @@ class Model:
     @property
     def l1_tables(self) -> list[tuple[int, int]]:
         """Offset and entries of each layer's L1 table, the active one first."""
-        layers = [(s.l1_table_offset, min(s.l1_size, MANY)) for s in self.snapshots]
-        return [(self.l1_table_offset, min(self.l1_size, MANY)), *layers]
+        layers = [(s.l1_table_offset, min(s.l1_size, self._most)) for s in self.snapshots]
+        return [(self.l1_table_offset, min(self.l1_size, self._most)), *layers]
 
     def l2_table(self, offset: int) -> tuple[int, ...]:
         """The words of an L2 table; none where the L1 entry names none."""
@@ -133,10 +137,7 @@ class Model:
 
     def compressed_range(self, entry: int) -> tuple[int, int]:
         """Offset and length of a compressed cluster's data."""
-        bits = 62 - (self.bits - 8)
-        start = entry & ((1 << bits) - 1)
-        sectors = (entry & (COMPRESSED - 1)) >> bits
-        return start, ((start >> 9) + sectors + 1 << 9) - start
+        return _compressed_range(entry, self.bits)
 
     def contents(self) -> list[list[object]]:
         """What is read, cluster by cluster, of each layer; None where nothing can be read."""
@@ -147,7 +148,7 @@ class Model:
         per = self.cluster_size // 8 // step
         for (offset, entries), size in zip(self.l1_tables, sizes, strict=True):
             l1_table, layer = self.words(offset, entries), []
-            for guest in range(min(-(-size // self.cluster_size), MANY)):
+            for guest in range(min(-(-size // self.cluster_size), self._most)):
                 index, at = divmod(guest, per)
                 table = self.l2_table(l1_table[index]) if index < entries else ()
                 entry = table[at * step] if table else 0
@@ -198,7 +199,7 @@ class Model:
         if not found or not self.autoclear & layout.AUTOCLEAR_BITMAPS:
             return 0, 0, 0, 0
         count, _, size, offset = unpack(">IIQQ", found[1])
-        return found[0] + 16, min(count, MANY), size, offset
+        return found[0] + 16, min(count, self._most), size, offset
 
     @cached_property
     def bitmap_tables(self) -> list[tuple[int, int, int]]:
@@ -210,8 +211,8 @@ class Model:
             if at + 24 > min(size, 1 << 20):
                 break
             table, entries, _, _, _, name, extra = unpack(">QIIBBHI", self.take(start + at, 24))
-            found.append((start + at, table, min(entries, MANY)))
-            at += 24 + min(extra, MANY) + name
+            found.append((start + at, table, min(entries, self._most)))
+            at += 24 + min(extra, self._most) + name
             at += -at % 8
         return found
 
@@ -259,7 +260,7 @@ class Model:
     def blocks(self) -> list[tuple[int, int]]:
         """Index and offset of each refcount block."""
         entries = self.refcount_table_clusters << self.bits >> 3
-        table = self.take(self.refcount_table_offset, 8 * min(entries, MANY))
+        table = self.take(self.refcount_table_offset, 8 * min(entries, self._most))
         used = len(table.rstrip(b"\0"))
         words = unpack(f">{-(-used // 8)}Q", table[: -(-used // 8) * 8])
         return [(index, word & ~0x1FF) for index, word in enumerate(words) if word & ~0x1FF]
@@ -272,7 +273,7 @@ class Model:
     def _uses(self) -> Iterator[Use]:
         size = self.cluster_size
         yield Use("header", 0, 0, size)
-        clusters = min(self.refcount_table_clusters, MANY)
+        clusters = min(self.refcount_table_clusters, self._most)
         yield Use("refcount_table", 48, self.refcount_table_offset, clusters * size)
         for index, offset in self.blocks:
             yield Use("refcount_block", self.refcount_table_offset + 8 * index, offset, size)
@@ -290,22 +291,12 @@ class Model:
             yield Use("snapshot_table", 64, self.snapshots_offset, length)
         if self.crypto_header[2]:
             place, offset, length = self.crypto_header
-            yield Use("crypto_header", place, offset, min(length, MANY * size))
+            yield Use("crypto_header", place, offset, min(length, self._most * size))
         yield from self._bitmap_uses()
 
-    def _entries(self, table: int) -> Iterator[Use]:
-        step = 2 if self.extended else 1
-        for index, entry in enumerate(self.l2_table(table)[::step]):
-            if entry < SECTOR:
-                continue
-            place = table + 8 * step * index
-            if entry & COMPRESSED:
-                start, length = self.compressed_range(entry)
-                start, length = start & ~511, length + (start & 511)
-                yield Use("compressed", place, start, length)
-            elif entry & OFFSET and not self.has_data_file:
-                kind = "zero_cluster" if entry & ZERO else "data"
-                yield Use(kind, place, entry & OFFSET, self.cluster_size)
+    def _entries(self, table: int) -> tuple[Use, ...]:
+        data = self.take(table, self.cluster_size)
+        return _uses_in(table, data, self.bits, 2 if self.extended else 1, self.has_data_file)
 
     def _bitmap_uses(self) -> Iterator[Use]:
         place, _, size, offset = self.bitmap_directory
@@ -336,22 +327,17 @@ class Model:
         counts = {}
         per_block = self.cluster_size // 2
         for index, offset in self.blocks:
-            block = self.take(offset, self.cluster_size)
-            used = -(-len(block.rstrip(b"\0")) // 2)
-            for at, count in enumerate(unpack(f">{used}H", block[: 2 * used])):
-                if count:
-                    counts[index * per_block + at] = count
+            first = index * per_block
+            for at, count in _refcounts_in(self.take(offset, self.cluster_size)):
+                counts[first + at] = count
         return counts
 
     @cached_property
     def wrong_refcounts(self) -> dict[int, tuple[int, int]]:
         """Clusters whose refcount is not true: what it is, and what it should be."""
         stored, counted = self.stored, self.counted
-        return {
-            cluster: (stored.get(cluster, 0), counted[cluster])
-            for cluster in stored.keys() | counted.keys()
-            if stored.get(cluster, 0) != counted[cluster]
-        }
+        differ = {cluster for cluster, _ in stored.items() ^ counted.items()}
+        return {cluster: (stored.get(cluster, 0), counted[cluster]) for cluster in differ}
 
     @cached_property
     def wrong_flags(self) -> list[int]:
@@ -372,3 +358,38 @@ class Model:
                 alone = bool(host and stored.get(host >> self.bits) == 1)
                 if not self.has_data_file and bool(entry & COPIED) != alone:
                     yield table + 8 * step * at
+
+
+# What follows depends on its arguments alone, and is kept, as images of a fuzzer differ in little.
+
+
+def _compressed_range(entry: int, cluster_bits: int) -> tuple[int, int]:
+    bits = 62 - (cluster_bits - 8)
+    start = entry & ((1 << bits) - 1)
+    sectors = (entry & (COMPRESSED - 1)) >> bits
+    return start, ((start >> 9) + sectors + 1 << 9) - start
+
+
+@lru_cache(512)
+def _uses_in(offset: int, table: bytes, bits: int, step: int, external: bool) -> tuple[Use, ...]:
+    """What the L2 table at this offset names, with `step` words for each entry."""
+    found = []
+    for index, entry in enumerate(unpack(f">{len(table) // 8}Q", table)[::step]):
+        if entry < SECTOR:
+            continue
+        place = offset + 8 * step * index
+        if entry & COMPRESSED:
+            start, length = _compressed_range(entry, bits)
+            found.append(Use("compressed", place, start & ~511, length + (start & 511)))
+        elif entry & OFFSET and not external:
+            kind = "zero_cluster" if entry & ZERO else "data"
+            found.append(Use(kind, place, entry & OFFSET, 1 << bits))
+    return tuple(found)
+
+
+@lru_cache(512)
+def _refcounts_in(block: bytes) -> tuple[tuple[int, int], ...]:
+    """The refcounts of a block that are not 0, each with its index."""
+    used = -(-len(block.rstrip(b"\0")) // 2)
+    counts = unpack(f">{used}H", block[: 2 * used])
+    return tuple((at, count) for at, count in enumerate(counts) if count)
