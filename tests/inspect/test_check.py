@@ -192,21 +192,6 @@ def test_a_dirty_or_corrupt_image_is_checked_all_the_same(
     assert unexplained(qemu, path) == []
 
 
-def test_nothing_but_the_image_is_opened_and_nothing_is_written(tmp_path: Path) -> None:
-    path, trace = tmp_path / "t.qcow2", tmp_path / "trace"
-    replace(SOUND, backing_file=b"/etc/hostname").write(path)
-    before = path.read_bytes(), path.stat().st_mtime_ns
-    strace = ["strace", "-f", "-e", "trace=openat,pwrite64", "-o", str(trace)]
-    subprocess.run(
-        [*strace, *COMMAND, "--require-confinement", str(path)], capture_output=True, check=True
-    )
-    text = trace.read_text(errors="replace")
-    assert "/etc/hostname" not in text
-    assert "pwrite64" not in text
-    assert "O_RDONLY" in next(line for line in text.splitlines() if str(path) in line)
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-
-
 def test_of_many_images_the_worst_counts(tmp_path: Path) -> None:
     sound, leaked, corrupt = (tmp_path / f"{name}.qcow2" for name in "abc")
     REFCOUNTS.write(sound)
@@ -326,38 +311,6 @@ def test_progress_is_told_as_references_are_counted(tmp_path: Path) -> None:
     assert " (100.00/100%)\n" in run("-p", path).stdout
     assert "%" not in run("-p", "--quiet", path).stdout + run("-p", "--output=json", path).stdout
     assert "(2/2 images)" in run("-p", path, path).stdout
-
-
-@pytest.mark.parametrize("command", ["info", "check"])
-@pytest.mark.parametrize("force_share", [False, True])
-def test_only_the_image_is_opened_read_only_under_the_locks_that_qemu_img_takes(
-    command: str, tmp_path: Path, *, force_share: bool
-) -> None:
-    path, trace = tmp_path / "t.qcow2", tmp_path / "trace"
-    replace(SOUND, backing_file=b"/etc/hostname").write(path)
-    strace = ["strace", "-f", "-e", "trace=%file,%desc", "-o", str(trace)]
-    flags = ["-U"] if force_share else []
-    line = [*COMMAND[:-1], command, "--require-confinement", *flags, str(path)]
-    subprocess.run([*strace, *line], capture_output=True, check=True)
-    lines = trace.read_text(errors="replace").splitlines()
-    opened = next(
-        number for number, text in enumerate(lines) if str(path) in text and "= -1" not in text
-    )
-    assert "openat" in lines[opened]
-    assert "O_RDONLY" in lines[opened]
-    locks = [text for text in lines if "F_OFD_SETLK" in text]
-    assert all("F_RDLCK" in text or "F_UNLCK" in text for text in locks)
-    assert bool(locks) is not force_share
-    later = [text for text in lines[opened + 1 :] if "open" in text and "= -1" not in text]
-    data = [
-        text
-        for text in later
-        if not any(own in text for own in ("/dev/kvm", ".py", "/proc/", "/lib"))
-    ]
-    assert data == []
-    assert not any(
-        call in text for text in lines[opened:] for call in ("pwrite", "fsync", "fallocate")
-    )
 
 
 @pytest.mark.parametrize(

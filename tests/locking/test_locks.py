@@ -120,6 +120,24 @@ def test_locks_are_exactly_those_of_qemu_img_amend(image: Path, boundary_qemu: Q
     }
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("info",), ("info", "-U"), ("check",), ("check", "-r", "leaks")],
+    ids=" ".join,
+)
+def test_locks_of_looks_and_repairs_are_exactly_those_of_qemu_img(
+    arguments: tuple[str, ...], image: Path, boundary_qemu: Qemu
+) -> None:
+    """The checks before and after a repair take no others. Under -U a check has none, qemu's one."""
+    harm = {"refcounts": {2: 2}} if "-r" in arguments else {}
+    taken = []
+    for command in ([str(boundary_qemu.directory / "qemu-img")], INSTAR):
+        Image(clusters={0: Data(b"\x05")}, **harm).write(image)  # type: ignore[arg-type]
+        taken.append(set(strace_locks([*command, *arguments, str(image)])))
+    assert taken[0] == taken[1]
+    assert bool(taken[0]) is ("-U" not in arguments)
+
+
 def test_locks_are_held_until_the_last_flush(image: Path) -> None:
     thread, _inside, go_on = pause_amend(image)
     try:

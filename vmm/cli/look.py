@@ -1,8 +1,8 @@
 """Host side: what `instar info` and `instar check` have in common: files, children, documents.
 
 One image is looked at by the command's own process, which confines itself. Of many, each is looked
-at by a child of its own: this process opens it, and the child, which can open nothing, tells what
-it found as a JSON document. What it tells has the shape of what an honest one tells, is shown, and
+at by a child of its own, which opens it, locks it, confines itself, and tells what it found as a
+JSON document. What it tells has the shape of what an honest one tells, is shown, and
 never used.
 """
 
