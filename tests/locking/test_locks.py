@@ -128,7 +128,7 @@ def test_locks_are_exactly_those_of_qemu_img_amend(image: Path, boundary_qemu: Q
 def test_locks_of_looks_and_repairs_are_exactly_those_of_qemu_img(
     arguments: tuple[str, ...], image: Path, boundary_qemu: Qemu
 ) -> None:
-    """The checks before and after a repair take no others. Under -U a check has none, qemu's one."""
+    """The checks before and after a repair take no others; a check with -U has none, qemu's one."""
     harm = {"refcounts": {2: 2}} if "-r" in arguments else {}
     taken = []
     for command in ([str(boundary_qemu.directory / "qemu-img")], INSTAR):
