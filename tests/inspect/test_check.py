@@ -246,6 +246,25 @@ def test_a_flag_that_is_wrong_is_found_wherever_it_is(
     assert (result.corruptions, result.exit_status) == (1, 2)
 
 
+@pytest.mark.parametrize("wrong", [[], [1], [3], [1, 2, 3]])
+def test_in_a_data_file_each_cluster_has_the_flag(
+    wrong: list[int], tmp_path: Path, qemu: Qemu
+) -> None:
+    """Without it the first one, at offset 0, would be none."""
+    path = tmp_path / "t.qcow2"
+    clusters = {n: Data(b"d") for n in range(4)}
+    image = Image(cluster_bits=12, size=1 << 14, data_file=b"d.raw", clusters=clusters)
+    image.write(path)
+    (tmp_path / "d.raw").write_bytes(bytes(1 << 14))
+    table = image.regions()["l2_table[0]"].start
+    with path.open("r+b") as file:
+        for entry in wrong:
+            file.seek(table + 8 * entry)
+            file.write(b"\0")
+    assert [one.name for one in instar.check(path).findings] == ["cluster_copied"] * len(wrong)
+    assert unexplained(qemu, path) == []
+
+
 @pytest.mark.parametrize("stored", [0, 1, 2])
 def test_a_flag_of_a_cluster_after_the_end_is_compared_with_its_refcount(
     stored: int, tmp_path: Path, qemu: Qemu

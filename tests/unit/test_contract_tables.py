@@ -13,9 +13,21 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.abi import INSTAR_PHASE_MAPPING as MAPPING
 from instar.vmm.base.errors import GuestFault
+from instar.vmm.contract import tables
 from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.terms import Original
-from tests.support.forge import Bitmap, Data, Image, Reader, Zero, faults, find_extension, layout
+from tests.support.forge import (
+    Bitmap,
+    Cluster,
+    Data,
+    Image,
+    Reader,
+    Snapshot,
+    Zero,
+    faults,
+    find_extension,
+    layout,
+)
 from tests.support.reference import Model, downgrade, upgrade
 from tests.support.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
 
@@ -149,3 +161,18 @@ def assert_same_contents(image: Image, model: Model) -> None:
         number = None if layer is None else layer
         for index in list(image.contents(number))[:700]:
             assert after.read(index, layer) == before.read(index, layer), (layer, index)
+
+
+@pytest.mark.parametrize("snapshots", [0, 1, 3])
+@pytest.mark.parametrize("sectors", [1, 2, 5])
+def test_each_layer_may_fill_what_the_written_entries_can_name(
+    snapshots: int, sectors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 entries a sector: for as many clusters, and no more, the refcounts may make room."""
+    told: list[int] = []
+    monkeypatch.setattr(tables, "judge_growth", lambda *rest: told.append(rest[-1]))
+    clusters: dict[int, Cluster] = {64 * n: Zero() for n in range(sectors)}
+    layers = [Snapshot(name=b"%d" % n, clusters={}) for n in range(snapshots)]
+    model = downgrade(Image(**BACKED, clusters=clusters, snapshots=layers))
+    model.case.judge()
+    assert told == [64 * sectors * (1 + snapshots)]
