@@ -276,6 +276,18 @@ def test_on_a_device_no_table_is_taken_that_counts_as_free(what: str, before: in
     assert answer.details["offset"] == place
 
 
+def test_on_a_device_no_part_of_a_new_table_is_taken_that_counts_as_free() -> None:
+    """Two clusters in a row: data that count as free, and then the L1 table."""
+    clusters = {n: Data(b"d") for n in range(4200)}
+    image = Image(cluster_bits=9, size=4200 << 9, clusters=clusters)
+    table = image.regions()["l1_table"].start >> 9
+    data = replace(image, refcounts={table - 1: 0, table: 0}).build() + bytes(200 << 9)
+    answer, _ = recode(data, 6, fixed_size=True, max_growth=0)
+    assert answer.refusals == ("overlap",)
+    assert answer.details["offset"] == table - 1 << 9
+    assert answer.details["other_user"] == abi.AMEND_USE_L1_TABLE
+
+
 @pytest.mark.parametrize("free", [0, 1])
 def test_a_device_without_room_is_refused(free: int) -> None:
     image = device([], (len(small(4).build()) >> 9) + free)
