@@ -15,7 +15,6 @@ from instar.abi import INSTAR_RAM_MAX
 from .amend import carry_out, plan_steps, preload_steps
 from .base.errors import UsageError
 from .image.image_file import ImageFile
-from .image.locks import lock_image
 from .image.view import size_after
 from .inspect import check_image
 from .inspect.check import CheckResult, check_open, ram_for
@@ -182,7 +181,7 @@ def _repair(
 ) -> CheckResult:
     """Check, repair if there is anything to be, and check again."""
     with ImageFile(os.fspath(path), writable=True, max_growth=request.max_growth) as image:
-        lock_image(image.fd, image.name)
+        image.lock()
         looker.provide(ram_for(image))
         before = check_open(looker, image, timeout=request.timeout, **seen)
         if not wants_repair(before):

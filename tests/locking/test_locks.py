@@ -17,6 +17,8 @@ from tests.locking.users import INSTAR, hold_open, locked_bytes, serve, strace_l
 from tests.support.forge import Data, Image
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.qemu import Qemu
 
 TAKEN = {100, 101, 103, 201, 203}
@@ -174,6 +176,52 @@ def test_byte_range_lock_of_another_program_is_refused(image: Path) -> None:
     assert done.returncode == 1
     assert "lock" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def before_the_first_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have another program come to its end after instar opened the image, and before it locks."""
+    lock, left = locks.fcntl, [act]
+
+    def lock_after(*arguments: object) -> object:
+        while left:
+            left.pop()()
+        return lock(*arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(locks, "fcntl", lock_after)
+
+
+def grow_by_sandbox(image: Path) -> None:
+    with instar.Sandbox() as sandbox:
+        sandbox.amend(image, size=4 << 30)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda image: instar.amend(image, size=4 << 30),
+        grow_by_sandbox,
+        lambda image: instar.check(image, repair="all"),
+        instar.check,
+    ],
+    ids=["amend", "sandbox", "repair", "check"],
+)
+def test_what_another_program_wrote_until_the_image_is_locked_is_kept(
+    tmp_path: Path, qemu: Qemu, monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]
+) -> None:
+    image = tmp_path / "disk.qcow2"
+    qemu.create(image, "1M", cluster_size="4k")
+    qemu.io(image, "write -P 1 0 64k")
+
+    def write_on() -> None:
+        # What is freed is the first place for new tables, in the middle of what is in use.
+        qemu.io(image, "write -P 2 64k 64k", "write -P 3 128k 128k", "discard 64k 16k")
+
+    before_the_first_lock(monkeypatch, write_on)
+    result = act(image)
+    if isinstance(result, instar.CheckResult):
+        assert result.exit_status == 0
+    assert qemu.check(image).clean
+    qemu.io(image, "read -P 1 0 64k", "read -P 0 64k 16k", "read -P 3 128k 128k")
 
 
 @pytest.mark.parametrize("extent", ["leaks", "all"])

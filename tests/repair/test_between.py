@@ -18,7 +18,6 @@ import pytest
 from instar.vmm.cli import look, mend
 from instar.vmm.cli.check import _look
 from instar.vmm.image.image_file import ImageFile
-from instar.vmm.image.locks import lock_image
 from tests.repair.repairing import losses
 from tests.support import qemu as oracle
 from tests.support.forge import Data, Image, Snapshot
@@ -118,6 +117,6 @@ def test_an_image_that_is_in_use_by_then_is_not_repaired(
     replace(LOW, dirty=False).write(image)
     before = image.read_bytes()
     with ImageFile(str(image), writable=True) as user:
-        told = check_and_mend(image, lambda: lock_image(user.fd, user.name))
+        told = check_and_mend(image, user.lock)
     assert told["error"]["kind"] == "ImageLocked"
     assert image.read_bytes() == before

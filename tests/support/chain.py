@@ -16,7 +16,6 @@ from instar.vmm.amend.result import AmendResult
 from instar.vmm.base.errors import InstarError
 from instar.vmm.confine import Descriptors, confine
 from instar.vmm.image.image_file import ImageFile
-from instar.vmm.image.locks import lock_image
 from instar.vmm.machine import Machine
 from instar.vmm.machine.payload import Payload, load_payload
 from instar.vmm.request import AmendRequest
@@ -48,7 +47,7 @@ def amend_in_steps(
     growth = max(step.max_growth for step in steps)
     writable = not steps[0].dry_run
     with ImageFile(str(path), writable=writable, max_growth=growth) as image:
-        warning = lock_image(image.fd, image.name)
+        warning = image.lock()
         with Machine(payload) as machine:
             machine.keep()
             if before_read:

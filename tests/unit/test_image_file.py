@@ -417,6 +417,19 @@ class TestGrowing:
             image.cut_back()
         assert path.read_bytes() == b"0123456789"
 
+    def test_a_file_that_another_program_has_extended_is_not_cut(self, path: Path) -> None:
+        with open_image(path) as image:
+            os.truncate(path, 4096)
+            with pytest.raises(HostError, match=r"^another program has changed the size of '"):
+                image.prepare_writes(1024)
+            assert path.stat().st_size == 4096
+
+    def test_the_size_is_that_of_when_the_file_is_locked(self, path: Path) -> None:
+        with open_image(path) as image:
+            os.truncate(path, 4096)
+            assert image.lock() is None
+            assert image.size == 4096
+
     def test_the_limit_on_the_size_of_files_is_kept_from_the_start(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -12,7 +12,6 @@ from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.commit import commit, give_back
 from ..image.image_file import ImageFile, count_budget
-from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
@@ -59,7 +58,7 @@ def amend_image(
         return _amend_luks(path, request, progress, before_read)
     payload = payload or load_payload(hashed=hashed)
     with open_image(path, request) as image:
-        warning = lock_image(image.fd, image.name)
+        warning = image.lock()
         image.tables = request.tables_max
         with Machine(payload, request.ram_size) as machine:
             if request.runs > 1:
@@ -80,7 +79,7 @@ def _amend_luks(
     from .keys import plan_luks
 
     with open_image(path, request) as image:
-        warning = lock_image(image.fd, image.name)
+        warning = image.lock()
         if before_read:
             before_read(image, NO_VCPU, request.runs)
         plans = plan_luks(image, request, progress)

@@ -8,7 +8,6 @@ from _thread import allocate_lock  # threading would cost 4 ms
 from collections.abc import Callable
 
 from ..base.errors import ImageRejected, UsageError
-from ..image.locks import lock_image
 from ..machine import Machine
 from ..machine.payload import Payload, load_payload
 from ..request.keywords import (
@@ -144,7 +143,7 @@ class Sandbox:
         progress: Callable[[int, int], None] | None,
         debug: Callable[[str], None] | None,
     ) -> AmendResult:
-        warning = lock_image(image.fd, image.name)
+        warning = image.lock()
         if not request.needs_guest:
             from .keys import plan_luks
 

@@ -51,8 +51,8 @@ RULES: tuple[Rule, ...] = (
         "gives back what a change of the size sets free",
     ),
     (
-        *("lseek", 8, ((0, "is", "image"), (2, "is", (3, 4)))),  # SEEK_DATA, SEEK_HOLE
-        "finds the holes of what a commit makes zeros",
+        *("lseek", 8, ((0, "is", "image"), (2, "is", (2, 3, 4)))),  # SEEK_END, SEEK_DATA, SEEK_HOLE
+        "finds the holes of what a commit makes zeros, and where the file ends before it grows",
     ),
     ("fdatasync", 75, ((0, "is", "image"),), "puts a barrier between the phases of a commit"),
     ("write", 1, ((0, "is", (1, 2)),), "tells the outcome, on stdout and stderr"),

@@ -11,6 +11,7 @@ from instar.abi import AMEND_SECTOR_WORK
 from ..base.c import get_limits, syscall
 from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
+from .locks import FOR_CHANGE, lock_image
 from .staging import SECTOR_SIZE, StagedWrites, staging_budget
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
@@ -104,11 +105,20 @@ class ImageFile:
         image._size_limit, image._hole = _UNLIMITED, (0, 0)
         image.work_max, image.tables = work_max, 0
         try:
-            image.size = os.lseek(fd, 0, os.SEEK_END)
-        except OSError as error:
+            image.size = image._end()
+        except HostError:
             os.close(fd)
-            raise image._failed("measure", error) from error
+            raise
         return image
+
+    def lock(self, used: tuple[int, ...] = FOR_CHANGE) -> str | None:
+        """Take qemu's locks, and measure the file anew: so far another program may have written it.
+
+        `used` are the permissions that are held, as lock_image() has them. Returns a warning where there are no locks. Raises ImageLocked and HostError.
+        """
+        warning = lock_image(self.fd, self.name, used)
+        self.size = self._end()
+        return warning
 
     @property
     def budget(self) -> int:
@@ -263,6 +273,8 @@ class ImageFile:
         self.check_limit(end)
         if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
             return False
+        if self._end() != self.size:  # to extend it might be to cut off what is there now
+            raise HostError(f"another program has changed the size of '{self.name}' meanwhile")
         self._call("extend", os.ftruncate, end)
         return True
 
@@ -294,6 +306,10 @@ class ImageFile:
                 for piece in range(max(start, at), last, _PIECE):
                     self.write(piece, bytes(min(_PIECE, last - piece)))
                 at = last
+
+    def _end(self) -> int:
+        """The size of the file or block device as it is now, in bytes. HostError."""
+        return self._call("measure", os.lseek, 0, os.SEEK_END)
 
     def _seek(self, offset: int, how: int) -> int:
         """Where the next data or hole from `offset` on begins (lseek(2)); _FAR if there is none.

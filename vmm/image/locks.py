@@ -21,12 +21,12 @@ _FLOCK = Struct("hh4xqqi4x")  # struct flock, x86-64
 _PERMISSIONS, _UNSHARED = 100, 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
 _NAMES = {_READ: "consistent read", _WRITE: "write", _RESIZE: "resize"}
-_USED = (_READ, _WRITE, _RESIZE)
 _EXCLUDED = (_WRITE, _RESIZE)
 
 FOR_INFO: tuple[int, ...] = ()
 FOR_CHECK: tuple[int, ...] = (_READ,)
-"""What is held, besides what is excluded, by `qemu-img info` and by `qemu-img check`."""
+FOR_CHANGE: tuple[int, ...] = (_READ, _WRITE, _RESIZE)
+"""What is held, besides what is excluded, by `qemu-img info`, by `check` and by `amend`."""
 
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -34,7 +34,7 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 def lock_image(
     fd: int,
     name: str,
-    used: tuple[int, ...] = _USED,
+    used: tuple[int, ...] = FOR_CHANGE,
     excluded: tuple[int, ...] = _EXCLUDED,
 ) -> str | None:
     """Take the locks of an image's descriptor; they end when it is closed.

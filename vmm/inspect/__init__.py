@@ -11,7 +11,7 @@ import sys
 
 from ..base.errors import UsageError
 from ..image.image_file import ImageFile
-from ..image.locks import FOR_CHECK, FOR_INFO, lock_image
+from ..image.locks import FOR_CHECK, FOR_INFO
 from ..request import TIMEOUT
 from ..request.keywords import OTHER_FORMATS, check_path, check_timeout
 from .check import check_open, ram_for
@@ -49,7 +49,7 @@ def inspect_image(
     sys.audit("instar.info", path)
     with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:
-            lock_image(image.fd, image.name, FOR_INFO)
+            image.lock(FOR_INFO)
         if before_read:
             before_read(image, looker.prepare())
         return describe_image(looker, image, form=format, timeout=timeout, debug=debug)
@@ -75,7 +75,7 @@ def check_image(
     sys.audit("instar.check", path)
     with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:
-            lock_image(image.fd, image.name, FOR_CHECK)
+            image.lock(FOR_CHECK)
         looker.provide(ram_for(image))
         if before_read:
             before_read(image, looker.prepare())
