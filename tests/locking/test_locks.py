@@ -180,12 +180,12 @@ def test_byte_range_lock_of_another_program_is_refused(image: Path) -> None:
 
 def before_the_first_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Have another program come to its end after instar opened the image, and before it locks."""
-    lock, left = locks.fcntl, [act]
+    left = [act]
 
     def lock_after(*arguments: object) -> object:
         while left:
             left.pop()()
-        return lock(*arguments)  # type: ignore[call-overload]
+        return fcntl.fcntl(*arguments)  # type: ignore[call-overload]
 
     monkeypatch.setattr(locks, "fcntl", lock_after)
 

@@ -114,7 +114,8 @@ class ImageFile:
     def lock(self, used: tuple[int, ...] = FOR_CHANGE) -> str | None:
         """Take qemu's locks, and measure the file anew: so far another program may have written it.
 
-        `used` are the permissions that are held, as lock_image() has them. Returns a warning where there are no locks. Raises ImageLocked and HostError.
+        `used` are the permissions that are held, as lock_image() has them. Returns a warning where
+        there are no locks. Raises ImageLocked and HostError.
         """
         warning = lock_image(self.fd, self.name, used)
         self.size = self._end()
