@@ -310,7 +310,13 @@ class ImageFile:
 
     def _end(self) -> int:
         """The size of the file or block device as it is now, in bytes. HostError."""
-        return self._call("measure", os.lseek, 0, os.SEEK_END)
+        while True:
+            try:
+                return self._call("measure", os.lseek, 0, os.SEEK_END)
+            except HostError as error:
+                # Unlike most of os, lseek() is not repeated after a signal.
+                if not isinstance(error.__cause__, InterruptedError):
+                    raise
 
     def _seek(self, offset: int, how: int) -> int:
         """Where the next data or hole from `offset` on begins (lseek(2)); _FAR if there is none.
