@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +20,7 @@ from tests.support import qemu as oracle
 _BATCH = 32
 _MOST = 10
 """How many findings are made small; many are often the same."""
+_PROGRESS_SECONDS = 30.0
 
 
 def names_of_all() -> tuple[str, ...]:
@@ -32,25 +36,87 @@ def run_seed(seed: int, judges: tuple[str, ...] = ()) -> Tally:
 
 
 def run_and_print(seed: int, runs: int, jobs: int, judges: tuple[str, ...]) -> int:
-    """Run cases from `seed` on until `runs` amends were compared; 1 if something was found."""
+    """Run cases from `seed` on until `runs` amends were compared.
+
+    The result is 1 if something was found, 2 if that is not known of all of them. A total is
+    printed now and then and at the end, also if SIGINT or SIGTERM is the end.
+    """
     known = names_of_all()
     if unknown := set(judges) - set(known):
         print(f"no such version at hand: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    started = time.monotonic()
-    total, found, last = Tally(), 0, seed
-    with ProcessPoolExecutor(jobs) as pool:
+    totals = _Totals(seed)
+    with _stopped_by_signals(totals), ProcessPoolExecutor(jobs) as pool:
         for last, tally in _results(pool, seed, jobs, judges):
-            if tally.findings:
-                found += 1
-                case = case_of(last, known, judges[last % len(judges)] if judges else None)
-                _print_finding(last, case, tally, small=found <= _MOST)
-            total.update(tally)
-            if total.requests >= runs:
+            if totals.stopped:  # and what ran meanwhile may have been stopped as well
                 break
+            totals.add(last, tally)
+            if tally.findings:
+                case = case_of(last, known, judges[last % len(judges)] if judges else None)
+                _print_finding(last, case, tally, small=totals.found <= _MOST)
+            if totals.tally.requests >= runs:
+                break
+        totals.print_all()
         pool.shutdown(cancel_futures=True)
-    _print_total(total, f"seeds {seed} to {last}", time.monotonic() - started)
-    return 1 if found else 0
+    return 1 if totals.found else 2 if totals.stopped else 0
+
+
+@contextmanager
+def _stopped_by_signals(totals: _Totals) -> Iterator[None]:
+    """Have signals stop the campaign after the case at hand; processes of a pool inherit that.
+
+    The second one ends it at once.
+    """
+
+    def stop(number: int, _: object) -> None:
+        totals.stopped = True
+        signal.signal(number, signal.SIG_DFL)
+
+    before = [signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+class _Totals:
+    """What all cases came to so far."""
+
+    def __init__(self, seed: int) -> None:
+        """Begin to count at the first seed."""
+        self.tally, self.found, self.stopped = Tally(), 0, False
+        self._seed = self._last = seed
+        self._started = self._printed = time.monotonic()
+
+    def add(self, seed: int, tally: Tally) -> None:
+        """Count what became of one seed, and say now and then how far it is."""
+        self.tally.update(tally)
+        self.found += bool(tally.findings)
+        self._last = seed
+        if time.monotonic() - self._printed >= _PROGRESS_SECONDS:
+            self._printed = time.monotonic()
+            print(self._line(), flush=True)
+
+    def print_all(self) -> None:
+        """Say what it came to."""
+        if self.stopped:
+            print("stopped before its end")
+        print(self._line())
+        for title, counts in (
+            ("instar / qemu-img", self.tally.verdicts),
+            ("divergences", self.tally.divergences),
+        ):
+            print(f"{title}:")
+            for name, count in counts.most_common():
+                print(f"{count:8} {name}")
+        sys.stdout.flush()
+
+    def _line(self) -> str:
+        seconds = time.monotonic() - self._started
+        seeds = f"seeds {self._seed} to {self._last}"
+        findings = f"{len(self.tally.findings)} findings"
+        return f"{self.tally.requests} amends, {seeds}, in {seconds:.0f} s, {findings}"
 
 
 def _results(
@@ -78,14 +144,3 @@ def smallest(case: Case, request: str, finding: str) -> Case:
         return any(text.partition(" -- ")[0] == kind for _, text in run_case(smaller).findings)
 
     return shrink(replace(case, requests=(request,)), is_found)
-
-
-def _print_total(total: Tally, seeds: str, seconds: float) -> None:
-    print(f"{total.requests} amends, {seeds}, in {seconds:.0f} s, {len(total.findings)} findings")
-    for title, counts in (
-        ("instar / qemu-img", total.verdicts),
-        ("divergences", total.divergences),
-    ):
-        print(f"{title}:")
-        for name, count in counts.most_common():
-            print(f"{count:8} {name}")

@@ -161,4 +161,13 @@ FOUND = {
         ("size=258048", "size=98304,refcount_bits=32,lazy_refcounts=on"),
         judge="11.1.3",
     ),
+    "qemu leaks what an earlier shrink left when it shrinks again": Case(
+        Program(
+            NEWEST,
+            (("t.qcow2", Image(cluster_bits=9, size=204800, clusters={380: Data(b"5")})),),
+            ("poke set size 120320",),
+        ),
+        ("--shrink size=512",),
+        judge="11.1.3",
+    ),
 }

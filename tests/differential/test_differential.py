@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -282,3 +286,30 @@ def test_a_campaign_says_what_it_compared(capsys: pytest.CaptureFixture[str], qe
     assert ", 0 findings\n" in printed
     assert run_and_print(0, 20, 1, ("1.2.3",)) == 2
     assert (ROOT / "scripts" / "differential_fuzz").is_file()
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> number - 1 & 1)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_campaign_that_is_stopped_says_how_far_it_came(number: signal.Signals) -> None:
+    words = ["--seed", "0", "--runs", "1000000", "--jobs", "1"]
+    with subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "differential_fuzz", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as campaign:
+        while not catches(campaign.pid, signal.SIGTERM):  # the last that it takes care of
+            time.sleep(0.05)
+        os.killpg(campaign.pid, number)
+        printed, _ = campaign.communicate(timeout=300)
+    assert campaign.returncode == 2
+    assert printed.startswith("stopped before its end\n")
+    assert " amends, seeds 0 to " in printed
+    assert ", 0 findings\n" in printed

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BLOCK = 512
+_ZEROS = bytes(BLOCK)
 _CHUNK = 1 << 20
 
 
@@ -25,8 +26,8 @@ def digest(size: int, pieces: Iterable[tuple[int, bytes]]) -> str:
         if data == bytes(len(data)):
             continue
         for at in range(0, len(data), BLOCK):
-            block = data[at : at + BLOCK].rstrip(b"\0")
-            if block:
+            block = data[at : at + BLOCK]
+            if block != _ZEROS and (block := block.rstrip(b"\0")):
                 state.update(b" %d:" % (offset + at) + block)
     return state.hexdigest()[:24]
 

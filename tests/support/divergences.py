@@ -382,6 +382,14 @@ DIVERGENCES = (
         symptoms=("contents: active",),
     ),
     Divergence(
+        "hidden_clusters_released",
+        "leaks what an earlier shrink left behind the disk's end when it makes the disk smaller "
+        "still",
+        "gives it up with the rest",
+        "nothing would ever show or free these clusters again",
+        symptoms=("check: leaks",),
+    ),
+    Divergence(
         "shrink_wants_asking",
         "shrinks a disk by `amend -o size` without a question",
         "refuses without `--shrink` (`shrink_not_allowed`), as `qemu-img resize` does",

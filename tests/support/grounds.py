@@ -109,10 +109,19 @@ def _present_size(image: Reader, request: Request) -> bool:
 def _hides(image: Reader, request: Request) -> bool:
     """Whether the disk grows, and has anything in its last cluster or behind it."""
     last = image.header.size // image.cluster_size
-    if _size(image, request) <= image.header.size:
-        return False
+    return _size(image, request) > image.header.size and _has_from(image, last)
+
+
+def _leaves_hidden(image: Reader, request: Request) -> bool:
+    """Whether the disk shrinks, and has anything behind its last cluster."""
+    end = -(-image.header.size // image.cluster_size)
+    return _size(image, request) < image.header.size and _has_from(image, end)
+
+
+def _has_from(image: Reader, first: int) -> bool:
+    """Whether a table of the disk has an entry for its cluster `first`, or a later one."""
     return any(
-        guest >= last
+        guest >= first
         for l1_index, l1_entry in image.l1_entries()
         if l1_entry.l2_table_offset
         for guest, _ in image.l2_entries_in(l1_index, l1_entry)
@@ -176,6 +185,7 @@ _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "grow_head_over_backing": _grows_backed,
     "resize_snapshot_size": _unsized_snapshots,
     "hidden_data_stays_hidden": _hides,
+    "hidden_clusters_released": _leaves_hidden,
     "present_size_is_a_no_op": _present_size,
     "unknown_header_fields_dropped": _unknown_fields,
     "data_file_extension_kept": _ghost_data_file,
