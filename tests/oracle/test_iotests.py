@@ -182,6 +182,68 @@ def test_061_zeros_over_a_backing_file_hide_it_after_a_downgrade(
 
 
 @QEMUS
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+def test_061_zeros_in_a_table_that_a_snapshot_shares_or_had_are_expanded(
+    qemu: Qemu, backed: bool, written: bool, tmp_path: Path
+) -> None:
+    below = "-b b.qcow2 -F qcow2 " if backed else ""
+    recipe = (
+        "create b.qcow2 64M\nio -c 'write -P 0x2a 0 128k' b.qcow2\n"
+        f"create -o compat=1.1 {below}t.qcow2 64M\nio -c 'write -z 0 64k' t.qcow2\n"
+        "snapshot -c foo t.qcow2"
+    )
+    if written:
+        recipe += "\nio -c 'write -P 0x42 0 128k' t.qcow2"
+    image = make(qemu, tmp_path, recipe)
+    assert instar.amend(image, compat="0.10").action == "amended"
+    assert_clean(qemu, image)
+    old = ("read -P 0 0 64k", f"read -P {0x2A if backed else 0} 64k 64k")
+    with working_directory(tmp_path):
+        qemu.io(image, *(("read -P 0x42 0 128k",) if written else old))
+        qemu.snapshot(image, "-a", "foo")
+        assert_clean(qemu, image)
+        qemu.io(image, *old)
+
+
+@QEMUS
+def test_061_zeros_of_a_full_disk_are_expanded(qemu: Qemu, tmp_path: Path) -> None:
+    recipe = (
+        "create -o compat=1.1 t.qcow2 64M\nio -c 'write -P 0x2a 0 64M' -c 'write -z 0 64M' t.qcow2"
+    )
+    image = make(qemu, tmp_path, recipe)
+    instar.amend(image, compat="0.10")
+    qemu.io(image, "read -P 0 0 64M")
+    assert_clean(qemu, image)
+
+
+@QEMUS
+def test_061_no_amend_gives_an_image_a_backing_file_and_a_rebase_does(
+    qemu: Qemu, tmp_path: Path
+) -> None:
+    recipe = "create b.qcow2 64M\nio -c 'write -P 0x2a 0 128k' b.qcow2\ncreate t.qcow2 64M"
+    image = make(qemu, tmp_path, recipe)
+    assert_refused(image, "backing_change", backing_file="b.qcow2", backing_fmt="qcow2")
+    done = run("rebase", "-u", "-b", "b.qcow2", "-F", "qcow2", str(image))
+    assert done.returncode == 0, done.stderr
+    assert instar.amend(image, backing_file="b.qcow2", backing_fmt="qcow2").action == "noop"
+    with working_directory(tmp_path):
+        qemu.io(image, "read -P 0x2a 0 128k")
+    assert_clean(qemu, image)
+
+
+def test_061_a_data_file_may_be_named_where_the_image_names_another(tmp_path: Path) -> None:
+    image = make(newest(), tmp_path, "create -o data_file=d.raw t.qcow2 64M")
+    with working_directory(tmp_path):
+        instar.amend(image, data_file="foo")
+        named = f"data-file.filename=d.raw,file.filename={image}"
+        done = run("amend", "-o", "data_file=", "--image-opts", named)
+        assert done.returncode == 0, done.stderr
+        newest().img("info", "--image-opts", named)
+    assert_refused(image, "data_file_raw", data_file_raw=True)
+
+
+@QEMUS
 def test_061_the_backing_file_is_confirmed_and_nothing_else(qemu: Qemu, tmp_path: Path) -> None:
     recipe = "create b.qcow2 64M\ncreate -b b.qcow2 -F qcow2 t.qcow2 64M"
     image = make(qemu, tmp_path, recipe)
@@ -251,6 +313,13 @@ def test_082_help_anywhere_opens_nothing(flags: tuple[str, ...], tmp_path: Path)
     assert done.returncode == 0
     for option in ("compat", "lazy_refcounts", "refcount_bits", "size", "data_file"):
         assert option in done.stdout
+    assert fingerprint(image) == before
+
+
+def test_082_a_backing_file_that_is_not_there_goes_without_a_write(tmp_path: Path) -> None:
+    image = make(newest(), tmp_path, "create t.qcow2 128M")
+    before = fingerprint(image)
+    assert run("rebase", "-u", "-b", "", "-f", "qcow2", str(image)).returncode == 0
     assert fingerprint(image) == before
 
 
@@ -357,7 +426,7 @@ def test_112_refcounts_that_need_another_block_for_themselves(qemu: Qemu, tmp_pa
 
 
 @QEMUS
-@pytest.mark.parametrize("extra", [0, 8, 16, 24, 40])
+@pytest.mark.parametrize("extra", [0, 8, 16, 24, 40, 42])
 def test_261_an_upgrade_completes_what_snapshots_say(
     qemu: Qemu, extra: int, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_secret_is_accepted_and_not_read(amend: FakeAmend, definition: str) ->
         ("driver=qcow2,file.filename=disk,encrypt.key-secret=sec0", "disk"),
         ("file.filename=disk,driver=qcow2", "disk"),
         ("file.filename=a,,b=c", "a,b=c"),
+        ("data-file.filename=d,data-file.driver=file,file.filename=disk", "disk"),
     ],
 )
 def test_the_subset_of_image_opts_is_a_file_name(amend: FakeAmend, operand: str, name: str) -> None:

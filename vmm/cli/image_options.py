@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 _SECRET_KEYS = {"id", "data", "file", "format", "keyid", "iv", "qom-type"}
 _KEY_SECRETS = {"qcow2": "encrypt.key-secret", "luks": "key-secret"}
-_FIXED = {"file.driver": ("file",), "encrypt.format": ("luks",), "driver": tuple(_KEY_SECRETS)}
+_FIXED = {
+    "driver": tuple(_KEY_SECRETS),
+    "file.driver": ("file",),
+    "data-file.driver": ("file",),
+    "encrypt.format": ("luks",),
+}
+_QCOW2_ONLY = ("encrypt.format", "data-file.filename", "data-file.driver")
 _FORM = "driver=qcow2,file.filename=FILE,encrypt.key-secret=ID"
 
 
@@ -72,7 +78,8 @@ def read_secrets(objects: Sequence[str]) -> Secrets:
 def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]]:
     """Return the file name in the operand of --image-opts, and the flags that the rest stands for.
 
-    UsageError beyond the subset _FORM, which is the same without a prefix for driver=luks.
+    UsageError beyond the subset _FORM, which is the same without a prefix for driver=luks. A data
+    file may be named, as qemu-img needs it where the image does not; no data file is opened here.
     """
     fields = _read_fields(text, "--image-opts")
     driver = fields.get("driver", "qcow2")
@@ -80,8 +87,8 @@ def read_image_options(text: str, secrets: Secrets) -> tuple[str, dict[str, str]
         raise UsageError("--image-opts: only driver=qcow2 and driver=luks are supported")
     key_secret = _KEY_SECRETS[driver]
     for key, value in fields.items():
-        known = key in ("file.filename", key_secret) or value in _FIXED.get(key, ())
-        if not known or (driver == "luks" and key == "encrypt.format"):
+        named = key in ("file.filename", "data-file.filename", key_secret)
+        if not (named or value in _FIXED.get(key, ())) or (driver == "luks" and key in _QCOW2_ONLY):
             raise UsageError(f"--image-opts: expected {_FORM}, without '{key:.60}'")
     if not fields.get("file.filename"):
         raise UsageError(f"--image-opts: expected {_FORM}, with a file name")
