@@ -19,7 +19,6 @@ bool check_luks_region(struct amendment *amendment)
     struct qcow2_image *image = &amendment->image;
     const struct qcow2_header *h = &image->header;
     struct refcounts *counts = &amendment->books.counts;
-    uint64_t end = h->crypto_offset + h->crypto_size;
     if (h->crypt_method != QCOW2_CRYPT_LUKS)
         return refuse(image->file.verdict,
                       h->crypt_method ? REFUSAL_NOT_LUKS : REFUSAL_NOT_ENCRYPTED,
@@ -27,6 +26,7 @@ bool check_luks_region(struct amendment *amendment)
     if (h->crypto_size == 0 || h->crypto_size > REGION_MAX ||
         !inside_image(image, h->crypto_offset, h->crypto_size))
         return refuse_region(amendment);
+    uint64_t end = h->crypto_offset + h->crypto_size; /* without overflow: it is inside the image */
     if (!start_refcounts(counts, image, INSTAR_PHASE_PREPARE))
         return false;
     for (uint64_t at = h->crypto_offset; at < end; at += h->cluster_size)

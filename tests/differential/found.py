@@ -170,4 +170,12 @@ FOUND = {
         ("--shrink size=512",),
         judge="11.1.3",
     ),
+    "an image gets the name of its data file back": Case(
+        Program(
+            NEWEST,
+            steps=("create -o data_file=d.raw t.qcow2 261632", "poke ext 44415441 ghost.raw"),
+        ),
+        ("data_file=d.raw",),
+        judge="7.2.22",
+    ),
 }

@@ -194,13 +194,15 @@ class Trial:
                     # What qemu could not read before it need not read afterwards; and to go back
                     # to a snapshot takes larger refcounts.
                     narrow = by_qemu.startswith(_NO_WAY_BACK) and self._narrows
-                    if not (first[layer].startswith("error: ") or narrow):
+                    if not (_failed(first[layer]) or narrow):
                         yield f"by qemu, {layer}", inside, by_qemu
         elif not self._unbacks:
             applied = self._resizes
             wanted = dict(self._before.resized(size, applied=applied))
             if keeps_tail(self._image) and self._size > _disk_size(self._image):
                 del wanted["active"]
+            if self._renames_data_file:
+                wanted = {layer: read for layer, read in wanted.items() if not _failed(read)}
             yield from _unlike(wanted, after.resized(applied=applied))
 
     @cached_property
@@ -215,6 +217,11 @@ class Trial:
     @cached_property
     def _narrows(self) -> bool:
         return int(self._request.others.get("refcount_bits", 64)) < 16
+
+    @cached_property
+    def _renames_data_file(self) -> bool:
+        """Whether the image may name a data file afterwards that is there, and did not before."""
+        return "data_file" in self._request.others
 
     @cached_property
     def _unbacks(self) -> bool:
@@ -256,7 +263,9 @@ class Trial:
 
     def _compare_health(self, ours: Seen, result: Judgement) -> None:
         before, after = self._before.health, ours.health
-        if not isinstance(before, Health) or not isinstance(after, Health):
+        if self._renames_data_file and not isinstance(before, Health):
+            worse = not isinstance(after, Health) or after != Health(0, 0, 0)
+        elif not isinstance(before, Health) or not isinstance(after, Health):
             worse = before != after
         else:
             worse = bool(after.worse_than(before))
@@ -291,6 +300,10 @@ def _unlike(wanted: dict[str, str], found: dict[str, str]) -> Iterator[tuple[str
     for layer in wanted:
         if found.get(layer) != wanted[layer]:
             yield layer, wanted[layer], found.get(layer, "nothing")
+
+
+def _failed(read: str) -> bool:
+    return read.startswith("error: ")
 
 
 def _disk_size(image: Path) -> int:
