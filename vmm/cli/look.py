@@ -19,6 +19,7 @@ from collections import deque
 from ..base.errors import HostError, UsageError, error_fields, reason_of
 from ..base.record import record, to_dict
 from ..confine import Descriptors, confine
+from ..fleet.interrupts import HeldBack, begin_as_child
 from ..request.keywords import CACHE_MODES
 from .arguments import read_line
 from .batch import read_jobs
@@ -175,16 +176,14 @@ class _Child:
     def __init__(self, name: str, look: Callable[[str], Document]) -> None:
         self._name = name
         self._told = bytearray()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
-            self._pipe, other = os.pipe2(os.O_CLOEXEC)
-            self._pid = os.fork()
-            if self._pid == 0:
-                _be_child(other, name, look)
+            with HeldBack():
+                self._pipe, other = os.pipe2(os.O_CLOEXEC)
+                self._pid = os.fork()
+                if self._pid == 0:
+                    _be_child(other, name, look)
         except OSError as error:
             raise HostError(f"cannot start a child: {reason_of(error)}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(other)
 
     def finish(self, seconds: float, shape: str) -> Document:
@@ -221,9 +220,7 @@ class _Child:
 def _be_child(pipe: int, name: str, look: Callable[[str], Document]) -> None:
     """Look, tell, and end this process."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        begin_as_child(signal.SIG_DFL)
         dump = json.JSONEncoder(default=to_dict).encode
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
         try:

@@ -20,6 +20,7 @@ from ..base.errors import HostError, InstarError
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from .document import Expected, describe_unsure, read_outcome
+from .interrupts import INTERRUPTS, HeldBack
 from .supply import Supply
 from .worker import READY
 from .worker_process import AHEAD, WorkerProcess
@@ -40,8 +41,6 @@ NAP = 0.002
 PATIENCE = 2.0
 """Seconds that workers have to end the image at hand when the batch is given up."""
 
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
-
 
 def amend_batch(
     paths: Iterable[PathLike], request: AmendRequest, *, jobs: int, required: bool
@@ -58,25 +57,24 @@ def amend_batch(
     follow, and then it goes on.
     """
     batch = _Batch(Supply(paths), request, jobs, required)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
-    try:
-        yield from batch.run()
-    except KeyboardInterrupt:
-        yield from batch.finish()
-        raise
-    finally:
-        batch.stop()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with HeldBack():
+        try:
+            yield from batch.run()
+        except KeyboardInterrupt:
+            yield from batch.finish()
+            raise
+        finally:
+            batch.stop()
 
 
 @contextmanager
 def _interruptible() -> Generator[None, None, None]:
     """Let an interrupt in, where it costs nothing that has been heard."""
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
 
 class _Batch:

@@ -16,6 +16,7 @@ from ..base.errors import error_fields, explain
 from ..base.record import load_dump
 from ..confine import Descriptors, confine, keep_from_cores
 from ..request import AmendRequest
+from .interrupts import on_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def _find_packages() -> list[str]:
 def main() -> NoReturn:
     """Do what stdin says; ends the process with the status that the command would have."""
     gc.disable()  # the process is soon at its end
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    on_interrupt(_interrupt)
     dump = load_dump(indent=None)
     status = 0
     document: dict[str, Any]
@@ -77,6 +77,5 @@ def main() -> NoReturn:
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    on_interrupt(signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -21,6 +21,7 @@ from ..base.errors import InstarError, error_fields
 from ..base.record import load_dump
 from ..confine import Descriptors, confine
 from ..image.image_file import ImageFile
+from .interrupts import begin_as_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def _amend(
 def _shed(channel: socket.socket) -> socket.socket:
     """Leave all that is the parent's, but for one end of the socket, to the parent."""
     # An interrupt is the parent's business, which lets what has begun come to its end.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    begin_as_child(signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     null = os.open(os.devnull, os.O_RDWR)
     descriptor = channel.detach()  # above the standard streams, which the command has filled

@@ -13,6 +13,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 from ..base.errors import HostError, reason_of
 from ..base.record import record
 from .document import ANSWER_MAX
+from .interrupts import HeldBack
 from .worker import DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
 
 TYPE_CHECKING = False
@@ -45,17 +46,15 @@ class WorkerProcess:
         self, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
     ) -> None:
         """Fork it; it says READY, or what is wrong, before anything else. HostError."""
-        # An interrupt must not find the child before it knows that it is one.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
-            self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self.pid = os.fork()
-            if self.pid == 0:
-                work(other, request, payload, stop, required=required)
+            # An interrupt must not find the child before it knows that it is one.
+            with HeldBack():
+                self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self.pid = os.fork()
+                if self.pid == 0:
+                    work(other, request, payload, stop, required=required)
         except OSError as error:
             raise HostError(f"cannot start a worker: {reason_of(error)}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         other.close()
         self.sent: deque[Sent] = deque()
         self.told = bytearray()

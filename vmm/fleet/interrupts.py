@@ -1,0 +1,39 @@
+"""Host side: SIGINT and SIGTERM, which end a run: when they may come, and what they do.
+
+For processes that have others, or are one of them; the command itself does with less (vmm/cli).
+"""
+
+from __future__ import annotations
+
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+class HeldBack:
+    """Inside of it interrupts wait, until its end."""
+
+    def __enter__(self) -> None:
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+def on_interrupt(handler: Handler) -> None:
+    """Have both do the same, which may be signal.SIG_IGN or signal.SIG_DFL."""
+    for number in INTERRUPTS:
+        signal.signal(number, handler)
+
+
+def begin_as_child(handler: Handler) -> None:
+    """Answer interrupts so from here on, in a child that was forked while they were held back."""
+    on_interrupt(handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
