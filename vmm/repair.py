@@ -33,6 +33,7 @@ from .request.options import PERMITTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Literal
 
     Extent = Literal["leaks", "all"]
@@ -41,6 +42,7 @@ else:  # typing would cost the command more than its look
 
 EXTENTS = ("leaks", "all")
 """What a repair may be asked to mend."""
+_WRONG = ("leaks", "corruptions", "overlaps", "check-errors", "dirty", "corrupt")
 
 
 def make_repair(
@@ -59,13 +61,12 @@ def make_repair(
     return AmendRequest.of(mends=extent, max_growth=growth, **fields)
 
 
-def wants_repair(result: CheckResult) -> bool:
-    """Whether there is anything to be mended in an image that was checked.
+def wants_repair(document: Mapping[str, Any]) -> bool:
+    """Whether there is anything to be mended in an image, by the document of its check.
 
     There is in one that is marked corrupt, whatever was found: it must not be passed for repaired.
     """
-    wrong = result.corruptions or result.overlaps or result.check_errors or result.leaks
-    return bool(wrong or result.is_dirty or result.is_corrupt)
+    return any(document.get(key) for key in _WRONG)
 
 
 def make_looker(
@@ -170,7 +171,7 @@ def _repair_in_child(
     from .fleet.isolation import amend_in_child
 
     before = check_image(path, looker, **how)
-    if not wants_repair(before):
+    if not wants_repair(before.to_dict()):
         return before
     amend_in_child(path, request)
     return check_image(path, looker, **how).repaired_from(before)
@@ -184,7 +185,7 @@ def _repair(
         image.lock()
         looker.provide(ram_for(image))
         before = check_open(looker, image, timeout=request.timeout, **seen)
-        if not wants_repair(before):
+        if not wants_repair(before.to_dict()):
             return before
         looker.close()  # each machine has as much RAM as the image asks for
         _mend(image, request, seen["debug"])

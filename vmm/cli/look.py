@@ -2,8 +2,7 @@
 
 One image is looked at by the command's own process, which confines itself. Of many, each is looked
 at by a child of its own, which opens it, locks it, confines itself, and tells what it found as a
-JSON document. What it tells has the shape of what an honest one tells, is shown, and
-never used.
+JSON document. What it tells has the shape of what an honest one tells, is shown, and never used.
 """
 
 from __future__ import annotations

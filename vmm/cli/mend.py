@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..amend import amend_image
 from ..base.errors import UsageError
 from ..confine import Descriptors, confine
-from ..repair import EXTENTS, make_repair
+from ..repair import EXTENTS, make_repair, wants_repair
 from .arguments import read_size
 from .look import look_in_child
 
@@ -31,7 +31,6 @@ _CONTRADICTIONS = {
     "force-share": "--force-share is for images that are only looked at; -r writes",
     "debug": "--debug shows the text of one sandbox, and -r takes three",
 }
-_WRONG = ("leaks", "corruptions", "overlaps", "check-errors", "dirty", "corrupt")
 _FIXED = ("leaks", "corruptions")
 
 
@@ -56,7 +55,7 @@ def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Look:
 
     def mend(name: str) -> Document:
         before = look_in_child(name, look, timeout, "check")
-        if "error" in before or not any(before.get(key) for key in _WRONG):
+        if "error" in before or not wants_repair(before):
             return before
         done = look_in_child(name, repair, timeout, "repair")
         if "error" in done:
