@@ -11,6 +11,7 @@ import pytest
 
 import instar
 from instar.abi import INSTAR_STAGED_MAX
+from tests.support.dense import put_words
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
@@ -26,24 +27,15 @@ def write_zero_clusters(path: Path) -> None:
     table, block = 2, 3  # after the header and the L1 table, which has a cluster
     first = block + 1
     header = (b"QFI\xfb", 3, 0, 0, BITS, DISK, 0, COUNT, CLUSTER, table * CLUSTER, 1)
-    with path.open("wb") as file:
+    tables = range(first, first + COUNT)
+    with path.open("wb", buffering=0) as file:
         file.write(struct.pack(">4sIQIIQIIQQI", *header).ljust(96, b"\0"))
         file.write(struct.pack(">II", 4, 104))
-        file.seek(CLUSTER)
-        file.write(_big_endian("Q", [n * CLUSTER | 1 << 63 for n in range(first, first + COUNT)]))
-        file.seek(table * CLUSTER)
-        file.write(_big_endian("Q", [block * CLUSTER]))
-        file.seek(block * CLUSTER)
-        file.write(_big_endian("H", [1] * (first + COUNT)))
-        file.seek(first * CLUSTER)
-        for _ in range(COUNT):
-            file.write(_big_endian("Q", [1]) * (CLUSTER // 8))
-
-
-def _big_endian(kind: str, words: list[int]) -> bytes:
-    swapped = array(kind, words)
-    swapped.byteswap()
-    return swapped.tobytes()
+        put_words(file.fileno(), CLUSTER, array("Q", [n * CLUSTER | 1 << 63 for n in tables]))
+        put_words(file.fileno(), table * CLUSTER, array("Q", [block * CLUSTER]))
+        put_words(file.fileno(), block * CLUSTER, array("H", [1] * (first + COUNT)))
+        for number in tables:
+            put_words(file.fileno(), number * CLUSTER, array("Q", [1]) * (CLUSTER // 8))
 
 
 def test_a_disk_of_two_tib_that_is_all_zero_clusters_is_downgraded(

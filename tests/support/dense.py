@@ -57,7 +57,7 @@ class Dense:
                 for at in zeros.get(number, ()):
                     words[at] = 1
                     counts[start // cluster + at] = 0
-                _put(file.fileno(), start - cluster, words)
+                put_words(file.fileno(), start - cluster, words)
             header = struct.pack(
                 ">4sIQIIQIIQQIIQQQQII",
                 *(b"QFI\xfb", 3, 0, 0, self.bits, self.size, 0, tables, l1 * cluster),
@@ -72,16 +72,17 @@ class Dense:
                 name = b"%03d" % layer
                 named += struct.pack(">QIHHIIQII", place, tables, 3, 3, 0, 0, 0, 0, 24)
                 named += struct.pack(">QQQ", 0, self.size, (1 << 64) - 1) + name + name + bytes(2)
-                _put(file.fileno(), place, array("Q", entries))
+                put_words(file.fileno(), place, array("Q", entries))
             file.seek(snapshot_table * cluster)
             file.write(named)
-            _put(file.fileno(), l1 * cluster, array("Q", entries))
+            put_words(file.fileno(), l1 * cluster, array("Q", entries))
             places = [(first_block + n) * cluster for n in range(blocks)]
-            _put(file.fileno(), refcounts * cluster, array("Q", places))
-            _put(file.fileno(), first_block * cluster, counts)
+            put_words(file.fileno(), refcounts * cluster, array("Q", places))
+            put_words(file.fileno(), first_block * cluster, counts)
 
 
-def _put(descriptor: int, offset: int, numbers: array[int]) -> None:
+def put_words(descriptor: int, offset: int, numbers: array[int]) -> None:
+    """Write numbers as qcow2 has them, big-endian; the array is not to be used afterwards."""
     if sys.byteorder == "little":
         numbers.byteswap()
     os.pwrite(descriptor, numbers.tobytes(), offset)
