@@ -81,7 +81,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("tests/keys", "tests/mutants", "tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
     ),
     # But to look at an image is a promise about all of them, whoever made it.
-    "tests/places": ("tests/inspect", *_TESTED_WITH),
     "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),
     "tests/baselines": _TESTED_WITH,
     "tests/confinement": _TESTED_WITH,
@@ -94,6 +93,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tests/locking": _TESTED_WITH,
     "tests/mutants": _TESTED_WITH,
     "tests/oracle": _TESTED_WITH,
+    "tests/places": _TESTED_WITH,
     "tests/repair": _TESTED_WITH,
     "tests/planner": _TESTED_WITH,
     "tests/sandbox": ("scripts/bench_*.py", *_TESTED_WITH),

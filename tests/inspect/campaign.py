@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from tests.differential.generate import case_of
-from tests.inspect import checking, information
-from tests.inspect.damage import damage
-from tests.inspect.divergences import CHECK, explain
 from tests.support import qemu as oracle
+from tests.support.looks import checking, information
+from tests.support.looks.damage import damage
+from tests.support.looks.divergences import CHECK, explain
 from tests.support.recipe import working_directory
 from tests.support.scratch import scratch
 

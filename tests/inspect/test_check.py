@@ -21,10 +21,10 @@ from instar.vmm.inspect.looker import Looker
 from tests.differential.generate import case_of
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES as HOSTILE
-from tests.inspect.checking import differences
-from tests.inspect.damage import damage
-from tests.inspect.divergences import CHECK, explain
 from tests.support.forge import Compressed, Data, Image, Snapshot, parse_header
+from tests.support.looks.checking import differences
+from tests.support.looks.damage import damage
+from tests.support.looks.divergences import CHECK, explain
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import build_guest
 
-from tests.inspect.divergences import CHECK, REPAIR, explain, table
+from tests.support.looks.divergences import CHECK, REPAIR, explain, table
 
 
 def test_the_pages_have_the_tables_of_the_registry() -> None:

@@ -23,8 +23,8 @@ from instar.vmm.request.keywords import make_request
 from tests.differential.generate import case_of
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES as HOSTILE
-from tests.inspect.information import ask_instar, unexplained
 from tests.support.forge import Bitmap, Data, Extension, Feature, Image, Snapshot
+from tests.support.looks.information import ask_instar, unexplained
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import instar
-from tests.inspect.information import unexplained
 from tests.support.forge import Image
+from tests.support.looks.information import unexplained
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm

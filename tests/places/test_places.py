@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 import instar
-from tests.inspect import checking, information
-from tests.inspect.damage import damage
-from tests.inspect.divergences import CHECK, explain
 from tests.support.forge import Data, Image, Snapshot
+from tests.support.looks import checking, information
+from tests.support.looks.damage import damage
+from tests.support.looks.divergences import CHECK, explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

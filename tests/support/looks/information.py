@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import instar
-from tests.inspect.divergences import explain
+from tests.support.looks.divergences import explain
 from tests.support.qemu import Qemu
 
 

@@ -1,7 +1,8 @@
 """The registry of deliberate differences from qemu-img's info and check. Test side.
 
 A test that finds a difference looks it up here; what is not here is a defect. The tables in
-docs/info.md and docs/check.md are made of it: `python -m tests.inspect.divergences` prints them.
+docs/info.md and docs/check.md are made of it: `python -m tests.support.looks.divergences` prints
+them.
 """
 
 from __future__ import annotations
