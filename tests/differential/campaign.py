@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ from tests.differential.generate import Case, case_of
 from tests.differential.run import Tally, run_case
 from tests.differential.shrink import script, shrink
 from tests.support import qemu as oracle
+from tests.support.stop import Stop
 
 _BATCH = 32
 _MOST = 10
@@ -46,9 +46,9 @@ def run_and_print(seed: int, runs: int, jobs: int, judges: tuple[str, ...]) -> i
         print(f"no such version at hand: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
     totals = _Totals(seed)
-    with _stopped_by_signals(totals), ProcessPoolExecutor(jobs) as pool:
+    with Stop(signal.SIGINT, signal.SIGTERM) as stop, ProcessPoolExecutor(jobs) as pool:
         for last, tally in _results(pool, seed, jobs, judges):
-            if totals.stopped:  # and what ran meanwhile may have been stopped as well
+            if stop.is_told:  # and what ran meanwhile may have been stopped as well
                 break
             totals.add(last, tally)
             if tally.findings:
@@ -56,28 +56,9 @@ def run_and_print(seed: int, runs: int, jobs: int, judges: tuple[str, ...]) -> i
                 _print_finding(last, case, tally, small=totals.found <= _MOST)
             if totals.tally.requests >= runs:
                 break
-        totals.print_all()
+        totals.print_all(stopped=stop.is_told)
         pool.shutdown(cancel_futures=True)
-    return 1 if totals.found else 2 if totals.stopped else 0
-
-
-@contextmanager
-def _stopped_by_signals(totals: _Totals) -> Iterator[None]:
-    """Have signals stop the campaign after the case at hand; processes of a pool inherit that.
-
-    The second one ends it at once.
-    """
-
-    def stop(number: int, _: object) -> None:
-        totals.stopped = True
-        signal.signal(number, signal.SIG_DFL)
-
-    before = [signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
+    return 1 if totals.found else 2 if stop.is_told else 0
 
 
 class _Totals:
@@ -85,7 +66,7 @@ class _Totals:
 
     def __init__(self, seed: int) -> None:
         """Begin to count at the first seed."""
-        self.tally, self.found, self.stopped = Tally(), 0, False
+        self.tally, self.found = Tally(), 0
         self._seed = self._last = seed
         self._started = self._printed = time.monotonic()
 
@@ -98,9 +79,9 @@ class _Totals:
             self._printed = time.monotonic()
             print(self._line(), flush=True)
 
-    def print_all(self) -> None:
+    def print_all(self, *, stopped: bool) -> None:
         """Say what it came to."""
-        if self.stopped:
+        if stopped:
             print("stopped before its end")
         print(self._line())
         for title, counts in (

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import time
-from types import FrameType
+
+from tests.support.stop import Stop
 
 EVERY = 60.0
 """Seconds between two lines that say how far a run is."""
@@ -22,17 +23,14 @@ class Limits:
         self._runs, self._name = runs, name
         self._started = self._told = time.monotonic()
         self._end = self._started + seconds
-        self._ended = False
+        self._stop = Stop(signal.SIGTERM)
 
     def __enter__(self) -> Limits:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._stop.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self._ended = True
+        self._stop.__exit__()
 
     @property
     def took(self) -> float:
@@ -49,4 +47,4 @@ class Limits:
                 f"{time.process_time():.0f} s of processor time, {findings} findings",
                 flush=True,
             )
-        return self._ended or done >= self._runs or now > self._end
+        return self._stop.is_told or done >= self._runs or now > self._end
