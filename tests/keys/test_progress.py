@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from struct import pack_into
 
@@ -12,6 +13,7 @@ import pytest
 
 import instar
 import instar.vmm.luks.region
+from instar.vmm.luks import crypto
 from instar.vmm.luks.crypto import measure
 from tests.keys.files import FIRST
 from tests.support.luks import make_by_qemu
@@ -71,6 +73,23 @@ def test_a_user_hears_of_the_measurement_and_of_the_new_slot(
     tried, made = sorted({*parts})[1:-1]
     assert (parts[0], parts[-1]) == (0, 1)
     assert made - tried == pytest.approx(1 - made)
+
+
+@pytest.mark.parametrize("speed", [1e3, 3e5, 9e6, 4e7])
+def test_the_measurement_is_right_and_takes_little_longer_than_it_has_to(
+    monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    passed = [0.0]
+
+    def derive(_name: str, _passphrase: bytes, _salt: bytes, count: int, _size: int) -> bytearray:
+        passed[0] += count / speed
+        return bytearray(32)
+
+    monkeypatch.setattr(crypto, "derive", derive)
+    monkeypatch.setattr(time, "perf_counter", lambda: passed[0])
+    assert measure("sha256") == pytest.approx(speed)
+    least = max(crypto._BENCHMARK, 4096 / speed)
+    assert least <= passed[0] <= 1.5 * least
 
 
 @pytest.mark.kvm
