@@ -92,6 +92,25 @@ def test_the_measurement_is_right_and_takes_little_longer_than_it_has_to(
     assert least <= passed[0] <= 1.5 * least
 
 
+def test_nothing_is_measured_where_the_iterations_take_no_time(
+    disk: Path, full: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def look(name: str) -> float:
+        measured.append(name)
+        return measure(name)
+
+    monkeypatch.setattr(instar.vmm.luks.region, "measure", look)
+    for count in (1000, LONG):
+        data = bytearray(full)
+        pack_into(">I", data, 208 + 4, count)
+        disk.write_bytes(data)
+        instar.amend(disk, keys=instar.EraseKey(7), format="luks")
+        instar.amend(disk, keys=instar.EraseKey(secret=b"k6"), format="luks")
+        assert len(measured) == (count == LONG)
+
+
 @pytest.mark.kvm
 def test_the_keys_are_a_step_of_the_progress_of_all(tmp_path: Path) -> None:
     path = make_by_qemu(tmp_path / "i", "qcow2").path

@@ -105,7 +105,7 @@ def _add(region: Region, trials: Trials, slot: Slot, keys: AddKey) -> list[Write
     header = region.header
     trials.expect_slots(header.active)
     digest = rounds(header.hash, 1, header.key_bytes)
-    iterations = int(trials.rate / digest * keys.iter_time / 1000)
+    iterations = int(trials.rate / digest * keys.iter_time / 1000) if keys.iter_time else 0
     if iterations > _ITERATIONS_MOST:
         _refuse("luks_iter_time", min(iterations, (1 << 64) - 1))
     iterations = max(iterations, ITERATIONS_LEAST)

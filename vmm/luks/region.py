@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 HEADER_SECTORS = 2
 """The header's, of which the second one is not full."""
+_NEGLIGIBLE = 1 << 16
+"""Iterations of a single digest: some hundredths of a second on any machine."""
 
 
 class Region:
@@ -97,7 +99,10 @@ class Trials:
     def expect(self, cost: int) -> None:
         """Say beforehand what so many iterations come to. ImageRejected if time is too short."""
         self._total += cost
-        seconds, left = (self._total - self._done) / self.rate, max(self._left(), 0)
+        rest = self._total - self._done
+        if rest <= _NEGLIGIBLE:
+            return  # not worth the measurement, which takes as long
+        seconds, left = rest / self.rate, max(self._left(), 0)
         if seconds > left:
             raise ImageRejected((luks_refusal("luks_iterations", int(seconds) + 1, int(left)),))
 
