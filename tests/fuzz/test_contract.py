@@ -26,7 +26,7 @@ from tests.fuzz.contract import Tally, _alarms, _run_image, _tell, run
 from tests.fuzz.contract_states import FindingError
 from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import by_dissect, by_libqcow
-from tests.support.forge import Image, Snapshot, Zero
+from tests.support.forge import Compressed, Image, Snapshot, Zero
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
@@ -127,6 +127,17 @@ def test_other_readers_take_an_empty_name_for_no_backing_file() -> None:
     empty = bytes(data)
     assert by_dissect(empty) == by_libqcow(empty) == [bytes(1 << 16)]
     assert by_dissect(image.build()) != [bytes(1 << 16)]
+
+
+def test_compressed_data_at_an_odd_offset_are_read_by_those_who_can() -> None:
+    """Of version 3 alone they are zeros to libqcow, which a change of version would show."""
+    even = Image(size=2 << 10, cluster_bits=10, clusters={0: Compressed(b"\1")})
+    both = {0: Compressed(b"\1"), 1: Compressed(b"\2")}  # the second after 11 bytes of the first
+    odd = replace(even, clusters=both)
+    assert by_libqcow(even.build()) == by_dissect(even.build()) == [b"\1" * 1024 + bytes(1024)]
+    assert by_libqcow(odd.build()) is None
+    contents = [b"\1" * 1024 + b"\2" * 1024]
+    assert by_libqcow(replace(odd, version=2).build()) == by_dissect(odd.build()) == contents
 
 
 def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> None:
