@@ -16,6 +16,7 @@ from instar.vmm.fleet.look_child import END, HEADER
 from instar.vmm.machine.payload import load_payload
 from tests.confinement.test_isolation import SAMPLE, rights
 from tests.support.forge import Bitmap, Image
+from tests.support.process import run
 
 IMAGES = {
     "sound": replace(SAMPLE, bitmaps=[Bitmap(name=b"one")]),
@@ -102,6 +103,33 @@ def test_the_child_has_a_descriptor_that_it_cannot_write_by(
     with pytest.raises(instar.HostError, match="without an outcome"):
         instar.info(path, isolation="process")
     assert path.read_bytes() == before
+
+
+WRITES = {
+    "write": "os.pwrite, b'x', 0",
+    "truncate": "os.ftruncate, 0",
+    "allocate": "os.posix_fallocate, 0, 512",
+    "flush": "os.fdatasync",
+}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("call", WRITES)
+def test_no_look_has_a_system_call_that_writes(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the descriptor alone they would fail in other words, and a flush would not fail."""
+    path = tmp_path / "image"
+    SAMPLE.write(path)
+    read_into = f"lambda image, *_: image._call('read', {WRITES[call]})"
+    patch = f"import os, instar.vmm.image.image_file as i; i.ImageFile.read_into = {read_into}; "
+    for command in LOOKS:
+        done = run(command, path, patch=patch)
+        assert (done.returncode, "Function not implemented" in done.stderr) == (1, True)
+    monkeypatch.setattr(isolation, "_START", isolation._START + patch)
+    for look_at in LOOKS.values():
+        with pytest.raises(instar.HostError, match=r"could not read .*: Function not implemented"):
+            look_at(path, isolation="process")
 
 
 def play(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
