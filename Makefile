@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+# One more than there are processors: many tests wait for a process or a time limit.
+JOBS ?= $(shell expr $$(nproc) + 1)
 ARGS ?=
 
 # Without bytecode each command that a test runs compiles 60 modules, which doubles its time.
@@ -14,8 +15,11 @@ RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 INSTALLED := $(VENV)/.stamp
 DEMO := build/demo
 SITE := build/site-tools
+PAYLOAD := .editable/instar/guest/info.elf
 PLANNER := build/planner/_planner.py
 BUILD_SCRIPTS := $(wildcard scripts/build_*.py)
+# Folders too, which are newer where a file has gone; guest, in which no file lies, is a goal's name.
+SOURCES := $(shell find abi shared guest -name '*.[chS]' -o -name '*.ld' -o -type d -not -name __pycache__ -not -name guest)
 # Where there is no gcc, the C compiler that the build asks for is needed here too.
 ZIGLANG := $(if $(shell command -v gcc),,$(shell sed -n 's/^ZIGLANG = "\(.*\)"/\1/p' scripts/build_guest.py))
 
@@ -29,19 +33,20 @@ INTERPRETER_TESTS := $(addprefix tests/,unit confinement sandbox locking places 
 NEEDS_demo := python venv gcc kvm
 NEEDS_test := compiler strace losetup cryptsetup allocators
 NEEDS_pythons := $(NEEDS_test)
+NEEDS_environments := python venv
 NEEDS_planner := compiler
 NEEDS_site := python venv
 NEEDS_mutants := $(NEEDS_test)
 NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
-IN_VENV := $(filter-out demo qemu downloads clean,$(MAKECMDGOALS))
+IN_VENV := $(filter-out demo qemu downloads environments clean,$(MAKECMDGOALS))
 NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help needs demo test pythons dev guest planner qemu downloads format check fuzz mutants bench dist site clean
+.PHONY: help needs demo test pythons dev guest planner qemu downloads environments format check fuzz mutants bench dist site clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 needs:
 	@scripts/require 'make $(MAKECMDGOALS)' $(NEEDS)
@@ -54,19 +59,26 @@ $(DEMO)/.stamp: pyproject.toml $(shell find abi bin guest scripts/*.py shared vm
 	@$(DEMO)/bin/python -m pip install -q --disable-pip-version-check .
 	@touch $@
 
-test: dev guest planner qemu ## run all tests
+test: dev $(PAYLOAD) planner qemu ## run all tests
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal -rfEs $(ARGS)
 
-pythons: ## run the tests that depend on the interpreter on the oldest and the newest Python
+# Run the make goal $(1) in the environment of each Python, with $(2).
+define each_python
 	@for version in $(PYTHONS); do \
 		if python=$$(scripts/fetch_python $$version | tail -n 1) && [ -n "$$python" ]; then \
-			echo "tests on Python $$version"; \
-			$(MAKE) --no-print-directory test PYTHON="$$python" VENV=build/venv-$$version \
-				ARGS='-m "not any_python" $(INTERPRETER_TESTS)' || exit 1; \
+			echo "$(1) on Python $$version"; \
+			$(MAKE) --no-print-directory $(1) PYTHON="$$python" VENV=build/venv-$$version $(2) || exit 1; \
 		elif [ $$version = $(NEWEST) ]; then \
 			exit 1; \
 		fi; \
 	done
+endef
+
+pythons: ## run the tests that depend on the interpreter on the oldest and the newest Python
+	$(call each_python,test,ARGS='-m "not any_python" $(INTERPRETER_TESTS)')
+
+environments: downloads $(PAYLOAD) ## make the environments of "make pythons"
+	$(call each_python,dev)
 
 dev: $(INSTALLED) ## make .venv, with an editable install and the tools
 
@@ -82,9 +94,14 @@ guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the edi
 	@$(PY) scripts/build_abi.py
 	@$(PY) scripts/build_guest.py
 
+# The last image, as none is older. No environment's Python changes its bytes, nor the planner's.
+$(PAYLOAD): $(BUILD_SCRIPTS) $(SOURCES) | $(INSTALLED)
+	@$(PY) scripts/build_abi.py
+	@$(PY) scripts/build_guest.py
+
 planner: $(PLANNER) ## compile the planner as a library for tests
 
-$(PLANNER): $(INSTALLED) $(BUILD_SCRIPTS) $(wildcard abi/*.h) $(shell find shared -name '*.[ch]')
+$(PLANNER): $(BUILD_SCRIPTS) $(SOURCES) | $(INSTALLED)
 	@$(PY) scripts/build_planner.py
 
 qemu: | needs ## unpack the versions of qemu-img that instar is compared with
@@ -97,26 +114,26 @@ format: dev ## rewrite the Python sources in the project's style
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-check: dev guest ## style, types, spelling and memory budgets; changes nothing
+check: dev $(PAYLOAD) ## style, types, spelling and memory budgets; changes nothing
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/codespell
 	$(PY) scripts/check_binary_sizes
 
-fuzz: dev guest planner ## run a fuzzer: ARGS='planner', 'inspect', 'repair', 'device', 'sandbox', 'contract', 'alias', 'luks' or 'worker', see docs/fuzzing.md
+fuzz: dev $(PAYLOAD) planner ## run a fuzzer: ARGS='planner', 'inspect', 'repair', 'device', 'sandbox', 'contract', 'alias', 'luks' or 'worker', see docs/fuzzing.md
 	@$(RUN) scripts/fuzz $(or $(ARGS),planner)
 
-mutants: dev guest planner ## break the code in 200 places, and show what the fast tests miss; half an hour and more
+mutants: dev $(PAYLOAD) planner ## break the code in 200 places, and show what the fast tests miss; half an hour and more
 	@$(PY) scripts/mutants $(ARGS)
 
-bench: dev guest qemu ## measure instar beside qemu-img
+bench: dev $(PAYLOAD) qemu ## measure instar beside qemu-img
 	@$(RUN) scripts/benchmark $(ARGS)
 
 dist: dev ## build the sdist and the wheel
 	@$(PY) -m build
 
-site: $(SITE)/.stamp guest ## make the website in build/site; a broken link is an error
+site: $(SITE)/.stamp $(PAYLOAD) ## make the website in build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict
 
 $(SITE)/.stamp: pyproject.toml | needs

@@ -108,5 +108,6 @@ def _make_parts(package: Path) -> None:
 
 
 def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+    if not link.is_symlink() or link.readlink() != target:  # it may be in use
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import build_guest
@@ -92,6 +94,31 @@ def test_what_is_lacking_is_named_in_one_line_before_anything_begins(tree: Path,
     first, *rest = done.stderr.splitlines()
     assert (done.returncode, done.stdout, first) == (2, "", line)
     assert all(other.startswith("make: ***") for other in rest)
+
+
+def test_what_no_interpreter_changes_is_compiled_once_and_again_if_a_source_changes(
+    tree: Path,
+) -> None:
+    def compiled() -> list[str]:
+        command = [str(MAKE), "-n", "check", "planner", "VENV=build/another"]
+        done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True)
+        return re.findall(r"scripts/build_(guest|planner)", done.stdout)
+
+    assert sorted(compiled()) == ["guest", "planner"]
+    (tree / "shared" / "part").mkdir()
+    source = tree / "shared" / "part" / "one.c"
+    source.touch()
+    later = time.time() + 10
+    for made in (".editable/instar/guest/info.elf", "build/planner/_planner.py"):
+        (tree / made).parent.mkdir(parents=True)
+        (tree / made).touch()
+        os.utime(tree / made, (later, later))
+    assert compiled() == []
+    os.utime(source, (later + 10, later + 10))
+    assert sorted(compiled()) == ["guest", "planner"]
+    source.unlink()
+    os.utime(source.parent, (later + 10, later + 10))  # a file that has gone
+    assert sorted(compiled()) == ["guest", "planner"]
 
 
 def test_an_old_python_is_told_from_a_missing_one(tree: Path) -> None:
