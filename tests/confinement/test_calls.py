@@ -31,14 +31,17 @@ def pythons() -> dict[str, str]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instar" / "python"
     fetched = Path(os.environ.get("INSTAR_PYTHON") or cache)
     found = {str(sys.version_info[:2]): sys.executable}
-    for minor in range(10, 20):
+    for minor in {*range(10, 20)} - {sys.version_info[1]}:
         candidates = [str(path) for path in pyenv.glob(f"3.{minor}.*/bin/python3")]
         candidates += map(str, fetched.glob(f"3.{minor}/usr/bin/python3.{minor}"))
         here = shutil.which(f"python3.{minor}")
         for candidate in candidates if here is None else [here, *candidates]:
-            asked = subprocess.run([candidate, "-c", VERSION], capture_output=True, check=False)
+            asked = subprocess.run(
+                [candidate, "-IS", "-c", VERSION], capture_output=True, check=False
+            )
             if asked.returncode == 0:
                 found.setdefault(asked.stdout.decode().strip(), candidate)
+                break
     return found
 
 
