@@ -16,7 +16,7 @@ from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
-from ..request.options import OPTIONS
+from ..request.options import BY_KEY
 from .messages import Messages, Outcome, Plan, pack_config
 from .result import RANGES_MAX, AmendResult
 
@@ -229,14 +229,19 @@ def carry_out(
         done = describe_chain(plans)
     noticed = tuple([text for plan in plans for text in plan.judgement.warnings])
     last = plans[-1]
-    told = {row.key: last.outcome.options.get(row.abi_key) for row in OPTIONS} | last.judgement.told
+    told, said = last.judgement.told, last.outcome.options
     return AmendResult(
         filename=image.name,
         format=request.format,  # type: ignore[arg-type] # one of two, as was checked
         dry_run=request.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
-        options=FrozenDict({row.key: row.tell(told[row.key]) for row in OPTIONS}),
+        options=FrozenDict(
+            {
+                key: row.tell(told[key] if key in told else said.get(row.abi_key))
+                for key, row in BY_KEY.items()
+            }
+        ),
         vm_exits=sum(plan.outcome.vm_exits for plan in plans),
         warnings=((warning,) if warning else ()) + noticed + wasted,
         **done,

@@ -180,19 +180,21 @@ def pack_options(values: Mapping[int, int | bytes]) -> bytes:
 def read_options(records: bytes) -> dict[int, int | bytes]:
     """Take option records apart: the values by their keys. GuestFault if they are malformed."""
     values: dict[int, int | bytes] = {}
-    at = 0
-    while at < len(records):
-        if len(records) - at < _OPTION.size:
-            raise GuestFault(f"option records of {len(records)} bytes")
+    at = latest = 0
+    end = len(records)
+    while at < end:
+        if end - at < _OPTION.size:
+            raise GuestFault(f"option records of {end} bytes")
         key, kind, length = _OPTION.unpack_from(records, at)
         start = at + _OPTION.size
         raw = records[start : start + length]
         at = start + length + -length % 8
-        if at > len(records) or any(records[start + length : at]):
+        if at > end or any(records[start + length : at]):
             raise GuestFault(f"option {key} with {length} bytes and bad padding or none")
-        if key <= max(values, default=0) or OPTION_KINDS.get(key) != kind:
+        if key <= latest or OPTION_KINDS.get(key) != kind:
             raise GuestFault(f"option {key} of kind {kind} out of turn, or unknown")
         values[key] = _read_value(key, kind, raw)
+        latest = key
     return values
 
 

@@ -85,7 +85,7 @@ def prepare_syscall(number: int, *arguments: object) -> Callable[[], int]:
 
 
 def _words(*arguments: object) -> list[object]:
-    return [c_long(word) if isinstance(word, int) else word for word in arguments]
+    return [c_long(word) if type(word) is int else word for word in arguments]
 
 
 def _call(words: list[object]) -> int:

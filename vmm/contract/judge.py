@@ -97,10 +97,10 @@ def _judge(
         warnings, work, spare = amended.warnings, amended.work, amended.spare
     else:
         _judge_noop(before, request, staged, claim.atomic)
-    if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
+    if not claim.fields.items() <= {**dict.fromkeys(claim.fields, 0), **after.fields}.items():
         raise GuestFault("the guest reports another version or feature word than it wrote")
     old, new, texts = before.fields, after.fields, texts_of(after)
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    differing = filter({name for name, _ in old.items() ^ new.items()}.__contains__, {**old, **new})
     changes = [Change(name, old.get(name), new.get(name)) for name in differing]
     for key, text in texts_of(before).items():
         if text != texts[key]:
@@ -206,7 +206,7 @@ class _Amended:
             wanted.update((name, after.fields[name]) for name in _LAYER)
         fields = dict(after.fields)
         del fields["backing_file_offset"]
-        differs = any(before.fields.get(name) != value for name, value in fields.items())
+        differs = not fields.items() <= before.fields.items()
         if before.raw[:4] != after.raw[:4] or fields != wanted:
             raise GuestFault(_FIELD)
         if differs and (SWITCH, HEADER) not in self._allowed:

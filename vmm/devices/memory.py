@@ -41,20 +41,24 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes at `address` out. GuestFault if they are not all guest memory."""
-        self._check(address, size)
+        if not 0 <= size <= self.size - address <= self.size:
+            raise _outside(address, size)
         return self._map[address : address + size]
 
     def write(self, address: int, data: bytes | bytearray) -> None:
         """Copy `data` to `address`. GuestFault if that is not all guest memory."""
-        self._check(address, len(data))
-        self._map[address : address + len(data)] = data
+        size = len(data)
+        if size > self.size - address or address < 0:
+            raise _outside(address, size)
+        self._map[address : address + size] = data
 
     def discard(self, address: int, size: int) -> None:
         """Make whole pages zero by giving them back to the kernel (madvise(2), MADV_DONTNEED).
 
         GuestFault if they are not all guest memory.
         """
-        self._check(address, size)
+        if not 0 <= size <= self.size - address <= self.size:
+            raise _outside(address, size)
         self._map.madvise(mmap.MADV_DONTNEED, address, size)
 
     def view(self, address: int, size: int) -> memoryview:
@@ -63,9 +67,10 @@ class GuestMemory:
         The caller must not judge anything through it, and must release it before close().
         GuestFault if it is not all guest memory.
         """
-        self._check(address, size)
+        if not 0 <= size <= self.size - address <= self.size:
+            raise _outside(address, size)
         return memoryview(self._map)[address : address + size]
 
-    def _check(self, address: int, size: int) -> None:
-        if address < 0 or size < 0 or address > self.size - size:
-            raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")
+
+def _outside(address: int, size: int) -> GuestFault:
+    return GuestFault(f"{size} bytes at {address:#x} are not guest memory")

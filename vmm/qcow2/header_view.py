@@ -6,6 +6,8 @@ and can do nothing but describe or raise MalformedHeader; all use of it is to co
 
 from __future__ import annotations
 
+from struct import Struct
+
 from ..base.record import record
 from .probe import (
     AUTOCLEAR_DATA_FILE_RAW,
@@ -24,7 +26,7 @@ HEADER_LIMIT = 0x10000
 """The part of the header cluster that fields and extensions may use, in bytes."""
 
 _V2_LENGTH = 72
-_EXTENSION_HEADER = 8
+_EXTENSION_HEADER = Struct(">II")  # type, length
 _END = 0
 _NAME_MAX = 1023
 
@@ -121,9 +123,8 @@ class _Walk:
     def extensions(self, at: int, limit: int) -> list[tuple[int, bytes]]:
         found = []
         while at < limit:
-            header = self.take(at, _EXTENSION_HEADER)
-            kind, size = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
-            at += _EXTENSION_HEADER
+            kind, size = _EXTENSION_HEADER.unpack(self.take(at, _EXTENSION_HEADER.size))
+            at += _EXTENSION_HEADER.size
             if size > limit - at:
                 raise MalformedHeader("extension reaches beyond its limit")
             if kind == _END:

@@ -7,15 +7,15 @@ from instar.abi import INSTAR_RAM_SIZE, INSTAR_STAGED_MAX
 from ..base.errors import ImageRejected
 from ..base.record import FrozenDict, record
 from .kinds import FLAG, KEYS_STEP, REPAIR_STEP, TEXT
-from .options import BY_KEY, OPTIONS, PERMITTED
+from .options import BY_KEY, PERMITTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from .keys import Keys
-    from .kinds import Option, Told, Value
+    from .kinds import Option, Permission, Told, Value
 
 SIZE_UNIT = 512
 """What the size of a disk is a multiple of, in bytes."""
@@ -62,18 +62,14 @@ class AmendRequest:
         permissions = {key: values.pop(key) for key in PERMITTED if key in values}
         return cls(FrozenDict(options), FrozenDict(permissions), **values)
 
-    def __getattr__(self, name: str) -> Any:
-        """Look an option or a permission up by its key."""
-        if name in BY_KEY:
-            return self.options.get(name)
-        if name in PERMITTED:
-            row = PERMITTED[name]
-            return self.permissions.get(name, False if row.kind == FLAG else row.absent)
-        raise AttributeError(f"AmendRequest has no attribute {name!r}")
+    if TYPE_CHECKING:
 
-    def asked(self) -> Iterator[tuple[Option, Value]]:
+        def __getattr__(self, name: str) -> Any: ...
+
+    def asked(self) -> list[tuple[Option, Value]]:
         """The options that are asked for, in the order of the table, each with its value."""
-        return ((row, self.options[row.key]) for row in OPTIONS if row.key in self.options)
+        options = self.options
+        return [(BY_KEY[key], options[key]) for key in filter(options.__contains__, BY_KEY)]
 
     @property
     def repairs(self) -> bool:
@@ -243,3 +239,18 @@ class AmendRequest:
 
             fields["keys"] = keys_from_document(fields["keys"])
         return cls(**fields)
+
+
+def _option(key: str) -> property:
+    return property(lambda request: request.options.get(key))
+
+
+def _permission(row: Permission) -> property:
+    absent = False if row.kind == FLAG else row.absent
+    return property(lambda request: request.permissions.get(row.key, absent))
+
+
+for _key in BY_KEY:
+    setattr(AmendRequest, _key, _option(_key))
+for _row in PERMITTED.values():
+    setattr(AmendRequest, _row.key, _permission(_row))

@@ -14,7 +14,7 @@ from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX
 from ..base.errors import ImageRejected, Refusal, UsageError
 from . import TIMEOUT, AmendRequest
 from .kinds import CHOICE
-from .options import OPTIONS, PERMISSIONS
+from .options import OPTIONS, PERMISSIONS, PERMITTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ DEFAULTS: dict[str, Any] = {
 """All keywords, in order, and what each is where it is not given."""
 
 
+_ALLOWED = {row.key: row.take(row.initial) for row in PERMISSIONS}
+"""What the permissions are where none is given."""
+
+
 def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     """Check the keywords of instar.amend(), which documents them.
 
@@ -93,20 +97,21 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     for name in ("format", "cache"):
         if type(values[name]) not in (str, type(None)):
             raise UsageError(f"{name} is a str, not {values[name]!r:.60}")
-    for option in OPTIONS:
-        if option.kind == CHOICE and type(values[option.key]) not in (str, type(None)):
+    given = [option for option in OPTIONS if values[option.key] is not None]
+    for option in given:
+        if option.kind == CHOICE and type(values[option.key]) is not str:
             option.take(values[option.key])
     check_format(values["format"], keys=values["keys"] is not None)
     if values["cache"] not in CACHE_MODES:
         raise UsageError(f"Invalid cache option: {values['cache']}")
-    given = [option for option in OPTIONS if values[option.key] is not None]
     asked = {option.key: option.take(values[option.key]) for option in given}
     if values["change_backing"]:  # else the image has it, whatever it is
         check_backing_format(values["backing_fmt"])
     check_timeout(values["timeout"])
     if values["keys"] is not None:
         _check_keys(values["keys"], values["format"], given)
-    allowed = {row.key: row.take(values[row.key]) for row in PERMISSIONS}
+    named = (PERMITTED[key] for key in filter(keywords.__contains__, PERMITTED))
+    allowed = {**_ALLOWED, **{row.key: row.take(values[row.key]) for row in named}}
     if not (allowed["repair"] or any(option.writes_tables for option in given)):
         allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
     if allowed["repair"]:
