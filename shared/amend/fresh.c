@@ -1,6 +1,8 @@
 /* Pure, either side: fills clusters that the untrusted image did not use, and a sparse file stays sparse. */
 #include "amend/fresh.h"
 
+#include <string.h>
+
 #include "bits.h"
 #include "image/writes.h"
 
@@ -13,14 +15,32 @@ static bool is_zeros(const uint8_t *sector)
     return any == 0;
 }
 
+static bool is_inside(const struct image *image, uint64_t offset)
+{
+    return image->fixed_size || offset < round_up(image->io->size, IO_SECTOR_SIZE);
+}
+
 bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last)
 {
     struct write_list list = {.phase = INSTAR_PHASE_PREPARE};
-    bool inside = image->fixed_size || offset < round_up(image->io->size, IO_SECTOR_SIZE);
+    bool inside = is_inside(image, offset);
     for (uint32_t at = 0; at < length; at += IO_SECTOR_SIZE) {
         bool kept = inside || (last && at + IO_SECTOR_SIZE == length) || !is_zeros(data + at);
         if (kept && !add_write(image, &list, offset + at, data + at, IO_SECTOR_SIZE))
             return false;
     }
     return flush_writes(image, &list);
+}
+
+bool fill_fresh(struct image *image, uint64_t offset, uint64_t end, uint8_t *memory, uint32_t size)
+{
+    if (offset < end && !is_inside(image, offset))
+        offset = end - IO_SECTOR_SIZE;
+    for (uint32_t length; offset < end; offset += length) {
+        length = end - offset < size ? (uint32_t)(end - offset) : size;
+        memset(memory, 0, length);
+        if (!write_fresh(image, offset, memory, length, offset + length == end))
+            return false;
+    }
+    return true;
 }

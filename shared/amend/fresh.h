@@ -12,4 +12,7 @@
  * last one, which has it reach so far. False: refused. */
 bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last);
 
+/* Stage zeros in the same way up to `end`, where the structure ends; `memory` has room for `size` bytes. */
+bool fill_fresh(struct image *image, uint64_t offset, uint64_t end, uint8_t *memory, uint32_t size);
+
 #endif

@@ -15,7 +15,7 @@
 #include "qcow2/qcow2.h"
 
 #define ENTRIES_AT_ONCE (BATCH_SIZE / QCOW2_TABLE_ENTRY_SIZE)
-#define NEW_ENTRIES_AT_ONCE (TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE) /* memory that is not used yet costs time */
+#define SECTOR_ENTRIES (IO_SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
 
 static bool grows(const struct resize *r)
 {
@@ -136,12 +136,13 @@ static bool write_l1(struct resize *r, uint64_t offset)
     struct qcow2_image *image = r->books->image;
     const struct qcow2_header *h = &image->header;
     uint64_t kept = r->boundary.l1_kept, cut = r->cut ? kept - 1 : UINT64_MAX;
-    uint64_t entries = clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE) << h->cluster_bits;
+    uint64_t size = clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE) << h->cluster_bits;
+    uint64_t entries = size / QCOW2_TABLE_ENTRY_SIZE;
+    uint64_t used = round_up(kept + r->filled, SECTOR_ENTRIES); /* zeros follow */
     uint8_t *part = image->memory->batch;
-    entries /= QCOW2_TABLE_ENTRY_SIZE;
-    for (uint64_t first = 0, end; first < entries; first = end) {
-        uint64_t most = first < kept ? ENTRIES_AT_ONCE : NEW_ENTRIES_AT_ONCE;
-        end = entries - first < most ? entries : first + most;
+    used = used < entries ? used : entries;
+    for (uint64_t first = 0, end; first < used; first = end) {
+        end = used - first < ENTRIES_AT_ONCE ? used : first + ENTRIES_AT_ONCE;
         uint64_t old_end = first > kept ? first : end < kept ? end : kept;
         uint32_t length = (uint32_t)(end - first) * QCOW2_TABLE_ENTRY_SIZE;
         uint32_t old_length = (uint32_t)(old_end - first) * QCOW2_TABLE_ENTRY_SIZE;
@@ -159,7 +160,8 @@ static bool write_l1(struct resize *r, uint64_t offset)
         if (!write_fresh(&image->file, offset + place, part, length, end == entries))
             return false;
     }
-    return true;
+    return fill_fresh(&image->file, offset + used * QCOW2_TABLE_ENTRY_SIZE, offset + size, part,
+                      TABLE_SIZE);
 }
 
 /* Take what is new after the image's end, where no wrong refcount hides anything; a device has none. */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import bench_profile
 import pytest
 
 import instar
+from instar.vmm.machine import Machine
 from tests.support.forge import Data, Image, Zero
 
 pytestmark = pytest.mark.kvm
@@ -194,3 +196,36 @@ def test_a_size_that_fits_the_tables_takes_four_exits_and_one_sector(path: Path,
     # The L2 table at the end of the smaller disk, once on each side, and the L1 entries.
     assert result.bytes_read <= (2 << 16) + (3 << 12)
     assert instar.resize(path, size).action == "noop"
+
+
+@pytest.fixture
+def touched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For each run of a guest: the bytes of its memory that anything used, as the kernel tells."""
+    found: list[int] = []
+    closing = Machine.close
+
+    def close(machine: Machine) -> None:
+        memory, page = machine._memory, os.sysconf("SC_PAGE_SIZE")
+        words = array("Q")
+        with Path("/proc/self/pagemap").open("rb") as pages:
+            pages.seek(memory.host_address // page * words.itemsize)
+            words.frombytes(pages.read(memory.size // page * words.itemsize))
+        found.append(page * sum(word >> 63 for word in words))
+        closing(machine)
+
+    monkeypatch.setattr(Machine, "close", close)
+    return found
+
+
+def test_the_largest_disk_takes_a_table_of_a_mebibyte_of_which_two_sectors_are_written(
+    path: Path, touched: list[int]
+) -> None:
+    plain(path, size=1 << 30)
+    result = instar.resize(path, 1 << 46)
+    assert result.vm_exits == 12
+    # The new refcounts and the first and last sector of the table; the header; the old refcounts.
+    assert result.bytes_written == 5 * 512
+    # The table of refcounts once on each side, the guest's block of them before the switch and
+    # after, the judge's L2 table; the header twice, L1 entries and the block's first sector.
+    assert result.bytes_read <= (5 << 16) + (4 << 12)
+    assert touched[0] <= 400 << 10
