@@ -6,15 +6,18 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 
 from tests.differential.generate import Case, case_of
 from tests.differential.run import Tally, run_case
 from tests.differential.shrink import script, shrink
 from tests.support import qemu as oracle
+from tests.support.scratch import scratch_of_run
 from tests.support.stop import Stop
 
 _BATCH = 32
@@ -29,10 +32,10 @@ def names_of_all() -> tuple[str, ...]:
     return tuple(qemu.version for qemu in oracle.all_versions())
 
 
-def run_seed(seed: int, judges: tuple[str, ...] = ()) -> Tally:
-    """Run the case of one seed, with one of `judges` or of all versions."""
+def run_seed(seed: int, judges: tuple[str, ...] = (), within: Path | None = None) -> Tally:
+    """Run the case of one seed, with one of `judges` or of all versions, within a folder."""
     judge = judges[seed % len(judges)] if judges else None
-    return run_case(case_of(seed, names_of_all(), judge))
+    return run_case(case_of(seed, names_of_all(), judge), within)
 
 
 def run_and_print(seed: int, runs: int, jobs: int, judges: tuple[str, ...]) -> int:
@@ -46,14 +49,19 @@ def run_and_print(seed: int, runs: int, jobs: int, judges: tuple[str, ...]) -> i
         print(f"no such version at hand: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
     totals = _Totals(seed)
-    with Stop(signal.SIGINT, signal.SIGTERM) as stop, ProcessPoolExecutor(jobs) as pool:
-        for last, tally in _results(pool, seed, jobs, judges):
+    with (
+        scratch_of_run("differential") as run,
+        Stop(signal.SIGINT, signal.SIGTERM) as stop,
+        ProcessPoolExecutor(jobs, get_context("fork"), run.join) as pool,
+    ):
+        one = partial(run_seed, judges=judges, within=run.folder)
+        for last, tally in _results(pool, seed, jobs, one):
             if stop.is_told:  # and what ran meanwhile may have been stopped as well
                 break
             totals.add(last, tally)
             if tally.findings:
                 case = case_of(last, known, judges[last % len(judges)] if judges else None)
-                _print_finding(last, case, tally, small=totals.found <= _MOST)
+                _print_finding(last, case, tally, run.folder if totals.found <= _MOST else None)
             if totals.tally.requests >= runs:
                 break
         totals.print_all(stopped=stop.is_told)
@@ -101,27 +109,30 @@ class _Totals:
 
 
 def _results(
-    pool: ProcessPoolExecutor, seed: int, jobs: int, judges: tuple[str, ...]
+    pool: ProcessPoolExecutor, seed: int, jobs: int, one: Callable[[int], Tally]
 ) -> Iterator[tuple[int, Tally]]:
     """Seeds and what became of them, in order, without end."""
     for first in itertools.count(seed, _BATCH * jobs):
         seeds = range(first, first + _BATCH * jobs)
-        yield from zip(seeds, pool.map(partial(run_seed, judges=judges), seeds), strict=True)
+        yield from zip(seeds, pool.map(one, seeds), strict=True)
 
 
-def _print_finding(seed: int, case: Case, tally: Tally, *, small: bool) -> None:
+def _print_finding(seed: int, case: Case, tally: Tally, within: Path | None) -> None:
+    """Print it; make it small as well if there is a folder for that."""
     print(f"seed {seed}, qemu {case.judge}:", flush=True)
     for request, finding in tally.findings:
         print(f"    {request}: {finding}")
-    if small:
-        print(script(smallest(case, *tally.findings[0])), flush=True)
+    if within is not None:
+        print(script(smallest(case, *tally.findings[0], within)), flush=True)
 
 
-def smallest(case: Case, request: str, finding: str) -> Case:
+def smallest(case: Case, request: str, finding: str, within: Path | None = None) -> Case:
     """The smallest case in which the same request ends in the same kind of finding."""
     kind = finding.partition(" -- ")[0]
 
     def is_found(smaller: Case) -> bool:
-        return any(text.partition(" -- ")[0] == kind for _, text in run_case(smaller).findings)
+        return any(
+            text.partition(" -- ")[0] == kind for _, text in run_case(smaller, within).findings
+        )
 
     return shrink(replace(case, requests=(request,)), is_found)

@@ -18,6 +18,8 @@ VERSIONS = (
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 SECTOR = 512
 NAME_MOST, DATA_NAME_MOST = 1023, 2048
+FILLED_MOST = 64 << 20
+"""How much qemu-img is to fill with zeros, in bytes."""
 
 _OVERLAY = re.compile(r" -b (\S+) -F (\w+) t\.qcow2")
 _SIZES = re.compile(r"(?:t\.qcow2|n\.raw|b\.qcow2|b\.raw r|set size) (\d+)")
@@ -88,8 +90,20 @@ def requests(rng: random.Random, program: Program) -> Iterator[str]:
         yield _chain(rng, facts)
 
 
-def size(rng: random.Random, facts: Facts) -> int:
-    """At the boundary of something, or a sector from it."""
+def size(rng: random.Random, facts: Facts, *, old: bool = False) -> int:
+    """At the boundary of something, or a sector from it.
+
+    A disk over a longer backing file gains little if the image is to become an `old` one, as
+    qemu-img makes all that the disk gains zero clusters, and the downgrade then fills them.
+    """
+    filled = old and facts.below > facts.size
+    wanted = _size(rng, facts)
+    while filled and wanted > facts.size + FILLED_MOST:
+        wanted = _size(rng, facts)
+    return wanted
+
+
+def _size(rng: random.Random, facts: Facts) -> int:
     if rng.random() < 0.02:  # at the limits, which both refuse or both take
         most = facts.mapped << 22  # with 32 MiB of L1 table
         return rng.choice(((1 << 63) - SECTOR, min(most, 1 << 62) + SECTOR))
@@ -152,9 +166,10 @@ def _longer(rng: random.Random, name: str, most: int) -> str:
 
 def _chain(rng: random.Random, facts: Facts) -> str:
     """Two to five options at once, in any order."""
-    sized = f"size={size(rng, facts)}"
+    compat = f"compat={rng.choice(('0.10', '1.1', '1.1'))}"
+    sized = f"size={size(rng, facts, old=compat == 'compat=0.10')}"
     pool = [
-        f"compat={rng.choice(('0.10', '1.1', '1.1'))}",
+        compat,
         f"lazy_refcounts={rng.choice(('on', 'off'))}",
         *([sized] if not facts.data_file or rng.random() < 0.2 else []),
     ]

@@ -12,7 +12,7 @@ from tests.differential.generate import Case
 from tests.support import qemu as oracle
 from tests.support.forge import parse_snapshots
 from tests.support.judge import Trial
-from tests.support.observe import Seen
+from tests.support.observe import LONGEST, Seen
 from tests.support.recipe import IMAGE, working_directory
 from tests.support.scratch import scratch
 from tests.support.verdicts import Request
@@ -40,13 +40,15 @@ class Tally:
         return self.verdicts.total()
 
 
-def run_case(case: Case) -> Tally:
-    """Make the image and let both amend it as each request says."""
+def run_case(case: Case, within: Path | None = None) -> Tally:
+    """Make the image and let both amend it as each request says, in a new folder in `within`."""
     versions = oracle.all_versions()
     qemu = next(version for version in versions if version.version == case.judge)
     tally = Tally()
-    with scratch("differential") as folder:
-        if case.program.make(Path(folder), versions) is not None:
+    with scratch("case", within) as folder:
+        with oracle.files_up_to(LONGEST):
+            image = case.program.make(Path(folder), versions)
+        if image is not None:
             # qemu looks for data files where it is, not where the image is.
             with working_directory(Path(folder)):
                 _judge(Path(IMAGE), case, qemu, tally)

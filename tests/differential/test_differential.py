@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,34 @@ def test_sizes_lie_at_boundaries_and_a_sector_from_them() -> None:
     for unit in (1 << 16, facts.mapped):
         boundary = (facts.size // unit + 1) * unit
         assert {boundary - 512, boundary, boundary + 512} <= sizes
+
+
+def test_a_disk_that_qemu_fills_with_zeros_gains_little() -> None:
+    rng = random.Random(0)  # noqa: S311 - reproducible, not secret
+    facts = Facts(21, 48 << 20, extended=False, backing=None, data_file=False, below=72 << 20)
+    assert max(size(rng, facts, old=True) for _ in range(1000)) <= (48 + 64) << 20
+    assert max(size(rng, facts) for _ in range(1000)) > 512 << 30
+    short = replace(facts, below=48 << 20)
+    assert max(size(rng, short, old=True) for _ in range(1000)) > 512 << 30
+
+
+@pytest.mark.kvm
+def test_qemu_fills_no_memory_with_zeros(qemu: Qemu, tmp_path: Path) -> None:
+    image = Image(cluster_bits=21, size=48 << 20, backing_file=b"b.raw", backing_format=b"raw")
+    program = Program(newest(), (("t.qcow2", image),), (f"write b.raw r {72 << 20}",))
+    requests = ("compat=0.10,size=549755813888", "size=549755813888")
+    tally = run_case(Case(program, requests, qemu.version), tmp_path)
+    assert dict(tally.verdicts) == {"growth / gave up for size": 1, "amended / accepted": 1}
+    assert tally.findings == []
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.kvm
+def test_qemu_makes_a_data_file_as_long_as_the_disk() -> None:
+    program = Program(newest(), (("t.qcow2", replace(PLAIN, data_file=b"d.raw")),))
+    tally = run_case(Case(program, ("size=549755813888",), newest()))
+    assert dict(tally.verdicts) == {"size_data_file / accepted": 1}
+    assert tally.findings == []
 
 
 def meddler(meddle: Callable[[Path], None], *, on: str) -> Callable[[Path, Request], Any]:
@@ -295,21 +324,50 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) >> number - 1 & 1)
 
 
-@pytest.mark.kvm
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_campaign_that_is_stopped_says_how_far_it_came(number: signal.Signals) -> None:
+def folder_of(pid: int) -> Path:
+    """The folder of a campaign, as the process has it that is to remove it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    lines = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+    (line,) = [line.split(b"\0") for line in lines if line.startswith(b"sh\0")]
+    return Path(os.fsdecode(line[-2]))
+
+
+@contextmanager
+def campaign() -> Iterator[subprocess.Popen[str]]:
+    """A campaign without an end that has begun, in a session of its own."""
     words = ["--seed", "0", "--runs", "1000000", "--jobs", "1"]
     with subprocess.Popen(
         [sys.executable, ROOT / "scripts" / "differential_fuzz", *words],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as campaign:
-        while not catches(campaign.pid, signal.SIGTERM):  # the last that it takes care of
+    ) as started:
+        while not catches(started.pid, signal.SIGTERM):  # the last that it takes care of
             time.sleep(0.05)
-        os.killpg(campaign.pid, number)
-        printed, _ = campaign.communicate(timeout=300)
-    assert campaign.returncode == 2
+        yield started
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_campaign_that_is_stopped_says_how_far_it_came(number: signal.Signals) -> None:
+    with campaign() as stopped:
+        folder = folder_of(stopped.pid)
+        assert folder.is_dir()
+        os.killpg(stopped.pid, number)
+        printed, _ = stopped.communicate(timeout=300)
+    assert stopped.returncode == 2
     assert printed.startswith("stopped before its end\n")
     assert " amends, seeds 0 to " in printed
     assert ", 0 findings\n" in printed
+    assert not folder.exists()
+
+
+@pytest.mark.kvm
+def test_a_campaign_that_is_killed_leaves_no_files_and_no_processes() -> None:
+    with campaign() as killed:
+        folder = folder_of(killed.pid)
+        while not [*folder.iterdir()]:
+            time.sleep(0.05)
+        killed.kill()
+        killed.communicate(timeout=60)  # until all that have its stdout are gone
+    assert not folder.exists()

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -170,10 +172,14 @@ class Qemu:
         self.img("bitmap", "-f", "qcow2", *flags, str(path), name)
 
     def img(
-        self, *arguments: str, accept: Collection[int] = (0,), preload: Path | None = None
+        self,
+        *arguments: str,
+        accept: Collection[int] = (0,),
+        preload: Path | None = None,
+        longest: int | None = None,
     ) -> Run:
         """Run qemu-img."""
-        return self.run("qemu-img", *arguments, accept=accept, preload=preload)
+        return self.run("qemu-img", *arguments, accept=accept, preload=preload, longest=longest)
 
     def run(
         self,
@@ -181,6 +187,7 @@ class Qemu:
         *arguments: str,
         accept: Collection[int] = (0,),
         preload: Path | None = None,
+        longest: int | None = None,
     ) -> Run:
         """Run one of this version's programs.
 
@@ -189,37 +196,53 @@ class Qemu:
             *arguments: its arguments.
             accept: the exit statuses that are no error.
             preload: a library that is loaded into it before its own (ld.so(8)).
+            longest: no file may get longer, in bytes, holes included; EFBIG where one would.
 
         Raises:
             QemuError: if it ends with another one, by a signal, or not at all.
         """
         command = (str(self.directory / program), *arguments)
-        run = self._run(command, preload)
+        run = self._run(command, preload, longest)
         # Where LUKS measures how fast the machine is, a busy one fails by chance.
         for _ in range(10):
             if run.ok or BUSY not in run.stderr:
                 break
-            run = self._run(command, preload)
+            run = self._run(command, preload, longest)
         if run.status not in accept:
             raise QemuError(_describe(run))
         return run
 
-    def _run(self, command: tuple[str, ...], preload: Path | None) -> Run:
+    def _run(self, command: tuple[str, ...], preload: Path | None, longest: int | None) -> Run:
         more = {} if preload is None else {"LD_PRELOAD": str(preload)}
         try:
-            done = subprocess.run(
-                command,
-                check=False,
-                capture_output=True,
-                encoding="utf-8",
-                errors="backslashreplace",
-                env={**os.environ, "LC_ALL": "C", **more},
-                stdin=subprocess.DEVNULL,
-                timeout=TIMEOUT,
-            )
+            with files_up_to(longest):
+                done = subprocess.run(
+                    command,
+                    check=False,
+                    capture_output=True,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                    env={**os.environ, "LC_ALL": "C", **more},
+                    stdin=subprocess.DEVNULL,
+                    timeout=TIMEOUT,
+                )
         except subprocess.TimeoutExpired as error:
             raise QemuError(f"{' '.join(command)}\nno end after {TIMEOUT} s") from error
         return Run(command, done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def files_up_to(longest: int | None) -> Iterator[None]:
+    """Let processes that start meanwhile make no file longer, in bytes (RLIMIT_FSIZE).
+
+    qemu's threads that write block SIGXFSZ, so its programs see EFBIG and say "File too large".
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft if longest is None else longest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _o(options: dict[str, str]) -> list[str]:

@@ -173,6 +173,14 @@ def test_a_program_that_does_not_end_raises(
         Qemu("0", tmp_path).img("--version")
 
 
+def test_a_program_makes_no_file_longer_than_it_may(tmp_path: Path, qemu: Qemu) -> None:
+    path = tmp_path / "image.raw"
+    for longest, status in ((1 << 20, 1), (2 << 20, 0), (None, 0)):
+        run = qemu.img("create", "-f", "raw", str(path), "2M", accept=(0, 1), longest=longest)
+        assert (run.status, path.stat().st_size == 2 << 20) == (status, status == 0)
+        path.unlink()
+
+
 def test_a_missing_oracle_fails_and_says_what_to_run(tmp_path: Path) -> None:
     code = (
         "import os, pytest, sys; os.environ.update(INSTAR_QEMU='/nonexistent', PATH='');"
