@@ -178,4 +178,15 @@ FOUND = {
         ("data_file=d.raw",),
         judge="7.2.22",
     ),
+    "a data file is named again where the backing file is missing": Case(
+        Program(
+            NEWEST,
+            steps=(
+                "create -o cluster_size=512,compat=1.1,data_file=d.raw t.qcow2 1536",
+                "poke backing-at-end b.qcow2",
+            ),
+        ),
+        ("data_file=./d.raw,data_file_raw=off",),
+        judge="10.0.13",
+    ),
 }

@@ -279,12 +279,11 @@ class Trial:
 
     def _compare_health(self, ours: Seen, result: Judgement) -> None:
         before, after = self._before.health, ours.health
-        if self._renames_data_file and not isinstance(before, Health):
-            worse = not isinstance(after, Health) or after != Health(0, 0, 0)
-        elif not isinstance(before, Health) or not isinstance(after, Health):
-            worse = before != after
-        else:
+        if isinstance(before, Health) and isinstance(after, Health):
             worse = bool(after.worse_than(before))
+        else:
+            found_again = self._renames_data_file and after == Health(0, 0, 0)
+            worse = before != after and not found_again
         if worse:
             result.findings.append(f"rule: no worse than before -- {before}, then {after}")
 
