@@ -15,6 +15,8 @@ import pytest
 
 import instar
 from instar.vmm.base.reasons import REASONS
+from instar.vmm.cli.commands import CHECK, COMMANDS, REBASE, RESIZE
+from instar.vmm.cli.flags import AMEND
 from tests.support.forge import Bitmap, Data, Image, RawEntry, Snapshot, Zero, ZeroAllocated
 from tests.support.qemu import Qemu
 
@@ -29,8 +31,18 @@ BACKED = replace(SMALL, backing_file=b"b", clusters={0: Zero()})
 LOST = Image(bitmaps=[Bitmap(name=b"b0")])
 FAR = 1 << 40
 HELPS = re.compile(
-    r"(instar|qemu-img) check -r all|--repair|qemu-img bitmap --remove|qemu-img convert --salvage"
+    r"(instar|qemu-img) check -r all|instar amend (--repair|-o \S+)"
+    r"|qemu-img bitmap --remove|qemu-img convert --salvage|(?<!-o )\b\w+=[\w.]+(?= too|$)"
 )
+FLAG = re.compile(r"(instar|qemu-img) (\w+)([^;,]*?)(--[a-z-]+)|(--[a-z-]+)")
+REFUSED_BY = {
+    **dict.fromkeys(("downgrade_bitmaps", "backing_change", "luks_iterations"), (AMEND,)),
+    **dict.fromkeys(("shrink_not_allowed", "size_bitmaps", "bitmap_in_use"), (AMEND, RESIZE)),
+    **dict.fromkeys(("grow_over_backing_v2", "grow_head_over_backing"), (AMEND, RESIZE)),
+    "growth": (AMEND, RESIZE, CHECK),
+    "change_limit": (AMEND, RESIZE),
+}
+"""Of reasons that are about some options only, the commands that can ask for these."""
 
 
 def place(image: Image, region: str, offset: int = 0) -> int:
@@ -63,6 +75,7 @@ class Advice:
 
 
 ALL, OURS = "qemu-img check -r all", "instar check -r all"
+REPAIR, NOT_RAW = "instar amend --repair", "instar amend -o data_file_raw=off"
 COPY, SALVAGE, REMOVE = (
     f"qemu-img {words}" for words in ("convert", "convert --salvage", "bitmap --remove")
 )
@@ -70,7 +83,7 @@ DROP = {"compat": "0.10", "drop_bitmaps": True}
 LAZY = {"lazy_refcounts": True}
 TWO = {"size": 1 << 30}
 ADVICE = {
-    "dirty": Advice("dirty", replace(WIDE, dirty=True).write, "--repair"),
+    "dirty": Advice("dirty", replace(WIDE, dirty=True).write, REPAIR),
     "corrupt, sound": Advice("corrupt", replace(WIDE, corrupt=True).write, ALL),
     "corrupt, a leak": Advice("corrupt", replace(WIDE, corrupt=True, refcounts={2: 2}).write, ALL),
     "no refcount table": Advice("refcount_table", patched(WIDE, 56, 0, 4), ALL),
@@ -116,6 +129,25 @@ ADVICE = {
         replace(WIDE, snapshots=[replace(SNAPSHOT, extra_data_size=8)]).write,
         *(ALL, TWO),
     ),
+    "a width that version 2 lacks": Advice(
+        *("refcount_bits_v2", replace(WIDE, version=2).write, "compat=1.1", {"refcount_bits": 8})
+    ),
+    "lazy refcounts in version 2": Advice(
+        *("lazy_needs_v3", replace(WIDE, version=2).write, "compat=1.1", {"lazy_refcounts": True})
+    ),
+    "a downgrade of another width": Advice(
+        "downgrade_refcount_width", replace(WIDE, refcount_order=3).write, "refcount_bits=16"
+    ),
+    "a downgrade to another width": Advice(
+        *("downgrade_refcount_width", WIDE.write, "refcount_bits=16"),
+        {"compat": "0.10", "refcount_bits": 8},
+    ),
+    "a backing file under a raw data file": Advice(
+        "backing_raw",
+        Image(data_file=b"d", data_file_raw=True).write,
+        NOT_RAW,
+        {"backing_file": "b", "backing_fmt": "raw", "change_backing": True},
+    ),
     "an entry that names nothing": Advice(
         "repair_entry",
         replace(WIDE, dirty=True, clusters={1: RawEntry(1 << 63 | 0x10200)}).write,
@@ -129,8 +161,12 @@ ADVICE = {
 
 def follow(command: str, image: Path, asked: dict[str, Any], qemu: Qemu) -> Path:
     """Do what a message says; returns the image that is to be amended then."""
-    if command == "--repair":
-        asked["repair"] = True
+    if command.startswith("instar amend"):
+        done = subprocess.run([INSTAR, *command.split()[1:], image], check=False, timeout=60)
+        assert done.returncode == 0
+    elif "=" in command:
+        key, _, value = command.partition("=")
+        asked[key] = int(value) if value.isdecimal() else value
     elif command == OURS:
         done = subprocess.run([INSTAR, "check", "-r", "all", image], check=False, timeout=60)
         assert done.returncode == 0
@@ -151,7 +187,7 @@ def test_who_does_what_a_refusal_advises_has_the_image_amended(
     name: str, tmp_path: Path, qemu_versions: tuple[Qemu, ...]
 ) -> None:
     advice = ADVICE[name]
-    ours = advice.command in ("--repair", OURS)
+    ours = not advice.command.startswith("qemu-img")
     for qemu in qemu_versions[-1:] if ours else (qemu_versions[0], qemu_versions[-1]):
         image, asked = tmp_path / "t.qcow2", dict(advice.asked)
         advice.write(image)
@@ -172,3 +208,17 @@ def test_every_repair_that_a_message_names_is_tried() -> None:
     }
     tried = {(advice.reason, advice.command) for advice in ADVICE.values()}
     assert told - tried == {("repair_refcounts", OURS)}  # by test_check_repair
+
+
+def test_a_flag_that_a_message_names_is_one_of_each_command_that_refuses_so() -> None:
+    named = {command.name: {f"--{flag.name}" for flag in command.flags} for command in COMMANDS}
+    seen = 0
+    for name, _, message in REASONS.values():
+        for program, command, _, flag, alone in FLAG.findall(message):
+            seen += 1
+            if alone:
+                commands = REFUSED_BY.get(name, (AMEND, REBASE, RESIZE))
+                assert all(alone in named[command.name] for command in commands), (name, alone)
+            elif program == "instar":
+                assert flag in named[command], (name, flag)
+    assert seen > 10

@@ -39,7 +39,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_DIRTY: (
         "dirty",
         (),
-        "the image is marked dirty, as it was not closed; --repair repairs it first",
+        "the image is marked dirty, as it was not closed; instar amend --repair repairs it",
     ),
     abi.REFUSAL_CORRUPT: (
         "corrupt",
@@ -138,8 +138,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_DOWNGRADE_REFCOUNT_WIDTH: (
         "downgrade_refcount_width",
         ("refcount_bits",),
-        "compat=0.10 requires refcount_bits=16, and the image has {refcount_bits}; change it "
-        "first, with instar amend -o refcount_bits=16",
+        "compat=0.10 requires refcount_bits=16, and the image would have {refcount_bits}; give "
+        "refcount_bits=16 too",
     ),
     abi.REFUSAL_DOWNGRADE_DATA_FILE: (
         "downgrade_data_file",
@@ -359,7 +359,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "backing_raw",
         (),
         "the image's data file is marked as a raw copy of the disk, which a backing file would "
-        "make wrong; give data_file_raw=off too",
+        "make wrong; instar amend -o data_file_raw=off gives that up",
     ),
     abi.REFUSAL_BACKING_ITSELF: (
         "backing_itself",
