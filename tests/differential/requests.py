@@ -20,6 +20,8 @@ SECTOR = 512
 NAME_MOST, DATA_NAME_MOST = 1023, 2048
 FILLED_MOST = 64 << 20
 """How much qemu-img is to fill with zeros, in bytes."""
+HIDDEN_MOST = 1 << 18
+"""How many clusters a disk is to gain that hide what the backing file has there."""
 
 _OVERLAY = re.compile(r" -b (\S+) -F (\w+) t\.qcow2")
 _SIZES = re.compile(r"(?:t\.qcow2|n\.raw|b\.qcow2|b\.raw r|set size) (\d+)")
@@ -40,6 +42,8 @@ class Facts:
     data_file: bool
     below: int
     """The backing file has no more bytes."""
+    longest: int = 0
+    """Neither has any file that an edit may have made the backing file."""
 
     @property
     def mapped(self) -> int:
@@ -52,8 +56,8 @@ def facts_of(program: Program) -> Facts:
     poked = any(step.startswith(_POKED_NAMES) for step in program.steps)
     steps = "\n".join(program.steps)
     sizes = [int(size) for size in _SIZES.findall(steps)]
-    backs = [] if poked else re.findall(r"b\.(?:raw r|qcow2) (\d+)", steps)
-    below = max(map(int, backs), default=0)
+    longest = max(map(int, re.findall(r"b\.(?:raw r|qcow2) (\d+)", steps)), default=0)
+    below = 0 if poked else longest
     if program.forged:
         image = program.forged[0][1]
         named = (image.backing_file or b"").endswith(b"b.raw") and not poked
@@ -61,8 +65,9 @@ def facts_of(program: Program) -> Facts:
         backing = (name, "raw") if named and image.backing_format else None
         grown = [int(size) for size in re.findall(r"set size (\d+)", steps)]
         size = grown[-1] if grown else image.size
+        named_data = bool(image.data_file)
         return Facts(
-            image.cluster_bits, size, image.extended_l2, backing, bool(image.data_file), below
+            image.cluster_bits, size, image.extended_l2, backing, named_data, below, longest
         )
     created = re.search(r"cluster_size=(\d+),", steps)
     found = _OVERLAY.findall(steps)
@@ -73,6 +78,7 @@ def facts_of(program: Program) -> Facts:
         backing=found[-1] if found and not poked else None,
         data_file="data_file=" in steps,
         below=below,
+        longest=longest,
     )
 
 
@@ -93,12 +99,12 @@ def requests(rng: random.Random, program: Program) -> Iterator[str]:
 def size(rng: random.Random, facts: Facts, *, old: bool = False) -> int:
     """At the boundary of something, or a sector from it.
 
-    A disk over a longer backing file gains little if the image is to become an `old` one, as
-    qemu-img makes all that the disk gains zero clusters, and the downgrade then fills them.
+    Over a longer backing file all that a disk gains becomes zero clusters, which all readers have
+    to go through. If the image is to be an `old` one, qemu-img then fills them in the downgrade.
     """
-    filled = old and facts.below > facts.size
+    most = FILLED_MOST if old else HIDDEN_MOST << facts.bits
     wanted = _size(rng, facts)
-    while filled and wanted > facts.size + FILLED_MOST:
+    while facts.longest > facts.size and wanted > facts.size + most:
         wanted = _size(rng, facts)
     return wanted
 
