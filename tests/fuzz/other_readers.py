@@ -33,6 +33,12 @@ def _is_backed(data: bytes) -> bool:
     return bool(offset and size)
 
 
+def _is_short(model: Model, entries: int) -> bool:
+    """Whether an L1 table of so many entries is for less than the disk: the rest is unallocated."""
+    per = model.cluster_size // (16 if model.extended else 8)
+    return entries * per * model.cluster_size < model.size
+
+
 def _has_odd_compressed(model: Model) -> bool:
     """Whether compressed data of the active layer begin at an odd offset."""
     l1_table = model.words(model.l1_table_offset, model.l1_size)
@@ -50,6 +56,8 @@ def by_dissect(data: bytes) -> list[bytes] | None:
         return None  # it takes the fields of version 3 from there all the same
     if any(entry.extra_data_size > _KNOWN_EXTRA for entry in parse_snapshots(data)):
         return None  # it passes over unknown extra data twice, and so into the name
+    if any(_is_short(model, entries) for _, entries in model.l1_tables):
+        return None  # it fails at what no L1 entry is for
     below = None
     if model.backing_file_offset:  # it wants one for an empty name too
         below = BytesIO((_BELOW if _is_backed(data) else b"\0") * model.size)

@@ -140,6 +140,17 @@ def test_compressed_data_at_an_odd_offset_are_read_by_those_who_can() -> None:
     assert by_libqcow(replace(odd, version=2).build()) == by_dissect(odd.build()) == contents
 
 
+def test_a_snapshot_whose_l1_table_is_short_is_read_by_those_who_can() -> None:
+    """Of what no entry is for, nothing is allocated."""
+    image = Image(size=1 << 16, cluster_bits=9, snapshots=[Snapshot(name=b"s")])
+    data = bytearray(image.build())
+    assert by_dissect(bytes(data)) == [bytes(1 << 16)] * 2
+    entry = image.regions()["snapshot_table"].start
+    assert data[entry + 8 : entry + 12] == (2).to_bytes(4, "big")
+    data[entry + 8 : entry + 12] = (1).to_bytes(4, "big")
+    assert by_dissect(bytes(data)) is None
+
+
 def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> None:
     image = Image(size=1 << 16, cluster_bits=9, snapshots=[Snapshot(name=b"s", extra_data_size=40)])
     assert by_dissect(image.build()) is None
