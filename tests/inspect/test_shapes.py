@@ -138,6 +138,39 @@ def test_no_failure_that_is_a_lie_can_break_or_reach_the_terminal(
     assert all(char.isprintable() or char == "\n" for char in said.err)
 
 
+@pytest.mark.parametrize(
+    ("way", "first", "last"),
+    [
+        (("snapshots", 0, "date-sec"), 0, (1 << 32) - 1),
+        (("snapshots", 0, "date-nsec"), 0, (1 << 32) - 1),
+        (("format-specific", "data", "refcount-bits"), 1, 64),
+        (("virtual-size",), 0, (1 << 64) - 1),
+    ],
+)
+def test_a_number_is_one_that_its_field_can_hold(
+    way: tuple[str | int, ...], first: int, last: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.qcow2"
+    TALL.write(path)
+    honest = json.loads(json.dumps(tell_of(path), default=to_dict))
+    for number, is_held in ((first, True), (last, True), (first - 1, False), (last + 1, False)):
+        part = deepcopy(honest)
+        document, *rest = [part, *way[:-1]]
+        for key in rest:
+            document = document[key]
+        document[way[-1]] = number
+        assert is_read(part, "info") == is_held
+
+
+def is_read(document: Document, shape: str) -> bool:
+    """Whether a child may tell this."""
+    try:
+        read_document(json.dumps(document).encode(), shape)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("number", ["1e3", "NaN", "9" * 5000])
 def test_a_number_that_no_document_has_is_not_read(number: str) -> None:
     told = json.dumps(DONE).replace('"bytes-written": 1', f'"bytes-written": {number}')

@@ -10,6 +10,7 @@ from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.books import FREED, LESSENED, TAKEN, Books
 from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.pending import Pending
+from instar.vmm.contract.refcounts import Refcounts
 from instar.vmm.contract.terms import Original
 from instar.vmm.contract.widths import Width
 from instar.vmm.image.staging import StagedWrites
@@ -153,3 +154,21 @@ def test_what_comes_into_use_is_not_given_up_too(references: int) -> None:
         books.release([4, 5])
     assert not books.release_run(4, 3, 1)
     assert books.old(5) == 0
+
+
+def test_refcounts_are_kept_but_no_more_than_two_million() -> None:
+    """All entries of the table name one block, with 4096 refcounts of a bit each."""
+    places: list[int] = []
+
+    def read(offset: int, size: int) -> bytes:
+        places.append(offset)
+        return (BLOCK << 8).to_bytes(8, "big") * (size // 8) if offset == TABLE else bytes(size)
+
+    refcounts = Refcounts(Disk(Original(read, 1 << 30, 1 << 30), BITS, 0), TABLE, 9, 0)
+    step, most = 4096, 1 << 21
+    for cluster in (*range(0, most, step), 0):
+        assert refcounts.old(cluster) == 0
+    assert len(places) == 1 + most // step
+    for cluster in (most, 0):
+        assert refcounts.old(cluster) == 0
+    assert len(places) == 3 + most // step

@@ -9,7 +9,9 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.contract.terms import Claim
+from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.recounted import refcount_structures
+from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Compressed, Data, Image, Snapshot, parse_header
 from tests.support.forge.clusters import Cluster
@@ -283,3 +285,13 @@ def test_autoclear_bits_that_nobody_knows_do_not_outlive_a_repair() -> None:
     del plan.sectors[SWITCH, 0]
     with pytest.raises(GuestFault, match="autoclear"):
         plan.judge()
+
+
+def test_each_block_is_found_by_the_index_of_its_entry() -> None:
+    image = replace(DIRTY, clusters={n: Data(b"d") for n in range(600)}, size=600 << 9)
+    data = image.build()
+    places = {name: place.start >> 9 for name, place in image.regions().items()}
+    disk = Disk(Original(lambda at, size: data[at : at + size], len(data), 1 << 30), 9, 0)
+    table, blocks = refcount_structures(disk, dict(parse_header(data)))
+    assert table == range(places["refcount_table"], places["refcount_table"] + 1)
+    assert blocks == {n: places[f"refcount_block[{n}]"] for n in range(3)}

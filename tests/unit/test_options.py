@@ -7,10 +7,11 @@ import os
 import pytest
 
 from instar.vmm.base.errors import ImageRejected, UsageError
+from instar.vmm.cli.flags import AMEND
 from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format, make_request
-from instar.vmm.request.kinds import BOOLEANS
+from instar.vmm.request.kinds import BOOLEANS, FLAG
 from instar.vmm.request.lists import parse_options, parse_size
-from instar.vmm.request.options import COMPAT_LEVELS
+from instar.vmm.request.options import COMPAT_LEVELS, OPTIONS
 
 HELP = None
 LAZY = {"lazy_refcounts": True}
@@ -396,3 +397,11 @@ def test_a_key_of_keyslots_is_known_under_its_other_name(key: str, form: str, wo
     with pytest.raises(UsageError) as caught:
         parse_options([f"{key}=active"], form)
     assert words in str(caught.value)
+
+
+def test_each_value_that_a_shell_offers_is_taken() -> None:
+    (offered,) = (flag.values for flag in AMEND.flags if flag.name == "options")
+    whole = [text for text in offered if not text.startswith(("help", "encrypt."))]
+    assert all(parse_options([text]) for text in whole)
+    flags = {row.key for row in OPTIONS if row.kind == FLAG}
+    assert {f"{key}={value}" for key in flags for value in ("on", "off")} <= {*whole}

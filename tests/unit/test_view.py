@@ -165,3 +165,18 @@ def test_what_is_stored_is_what_was_and_what_the_steps_add(image: ImageFile) -> 
     assert stored == image.stored >= 4096
     view.lay(written(1, 2))
     assert view.stored == stored + 1024
+
+
+def test_no_more_is_read_than_the_sectors_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    sizes: list[int] = []
+    monkeypatch.setattr(ImageFile, "read_into", lambda _, __, view: sizes.append(len(view)))
+    with opened(path) as image:
+        view = ImageView(image)
+        view.lay(written(0))
+        assert view.read((1 << 39) + 100, 1000) == bytes(1000)
+    assert sizes == [3 * SECTOR_SIZE]
