@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import instar
+from instar import abi
 from instar.vmm.fleet import isolation, look
 from instar.vmm.fleet.look_child import END, HEADER
 from instar.vmm.machine.payload import load_payload
@@ -163,20 +165,39 @@ LIES: dict[str, tuple[tuple[tuple[int, bytes], ...], type[instar.InstarError], s
     ),
     "no result": ((end({"vm_exits": 1}),), instar.GuestFault, "without a result"),
     "a frame": (((1, b"x"),), instar.GuestFault, "frame of type 1"),
+    "a frame too large": (((17, bytes(4000)),), instar.GuestFault, "with 4000 bytes"),
     "a type": (((1 << 63, b"x"),), instar.GuestFault, "frame of type"),
 }
 
 
+@pytest.mark.parametrize("command", LOOKS)
 @pytest.mark.parametrize("lie", LIES)
 def test_a_child_that_makes_no_sense_is_an_error(
-    lie: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lie: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "image"
     SAMPLE.write(path)
     frames, error, message = LIES[lie]
     say(monkeypatch, *frames)
     with pytest.raises(error, match=message):
-        instar.info(path, isolation="process")
+        LOOKS[command](path, isolation="process")
+
+
+FINDING = struct.Struct(abi.CheckFinding_FORMAT).pack(abi.CHECK_CLUSTER_LEAKED, 0, 7, 1, 0)
+RESULT = struct.Struct(abi.CheckResult_FORMAT).pack(abi.CHECK_RESULT_MAGIC, *[0] * 11)
+
+
+@pytest.mark.parametrize("after", [(abi.FRAME_CHECK, RESULT), (abi.FRAME_CHECK_FINDINGS, FINDING)])
+def test_a_child_has_nothing_to_say_after_the_result(
+    after: tuple[int, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image"
+    SAMPLE.write(path)
+    say(monkeypatch, (abi.FRAME_CHECK, RESULT), end({"vm_exits": 1}))
+    assert instar.check(path, isolation="process").exit_status == 0
+    say(monkeypatch, (abi.FRAME_CHECK, RESULT), after, end({"vm_exits": 1}))
+    with pytest.raises(instar.GuestFault, match=f"frame of type {after[0]}"):
+        instar.check(path, isolation="process")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +224,7 @@ def test_a_child_that_dies_or_hangs_is_an_error(
 def test_no_child_hides_what_the_policy_rests_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says what the guest says of a sound image; the header and signatures are not its word."""
+    """It says what the guest says of a sound image, or names nothing where there is a name."""
     frames: list[tuple[int, bytes]] = []
     sound, backed = tmp_path / "sound", tmp_path / "backed"
     replace(SAMPLE, snapshots=()).write(sound)
@@ -217,9 +238,17 @@ def test_no_child_hides_what_the_policy_rests_on(
 
     monkeypatch.setattr(look, "_frames", overhear)
     instar.info(sound, isolation="process")
-    say(monkeypatch, *frames)
-    violations = instar.Policy().violations(instar.info(backed, isolation="process"))
-    assert [(one.name, one.by_host) for one in violations] == [("backing_file", True)]
+    name = struct.pack("<II", abi.INFO_TEXT_BACKING_FILE, 0) + bytes(len("/etc/hostname"))
+    heard = tuple(frames)
+    say(monkeypatch, (abi.FRAME_INFO_TEXT, name), *heard)
+    info = instar.info(backed, isolation="process")
+    assert [(one.name, one.by_host) for one in instar.Policy().violations(info)] == [
+        ("backing_file", True)
+    ]
+    assert [(one.role, one.name) for one in info.references] == [("backing-file", "")]
+    say(monkeypatch, *heard)
+    with pytest.raises(instar.GuestFault, match="does not tell a backing file"):
+        instar.info(backed, isolation="process")
 
 
 @pytest.mark.parametrize(

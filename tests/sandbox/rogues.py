@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import process_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import build_guest
 
@@ -21,6 +21,9 @@ from instar.vmm.machine import payload as payload_module
 from instar.vmm.machine.payload import Payload, load_payload
 from tests.support.forge import Extension, Image
 from tests.support.peak import forget_peak, peak
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER = Path(__file__).parent / "payloads"
 LIARS = "liars"
@@ -94,21 +97,31 @@ class Rogues:
 
     def run(self, name: str, path: Path, set_: Set = TOGGLED, **options: Any) -> instar.InstarError:
         """Amend an image at `path` with a payload that must fail; returns what it ended in."""
+        keywords = {"timeout": 10, **set_.request, **options}
+        outcome = self.look(name, path, set_.image, instar.amend, **keywords)
+        assert isinstance(outcome, instar.InstarError), "the amend succeeded"
+        return outcome
+
+    def look(
+        self, name: str, path: Path, image: Image, call: Callable[..., Any], **keywords: Any
+    ) -> Any:
+        """Call it with an image at `path` and a payload; returns its result, or what it raised.
+
+        The image must not be changed by it.
+        """
         payload = self.payload(name)
-        set_.image.write(path)
+        image.write(path)
         os.utime(path, ns=(1, 1))
         contents, descriptors = path.read_bytes(), open_descriptors()
-        error = None
         size, start = forget_peak(), process_time()
         try:
-            instar.amend(path, payload=payload, **{"timeout": 10, **set_.request, **options})
+            outcome = call(path, payload=payload, **keywords)
         except instar.InstarError as caught:
-            error = caught
+            outcome = caught
         # Whatever it tried: for an endless guest its time limit comes on top.
-        assert process_time() - start < SECONDS + options.get("timeout", 0)
+        assert process_time() - start < SECONDS + keywords.get("timeout", 0)
         assert peak() - size < MEMORY
         assert path.read_bytes() == contents
         assert path.stat().st_mtime_ns == 1
         assert open_descriptors() == descriptors
-        assert error is not None, "the amend succeeded"
-        return error
+        return outcome

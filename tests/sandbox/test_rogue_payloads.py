@@ -273,7 +273,7 @@ SETS: dict[str, Set] = {
     "noop_not_atomic": Set(Image(), UPGRADE),
 }
 
-NO_ROGUES = {"honest", "keys", "liars", "probes", "repair", "traces"}
+NO_ROGUES = {"honest", "keys", "liars", "looks", "probes", "repair", "traces"}
 """Folders of payloads that other tests run."""
 
 # What makes a test of a limit short: the timeout, or a budget and the module that has it.

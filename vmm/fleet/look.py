@@ -13,6 +13,8 @@ import signal
 import subprocess
 import time
 
+from instar.abi import FRAME_CHECK, FRAME_INFO, FRAME_PAYLOAD_MAX
+
 from ..base.errors import GuestFault, HostError
 from ..base.escape import escape_around
 from ..inspect.looker import Looker
@@ -31,6 +33,7 @@ LOOK = "from instar.vmm.fleet.look_child import main; main()"
 ANSWER_MAX = 2 << 20
 """Bytes that a child may say: all that a guest may, and more."""
 _WORDS_MAX = 1 << 16
+_LAST = (FRAME_INFO, FRAME_CHECK)
 
 
 class ChildLooker(Looker):
@@ -70,17 +73,34 @@ class ChildLooker(Looker):
         child = start_child(LOOK, json.dumps(task).encode(), (image.fd,))
         with child:
             try:
-                for kind, payload in _frames(child, timeout + MARGIN):
-                    if kind == END:
-                        self.vm_exits = _read_end(payload, image.name)
-                        return
-                    receive(kind, payload)
+                self.vm_exits = _pass_on(child, receive, timeout + MARGIN, image.name)
             finally:
                 child.kill()  # does nothing to one that ended
 
 
+def _pass_on(
+    child: subprocess.Popen[bytes],
+    receive: Callable[[int, bytes], None],
+    seconds: float,
+    name: str,
+) -> int:
+    """Judge the order of frames as SerialPort does; how often the guest stopped for the host."""
+    finished = False
+    for kind, payload in _frames(child, seconds):
+        if kind == END:
+            exits = _read_end(payload, name)
+            if not finished:
+                raise GuestFault("the guest ended without a result")
+            return exits
+        if finished or len(payload) > FRAME_PAYLOAD_MAX:
+            raise GuestFault(f"frame of type {kind} with {len(payload)} bytes")
+        finished = kind in _LAST
+        receive(kind, payload)
+    raise HostError(_describe_end(child))
+
+
 def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
-    """What the child says, until it says no more. HostError if it ends, or takes too long."""
+    """What the child says, until it says no more, or too much. HostError if it takes too long."""
     told, heard = bytearray(), 0
     try:
         for data in hear(child, time.monotonic() + seconds):
@@ -99,7 +119,6 @@ def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[in
         raise HostError(
             f"the confined process did not end within {seconds:g} s and was killed"
         ) from None
-    raise HostError(_describe_end(child))
 
 
 def _describe_end(child: subprocess.Popen[bytes]) -> str:

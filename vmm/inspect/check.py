@@ -25,7 +25,14 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
 from ..image.image_file import count_budget
-from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
+from ..qcow2.probe import (
+    INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DIRTY,
+    PROBE_SIZE,
+    header_fields,
+    other_format,
+    parse_fixed_header,
+)
 from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, counted_as, describe_finding
 
 TYPE_CHECKING = False
@@ -205,19 +212,17 @@ def check_open(
         debug=debug,
         work_max=min(image.work_max, count_budget(image.stored)),
     )
-    reasons = {refusal[0] for refusal in frames.refusals}
-    if reasons - {REFUSAL_DIRTY, REFUSAL_CORRUPT}:
-        fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
-        others = tuple(
-            one for one in frames.refusals if one[0] not in (REFUSAL_DIRTY, REFUSAL_CORRUPT)
-        )
+    fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
+    features = fields.get("incompatible_features", 0)
+    others = tuple(one for one in frames.refusals if one[0] not in (REFUSAL_DIRTY, REFUSAL_CORRUPT))
+    if others:
         raise ImageRejected(translate(others, Circumstances((), {}, image.size, fields)))
     return CheckResult(
         filename=image.name,
         **dict(zip(_NUMBERS, frames.numbers, strict=True)),
         findings=frames.findings(),
-        is_dirty=REFUSAL_DIRTY in reasons,
-        is_corrupt=REFUSAL_CORRUPT in reasons,
+        is_dirty=bool(features & INCOMPATIBLE_DIRTY),
+        is_corrupt=bool(features & INCOMPATIBLE_CORRUPT),
         payload_sha256=looker.payload_sha256,
         vm_exits=looker.vm_exits,
     )

@@ -13,6 +13,10 @@ from instar.abi import (
     FRAME_INFO_TEXT,
     FRAME_REFUSALS,
     INFO_LUKS_SIZE,
+    INFO_READ_BITMAPS,
+    INFO_READ_EXTENSIONS,
+    INFO_READ_HEADER,
+    INFO_READ_SNAPSHOTS,
     INFO_RECORDS_MAX,
     INFO_RESULT_MAGIC,
     INFO_SNAPSHOT_ID_MAX,
@@ -38,6 +42,7 @@ _FEATURE = Struct(InfoFeature_FORMAT)
 _SNAPSHOT = Struct(InfoSnapshot_FORMAT)
 _BITMAP = Struct(InfoBitmap_FORMAT)
 
+INFO_READ_ALL = INFO_READ_HEADER | INFO_READ_EXTENSIONS | INFO_READ_SNAPSHOTS | INFO_READ_BITMAPS
 _TEXTS_MAX = {  # in bytes; a data file's name is as long as the header's part that is read
     INFO_TEXT_BACKING_FILE: 1023,
     INFO_TEXT_BACKING_FORMAT: 15,
@@ -82,7 +87,10 @@ class InfoFrames:
         self.luks: bytes | None = None
         self.refusals: tuple[tuple[int, ...], ...] = ()
         self.read = 0
-        self._result: tuple[int, ...] | None = None
+        """What could be read, INFO_READ_*; this and the next are told last."""
+        self.bitmaps_counted = 0
+        """How many bitmaps the image says it has."""
+        self._result: tuple[int, ...] = ()
         self._records = 0
 
     def receive(self, kind: int, payload: bytes) -> None:
@@ -104,18 +112,18 @@ class InfoFrames:
         takers[kind](payload)
 
     def complete(self) -> None:
-        """See that the guest has said all. GuestFault."""
-        if self._result is None:
-            raise GuestFault("the guest ended without a result")
-        magic, refusals, self.read, _count, snapshots, bitmaps, _offset, reserved = self._result
+        """See that the guest has said all, and counted it right. GuestFault."""
+        magic, refusals, read, counted, snapshots, bitmaps, _offset, reserved = self._result
         told = len(self.refusals), len(self.snapshots), len(self.bitmaps)
-        if magic != INFO_RESULT_MAGIC or reserved or told != (refusals, snapshots, bitmaps):
+        if (
+            magic != INFO_RESULT_MAGIC
+            or reserved
+            or read & ~INFO_READ_ALL
+            or told != (refusals, snapshots, bitmaps)
+            or bitmaps > counted
+        ):
             raise GuestFault("a result that contradicts what was told")
-
-    @property
-    def bitmaps_counted(self) -> int:
-        """How many bitmaps the image says it has."""
-        return self._result[3] if self._result else 0
+        self.read, self.bitmaps_counted = read, counted
 
     def _take_text(self, payload: bytes) -> None:
         if len(payload) < _TEXT.size:

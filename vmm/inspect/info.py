@@ -11,9 +11,10 @@ from instar.abi import (
     INFO_TEXT_DATA_FILE,
 )
 
-from ..base.errors import GuestFault, ImageRejected
+from ..base.errors import GuestFault, HostError, ImageRejected
 from ..base.refusals import Circumstances, translate
 from ..qcow2.probe import (
+    AUTOCLEAR_BITMAPS,
     AUTOCLEAR_DATA_FILE_RAW,
     AUTOCLEAR_KNOWN,
     INCOMPATIBLE_CORRUPT,
@@ -27,7 +28,7 @@ from ..qcow2.probe import (
     other_format,
 )
 from .formats import recognise
-from .frames import InfoFrames
+from .frames import INFO_READ_ALL, InfoFrames
 from .luks import describe_luks
 from .references import describe_reference, full_name
 from .result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
     from .looker import Looker
     from .references import Reference
 
-_UNREADABLE = ("refcount_order",)
+_UNREADABLE = frozenset({"refcount_order"})
 """Problems of a header that leave nothing to tell."""
 _BITMAP_FLAGS = (("in-use", 1), ("auto", 2))
+_LUKS = 2  # "Header", crypt_method
 _COMPRESSION_TYPE = 104  # "Header", where the header is longer than that
 
 
@@ -83,12 +85,17 @@ def describe_image(
     looker.look(image, frames.receive, timeout, debug=debug)
     frames.complete()
     problems = translate(frames.refusals, Circumstances((), {}, image.size, header_fields(head)))
-    if not frames.read & INFO_READ_HEADER or any(one.name in _UNREADABLE for one in problems):
-        if not problems:
-            raise GuestFault("the guest did not read the header, and does not say why")
+    if problems and not (
+        frames.read & INFO_READ_HEADER and _UNREADABLE.isdisjoint(one.name for one in problems)
+    ):
         raise ImageRejected(problems)
     facts.update(problems=problems, payload_sha256=looker.payload_sha256, vm_exits=looker.vm_exits)
-    return ImageInfo(**facts, **_Reading(head, frames, image.name).describe())
+    try:
+        return ImageInfo(**facts, **_Reading(head, frames, image.name).describe())
+    except GuestFault as error:
+        if image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0") == head:
+            raise
+        raise HostError("the image was changed while it was looked at; try again") from error
 
 
 class _Reading:
@@ -103,11 +110,8 @@ class _Reading:
     def describe(self) -> dict[str, Any]:
         """The fields of an ImageInfo that are about what is in the image."""
         header, frames = self._header, self._frames
-        if not (9 <= header["cluster_bits"] <= 21 and header.get("refcount_order", 4) <= 6):
-            raise GuestFault("the guest took a header for sound that is not")
+        self._judge()
         backing = self._text(INFO_TEXT_BACKING_FILE)
-        if bool(header["backing_file_offset"]) < (backing is not None):
-            raise GuestFault("a backing file, which the header does not have")
         return {
             "virtual_size": header["size"] // 512 * 512,  # qemu counts whole sectors
             "cluster_size": 1 << header["cluster_bits"],
@@ -124,6 +128,30 @@ class _Reading:
             "cut": tuple(self._cut()),
             "unknown_features": tuple(_unknown_features(header, frames.features)),
         }
+
+    def _judge(self) -> None:
+        """See that the guest says what the header's fixed fields let it say. GuestFault.
+
+        What it says nothing of it must have a reason for, which is a problem of the image then.
+        """
+        header, frames = self._header, self._frames
+        if not (9 <= header["cluster_bits"] <= 21 and header.get("refcount_order", 4) <= 6):
+            raise GuestFault("the guest took a header for sound that is not")
+        size = header["backing_file_size"] if header["backing_file_offset"] else 0
+        is_luks = header["crypt_method"] == _LUKS
+        of_header = {
+            "a backing file": (len(frames.texts.get(INFO_TEXT_BACKING_FILE, b"")), size),
+            "a LUKS header": (frames.luks is not None, is_luks),
+        }
+        for what, (told, there) in of_header.items():
+            if told != there and (told or not frames.refusals):
+                raise GuestFault(f"the guest does not tell {what} as the header has it")
+        most = header["nb_snapshots"]
+        has_bitmaps = header.get("autoclear_features", 0) & AUTOCLEAR_BITMAPS
+        if len(frames.snapshots) > most or (frames.bitmaps_counted and not has_bitmaps):
+            raise GuestFault("the guest tells snapshots or bitmaps that the header does not have")
+        if frames.read != INFO_READ_ALL and not frames.refusals:
+            raise GuestFault("the guest did not read all, and does not say why")
 
     def _has(self, bit: int) -> bool:
         return bool(self._header.get("incompatible_features", 0) & bit)
@@ -168,9 +196,9 @@ class _Reading:
             yield "bitmaps"
 
     def _references(self, backing: str | None) -> Iterator[Reference]:
-        if self._header["backing_file_offset"] and backing:
+        if self._header["backing_file_offset"] and self._header["backing_file_size"]:
             form = self._text(INFO_TEXT_BACKING_FORMAT)
-            yield describe_reference("backing-file", backing, form, self._filename)
+            yield describe_reference("backing-file", backing or "", form, self._filename)
         if self._has(INCOMPATIBLE_DATA_FILE):
             name = self._text(INFO_TEXT_DATA_FILE) or ""
             yield describe_reference("data-file", name, "raw", self._filename)

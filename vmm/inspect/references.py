@@ -28,8 +28,10 @@ class Reference:
     protocol: str
     """"file", "json", or what stands before the first colon, such as "nbd"."""
     resolved: str | None
-    """Where the name leads, of a file. A relative one begins where its reader works, as that of a
-    data file does, and what follows "file:"; other names of backing files, in the image's folder.
+    """Where the name leads, of a file; None if it is empty.
+
+    A relative one begins where its reader works, as that of a data file does, and what follows
+    "file:"; other names of backing files, in the image's folder.
     """
     drivers: tuple[str, ...] = ()
     """The drivers that a json: name asks for."""
@@ -45,8 +47,8 @@ def describe_reference(role: str, name: str, fmt: str | None, image: str) -> Ref
         return Reference(role, name, fmt, protocol, None, drivers, names)
     if protocol not in (None, "file"):
         return Reference(role, name, fmt, protocol, None, (), (rest,) if rest else ())
-    is_beside = protocol is None and role != "data-file"
-    return Reference(role, name, fmt, "file", resolve(rest, image) if is_beside else rest)
+    is_beside = name and protocol is None and role != "data-file"
+    return Reference(role, name, fmt, "file", resolve(rest, image) if is_beside else rest or None)
 
 
 def split_protocol(name: str) -> tuple[str | None, str]:
