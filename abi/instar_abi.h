@@ -438,6 +438,9 @@ struct InfoBitmap {
 #define CHECK_BITMAP_ENTRY 25
 #define CHECK_BLOCK_UNREADABLE 26
 #define CHECK_OVERLAP 27
+#define CHECK_BITMAP_TABLE 28
+#define CHECK_BITMAP_NAME 29
+#define CHECK_KIND_MAX 29
 
 struct CheckFinding {
     uint32_t kind;      /* OUT: CHECK_* */

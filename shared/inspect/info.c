@@ -10,19 +10,12 @@
 #include "qcow2/qcow2.h"
 #include "qcow2/snapshots.h"
 
-/* "Bitmap directory": the type of dirty tracking bitmaps, and flags; the bounds are qemu's. */
-#define BITMAP_TYPE_DIRTY_TRACKING 1u
-#define BITMAP_IN_USE 1u
-#define BITMAP_FLAGS_KNOWN 3u
-#define GRANULARITY_BITS_MIN 9u
-#define GRANULARITY_BITS_MAX 31u
-#define BITMAP_SIZE_MAX (UINT64_C(1) << 29) /* bytes */
-
 struct telling {
     struct qcow2_image image;
     struct info_workspace *workspace;
     const struct sink *sink;
     struct InfoResult *result;
+    struct bitmap_names names;
 };
 
 static uint32_t at_most(uint32_t value, uint32_t limit)
@@ -148,18 +141,6 @@ static void tell_snapshots(struct telling *telling)
         telling->result->read |= INFO_READ_SNAPSHOTS;
 }
 
-/* Whether the entry is one that says what a bitmap has to say, of a disk of that size. */
-static bool is_sound_bitmap(const struct qcow2_header *h, const struct bitmap *bitmap)
-{
-    uint64_t bytes = bitmap->table_entries << h->cluster_bits;
-    if (bitmap->type != BITMAP_TYPE_DIRTY_TRACKING ||
-        bitmap->granularity_bits < GRANULARITY_BITS_MIN ||
-        bitmap->granularity_bits > GRANULARITY_BITS_MAX || bitmap->flags & ~BITMAP_FLAGS_KNOWN)
-        return false;
-    return bytes <= BITMAP_SIZE_MAX &&
-           (bitmap->flags & BITMAP_IN_USE || h->size <= bytes * 8 << bitmap->granularity_bits);
-}
-
 static bool tell_bitmap(void *context, const struct bitmap *bitmap)
 {
     struct telling *telling = context;
@@ -170,7 +151,10 @@ static bool tell_bitmap(void *context, const struct bitmap *bitmap)
         .granularity_bits = bitmap->granularity_bits,
         .name_size = bitmap->name_size,
     };
-    if (!is_sound_bitmap(&telling->image.header, bitmap))
+    enum bitmap_fault fault;
+    if (!judge_bitmap(&telling->image, bitmap, &telling->names, &fault))
+        return false;
+    if (fault != BITMAP_SOUND)
         return refuse_bitmaps(&telling->image);
     uint8_t *record =
         add_record(&telling->workspace->records, (uint32_t)sizeof(head) + head.name_size);
@@ -188,7 +172,8 @@ static void tell_bitmaps(struct telling *telling)
     telling->result->nb_bitmaps = telling->image.header.nb_bitmaps;
     if (telling->image.header.nb_bitmaps) {
         start_records(&telling->workspace->records, telling->sink, FRAME_INFO_BITMAPS);
-        good = walk_bitmaps(&telling->image, tell_bitmap, telling);
+        good = start_names(&telling->image, &telling->names) &&
+               walk_bitmaps(&telling->image, tell_bitmap, telling);
         end_records(&telling->workspace->records);
     }
     if (good)

@@ -7,6 +7,19 @@
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"
 
+/* "Bitmap directory": the type of dirty tracking bitmaps, and flags; the bounds are qemu's. */
+#define TYPE_DIRTY_TRACKING 1u
+#define FLAGS_KNOWN 3u
+#define GRANULARITY_BITS_MIN 9u
+#define GRANULARITY_BITS_MAX 31u
+#define SIZE_MAX_BYTES (UINT64_C(1) << 29)
+
+/* To come across the name of another bitmap takes as long as to read so many bytes. */
+#define NAME_WORK 16u
+/* FNV-1a. Whoever makes names with one hash has his own image called unsound. */
+#define HASH_START UINT64_C(0xcbf29ce484222325)
+#define HASH_PRIME UINT64_C(0x100000001b3)
+
 bool refuse_bitmaps(struct qcow2_image *image)
 {
     const struct qcow2_header *h = &image->header;
@@ -52,8 +65,64 @@ uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitm
                               uint64_t disk_size)
 {
     uint32_t bits = bitmap->granularity_bits < 63 ? bitmap->granularity_bits : 63;
-    uint64_t flags = (disk_size >> bits) + !!(disk_size & ((UINT64_C(1) << bits) - 1));
+    uint64_t size = disk_size / QCOW2_SECTOR_SIZE * QCOW2_SECTOR_SIZE; /* as qemu has it */
+    uint64_t flags = (size >> bits) + !!(size & ((UINT64_C(1) << bits) - 1));
     return round_up((flags + 7) / 8, image->header.cluster_size) >> image->header.cluster_bits;
+}
+
+bool start_names(struct qcow2_image *image, struct bitmap_names *names)
+{
+    names->slots = 2;
+    while (names->slots < UINT64_C(2) * image->header.nb_bitmaps)
+        names->slots *= 2;
+    uint64_t size = names->slots * sizeof(uint64_t);
+    if (!spend(&image->file.budget, size))
+        return false;
+    memset(image->memory->words, 0, size);
+    return true;
+}
+
+/* As qemu reads it, a name ends at a NUL byte. */
+static uint64_t hash_name(const struct bitmap *bitmap)
+{
+    uint64_t hash = HASH_START;
+    for (uint32_t i = 0; i < bitmap->name_size && bitmap->name[i]; i++)
+        hash = (hash ^ bitmap->name[i]) * HASH_PRIME;
+    return hash ? hash : 1;
+}
+
+/* Note the name, and find whether it was there. False: refused. */
+static bool note_name(struct qcow2_image *image, const struct bitmap *bitmap,
+                      const struct bitmap_names *names, bool *repeated)
+{
+    uint64_t *words = image->memory->words, hash = hash_name(bitmap);
+    uint64_t slot = hash & (names->slots - 1);
+    while (words[slot] && words[slot] != hash) {
+        if (!spend(&image->file.budget, NAME_WORK))
+            return false;
+        slot = (slot + 1) & (names->slots - 1);
+    }
+    *repeated = words[slot] != 0;
+    words[slot] = hash;
+    return true;
+}
+
+bool judge_bitmap(struct qcow2_image *image, const struct bitmap *bitmap,
+                  struct bitmap_names *names, enum bitmap_fault *fault)
+{
+    const struct qcow2_header *h = &image->header;
+    bool in_use = bitmap->flags & QCOW2_BITMAP_IN_USE, repeated;
+    if (!note_name(image, bitmap, names, &repeated))
+        return false;
+    *fault = repeated ? BITMAP_NAME : BITMAP_SOUND;
+    if (bitmap->table_entries > SIZE_MAX_BYTES >> h->cluster_bits ||
+        (!in_use && bitmap->table_entries != bitmap_table_entries(image, bitmap, h->size)))
+        *fault = BITMAP_TABLE;
+    if (bitmap->type != TYPE_DIRTY_TRACKING || bitmap->flags & ~FLAGS_KNOWN ||
+        bitmap->granularity_bits < GRANULARITY_BITS_MIN ||
+        bitmap->granularity_bits > GRANULARITY_BITS_MAX)
+        *fault = BITMAP_FIELDS;
+    return true;
 }
 
 void name_bitmaps(struct qcow2_image *image)

@@ -33,6 +33,26 @@ bool walk_bitmaps(struct qcow2_image *image,
 /* How many entries the table of a bitmap of a disk of so many bytes has. */
 uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitmap *bitmap,
                               uint64_t disk_size);
+
+/* What keeps qemu from opening an image with the bitmap, which is in the image where it says. */
+enum bitmap_fault {
+    BITMAP_SOUND,
+    BITMAP_FIELDS, /* its type, flags or granularity are none that are known */
+    BITMAP_TABLE,  /* its table is longer or shorter than the disk takes */
+    BITMAP_NAME,   /* a bitmap before it has the same name */
+};
+
+/* The names of the bitmaps so far, as hashes in memory->words, which are nobody else's meanwhile. */
+struct bitmap_names {
+    uint64_t slots; /* a power of two */
+};
+
+/* Of both, false means refused. */
+
+bool start_names(struct qcow2_image *image, struct bitmap_names *names);
+/* Judge a bitmap, while its name is in memory, and note the name. */
+bool judge_bitmap(struct qcow2_image *image, const struct bitmap *bitmap,
+                  struct bitmap_names *names, enum bitmap_fault *fault);
 /* Note the names of all bitmaps in the verdict, as many as fit, for the message. */
 void name_bitmaps(struct qcow2_image *image);
 

@@ -15,7 +15,6 @@
 #define SMALL_ROOM (3u * 4096u) /* one window of the least size, of 16-bit counts */
 #define LARGE_ROOM (16u * 5u * 4096u)
 #define FRAMES_MAX 8192u
-#define KIND_MAX CHECK_OVERLAP
 
 /* Workspaces as the guest has them: the counts follow that of a check. */
 struct check_memory {
@@ -96,7 +95,7 @@ static void take_findings(struct look *look, const uint8_t *payload, uint32_t le
     PROMISE(length % sizeof(finding) == 0);
     for (uint32_t at = 0; at < length; at += sizeof(finding)) {
         memcpy(&finding, payload + at, sizeof(finding));
-        PROMISE(finding.kind >= 1 && finding.kind <= KIND_MAX && finding.pad == 0);
+        PROMISE(finding.kind >= 1 && finding.kind <= CHECK_KIND_MAX && finding.pad == 0);
         look->findings[counts_as(finding.kind)]++;
     }
 }

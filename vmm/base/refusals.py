@@ -196,8 +196,10 @@ _FINDINGS = {
     abi.CHECK_SNAPSHOT_UNALIGNED: "a snapshot whose L1 table begins in no cluster",
     abi.CHECK_SNAPSHOT_SIZE: "a snapshot whose L1 table is too large",
     abi.CHECK_SNAPSHOT_DATA_FILE: "a snapshot and a data file",
-    abi.CHECK_BITMAP: "a bitmap directory that is not valid",
+    abi.CHECK_BITMAP: "a bitmap of a kind that there is none of",
     abi.CHECK_BITMAP_ENTRY: "a bitmap whose table is not valid",
+    abi.CHECK_BITMAP_TABLE: "a bitmap whose table is longer or shorter than its disk takes",
+    abi.CHECK_BITMAP_NAME: "two bitmaps of one name",
 }
 """What keeps an image from being repaired, as a guest finds it: CHECK_* of the ABI."""
 

@@ -112,8 +112,8 @@ _KINDS: dict[int, tuple[str, str, tuple[str, ...], str]] = {
         "the L2 entry {entry:#x} has a copied flag that its refcount contradicts",
     ),
     abi.CHECK_BITMAP: (
-        *("bitmap", CORRUPTION, ()),
-        "the bitmap directory is not valid",
+        *("bitmap", CORRUPTION, ("bitmap",)),
+        "bitmap number {bitmap} has a type, flags or a granularity that no bitmap has",
     ),
     abi.CHECK_BITMAP_ENTRY: (
         *("bitmap_entry", CORRUPTION, ("index", "entry")),
@@ -126,6 +126,14 @@ _KINDS: dict[int, tuple[str, str, tuple[str, ...], str]] = {
     abi.CHECK_OVERLAP: (
         *("overlap", OVERLAP, ("offset", "use", "other_use")),
         "the cluster at {offset:#x} is {use} and {other_use}",
+    ),
+    abi.CHECK_BITMAP_TABLE: (
+        *("bitmap_table", CORRUPTION, ("bitmap", "entries", "needed")),
+        "bitmap number {bitmap} has a table of {entries} entries, where the disk takes {needed}",
+    ),
+    abi.CHECK_BITMAP_NAME: (
+        *("bitmap_name", CORRUPTION, ("bitmap",)),
+        "bitmap number {bitmap} has the name of another",
     ),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import instar
+from tests.support.looks.information import why_refused
 from tests.support.qemu import Qemu
 
 NUMBERS = (
@@ -32,7 +33,7 @@ def differences(qemu: Qemu, image: Path) -> tuple[list[str], tuple[str, ...]]:
         return found, names
     names = tuple(dict.fromkeys(finding.name for finding in result.findings))
     if theirs is None:
-        return [f"qemu-img refuses: {why.strip().rpartition(': ')[2]}"], names
+        return [f"qemu-img refuses: {why_refused(why)}"], names
     ours = result.to_dict()
     found = [
         f"{key}: {theirs.get(key, 0)}, not {ours.get(key, 0)}"

@@ -19,6 +19,12 @@ def ask_qemu(qemu: Qemu, image: Path, *flags: str) -> tuple[dict[str, Any] | Non
     return (json.loads(run.stdout) if run.ok else None), run.stderr.strip()
 
 
+def why_refused(stderr: str) -> str:
+    """The last that qemu-img says, without the name of an image that it cannot open."""
+    last = stderr.strip().rpartition("qemu-img: ")[2]
+    return last.partition("': ")[2] if last.startswith("Could not open '") else last
+
+
 def ask_instar(image: Path, **keywords: Any) -> tuple[dict[str, Any] | None, str]:
     """The document of instar as it comes out of JSON, or None and why it has none."""
     try:
@@ -74,7 +80,7 @@ def findings(qemu: Qemu, image: Path) -> list[str]:
         return []  # this build of qemu-img lacks it
     if theirs is None:
         if ours is not None and not ours["problems"] and "qcow2" in ours["format"]:
-            return [f"qemu-img refuses ({why.rpartition(': ')[2]}), and instar sees no problem"]
+            return [f"qemu-img refuses ({why_refused(why)}), and instar sees no problem"]
         return []
     if ours is None:
         return [f"instar refuses: {our_why}"]
