@@ -35,7 +35,8 @@ MANUAL = "share/man/man1/instar.1"
 STATUS = (
     ("0", "The image was amended, or was already as asked, or was told; or the help was printed."),
     ("1", "Refused, failed, or not safe; the line on stderr, or the report, says why."),
-    ("2", "The command line asks for something that does not exist."),
+    ("2", "The command line asks for something that does not exist; or check found corruption."),
+    ("3", "check found leaked clusters and nothing worse."),
 )
 FILES = (
     ("/dev/kvm", "The sandbox is a virtual machine: the user must be able to read and write it."),
@@ -70,7 +71,7 @@ def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentP
     for command in rest:
         child = below.add_parser(command.name, help=command.summary, add_help=False)
         _add_flags(child, command.flags, files)
-        if command.usage[0].endswith("FILENAME..."):
+        if "FILENAME..." in command.usage[0]:
             _complete_files(child.add_argument("filename", nargs="*"))
         elif command.usage[0].endswith("[COMMAND]"):
             child.add_argument("command", nargs="?", choices=names)
@@ -118,7 +119,8 @@ def write_manual(commands: tuple[Command, ...], docs: str, version: str) -> str:
     lines += [".SH EXAMPLES"]
     for command in rest:
         for line, what in command.examples:
-            lines += [".PP", _escape(f"{what}:"), ".PP", ".nf", ".RS 4", _escape(line)]
+            end = "" if what.endswith("?") else ":"
+            lines += [".PP", _escape(what + end), ".PP", ".nf", ".RS 4", _escape(line)]
             lines += [".RE", ".fi"]
     lines += [".SH SEE ALSO", ".BR qemu\\-img (1)", ".PP", _escape(docs)]
     return "\n".join(lines) + "\n"

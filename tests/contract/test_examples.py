@@ -37,6 +37,7 @@ NOT_RUN = {
     "scripts/generate_baselines": "writes into the tree; tests/baselines records a sample",
     "pipx install": "changes the user's account; tests/contract/test_packaging.py installs",
     "uv tool install": "changes the user's account; tests/contract/test_packaging.py installs",
+    "share=$(pipx": "changes the user's account; tests/contract/test_manual.py tries completions",
     "instar amend --object": "takes an encrypted image; tests/keys/test_words.py has its like",
     "make mutants": "takes long; tests/mutants tries the script",
     "podman ": "takes a container engine; tests/contract/test_containerfile.py has the steps",

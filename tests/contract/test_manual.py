@@ -14,6 +14,8 @@ import pytest
 
 from instar.vmm.cli.arguments import FILES
 from instar.vmm.cli.commands import COMMANDS
+from instar.vmm.cli.flags import AMEND
+from instar.vmm.request.options import OPTIONS
 
 ROOT = build_manual.ROOT
 
@@ -47,6 +49,17 @@ def test_completions_have_every_flag_and_value(prefix: Path, shell: str) -> None
             assert all(value in text for value in flag.values if value != FILES)
 
 
+def test_completions_offer_every_option_of_the_table() -> None:
+    (flag,) = (flag for flag in AMEND.flags if flag.name == "options")
+    assert {value.partition("=")[0] for value in flag.values} >= {row.key for row in OPTIONS}
+
+
+def test_the_man_page_has_every_exit_status(prefix: Path) -> None:
+    text = (prefix / build_manual.MANUAL).read_text("utf-8")
+    statuses = text.partition(".SH EXIT STATUS")[2].partition(".SH FILES")[0]
+    assert re.findall(r"^\.B (\d)$", statuses, re.MULTILINE) == ["0", "1", "2", "3"]
+
+
 @pytest.mark.parametrize("shell", build_manual.COMPLETIONS)
 def test_completions_are_valid_for_their_shell(prefix: Path, shell: str) -> None:
     if program := shutil.which(shell):
@@ -72,7 +85,14 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["amend", "-t", "write"], {"writeback", "writethrough"}),
         (["amend", "--output", ""], {"human", "json"}),
         (["amend", "-o", "lazy"], {"lazy_refcounts=on", "lazy_refcounts=off"}),
-        (["amend", "di"], {"disk.qcow2"}),
+        (["amend", "-o", "refcount_bits=1"], {"refcount_bits=1", "refcount_bits=16"}),
+        (["amend", "-o", "back"], {"backing_file=", "backing_fmt="}),
+        (["amend", "-f", "l"], {"luks"}),
+        *(
+            ([name, "di"], {"disk.qcow2"})
+            for name in ("amend", "rebase", "resize", "info", "check")
+        ),
+        (["rebase", "-b", "di"], {"disk.qcow2"}),
         (["amend", "--files-from", "di"], {"disk.qcow2"}),
         (["doctor", "--ou"], {"--output"}),
         (["help", "d"], {"doctor"}),

@@ -7,7 +7,7 @@ shells are made of it when the package is built (scripts/build_manual.py).
 from __future__ import annotations
 
 from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, OTHER_FORMATS
-from .arguments import Flag, format_flags
+from .arguments import FILES, Flag, format_flags
 from .flags import (
     ACCEPTED,
     AMEND,
@@ -43,7 +43,7 @@ Without -u qemu-img copies what differs; that is not offered here.
             short="u",
             aliases=("backing-unsafe",),
         ),
-        Flag("backing", "the new backing file; '' for none", short="b", metavar="BACKING"),
+        Flag("backing", "the new backing file; '' for none", "b", "BACKING", values=(FILES,)),
         Flag(
             "backing-format",
             "its format, which it must have",

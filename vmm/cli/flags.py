@@ -6,7 +6,7 @@ The other commands are in commands.py, the table of all, which only they and a h
 from __future__ import annotations
 
 from ..base.record import record
-from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES
+from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, KEYS_FORMAT
 from ..request.kinds import FLAG
 from ..request.options import OPTIONS, PERMITTED
 from .arguments import FILES, Flag
@@ -35,8 +35,11 @@ HELP_FLAG = Flag("help", "print this help", short="h")
 OUTPUT = Flag("output", "human or json", metavar="FORMAT", values=OUTPUT_FORMATS)
 _OPTION_VALUES = (
     "help",
-    *(f"{row.key}={value}" for row in OPTIONS for value in row.choices),
-    *(f"{row.key}={value}" for row in OPTIONS if row.kind == FLAG for value in ("on", "off")),
+    *(
+        f"{row.key}={value}"
+        for row in OPTIONS
+        for value in row.choices or row.numbers or (("on", "off") if row.kind == FLAG else ("",))
+    ),
     # Those of key_options.py, which only who changes keys imports; a test compares them.
     *(f"encrypt.{key}=" for key in ("iter-time", "keyslot", "new-secret", "old-secret")),
     *("encrypt.state=active", "encrypt.state=inactive"),
@@ -49,16 +52,14 @@ FORMAT = Flag(
     metavar="FMT",
     values=(AMENDABLE_FORMAT,),
 )
-IMAGE = (
-    FORMAT,
-    Flag(
-        "cache",
-        "cache mode; unsafe leaves out the flushes",
-        short="t",
-        metavar="CACHE",
-        values=tuple(CACHE_MODES),
-    ),
+_CACHE = Flag(
+    "cache",
+    "cache mode; unsafe leaves out the flushes",
+    short="t",
+    metavar="CACHE",
+    values=tuple(CACHE_MODES),
 )
+IMAGE = (FORMAT, _CACHE)
 REPORT = (
     Flag("quiet", "print nothing but errors", short="q"),
     Flag("verbose", "say on stderr what was done to each image", short="v"),
@@ -112,7 +113,14 @@ Change options of the qcow2 image FILENAME, or of each of many, in place, in a s
             metavar="KEY=VALUE,...",
             values=_OPTION_VALUES,
         ),
-        *IMAGE,
+        Flag(
+            "format",
+            "the format of the image: qcow2, or luks, of which only keys change",
+            short="f",
+            metavar="FMT",
+            values=(AMENDABLE_FORMAT, KEYS_FORMAT),
+        ),
+        _CACHE,
         *REPORT,
         *MANY,
         *permitted(*PERMITTED),
