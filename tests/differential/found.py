@@ -189,4 +189,12 @@ FOUND = {
         ("data_file=./d.raw,data_file_raw=off",),
         judge="10.0.13",
     ),
+    "a backing file is taken away that is missing": Case(
+        Program(
+            NEWEST,
+            (("t.qcow2", Image(cluster_bits=12, size=0, backing_file=b"missing.raw")),),
+        ),
+        ("rebase -b ''",),
+        judge="7.2.22",
+    ),
 }

@@ -217,7 +217,7 @@ class Trial:
             wanted = dict(self._before.resized(size, applied=applied))
             if keeps_tail(self._image) and self._size > _disk_size(self._image):
                 del wanted["active"]
-            if self._renames_data_file:
+            if self._renames:
                 wanted = {layer: read for layer, read in wanted.items() if not _failed(read)}
             yield from _unlike(wanted, after.resized(applied=applied))
 
@@ -235,9 +235,9 @@ class Trial:
         return int(self._request.others.get("refcount_bits", 64)) < 16
 
     @cached_property
-    def _renames_data_file(self) -> bool:
-        """Whether the image may name a data file afterwards that is there, and did not before."""
-        return "data_file" in self._request.others
+    def _renames(self) -> bool:
+        """Whether a file that the image named, and that is missing, may not be so afterwards."""
+        return bool(self._request.others.keys() & {"data_file", "backing_file"})
 
     @cached_property
     def _unbacks(self) -> bool:
@@ -282,7 +282,7 @@ class Trial:
         if isinstance(before, Health) and isinstance(after, Health):
             worse = bool(after.worse_than(before))
         else:
-            found_again = self._renames_data_file and after == Health(0, 0, 0)
+            found_again = self._renames and after == Health(0, 0, 0)
             worse = before != after and not found_again
         if worse:
             result.findings.append(f"rule: no worse than before -- {before}, then {after}")
