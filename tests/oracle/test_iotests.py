@@ -16,6 +16,8 @@ import pytest
 
 import instar
 from tests.support.divergences import diverges
+from tests.support.forge import parse_extensions
+from tests.support.forge.layout import EXTENSION_DATA_FILE as DATA_FILE
 from tests.support.poke import poke
 from tests.support.process import command
 from tests.support.qemu import Qemu, newest, oldest
@@ -275,6 +277,21 @@ def test_061_244_the_name_of_a_data_file_changes_and_goes(qemu: Qemu, tmp_path: 
 
 
 @QEMUS
+@pytest.mark.parametrize("name", ["blkdebug::d.raw", 'json:{"filename":"d.raw"}'])
+def test_244_a_data_file_may_have_any_name_that_qemu_takes(
+    qemu: Qemu, name: str, tmp_path: Path
+) -> None:
+    image = make(qemu, tmp_path, "create -o data_file=d.raw t.qcow2 1M")
+    theirs = Path(shutil.copyfile(image, tmp_path / "theirs.qcow2"))
+    with working_directory(tmp_path):
+        assert instar.amend(image, data_file=name).action == "amended"
+        qemu.img("amend", "-f", "qcow2", "-o", f"data_file={name}", str(theirs))
+    for amended in (image, theirs):
+        (named,) = [one for one in parse_extensions(amended.read_bytes()) if one.type == DATA_FILE]
+        assert named.data == name.encode()
+
+
+@QEMUS
 def test_082_a_size_comes_with_other_options_in_any_way_to_give_them(
     qemu: Qemu, tmp_path: Path
 ) -> None:
@@ -304,6 +321,10 @@ def test_082_a_size_comes_with_other_options_in_any_way_to_give_them(
         ("-o", "size=140M,help"),
         ("-o", "help,size=140M"),
         ("-o", "size=140M", "-o", "help"),
+        ("-o", "cluster_size=4k,help"),
+        ("-o", "?,cluster_size=4k"),
+        ("-o", "cluster_size=4k", "-o", "?"),
+        ("-o", "help", "-o", "cluster_size=4k"),
     ],
 )
 def test_082_help_anywhere_opens_nothing(flags: tuple[str, ...], tmp_path: Path) -> None:
@@ -314,6 +335,23 @@ def test_082_help_anywhere_opens_nothing(flags: tuple[str, ...], tmp_path: Path)
     for option in ("compat", "lazy_refcounts", "refcount_bits", "size", "data_file"):
         assert option in done.stdout
     assert fingerprint(image) == before
+
+
+def test_082_help_needs_neither_a_format_nor_a_file() -> None:
+    ours, theirs = run("amend", "-o", "help"), newest().img("amend", "-o", "help", accept=(1,))
+    assert (ours.returncode, ours.stdout) == (0, run("amend", "-f", "qcow2", "-o", "help").stdout)
+    assert theirs.stderr.startswith("qemu-img: Expecting one image file name")
+    assert diverges("help_needs_no_file").is_in(newest().number)
+
+
+@pytest.mark.parametrize("form", ["bochs", "raw", "foo"])
+def test_082_there_is_no_help_for_a_format_that_cannot_be_amended(form: str) -> None:
+    theirs = newest().img("amend", "-f", form, "-o", "help", accept=(1,))
+    ours = run("amend", "-f", form, "-o", "help")
+    assert ours.returncode == (2 if form == "foo" else 1)  # a usage error, and a refusal
+    assert (ours.stdout, theirs.stdout) == ("", "")
+    if form != "foo":
+        assert ours.stderr.removeprefix("instar: ") == theirs.stderr.removeprefix("qemu-img: ")
 
 
 def test_082_a_backing_file_that_is_not_there_goes_without_a_write(tmp_path: Path) -> None:
@@ -442,6 +480,42 @@ def test_261_an_upgrade_completes_what_snapshots_say(
     qemu.io(image, "read -P 1 0 64k")
 
 
+@QEMUS
+@pytest.mark.parametrize("extra", [0, 8])
+@pytest.mark.parametrize("options", ["lazy_refcounts=on", "compat=0.10", "refcount_bits=32"])
+def test_261_incomplete_snapshots_of_version_3_are_taken_as_qemu_takes_them(
+    qemu: Qemu, extra: int, options: str, tmp_path: Path
+) -> None:
+    recipe = (
+        "create -o compat=1.1 t.qcow2 64M\nio -c 'write -P 1 0 64k' t.qcow2\n"
+        f"snapshot -c a t.qcow2\nsnapshot -c b t.qcow2\npoke snapshot-extra {extra}"
+    )
+    image = make(qemu, tmp_path, recipe)
+    theirs = Path(shutil.copyfile(image, tmp_path / "theirs.qcow2"))
+    before = qemu.check(image)
+    assert qemu.img("amend", "-f", "qcow2", "-o", options, str(theirs)).ok
+    done = run("amend", "-o", options, str(image))
+    assert done.returncode == 0, done.stderr
+    after, by_qemu = qemu.check(image), qemu.check(theirs)
+    assert after.corruptions <= min(before.corruptions, by_qemu.corruptions)
+    assert after.leaks == 0
+    qemu.snapshot(image, "-a", "b")
+    qemu.io(image, "read -P 1 0 64k")
+
+
+@QEMUS
+def test_261_more_snapshots_than_any_program_makes_are_refused(qemu: Qemu, tmp_path: Path) -> None:
+    image = make(qemu, tmp_path, "create t.qcow2 64M\nsnapshot -c a t.qcow2")
+    poke(image, "set", "nb_snapshots", str(65537))
+    for options in ("compat=0.10", "lazy_refcounts=on", "size=128M"):
+        before = fingerprint(image)
+        done = run("amend", "-o", options, str(image))
+        assert done.returncode == 1
+        assert "snapshot table" in done.stderr
+        assert fingerprint(image) == before
+        assert not qemu.img("amend", "-f", "qcow2", "-o", options, str(image), accept=(1,)).ok
+
+
 def test_261_more_extra_data_than_any_program_writes_is_refused(tmp_path: Path) -> None:
     recipe = "create -o compat=0.10 t.qcow2 64M\nsnapshot -c a t.qcow2\npoke snapshot-extra 1040"
     image = make(newest(), tmp_path, recipe)
@@ -461,3 +535,28 @@ def test_271_extended_entries_stay_what_they_are(qemu: Qemu, tmp_path: Path) -> 
         assert_clean(qemu, image)
     instar.amend(image, refcount_bits=64, lazy_refcounts=True)
     assert_clean(qemu, image)
+
+
+@QEMUS
+@pytest.mark.parametrize("below", [512, 528, 2048])
+@pytest.mark.parametrize("size", [529, 1024, 1568, 1920, 2176])
+def test_271_subclusters_hide_a_backing_file_in_what_a_disk_gains(
+    qemu: Qemu, below: int, size: int, tmp_path: Path
+) -> None:
+    """The disk ends within a cluster, and within a subcluster of it when it has grown."""
+    recipe = (
+        f"write b.raw r {below << 10}\n"
+        "create -o extended_l2=on -b b.raw -F raw t.qcow2 528k\n"
+        "io -c 'write -P 5 256k 1k' -c 'write -P 6 514k 2k' t.qcow2"
+    )
+    image = make(qemu, tmp_path, recipe)
+    instar.resize(image, f"{size}k")
+    with working_directory(tmp_path):
+        assert_clean(qemu, image)
+        last = min(below, 528)
+        shown = [
+            *("read -P 0x72 0 256k", "read -P 5 256k 1k", "read -P 0x72 257k 255k"),
+            *(["read -P 0x72 516k 12k"] if last > 516 else []),
+            *("read -P 6 514k 2k", f"read -P 0 528k {size - 528}k"),
+        ]
+        qemu.io(image, *shown)

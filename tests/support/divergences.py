@@ -122,6 +122,12 @@ DIVERGENCES = (
         "two programs that write to an image destroy it",
     ),
     Divergence(
+        "help_needs_no_file",
+        "wants a file name for `-o help` where no `-f` says the format",
+        "lists the options",
+        "there is one format",
+    ),
+    Divergence(
         "key_alone_is_no_name",
         "takes `-o data_file` and `-o backing_file` for the name `on`",
         "asks for a value",
