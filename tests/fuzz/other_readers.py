@@ -36,7 +36,7 @@ def _is_backed(data: bytes) -> bool:
 def _is_short(model: Model, entries: int) -> bool:
     """Whether an L1 table of so many entries is for less than the disk: the rest is unallocated."""
     per = model.cluster_size // (16 if model.extended else 8)
-    return entries * per * model.cluster_size < model.size
+    return bool(entries * per * model.cluster_size < model.size)
 
 
 def _has_odd_compressed(model: Model) -> bool:
