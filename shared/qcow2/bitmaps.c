@@ -20,6 +20,10 @@
 #define HASH_START UINT64_C(0xcbf29ce484222325)
 #define HASH_PRIME UINT64_C(0x100000001b3)
 
+_Static_assert((QCOW2_BITMAPS_MAX & (QCOW2_BITMAPS_MAX + 1)) == 0 &&
+                   2 * (QCOW2_BITMAPS_MAX + 1) * sizeof(uint64_t) <= BATCH_SIZE,
+               "two slots for the name of each bitmap");
+
 bool refuse_bitmaps(struct qcow2_image *image)
 {
     const struct qcow2_header *h = &image->header;
