@@ -8,7 +8,7 @@ import re
 import subprocess
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -135,11 +135,18 @@ class Record:
         return self.ordered(lines.get(mutant.line, set()) or self._users(mutant))
 
     def others(self, mutant: Mutant, tried: Iterable[str]) -> list[str]:
-        """What else may: runs of the guest for C, and other processes."""
+        """What else may: runs of the guest for C, and other processes; its kin first.
+
+        Kin are the tests in a folder of the same name, and those in files that name the module.
+        """
         more: Set[str] = self.spawning
         if mutant.path.endswith(".c"):
             more = self.guests
-        return self.ordered({*more} - {*tried})
+        word, parts = _word(mutant.path), {*Path(mutant.path).parts[:-1]}
+        files = {name.partition("::")[0] for name in more}
+        kin = {file for file in files if parts & {*Path(file).parts} or word(self.recorded[file])}
+        names = self.ordered({*more} - {*tried})
+        return sorted(names, key=lambda name: name.partition("::")[0] not in kin)
 
     def ordered(self, names: Iterable[str]) -> list[str]:
         """Tests, the fastest first, but each function's parameters one after the other."""
@@ -188,12 +195,12 @@ class Record:
         Few, as each takes time to import. A file of tests has much to do with it if many of its
         tests run the line and others do not, and more if it names the module.
         """
-        word = re.compile(rf"\b{Path(path).stem}\b")
+        word = _word(path)
         all_of = Counter(name.partition("::")[0] for name in self.seconds)
         some = Counter(name.partition("::")[0] for name in names)
 
         def nearness(file: str) -> float:
-            named = word.search(self.recorded[file]) is not None
+            named = word(self.recorded[file]) is not None
             return some[file] ** 2 / all_of[file] * (NAMED if named else 1)
 
         best = sorted(some, key=nearness, reverse=True)[:files]
@@ -209,6 +216,11 @@ class Record:
                 break
             chosen.append(name)
         return chosen
+
+
+def _word(path: str) -> Callable[[str], re.Match[str] | None]:
+    """What finds the name of a module in a text."""
+    return re.compile(rf"\b{Path(path).stem}\b").search
 
 
 def _output(*command: str) -> Any:

@@ -145,6 +145,16 @@ def test_tests_that_name_the_module_come_before_others(tree: Path) -> None:
     assert read(tree).nearest("code/z.py", [SLOW, ODD], 1) == [ODD]
 
 
+def test_what_runs_elsewhere_is_tried_by_its_own_folder_and_by_who_names_it_first(
+    tree: Path,
+) -> None:
+    record = read(tree)
+    record.spawning = {QUICK, SLOW, ODD}
+    for path in ("code/slow.py", "vmm/unit/z.py"):
+        assert record.others(Mutant(path, 1, "", ""), []) == [QUICK, SLOW, ODD]
+    assert record.others(Mutant("code/z.py", 1, "", ""), []) == [QUICK, ODD, SLOW]
+
+
 def test_lines_that_have_moved_since_the_record_are_found(tree: Path) -> None:
     (tree / "code" / "a.py").write_text("# new\n\n" + CODE, "utf-8")
     assert read(tree).tests(Mutant("code/a.py", 7, "", "")) == [QUICK, SLOW]
