@@ -201,6 +201,18 @@ def test_a_snapshot_table_is_filled_up_with_zeros_to_the_end_of_its_cluster(
     assert not any(table[count * (60_000 + 72) :])
 
 
+def test_new_refcount_blocks_are_written_in_more_than_one_piece(planner: Any) -> None:
+    """A piece has 64 KiB, or 128 blocks: the new table is of more clusters than they count."""
+    snapshots = [Snapshot(name=b"n" * 65_000, extra_data_size=0) for _ in range(270)]
+    data = Image(version=2, cluster_bits=9, size=1 << 14, snapshots=snapshots).build()
+    request = AmendRequest.of(compat=3, max_growth=GROWTH)
+    answer = ask(planner, data, request, work_max=1 << 40)
+    assert answer.planned, answer.refusals
+    after = apply(data, answer.writes)
+    assert len(after) - len(data) > 128 * 256 * 512
+    assert faults(Reader(after)) == []
+
+
 def test_a_refusal_to_grow_names_all_that_is_needed(planner: Any) -> None:
     zeros: dict[int, Cluster] = dict.fromkeys(range(GUEST_CLUSTERS), Zero())
     image = Image(cluster_bits=12, size=GUEST_CLUSTERS << 12, backing_file=b"b", clusters=zeros)
