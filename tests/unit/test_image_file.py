@@ -59,7 +59,7 @@ class TestOpening:
         monkeypatch.setattr(os, "fstat", lambda _fd: status)
         monkeypatch.setattr(fcntl, "ioctl", lambda *_: bytes(4))
         with open_image(path) as image:
-            assert image.size == 10
+            assert (image.size, image.is_device) == (10, True)
 
     @pytest.mark.parametrize("writable", [True, False])
     def test_reading_leaves_the_access_time_alone(self, path: Path, writable: bool) -> None:
