@@ -401,7 +401,9 @@ def test_a_key_of_keyslots_is_known_under_its_other_name(key: str, form: str, wo
 
 def test_each_value_that_a_shell_offers_is_taken() -> None:
     (offered,) = (flag.values for flag in AMEND.flags if flag.name == "options")
-    whole = [text for text in offered if not text.startswith(("help", "encrypt."))]
+    whole = [text for text in offered if not text.startswith("encrypt.") and "=" in text[:-1]]
     assert all(parse_options([text]) for text in whole)
     flags = {row.key for row in OPTIONS if row.kind == FLAG}
     assert {f"{key}={value}" for key in flags for value in ("on", "off")} <= {*whole}
+    others = {row.key for row in OPTIONS if not row.choices and not row.numbers} - flags
+    assert {f"{key}=" for key in others} <= {*offered}
