@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 import instar
+from instar.vmm.image.image_file import ImageFile
 from tests.repair.repairing import losses, refusal_of
 from tests.support import qemu as oracle
 from tests.support.forge import Compressed, Data, Extension, Image, Snapshot
 from tests.support.forge.clusters import RawEntry
 from tests.support.qemu import Qemu
+from tests.support.verdicts import fingerprint
 
 pytestmark = pytest.mark.kvm
 
@@ -211,6 +213,34 @@ def test_a_repair_that_needs_room_keeps_to_its_limit(tmp_path: Path) -> None:
     assert refusal_of(image, act) == "growth"
     assert run("check", "-r", "all", "--max-growth", "512", image).returncode == 1
     assert run("check", "-r", "all", "--max-growth", "64k", image).returncode == 0
+
+
+@pytest.mark.parametrize("how", ["check", "amend"])
+def test_a_repair_that_finds_no_room_on_a_block_device_says_so(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = ImageFile._measure
+
+    def claim_device(self: ImageFile, *, limited: bool) -> tuple[int, int]:
+        self.is_device = True
+        return measure(self, limited=limited)
+
+    image = tmp_path / "t.qcow2"
+    replace(IMAGES["too low"], dirty=True).write(image)
+    before = fingerprint(image)
+    monkeypatch.setattr(ImageFile, "_measure", claim_device)
+    with pytest.raises(instar.ImageRejected) as caught:
+        if how == "check":
+            instar.check(image, repair="all")
+        else:
+            instar.amend(image, repair=True)
+    (refusal,) = caught.value.refusals
+    assert refusal.name == "device_full"
+    assert refusal.message == (
+        f"up to {refusal.detail['needed']} bytes of new clusters are needed, and the block device "
+        f"of {image.stat().st_size} bytes has no room for them; enlarge the device"
+    )
+    assert fingerprint(image) == before
 
 
 @pytest.mark.parametrize("kind", ["nothing", "missing", "directory", "raw", "empty"])

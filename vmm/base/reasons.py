@@ -203,13 +203,13 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_GROWTH: (
         "growth",
         ("needed", "allowed"),
-        "the amend has to fill up to {needed} bytes of new clusters, and the file may grow by "
+        "up to {needed} bytes of new clusters are needed, and the file may grow by "
         "{allowed}; allow more with --max-growth",
     ),
     abi.REFUSAL_DEVICE_FULL: (
         "device_full",
         ("needed", "device_size"),
-        "the amend has to fill up to {needed} bytes of new clusters, and the block device of "
+        "up to {needed} bytes of new clusters are needed, and the block device of "
         "{device_size} bytes has no room for them; enlarge the device",
     ),
     abi.REFUSAL_L2_ENTRY: (
