@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.base.reasons import REASONS
-from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
+from instar.vmm.base.refusals import Circumstances, is_known, not_qcow2, overlap, translate
 
 NUMBERS = {
     value: name
@@ -228,6 +228,41 @@ def test_a_table_beyond_the_files_end_is_a_truncated_file(raw: tuple[int, ...]) 
         "; the file ends before its tables: is it a truncated download or copy?"
     )
     assert "qemu-img" not in refusal.message
+
+
+ABSURD = {
+    "a snapshot's L1 table of 32 GiB": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10000, 0xFFFFFFFF, 1),
+    "a snapshot's L1 table for 32 TiB": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10000, 0x10000, 1),
+    "a snapshot's L1 table at 1 PiB": (abi.REFUSAL_SNAPSHOT_TABLE, 1 << 50, 1, 1),
+    "a million snapshots": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10000, 1 << 20, 0),
+    "snapshots at 1 TiB": (abi.REFUSAL_SNAPSHOT_TABLE, 1 << 40, 1, 0),
+    "an L1 table for 32 TiB": (abi.REFUSAL_L1_TABLE, 0x10000, 0x10000, 0x20000),
+    "an L1 table at 2^62": (abi.REFUSAL_L1_TABLE, 1 << 62, 1, 0x20000),
+    "a refcount table of 64 TiB": (abi.REFUSAL_REFCOUNT_TABLE, 0x10000, 1 << 30, 0x20000),
+    "a refcount table at 1 TiB": (abi.REFUSAL_REFCOUNT_TABLE, 1 << 40, 1, 0x20000),
+    "an L2 table at 1 TiB": (abi.REFUSAL_L2_TABLE, 0x10000, 3, 1 << 40),
+    "a LUKS header at 1 TiB": (abi.REFUSAL_LUKS_REGION, 1 << 40, 1 << 20, 0x20000),
+}
+
+
+@pytest.mark.parametrize("raw", ABSURD.values(), ids=ABSURD)
+def test_a_number_that_no_image_has_is_no_truncated_file(raw: tuple[int, ...]) -> None:
+    reason, *details = raw
+    header = {**HEADER, "size": 64 << 20, "refcount_table_clusters": 1}
+    (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=header))
+    assert "of such a disk" in refusal.message
+    assert " itself is damaged; " in refusal.message
+    assert "truncated" not in refusal.message
+    assert refusal.message.endswith(f"; {REASONS[reason][2].rpartition('; ')[2]}")
+    assert is_known(refusal)
+
+
+@pytest.mark.parametrize("raw", MISSING.values(), ids=MISSING)
+def test_what_an_image_of_its_size_may_have_is_missing(raw: tuple[int, ...]) -> None:
+    reason, *details = raw
+    header = {**HEADER, "size": 4 << 40, "refcount_table_clusters": 1}
+    (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=header))
+    assert "truncated" in refusal.message
 
 
 @pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)

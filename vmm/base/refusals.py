@@ -9,7 +9,7 @@ import instar.abi as abi
 
 from .errors import GuestFault, Refusal
 from .escape import escape
-from .reasons import REASONS
+from .reasons import FINDINGS, REASONS
 from .record import record
 
 TYPE_CHECKING = False
@@ -88,8 +88,8 @@ def is_known(refusal: Refusal) -> bool:
     ):
         return False
     return reason == abi.REFUSAL_BAD_MAGIC or refusal.message in {
-        _phrase(reason, detail, names, ends_early=early, has_snapshots=snapshots)
-        for early in (False, True)
+        _phrase(reason, detail, names, place=place, has_snapshots=snapshots)
+        for place in _PLACES
         for snapshots in (False, True)
     }
 
@@ -145,7 +145,7 @@ def _translate(about: Circumstances, reason: int, error: int, *details: int) -> 
         names = about.names
     text = _phrase(
         *(reason, detail, names),
-        ends_early=_ends_early(about, detail),
+        place=_judge_place(about, reason, detail),
         has_snapshots=about.header.get("nb_snapshots", 0) > 0,
     )
     told = tuple(name.decode("utf-8", "surrogateescape") for name in names)
@@ -157,7 +157,7 @@ def _phrase(
     detail: Mapping[str, int],
     names: tuple[bytes, ...],
     *,
-    ends_early: bool,
+    place: str,
     has_snapshots: bool,
 ) -> str:
     """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
@@ -166,11 +166,12 @@ def _phrase(
         users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
         which=_name_snapshot(names, detail.get("snapshot", 0)),
         luks_field=_name_luks_field(detail.get("place", 0)),
-        found=_FINDINGS.get(detail.get("finding", 0), "an error"),
+        found=FINDINGS.get(detail.get("finding", 0), "an error"),
         **detail,
     )
-    if ends_early and reason in _OF_A_PLACE:
-        text = f"{text.rpartition('; ')[0]}; {_ENDS_EARLY}"
+    if place:  # what a file that is too short has lost is not brought back by any advice
+        what, _, advice = text.rpartition("; ")
+        text = f"{what}; {place}" if place == _ENDS_EARLY else f"{what}: {place}; {advice}"
     return _add_loss(text) if has_snapshots else text
 
 
@@ -182,46 +183,70 @@ def _add_loss(text: str) -> str:
     return text
 
 
-_FINDINGS = {
-    abi.CHECK_REGION_OUTSIDE: "a reference beyond the end of the file",
-    abi.CHECK_L1_RESERVED: "an L1 entry with reserved bits",
-    abi.CHECK_L2_TABLE_UNALIGNED: "an L2 table that begins in no cluster",
-    abi.CHECK_L2_RESERVED: "an L2 entry with reserved bits",
-    abi.CHECK_COMPRESSED_COPIED: "a compressed cluster with a copied flag",
-    abi.CHECK_COMPRESSED_DATA_FILE: "a compressed cluster and a data file",
-    abi.CHECK_COMPRESSED_SUBCLUSTERS: "a compressed cluster with subclusters",
-    abi.CHECK_SUBCLUSTERS: "subclusters that are both allocated and zero",
-    abi.CHECK_CLUSTER_UNALIGNED: "data that begin in no cluster",
-    abi.CHECK_UNALLOCATED_SUBCLUSTERS: "subclusters without a cluster",
-    abi.CHECK_SNAPSHOT_UNALIGNED: "a snapshot whose L1 table begins in no cluster",
-    abi.CHECK_SNAPSHOT_SIZE: "a snapshot whose L1 table is too large",
-    abi.CHECK_SNAPSHOT_DATA_FILE: "a snapshot and a data file",
-    abi.CHECK_BITMAP: "a bitmap of a kind that there is none of",
-    abi.CHECK_BITMAP_ENTRY: "a bitmap whose table is not valid",
-    abi.CHECK_BITMAP_TABLE: "a bitmap whose table is longer or shorter than its disk takes",
-    abi.CHECK_BITMAP_NAME: "two bitmaps of one name",
-}
-"""What keeps an image from being repaired, as a guest finds it: CHECK_* of the ABI."""
-
-_OF_A_PLACE = (
-    *(abi.REFUSAL_REFCOUNT_TABLE, abi.REFUSAL_L1_TABLE, abi.REFUSAL_SNAPSHOT_TABLE),
-    *(abi.REFUSAL_L2_TABLE, abi.REFUSAL_LUKS_REGION),
-)
-"""What is said of something that is not where it should be, with an advice after a semicolon."""
-
 _ENDS_EARLY = "the file ends before its tables: is it a truncated download or copy?"
+_TOO_MANY = "no image of such a disk has so many, so the number itself is damaged"
+_TOO_FAR = "no image of such a disk is so large, so the place itself is damaged"
+_PLACES = ("", _ENDS_EARLY, _TOO_MANY, _TOO_FAR)
+"""All that _judge_place() can say."""
+
 _ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, of a snapshot without its texts
+_L1_MOST, _SNAPSHOTS_MOST, _REFCOUNT_TABLE_MOST = 32 << 20, 40 << 16, 8 << 20  # bytes, as qemu's
+_SPARE = 64 << 30  # bytes: the VM states of snapshots, and all that is no data
 
 
-def _ends_early(about: Circumstances, detail: Mapping[str, int]) -> bool:
-    """Whether a table is missing since the file is too short, which no repair brings back."""
-    if not about.size or "offset" not in detail:
-        return False
-    cluster_size = 1 << min(about.header["cluster_bits"], 21)
-    lengths = {"entries": _ENTRY, "clusters": cluster_size, "count": _SNAPSHOT, "l1_table": 0}
-    length = next((detail[key] * unit for key, unit in lengths.items() if key in detail), 0)
+def _judge_place(about: Circumstances, reason: int, detail: Mapping[str, int]) -> str:
+    """Say why a part of an image is not in the file; "" if something else is wrong with it.
+
+    No repair brings back what a file that is too short has lost. But where a number alone cannot
+    be, nothing need be missing.
+    """
+    size, header = about.size, about.header
+    if not size or "offset" not in detail or "cluster_bits" not in header:
+        return ""
+    cluster_size = 1 << min(header["cluster_bits"], 21)
+    known = _length_of(header, reason, detail, cluster_size)
+    if known is None:
+        return ""
+    length, most = known
+    if length > most:
+        return _TOO_MANY
     end = detail["offset"] + (length or cluster_size)
-    return detail["offset"] % cluster_size == 0 and about.size < end < 1 << 62
+    if detail["offset"] % cluster_size or end <= size:
+        return ""
+    return _ENDS_EARLY if end <= _largest_file(header, cluster_size) else _TOO_FAR
+
+
+def _length_of(
+    header: Mapping[str, int], reason: int, detail: Mapping[str, int], cluster_size: int
+) -> tuple[int, int] | None:
+    """The bytes of what a refusal is about, 0 if it does not say, and how many there can be."""
+    if reason == abi.REFUSAL_L1_TABLE:
+        return detail["entries"] * _ENTRY, _longest_l1_table(header, cluster_size)
+    if reason == abi.REFUSAL_SNAPSHOT_TABLE and detail["snapshot"]:
+        return detail["count"] * _ENTRY, _longest_l1_table(header, cluster_size)
+    if reason == abi.REFUSAL_SNAPSHOT_TABLE:
+        return detail["count"] * _SNAPSHOT, _SNAPSHOTS_MOST
+    if reason == abi.REFUSAL_REFCOUNT_TABLE:
+        return detail["clusters"] * cluster_size, _REFCOUNT_TABLE_MOST
+    if reason == abi.REFUSAL_LUKS_REGION:
+        return detail["length"], 1 << 64
+    return (0, 0) if reason == abi.REFUSAL_L2_TABLE else None
+
+
+def _longest_l1_table(header: Mapping[str, int], cluster_size: int) -> int:
+    """Bytes for the disk, and for as much again and a VM state after it."""
+    if "size" not in header:
+        return _L1_MOST
+    covered = cluster_size * (cluster_size // 16)  # by an entry, with the larger L2 entries
+    return min(-(-(2 * header["size"] + _SPARE) // covered) * _ENTRY, _L1_MOST)
+
+
+def _largest_file(header: Mapping[str, int], cluster_size: int) -> int:
+    """How large a file may have been: for the disk with its snapshots, and by what is counted."""
+    disks = header.get("size", 0) * (1 + header.get("nb_snapshots", 0))
+    blocks = header.get("refcount_table_clusters", 0) * cluster_size // 8
+    counted = blocks * (cluster_size * 8 >> min(header.get("refcount_order", 4), 6)) * cluster_size
+    return min(2 * disks + _SPARE, counted or 1 << 64)
 
 
 def _name_snapshot(names: tuple[bytes, ...], number: int) -> str:
