@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,11 +230,12 @@ def test_a_repair_that_finds_no_room_on_a_block_device_says_so(
     replace(IMAGES["too low"], dirty=True).write(image)
     before = fingerprint(image)
     monkeypatch.setattr(ImageFile, "_measure", claim_device)
+    repair: Callable[[], object] = {
+        "check": lambda: instar.check(image, repair="all"),
+        "amend": lambda: instar.amend(image, repair=True),
+    }[how]
     with pytest.raises(instar.ImageRejected) as caught:
-        if how == "check":
-            instar.check(image, repair="all")
-        else:
-            instar.amend(image, repair=True)
+        repair()
     (refusal,) = caught.value.refusals
     assert refusal.name == "device_full"
     assert refusal.message == (
