@@ -176,15 +176,26 @@ def linker_script(name: str) -> Path:
 def build_guest(directory: Path) -> list[Path]:
     """Build all images into `directory`, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    return [
-        link_image(
-            image_sources(name),
-            linker_script(name),
-            directory.resolve() / f"{name}.elf",
-            OPTIMISE.get(name, "-Os"),
-        )
-        for name in IMAGES
-    ]
+    levels = {name: OPTIMISE.get(name, "-Os") for name in IMAGES}
+    with tempfile.TemporaryDirectory(prefix="instar-guest-") as temporary:
+        objects: dict[tuple[str, Path], Path] = {}  # what several images have in common is one
+        for level in set(levels.values()):
+            folder = Path(temporary, level)
+            folder.mkdir()
+            images = [name for name in IMAGES if levels[name] == level]
+            sources = list(dict.fromkeys(path for name in images for path in image_sources(name)))
+            made = compile_sources(sources, folder, level)
+            objects |= {(level, source): path for source, path in zip(sources, made, strict=True)}
+        return [
+            link_image(
+                [],
+                linker_script(name),
+                directory.resolve() / f"{name}.elf",
+                level,
+                [objects[level, source] for source in image_sources(name)],
+            )
+            for name, level in levels.items()
+        ]
 
 
 if __name__ == "__main__":
