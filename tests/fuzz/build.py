@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from build_guest import ROOT, ZIG_HOST, BuildError, compiler, run_compiler
@@ -92,21 +93,28 @@ def build_fuzzer(sanitizer: str, target: str = "planner") -> Path:
     """Compile the libFuzzer program of one of TARGETS with one of SANITIZERS; returns its path."""
     program = BUILD / f"{target}-{sanitizer}"
     options = [*SANITIZERS[sanitizer], *FUZZER]
-    _compile([find_clang(), *options], (*TARGETS[target], "planner_mutator.c"), program)
+    own = (FUZZ / name for name in (*TARGETS[target], "planner_mutator.c"))
+    _run([find_clang(), *options], [*copy_shared(BUILD / "shared"), *own], program)
     return program
 
 
-def build_replay(target: str = "planner") -> Path:
-    """Compile a program that replays files, with the project's own compiler; returns its path."""
-    program = BUILD / f"{target}-replay"
+def build_replays() -> dict[str, Path]:
+    """Compile a program for each target that replays files; returns their paths.
+
+    By the project's own compiler. What they have in common is compiled once.
+    """
     host = compiler(ZIG_HOST)
     address = [] if "ziglang" in host else ["-fsanitize=address"]
-    _compile([*host, "-O1", *address, *UNDEFINED], (*TARGETS[target], "replay_main.c"), program)
-    return program
+    command = [*host, "-O1", *address, *UNDEFINED]
+    common = BUILD / "common-replay.o"
+    _run([*command, "-r", "-nostdlib"], copy_shared(BUILD / "shared"), common)
+    programs = {target: BUILD / f"{target}-replay" for target in TARGETS}
+    for target, program in programs.items():
+        own = (FUZZ / name for name in (*TARGETS[target], "replay_main.c"))
+        _run(command, [common, *own], program)
+    return programs
 
 
-def _compile(command: list[str], target: tuple[str, ...], program: Path) -> None:
-    sources = copy_shared(BUILD / "shared")
-    files = [str(path) for path in (*sources, *(FUZZ / name for name in target))]
+def _run(command: list[str], files: Iterable[Path], made: Path) -> None:
     includes = [f"-I{folder}" for folder in (BUILD / "shared", ROOT / "abi", FUZZ)]
-    run_compiler([*command, *CFLAGS, *includes, *files], program)
+    run_compiler([*command, *CFLAGS, *includes, *map(str, files)], made)

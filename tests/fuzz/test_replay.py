@@ -12,7 +12,7 @@ import pytest
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.request import AmendRequest
 from tests.fuzz import container, device, sandbox
-from tests.fuzz.build import build_replay
+from tests.fuzz.build import build_replays
 from tests.fuzz.images import random_cases
 from tests.support.planner import accepted_by_contract, ask
 
@@ -30,11 +30,11 @@ def kept(target: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("target", ["planner", "inspect", "repair"])
-def test_inputs_under_sanitizers(target: str) -> None:
-    command = [str(build_replay(target)), *map(str, kept(target))]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr[-4000:]
+def test_inputs_under_sanitizers() -> None:
+    for target, program in build_replays().items():
+        command = [str(program), *map(str, kept(target))]
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, (target, result.stderr[-4000:])
 
 
 def dense(found: container.Input) -> bytes:
