@@ -13,7 +13,7 @@ from collections.abc import Callable
 from instar.abi import INSTAR_RAM_MAX
 
 from .amend import carry_out, plan_steps, preload_steps
-from .base.errors import UsageError
+from .base.errors import HostError, InstarError, UsageError
 from .image.image_file import ImageFile
 from .image.view import size_after
 from .inspect import check_image
@@ -42,6 +42,8 @@ else:  # typing would cost the command more than its look
 
 EXTENTS = ("leaks", "all")
 """What a repair may be asked to mend."""
+NOT_CHECKED = "repaired, but not checked again: "
+"""What an error of the last check begins with."""
 _WRONG = ("leaks", "corruptions", "overlaps", "check-errors", "dirty", "corrupt")
 
 
@@ -126,7 +128,8 @@ def check(
 
     Raises:
         UsageError: an argument is invalid (the caller's fault).
-        HostError: this machine or the file failed.
+        HostError: this machine or the file failed; also for whatever kept a repaired image from
+            being checked again, which the message says.
         ImageLocked: another process writes to the image, or for a repair uses it.
         ImageRejected: the file is no qcow2 image, its header leaves nothing to check, or only a
             guess could repair it; then it has not been touched.
@@ -174,7 +177,7 @@ def _repair_in_child(
     if not wants_repair(before.to_dict()):
         return before
     amend_in_child(path, request)
-    return check_image(path, looker, **how).repaired_from(before)
+    return _check_again(lambda: check_image(path, looker, **how), before)
 
 
 def _repair(
@@ -190,8 +193,17 @@ def _repair(
         looker.close()  # each machine has as much RAM as the image asks for
         _mend(image, request, seen["debug"])
         looker.provide(ram_for(image))
-        after = check_open(looker, image, timeout=request.timeout, **seen)
-        return after.repaired_from(before)
+        return _check_again(
+            lambda: check_open(looker, image, timeout=request.timeout, **seen), before
+        )
+
+
+def _check_again(check: Callable[[], CheckResult], before: CheckResult) -> CheckResult:
+    """Check a repaired image; an error says that it was repaired, which nothing takes back."""
+    try:
+        return check().repaired_from(before)
+    except InstarError as error:
+        raise HostError(f"{NOT_CHECKED}{error}") from error
 
 
 def _mend(image: ImageFile, request: AmendRequest, debug: Callable[[str], None] | None) -> None:

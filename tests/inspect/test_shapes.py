@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 import instar
 from instar.vmm.base.record import to_dict
-from instar.vmm.cli import check, info, look, mend
+from instar.vmm.cli import check, children, info, mend
 from instar.vmm.cli.report import Report
 from instar.vmm.cli.shapes import FAILURE, fits, read_document
 from instar.vmm.inspect.policy import Policy
@@ -179,23 +179,28 @@ def test_a_number_that_no_document_has_is_not_read(number: str) -> None:
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2])
-def test_a_lying_child_of_a_repair_costs_its_image_an_error(
-    turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lying_child_of_a_repair_costs_its_image_an_error(turn: int, tmp_path: Path) -> None:
     """One of the three says text for numbers."""
     path = tmp_path / "t.qcow2"
     DAMAGED.write(path)
-    honest, turns = look.look_in_child, iter(range(3))
-
-    def look_in_child(name: str, ask: Callable[[str], Document], *how: Any) -> Document:
-        def lie(name: str) -> Document:
-            return dict.fromkeys(ask(name), "many")
-
-        return honest(name, lie if next(turns) == turn else ask, *how)
-
-    monkeypatch.setattr(mend, "look_in_child", look_in_child)
     asked = partial(check._look, flags={}, timeout=30.0, confine=None, shows_progress=False)
-    told = mend.mend_each(asked, {"repair": "all"}, 30.0)(str(path))
+    honest, turns = mend.mend_each(asked, {"repair": "all"}, 30.0), iter(range(3))
+
+    def lie_of(act: Callable[[str], Document]) -> Callable[[str], Document]:
+        return lambda name: dict.fromkeys(act(name), "many")
+
+    def steps(name: str) -> Generator[children.Step, Document, Document]:
+        inner = honest(name)
+        step = next(inner)
+        while True:
+            act = lie_of(step.act) if next(turns) == turn else step.act
+            document = yield children.Step(act, step.shape, step.unsure)
+            try:
+                step = inner.send(document)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    (told,) = children.carry_out([str(path)], steps, jobs=1, timeout=30.0)
     assert told["error"]["kind"] == "HostError"
     assert "without a word that makes sense" in told["error"]["message"]
 

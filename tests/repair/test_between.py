@@ -7,7 +7,7 @@ told, and nothing is written by it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.cli import look, mend
 from instar.vmm.cli.check import _look
+from instar.vmm.cli.children import Step, carry_out
+from instar.vmm.cli.mend import mend_each
 from instar.vmm.image.image_file import ImageFile
 from tests.repair.repairing import losses
 from tests.support import qemu as oracle
@@ -37,20 +38,27 @@ LOW = replace(IMAGE, refcounts={DATA: 0})
 
 
 @pytest.fixture
-def check_and_mend(monkeypatch: pytest.MonkeyPatch) -> CheckAndMend:
+def check_and_mend() -> CheckAndMend:
     """Do what `instar check -r all` does; something happens after the first of its checks."""
 
     def act(image: Path, meanwhile: Callable[[], object]) -> dict[str, Any]:
         events = iter((meanwhile,))
 
-        def look_in_child(*arguments: Any) -> dict[str, Any]:
-            document = look.look_in_child(*arguments)
-            next(events, lambda: None)()
-            return document
-
-        monkeypatch.setattr(mend, "look_in_child", look_in_child)
         check = partial(_look, flags={}, timeout=30.0, confine=None, shows_progress=False)
-        told = mend.mend_each(check, {"repair": "all"}, 30.0)(str(image))
+        mend = mend_each(check, {"repair": "all"}, 30.0)
+
+        def steps(name: str) -> Generator[Step, dict[str, Any], dict[str, Any]]:
+            inner = mend(name)
+            step = next(inner)
+            while True:
+                document = yield step
+                next(events, lambda: None)()
+                try:
+                    step = inner.send(document)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+
+        (told,) = carry_out([str(image)], steps, jobs=1, timeout=30.0)
         assert next(events, None) is None
         return told
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..inspect.check import CheckResult
+    from .children import Steps
     from .look import Confine
     from .report import Report
 
@@ -52,15 +53,15 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
         confine=confine if confined else None,
         shows_progress=shown and "progress" in flags,
     )
-    runs = 1
+    steps: Steps | None = None
     if "repair" in flags:
-        from .mend import RUNS, mend_each
+        from .mend import mend_each
 
-        look, runs = mend_each(look, flags, timeout), RUNS
+        steps = mend_each(look, flags, timeout)
     elif named := flags.keys() & {"dry-run", "max-growth"}:
         raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
     tell = partial(_tell, report=report, quiet="quiet" in flags)
-    found = {0, *look_at_all(read, report, look, tell, runs * timeout, "check")}
+    found = {0, *look_at_all(read, report, look, tell, timeout, "check", steps)}
     if report.is_json or "quiet" not in flags:
         check_told()
     return next(status for status in _WORST if status in found)

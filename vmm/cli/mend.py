@@ -9,23 +9,22 @@ from __future__ import annotations
 from ..amend import amend_image
 from ..base.errors import UsageError
 from ..confine import Descriptors, confine
-from ..repair import EXTENTS, make_repair, wants_repair
+from ..fleet.document import describe_unsure
+from ..repair import EXTENTS, NOT_CHECKED, make_repair, wants_repair
 from .arguments import read_size
-from .look import look_in_child
+from .children import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from typing import Any
 
     from ..image.image_file import ImageFile
     from ..request import AmendRequest
+    from .children import Steps
 
     Document = dict[str, Any]
     Look = Callable[[str], Document]
-
-RUNS = 3
-"""How often a guest runs for an image."""
 
 _CONTRADICTIONS = {
     "force-share": "--force-share is for images that are only looked at; -r writes",
@@ -34,7 +33,7 @@ _CONTRADICTIONS = {
 _FIXED = ("leaks", "corruptions")
 
 
-def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Look:
+def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Steps:
     """What is to be done with each image, of which `look` is a check. UsageError."""
     for flag, fault in _CONTRADICTIONS.items():
         if flag in flags:
@@ -53,24 +52,33 @@ def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Look:
     def repair(name: str) -> Document:
         return _amend(name, request, required=required)
 
-    def mend(name: str) -> Document:
-        before = look_in_child(name, look, timeout, "check")
+    check = Step(look, "check")
+    mend = Step(repair, "repair", "" if request.dry_run else describe_unsure(request))
+
+    def steps(_name: str) -> Generator[Step, Document, Document]:
+        before = yield check
         if "error" in before or not wants_repair(before):
             return before
-        done = look_in_child(name, repair, timeout, "repair")
+        done = yield mend
         if "error" in done:
             return done
-        del done["filename"]  # the check has it
         told = {**done, "findings": before["findings"]}
         if request.dry_run:
             return {**before, "findings": [], "repair": told}
-        after = look_in_child(name, look, timeout, "check")
+        after = yield check
         if "error" in after:
-            return after
+            return {"error": _of_repaired(after["error"], told["action"]), "repair": told}
         fixed = {f"{key}-fixed": before.get(key, 0) - after.get(key, 0) for key in _FIXED}
         return {**after, **{key: n for key, n in fixed.items() if n > 0}, "repair": told}
 
-    return mend
+    return steps
+
+
+def _of_repaired(error: Document, action: str) -> Document:
+    """An error of the last check, which takes nothing back of what was repaired."""
+    if action != "amended":
+        return error
+    return {**error, "message": f"{NOT_CHECKED}{error['message']}"}
 
 
 def _amend(name: str, request: AmendRequest, *, required: bool) -> Document:

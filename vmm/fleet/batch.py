@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import mmap
 import select
-import signal
 import socket
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from ..amend import open_image
 from ..amend.result import AmendOutcome
@@ -20,7 +19,7 @@ from ..base.errors import HostError, InstarError
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from .document import Expected, describe_unsure, read_outcome
-from .interrupts import INTERRUPTS, HeldBack
+from .interrupts import HeldBack, let_in
 from .supply import Supply
 from .worker import READY
 from .worker_process import AHEAD, WorkerProcess
@@ -65,16 +64,6 @@ def amend_batch(
             raise
         finally:
             batch.stop()
-
-
-@contextmanager
-def _interruptible() -> Generator[None, None, None]:
-    """Let an interrupt in, where it costs nothing that has been heard."""
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
 
 class _Batch:
@@ -141,7 +130,7 @@ class _Batch:
         """Give the workers as much as they may have; images that cannot be opened are done."""
         while len(self._workers) < self._jobs or self._least_busy().room:
             failed: AmendOutcome | None = None
-            with _interruptible():
+            with let_in():
                 taken = self._supply.take()
                 if taken is None:
                     return
@@ -183,7 +172,7 @@ class _Batch:
     def _wait(self) -> list[int]:
         """The channels with an answer, or whose worker has ended or has to."""
         busy = [worker.deadline for worker in self._workers.values() if worker.sent]
-        with _interruptible():
+        with let_in():
             if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
                 time.sleep(NAP)
             seconds = max(min(busy) - time.monotonic(), 0)

@@ -6,10 +6,11 @@ For processes that have others, or are one of them; the command itself does with
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import FrameType
 
     Handler = Callable[[int, FrameType | None], object] | signal.Handlers
@@ -25,6 +26,16 @@ class HeldBack:
 
     def __exit__(self, *_: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+@contextmanager
+def let_in() -> Generator[None, None, None]:
+    """Let an interrupt in, where it costs nothing that has been heard."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
 
 def on_interrupt(handler: Handler) -> None:
