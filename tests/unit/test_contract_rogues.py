@@ -182,6 +182,16 @@ class TestWhatVersion2Lacks:
         del model.case.phases[MAPPING][image.regions()["l2_table[1]"].start // 512]
         assert_fault(model, "^the guest leaves zero clusters in the L2 table")
 
+    @pytest.mark.parametrize("written", [0, 3, 7])
+    @pytest.mark.parametrize("left", [1, 4, 6])
+    def test_zero_clusters_stay_in_one_sector_of_a_table(self, written: int, left: int) -> None:
+        zeros: dict[int, Cluster] = {64 * n + 5: Zero() for n in (written, left)}
+        image = Image(cluster_bits=12, size=1 << 21, clusters=zeros)
+        model = downgrade(image)
+        model.case.judge()
+        del model.case.phases[MAPPING][image.regions()["l2_table[0]"].start // 512 + left]
+        assert_fault(model, "^the guest leaves zero clusters in the L2 table")
+
     def test_an_image_without_any_is_downgraded(self) -> None:
         for compression in (0, 1):
             image = Image(
