@@ -201,6 +201,14 @@ def test_a_snapshot_table_is_filled_up_with_zeros_to_the_end_of_its_cluster(
     assert not any(table[count * (60_000 + 72) :])
 
 
+def test_where_nothing_is_given_up_no_refcount_is_written_twice(planner: Any) -> None:
+    clusters: dict[int, Cluster] = {0: Zero(), 1: Zero()}
+    image = Image(cluster_bits=12, size=1 << 16, backing_file=b"base", clusters=clusters)
+    answer = ask(planner, image.build(), AmendRequest.of(compat=2, max_growth=GROWTH))
+    assert answer.planned, answer.refusals
+    assert INSTAR_PHASE_RELEASE not in {write.phase for write in answer.writes}
+
+
 def test_new_refcount_blocks_are_written_in_more_than_one_piece(planner: Any) -> None:
     """A piece has 64 KiB, or 128 blocks: the new table is of more clusters than they count."""
     snapshots = [Snapshot(name=b"n" * 65_000, extra_data_size=0) for _ in range(270)]
