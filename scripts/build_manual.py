@@ -1,10 +1,11 @@
 """Build time: makes the man page and the completions of shells of the table in vmm/cli/commands.py.
 
-    build_manual.py PACKAGE DIRECTORY
+    build_manual.py PACKAGE DIRECTORY [ADDRESS]
 
 PACKAGE is a folder with the generated parts of the package, DIRECTORY what to fill: what is below
-it belongs below an installation's prefix, share/man/man1/instar.1 and so on. The completions are
-shtab's, for an argparse parser that says the same as the table.
+it belongs below an installation's prefix, share/man/man1/instar.1 and so on. ADDRESS is where the
+documentation is published. The completions are shtab's, for an argparse parser that says the same
+as the table.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def write_manual(commands: tuple[Command, ...], docs: str, version: str) -> str:
             end = "" if what.endswith("?") else ":"
             lines += [".PP", _escape(what + end), ".PP", ".nf", ".RS 4", _escape(line)]
             lines += [".RE", ".fi"]
-    lines += [".SH SEE ALSO", ".BR qemu\\-img (1)", ".PP", _escape(docs)]
+    lines += [".SH SEE ALSO", ".BR qemu\\-img (1)"]
+    lines += [".PP", _escape(docs)] if docs else []
     return "\n".join(lines) + "\n"
 
 
@@ -142,13 +144,13 @@ def _escape(text: str) -> str:
     return re.sub(r"^(?=[.'])", r"\\&", text, flags=re.MULTILINE)
 
 
-def build_manual(package: Path, directory: Path) -> list[Path]:
+def build_manual(package: Path, directory: Path, docs: str = "") -> list[Path]:
     """Make all files below `directory`, and return their paths."""
     table = load_table(package)
     files = sys.modules[f"{table.__package__}.arguments"].FILES
     parser = make_parser(table.COMMANDS, files)
     texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
-    texts[MANUAL] = write_manual(table.COMMANDS, table.DOCS, sys.modules["instar"].__version__)
+    texts[MANUAL] = write_manual(table.COMMANDS, docs, sys.modules["instar"].__version__)
     made = []
     for name, text in texts.items():
         path = directory / name
@@ -159,4 +161,4 @@ def build_manual(package: Path, directory: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*build_manual(Path(sys.argv[1]), Path(sys.argv[2])), sep="\n")
+    print(*build_manual(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]), sep="\n")

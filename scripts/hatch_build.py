@@ -52,7 +52,8 @@ class PackageHook(BuildHookInterface[Any]):
             if version == "editable":
                 make_editable(root)
             else:
-                parts, shared = make_wheel_parts(root)
+                docs = self.metadata.core.urls.get("Documentation", "")
+                parts, shared = make_wheel_parts(root, docs)
                 build_data["force_include"].update(parts)
                 build_data["shared_data"].update(shared)
         except (BuildError, HeaderError) as error:
@@ -65,8 +66,8 @@ def is_supported() -> bool:
     return sys.platform == "linux" and machine == "x86_64" and sys.maxsize > 1 << 32
 
 
-def make_wheel_parts(root: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Make the parts below build/.
+def make_wheel_parts(root: Path, docs: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Make the parts below build/; `docs` is where the documentation is published, or "".
 
     Returns:
         Where each file belongs in the wheel, and where each of the others belongs below the prefix
@@ -78,7 +79,7 @@ def make_wheel_parts(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     package = top / "instar"
     _make_parts(package)
     script = Path(__file__).with_name("build_manual.py")
-    command = [sys.executable, "-B", str(script), str(package), str(prefix)]
+    command = [sys.executable, "-B", str(script), str(package), str(prefix), docs]
     if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
         raise BuildError("the man page and the completions could not be made")
     for name, source in TOP_MODULES.items():

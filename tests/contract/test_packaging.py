@@ -21,7 +21,6 @@ import hatch_build
 import pytest
 
 from instar import abi
-from instar.vmm.cli import commands
 
 ROOT = build_guest.ROOT
 PAYLOAD = {f"instar/guest/{name}.elf" for name in build_guest.IMAGES}
@@ -30,6 +29,8 @@ COPIED = (
     *(*SHIPPED, ".gitignore", "CHANGELOG.md", "Containerfile", "LICENSE", "Makefile", "README.md"),
     *("CONTRIBUTING.md", "SECURITY.md", "mkdocs.yml", "pyproject.toml"),
 )
+# What a publisher might enter into pyproject.toml.
+SITE, TREE = "https://docs.invalid/instar", "https://code.invalid/instar"
 # Below the prefix of an installation.
 SHARED = {build_manual.MANUAL, *build_manual.COMPLETIONS.values()}
 
@@ -67,6 +68,17 @@ def copy_tree(destination: Path, *, without: Collection[str] = ()) -> Path:
 def contents(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+def read_metadata(wheel: Path) -> tuple[str, email.message.Message]:
+    """The METADATA of a wheel, as text and taken apart."""
+    (data,) = (data for name, data in contents(wheel).items() if name.endswith("/METADATA"))
+    return data.decode("utf-8"), email.message_from_bytes(data)
+
+
+def contents_of_manual(wheel: Path) -> bytes:
+    (page,) = (data for name, data in contents(wheel).items() if name.endswith(".1"))
+    return page
 
 
 def once_for_all(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> Path:
@@ -122,6 +134,15 @@ def sdist(distributions: Path) -> Path:
     return found
 
 
+def test_nothing_that_users_read_names_an_address_of_a_reserved_domain() -> None:
+    reserved = re.compile(r"(://|@)[\w.-]*\.(example|invalid|test)\b")
+    users = [ROOT / name for name in COPIED if name not in ("tests", ".gitignore")]
+    files = [path for place in users for path in ([place, *place.rglob("*")])]
+    texts = {path: path.read_bytes().decode("latin-1") for path in files if path.is_file()}
+    assert len(texts) > 300
+    assert not {path for path, text in texts.items() if reserved.search(text)}
+
+
 @pytest.mark.slow
 class TestDistributions:
     def test_the_wheel_holds_the_package_and_nothing_else(self, wheel: Path) -> None:
@@ -145,26 +166,45 @@ class TestDistributions:
 
     def test_the_wheel_needs_nothing_and_is_for_one_kind_of_machine(self, wheel: Path) -> None:
         assert wheel.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
-        files = contents(wheel)
-        (metadata,) = (data for name, data in files.items() if name.endswith("/METADATA"))
-        fields: email.message.Message = email.message_from_bytes(metadata)
+        _, fields = read_metadata(wheel)
         needs = fields.get_all("Requires-Dist")
         assert needs == ["cryptography>=42; extra == 'luks'", "tqdm; extra == 'progress'"]
         assert fields["Requires-Python"] == ">=3.10"
         assert fields["License-Expression"] == "Apache-2.0"
-        assert any(name.endswith("/LICENSE") for name in files)
+        assert any(name.endswith("/LICENSE") for name in contents(wheel))
 
-    def test_the_page_of_the_package_links_to_the_website_alone(self, wheel: Path) -> None:
-        (text,) = (data for name, data in contents(wheel).items() if name.endswith("/METADATA"))
-        fields: email.message.Message = email.message_from_bytes(text)
-        links = re.findall(r"\]\(([^)]*)\)", text.decode("utf-8"))
-        assert links
-        assert all(link.startswith(f"{commands.DOCS}/") for link in links), links
-        urls = dict(url.split(", ") for url in fields.get_all("Project-URL", []))
-        assert all(url.startswith(f"{commands.DOCS}/") for url in urls.values())
+    def test_the_page_of_the_package_names_no_address_that_does_not_exist(
+        self, wheel: Path
+    ) -> None:
+        text, fields = read_metadata(wheel)
+        assert not re.findall(r"\]\([^)]*\)", text), "a link that leads nowhere"
+        assert "deliberate difference" in text
+        assert fields.get_all("Project-URL") is None
+        assert not re.search(rb"https?://", contents_of_manual(wheel))
+
+    def test_the_page_of_the_package_describes_it(self, wheel: Path) -> None:
+        _, fields = read_metadata(wheel)
         versions = [c for c in fields.get_all("Classifier", []) if ":: 3." in c]
         assert len(versions) == 5
-        assert fields["Author-email"]
+        assert fields["Author"]
+
+    @pytest.mark.any_python
+    def test_addresses_are_taken_from_one_table(self, tmp_path: Path) -> None:
+        tree = copy_tree(tmp_path / "tree")
+        with (tree / "pyproject.toml").open("a") as project:
+            project.write(f'[project.urls]\nDocumentation = "{SITE}"\nSource = "{TREE}/"\n')
+        run(sys.executable, "-m", "build", "--wheel", "--no-isolation", cwd=tree)
+        (published,) = (tree / "dist").glob("*.whl")
+        text, fields = read_metadata(published)
+        assert set(fields.get_all("Project-URL", [])) == {
+            f"Documentation, {SITE}",
+            f"Source, {TREE}/",
+        }
+        links = set(re.findall(r"\]\(([^)]*)\)", text))
+        assert all(link.startswith((f"{SITE}/", f"{TREE}/")) for link in links), links
+        anchor = "where-instar-is-safer-than-qemu-img"
+        assert links >= {f"{SITE}/amend/#{anchor}", f"{SITE}/changelog/", f"{TREE}/docs/decisions/"}
+        assert SITE.encode() in contents_of_manual(published).replace(b"\\-", b"-")
 
     @pytest.mark.any_python
     def test_the_sdist_holds_the_sources_and_nothing_that_is_built(self, sdist: Path) -> None:

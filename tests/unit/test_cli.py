@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
+from email.message import Message
 from typing import Any
 
 import pytest
@@ -220,8 +222,31 @@ def test_help_names_every_flag(
     out, err = capsys.readouterr()
     assert out.startswith(first_line)
     assert all(f"--{flag.name}" in out for flag in flags)
-    assert f"Documentation: {commands.DOCS}" in out
+    assert "Documentation: instar(1), and docs/ of the source\n" in out
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("urls", "said"),
+    [
+        (["Source, https://s", "Documentation, https://d"], "https://d"),
+        (["Source, https://s"], "instar(1), and docs/ of the source"),
+        (None, "instar(1), and docs/ of the source"),
+    ],
+)
+def test_help_names_the_address_that_the_installed_package_has(
+    monkeypatch: pytest.MonkeyPatch, urls: list[str] | None, said: str
+) -> None:
+    def metadata(name: str) -> Message:
+        if urls is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        message = Message()
+        for url in urls:
+            message["Project-URL"] = url
+        return message
+
+    monkeypatch.setattr(importlib.metadata, "metadata", metadata)
+    assert commands.format_help(AMEND).endswith(f"\nDocumentation: {said}\n")
 
 
 @pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)

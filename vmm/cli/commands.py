@@ -23,10 +23,6 @@ from .flags import (
     permitted,
 )
 
-DOCS = "https://instar.example"
-"""Where the documentation is, as pyproject.toml has it."""
-
-
 REBASE = Command(
     name="rebase",
     usage=("instar rebase -u -b BACKING -F BACKING_FMT [FLAG...] FILENAME...",),
@@ -221,6 +217,20 @@ INSTAR = Command(
 COMMANDS = (INSTAR, *_NAMED)
 
 
+_LOCAL_DOCS = "instar(1), and docs/ of the source"
+
+
+def find_docs() -> str:
+    """The address of the documentation, as the installed package has it, or ""."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        urls = metadata("instar").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    return next((url.partition(", ")[2] for url in urls if url.startswith("Documentation, ")), "")
+
+
 def format_help(command: Command) -> str:
     """Return the help text of a command, in whole lines."""
     usage = "\n       ".join(command.usage)
@@ -231,5 +241,5 @@ def format_help(command: Command) -> str:
         examples = (f"# {what}\n{line}\n" for line, what in command.examples)
         lines = "".join(examples).splitlines(keepends=True)
         parts.append("Examples:\n" + "".join(f"  {line}" for line in lines))
-    parts.append(f"Documentation: {DOCS}\n")
+    parts.append(f"Documentation: {find_docs() or _LOCAL_DOCS}\n")
     return "\n".join(parts)
