@@ -150,7 +150,7 @@ def test_what_runs_elsewhere_is_tried_by_its_own_folder_and_by_who_names_it_firs
 ) -> None:
     record = read(tree)
     record.spawning = {QUICK, SLOW, ODD}
-    for path in ("code/slow.py", "vmm/unit/z.py"):
+    for path in ("code/slow.py", "code/unit/z.py"):
         assert record.others(Mutant(path, 1, "", ""), []) == [QUICK, SLOW, ODD]
     assert record.others(Mutant("code/z.py", 1, "", ""), []) == [QUICK, ODD, SLOW]
 
