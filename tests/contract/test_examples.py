@@ -6,6 +6,7 @@ one, each on fresh images. A command without a fence is a fault of the page.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 import build_guest
 import pytest
 
+import instar
 from tests.support.forge import Data, Image
 
 ROOT = build_guest.ROOT
@@ -45,6 +47,7 @@ NOT_RUN = {
 }
 # What looks like a command and is the title of a table.
 TITLES = ("    instar amend --jobs 2 against the number of images",)
+AMEND_PAGE = "docs/amend.md"
 LANGUAGES = {"python", "sh", "ini", "json", "text", ""}
 COMMANDS = r"(?:instar|make|find|scripts/\w+|pip|pipx|uv|python3?|podman|docker|apt-get) \S"
 
@@ -186,3 +189,26 @@ def test_no_example_escapes(page: Path) -> None:
         if example.language in ("text", ""):  # a form, an output or a drawing, not a command
             lines = re.findall(rf"^{COMMANDS}.*$", example.text, re.MULTILINE)
             assert all("[" in line for line in lines), lines
+
+
+def shape(value: object) -> object:
+    """The keys of a document at all depths, without what they hold."""
+    if isinstance(value, dict):
+        return {key: shape(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shape(value[0])] if value else []
+    return None
+
+
+def test_the_documents_that_amend_md_shows_have_the_keys_of_real_ones(tmp_path: Path) -> None:
+    shown = [json.loads(e.text) for e in EXAMPLES if (e.page, e.language) == (AMEND_PAGE, "json")]
+    result, error = shown
+    image = tmp_path / "disk.qcow2"
+    Image().write(image)
+    assert shape(result) == shape(instar.amend(image, lazy_refcounts=True).to_dict())
+    Image(incompatible_features=0x20).write(image)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(image, lazy_refcounts=True)
+    told = json.loads(json.dumps(caught.value.to_dict()))
+    assert shape(error["error"]) == shape(told)
+    assert error["error"]["refusals"] == told["refusals"]

@@ -552,3 +552,13 @@ def test_people_read_what_each_step_changes(path: Path) -> None:
         "    size: 1048576 -> 16777216",
         "    the switch: 512 bytes at 0x0",
     ]
+
+
+def test_people_read_that_a_step_is_the_repair(path: Path) -> None:
+    Image(dirty=True).write(path)
+    done = run("amend", "--dry-run", "--repair", "-o", "compat=0.10", path)
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("  step")] == [
+        "  step 1 of 2: repair (atomic)",
+        "  step 2 of 2: compat=0.10 (atomic)",
+    ]

@@ -33,7 +33,8 @@ def describe(result: AmendResult, asked: Collection[str]) -> str:
         lines += [f"  {line}" for line in _describe_part(result)]
     for number, step in enumerate(result.steps, 1):
         asked = ",".join(f"{key}={_spell(key, value)}" for key, value in step.asked.items())
-        lines.append(f"  step {number} of {len(result.steps)}: {asked} ({_describe_switch(step)})")
+        what = f"{asked or 'repair'} ({_describe_switch(step)})"
+        lines.append(f"  step {number} of {len(result.steps)}: {what}")
         lines += [f"    {line}" for line in _describe_part(step)]
     return "\n".join(lines) + "\n"
 
