@@ -300,7 +300,13 @@ class TestPayload:
             assert str(other_wheel.parents[1]).encode() not in other[name]
 
     def test_it_is_within_its_budgets(self) -> None:
-        run(sys.executable, "scripts/check_binary_sizes", cwd=ROOT)
+        told = run(sys.executable, "scripts/check_binary_sizes", cwd=ROOT)
+        budgets = {line.split()[0]: int(line.split()[-1]) for line in told.splitlines()[1:]}
+        core, amend, check, info = (budgets[name] >> 10 for name in build_guest.IMAGES)
+        readme = (ROOT / "README.md").read_text("utf-8")
+        assert f"at most {core} KiB of memory for the executor, and {amend} KiB to amend" in readme
+        assert check == info
+        assert f" or {check} KiB to look" in readme
 
     def test_a_budget_that_is_exceeded_is_an_error(self, tmp_path: Path) -> None:
         built, source = tmp_path / "built", tmp_path / "large.c"
