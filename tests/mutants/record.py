@@ -193,18 +193,22 @@ class Record:
         """Tests of the few files that have most to do with a file of the code.
 
         Few, as each takes time to import. A file of tests has much to do with it if many of its
-        tests run the line and others do not, and more if it names the module.
+        tests run the line and others do not, and more if it names the module. One that is named
+        after it comes first.
         """
+        own = f"test_{Path(path).stem}.py"
         word = _word(path)
         all_of = Counter(name.partition("::")[0] for name in self.seconds)
         some = Counter(name.partition("::")[0] for name in names)
 
-        def nearness(file: str) -> float:
+        def nearness(file: str) -> tuple[bool, float]:
             named = word(self.recorded[file]) is not None
-            return some[file] ** 2 / all_of[file] * (NAMED if named else 1)
+            share = some[file] ** 2 / all_of[file] * (NAMED if named else 1)
+            return file.endswith(f"/{own}"), share
 
         best = sorted(some, key=nearness, reverse=True)[:files]
-        return [name for name in names if name.partition("::")[0] in best]
+        near = [name for name in names if name.partition("::")[0] in best]
+        return sorted(near, key=lambda name: f"/{own}::" not in name)
 
     def within(self, names: Iterable[str], seconds: float) -> list[str]:
         """As many tests, from the first on, as take so long; never none."""

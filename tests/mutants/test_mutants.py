@@ -145,6 +145,12 @@ def test_tests_that_name_the_module_come_before_others(tree: Path) -> None:
     assert read(tree).nearest("code/z.py", [SLOW, ODD], 1) == [ODD]
 
 
+def test_tests_that_are_named_after_the_module_come_before_all_others(tree: Path) -> None:
+    assert read(tree).nearest("code/a.py", [ODD, QUICK], 1) == [QUICK]
+    assert read(tree).nearest("code/a.py", [ODD, QUICK], 2) == [QUICK, ODD]
+    assert read(tree).nearest("code/b.py", [ODD, QUICK], 1) == [ODD]
+
+
 def test_what_runs_elsewhere_is_tried_by_its_own_folder_and_by_who_names_it_first(
     tree: Path,
 ) -> None:
