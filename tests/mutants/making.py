@@ -141,10 +141,9 @@ def python_nodes(tree: ast.AST) -> Iterator[ast.AST]:
             continue
         yield node
         if isinstance(node, ast.FunctionDef):
-            for part in (*node.body, *node.args.defaults, *node.args.kw_defaults):
-                if part is not None:
-                    yield part
-                    yield from python_nodes(part)
+            defaults = (*node.args.defaults, *node.args.kw_defaults)
+            values = [ast.Expr(value) for value in defaults if value is not None]
+            yield from python_nodes(ast.Module([*node.body, *values], []))
         else:
             yield from python_nodes(node)
 

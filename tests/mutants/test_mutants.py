@@ -42,6 +42,8 @@ def test_operators_numbers_and_conditions_of_python_are_changed(tmp_path: Path) 
 def test_text_annotations_and_imports_for_type_checkers_stay(tmp_path: Path) -> None:
     text = 'if TYPE_CHECKING:\n    A = 1\nx: Literal[1]\ny = f"{1}"\nassert 1\n"1 < 2"\n'
     assert not changed(text, "a.py", tmp_path)
+    inside = "def f() -> int | None:\n    x: int | None = None\n    assert 1\n    import a\n"
+    assert not changed(inside, "a.py", tmp_path)
 
 
 def test_comments_text_and_directives_of_c_stay(tmp_path: Path) -> None:

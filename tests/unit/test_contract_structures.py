@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
-from instar.vmm.base.errors import ImageRejected
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.structures import Snapshots
+from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planning import Case
@@ -204,3 +209,20 @@ class TestWork:
             else:
                 enough = enough or budget
         assert enough > 50_000
+
+
+@pytest.mark.parametrize("count", [512, 513])
+def test_no_snapshot_table_is_larger_than_qemu_takes(count: int) -> None:
+    """64 MiB, of entries of 128 KiB each."""
+    names = (1 << 16) - 1, (1 << 16) - 41  # bytes of the ID, and of the name
+    entry = struct.pack(">QIHHIIQII", 0, 0, *names, 0, 0, 0, 0, 0)
+
+    def read(offset: int, size: int) -> bytes:
+        return (entry if offset % (1 << 17) == 0 else b"").ljust(size, b"\0")
+
+    disk = Disk(Original(read, 1 << 30, 1 << 40), 16, 0)
+    if count == 512:
+        assert len(Snapshots(disk, 1 << 17, count, 0).clusters) == 1024
+    else:
+        with pytest.raises(GuestFault, match=f"accepted a snapshot table of {513 << 17} bytes$"):
+            Snapshots(disk, 1 << 17, count, 0)
