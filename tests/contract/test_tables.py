@@ -26,6 +26,36 @@ def test_the_tables_are_fresh() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+LAYOUTS = (
+    *("InspectConfig", "InfoResult", "InfoFeature", "InfoSnapshot", "InfoBitmap"),
+    *("CheckFinding", "CheckResult"),
+)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_layouts_in_the_page_are_those_that_the_host_unpacks(name: str) -> None:
+    """The page's are made of the header's text, the host's of what a parser of C makes of it."""
+    text = (ROOT / "docs/abi.md").read_text(encoding="utf-8")
+    table = text.split(f"<!-- table: {name} -->\n", 1)[1].split("<!-- end -->", 1)[0]
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (?:(\d+) x )?uint(\d+) \|", table, re.MULTILINE)
+    codes = {"8": "B", "16": "H", "32": "I", "64": "Q"}
+    form = "".join(f"{n}s" if n and bits == "8" else n + codes[bits] for _, _, n, bits in rows)
+    assert f"<{form}" == getattr(abi, f"{name}_FORMAT")
+    sizes = [int(n or 1) * int(bits) // 8 for _, _, n, bits in rows]
+    assert [int(row[0]) for row in rows] == [sum(sizes[:i]) for i in range(len(rows))]
+    assert sum(sizes) == getattr(abi, f"{name}_SIZE")
+
+
+def test_each_struct_and_finding_of_a_look_is_in_the_page() -> None:
+    text = (ROOT / "docs/abi.md").read_text(encoding="utf-8")
+    structs = {name.removesuffix("_SIZE") for name in vars(abi) if name.endswith("_SIZE")}
+    looked = {name for name in structs if re.match("(Info|Inspect|Check)[A-Z]", name)}
+    assert looked == set(LAYOUTS)
+    findings = text.split("<!-- table: findings -->\n", 1)[1].split("<!-- end -->", 1)[0]
+    numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", findings, re.MULTILINE)]
+    assert numbers == list(range(1, abi.CHECK_KIND_MAX + 1))
+
+
 def test_each_row_of_the_code_is_a_row_of_a_table() -> None:
     text = (ROOT / "docs/amend.md").read_text(encoding="utf-8")
     parts = re.split(r"<!-- table: (\w+) -->\n(.*?)<!-- end -->", text, flags=re.DOTALL)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # What a finding counts as, in qemu-img's terms and one of its own.
 ERROR, CORRUPTION, LEAK, OVERLAP = "check-errors", "corruptions", "leaks", "overlaps"
 
-# Kind: (name, what it counts as, names of the details, message).
-_KINDS: dict[int, tuple[str, str, tuple[str, ...], str]] = {
+# Kind: (name, what it counts as, names of the details, message); docs/abi.md is made of it.
+KINDS: dict[int, tuple[str, str, tuple[str, ...], str]] = {
     abi.CHECK_REGION_OUTSIDE: (
         *("region_outside", CORRUPTION, ("offset", "size", "use")),
         "{use} of {size} bytes at {offset:#x} is beyond the end of the file by a cluster or more",
@@ -156,14 +156,14 @@ class Finding:
 
 def counted_as(kind: int) -> str:
     """As what a CheckFinding counts. GuestFault for a number that means nothing."""
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise GuestFault(f"a finding of kind {kind}")
-    return _KINDS[kind][1]
+    return KINDS[kind][1]
 
 
 def describe_finding(kind: int, details: Sequence[int]) -> Finding:
     """Put a CheckFinding into words; its kind is one that counted_as() knows."""
-    name, counts_as, names, message = _KINDS[kind]
+    name, counts_as, names, message = KINDS[kind]
     detail = dict(zip(names, details, strict=False))
     uses = {key: _USES.get(detail[key], "something") for key in names if key.endswith("use")}
     return Finding(name, counts_as, message.format(**{**detail, **uses}), detail)
