@@ -20,7 +20,7 @@ import build_guest
 import pytest
 
 import instar
-from tests.support.forge import Data, Image
+from tests.support.forge import Bitmap, Data, Image
 
 ROOT = build_guest.ROOT
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -141,6 +141,34 @@ def test_program(example: Example, place: Path, scheduler: str) -> None:
 
 
 PRELUDE = "import instar\npaths = ['images/a.qcow2', 'images/b.qcow2']\n"
+
+UPLOADS = {
+    "a backing file": Image(backing_file=b"/etc/passwd", backing_format=b"raw"),
+    "a refcount that is too low": Image(clusters={0: Data(b"\x05")}, refcounts={3: 0}),
+    "a leak": Image(clusters={0: Data(b"\x05")}, refcounts={3: 2}),
+    "a bitmap twice": Image(bitmaps=[Bitmap(name=b"one"), Bitmap(name=b"one")]),
+}
+
+
+@pytest.mark.parametrize("language", ["sh", "python"])
+@pytest.mark.parametrize("upload", UPLOADS)
+def test_the_recipe_accepts_no_upload_that_is_not_sound(
+    upload: str, language: str, place: Path
+) -> None:
+    """The one in docs/check.md; that it accepts a sound one is seen above."""
+    recipe = next(
+        example.text
+        for example in EXAMPLES
+        if (example.page, example.language) == ("docs/check.md", language)
+        and ("accepted" in example.text or "def accept" in example.text)
+    )
+    UPLOADS[upload].write(place / "disk.qcow2")
+    command = ["bash", "-c", recipe] if language == "sh" else [sys.executable, "-c", recipe]
+    with pytest.raises(AssertionError):
+        run(command, place)
+    assert (place / "disk.qcow2").exists()
+    lines = [line for line in recipe.splitlines() if line]
+    assert len(lines) <= {"sh": 3, "python": 15}[language]
 
 
 @pytest.fixture
