@@ -102,7 +102,8 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def build(folder: Path) -> None:
         tree = copy_tree(folder / "tree")
-        run(sys.executable, "-m", "build", "--outdir", folder / "dist", cwd=tree)
+        options = ("--installer", "uv", "--outdir", folder / "dist")
+        run(sys.executable, "-m", "build", *options, cwd=tree)
 
     return once_for_all(tmp_path_factory, "distributions", build) / "dist"
 
