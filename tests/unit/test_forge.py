@@ -42,6 +42,8 @@ from tests.support.forge import (
     stored_refcounts,
 )
 
+pytestmark = pytest.mark.any_python  # a tool of the tests
+
 NOISE = bytes((n * n * 7 + n // 3) % 256 for n in range(10007))
 """Repeats too late for a window of 4 KiB, so that it hardly compresses."""
 

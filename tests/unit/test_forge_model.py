@@ -22,6 +22,8 @@ from tests.support.forge import (
 from tests.support.forge.audit import counted_refcounts, stored_refcounts
 from tests.support.forge.model import Model
 
+pytestmark = pytest.mark.any_python  # a tool of the tests
+
 BACKING = bytes(range(1, 251)) * 300
 ZEROES = Image(
     cluster_bits=9,

@@ -14,6 +14,8 @@ from tests.support import qemu as oracle
 from tests.support.project import ROOT
 from tests.support.qemu import Qemu, QemuError
 
+pytestmark = pytest.mark.any_python  # a tool of the tests
+
 CLUSTER = 65536
 
 
