@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import pytest
 
@@ -202,6 +203,30 @@ def test_a_policy_takes_what_it_is_told_to_take(tmp_path: Path) -> None:
     raw.write_bytes(bytes(510) + b"\x55\xaa" + b"EFI PART")
     policy = instar.Policy(formats=("raw",), contents=("mbr", "gpt"))
     assert policy.violations(instar.info(raw)) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("formats", "qcow2"),  # in which qcow is found too
+        ("contents", "gpt"),
+        ("formats", None),
+        ("formats", (b"qcow2",)),
+        ("backing_file", "no"),
+        ("data_file", None),
+        ("dirty", "off"),
+        ("max_virtual_size", "16T"),
+        ("max_virtual_size", None),
+        ("max_virtual_size", True),
+    ],
+)
+def test_a_policy_of_other_types_takes_no_image(tmp_path: Path, field: str, value: Any) -> None:
+    path = tmp_path / "t.qcow2"
+    Image().write(path)
+    info = instar.info(path)
+    assert instar.Policy().violations(info) == ()
+    with pytest.raises(instar.UsageError, match=f"^{field} (is|are) "):
+        instar.Policy(**{field: value}).violations(info)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ the file, so that no guest can hide it: the header's fields in the first 104 byt
 
 from __future__ import annotations
 
+from ..base.errors import UsageError
 from ..base.record import record
 from ..qcow2.probe import (
     INCOMPATIBLE_CORRUPT,
@@ -53,8 +54,26 @@ class Policy:
     """The largest disk, in bytes; by default 16 TiB."""
 
     def violations(self, info: ImageInfo) -> tuple[Violation, ...]:
-        """All reasons not to take this image; none if it may be opened."""
+        """All reasons not to take this image; none if it may be opened.
+
+        UsageError if this policy has a field of another type, which could allow more than is meant.
+        """
+        self._check()
         return (*self._of_file(info), *(self._of_image(info) if info.header else ()))
+
+    def _check(self) -> None:
+        for key in ("formats", "contents"):
+            names: object = getattr(self, key)
+            if not isinstance(names, (tuple, list, set, frozenset)) or not all(
+                isinstance(name, str) for name in names
+            ):
+                raise UsageError(f"{key} are names, such as ('qcow2',), not {names!r:.60}")
+        for key in ("backing_file", "data_file", "dirty"):
+            if (allowed := getattr(self, key)) not in (True, False):
+                raise UsageError(f"{key} is True or False, not {allowed!r:.60}")
+        if type(self.max_virtual_size) is not int:
+            fault = f"max_virtual_size is a number of bytes, not {self.max_virtual_size!r:.60}"
+            raise UsageError(fault)
 
     def _of_file(self, info: ImageInfo) -> Iterator[Violation]:
         if info.format not in self.formats:
