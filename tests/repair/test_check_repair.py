@@ -18,7 +18,7 @@ import instar
 from instar.vmm.image.image_file import ImageFile
 from tests.repair.repairing import losses, refusal_of
 from tests.support import qemu as oracle
-from tests.support.forge import Compressed, Data, Extension, Image, Snapshot
+from tests.support.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot
 from tests.support.forge.clusters import RawEntry
 from tests.support.qemu import Qemu
 from tests.support.verdicts import fingerprint
@@ -104,6 +104,18 @@ def test_the_library_does_what_the_command_does(name: str, tmp_path: Path) -> No
     assert result.exit_status == 0
     assert result.leaks_fixed == document.get("leaks-fixed", 0)
     assert result.corruptions_fixed == document.get("corruptions-fixed", 0)
+
+
+@pytest.mark.parametrize("qemu", VERSIONS, ids=str)
+def test_snapshots_beside_bitmaps_are_kept_which_qemu_img_loses(qemu: Qemu, tmp_path: Path) -> None:
+    image = replace(IMAGES["leaks"], bitmaps=[Bitmap(name=b"b")])
+    ours, theirs = tmp_path / "ours.qcow2", tmp_path / "theirs.qcow2"
+    for path in (ours, theirs):
+        image.write(path)
+    assert instar.check(ours, repair="all").exit_status == 0
+    qemu_repairs(qemu, theirs, "all")
+    assert [one.name for one in instar.info(ours).snapshots] == ["s"]
+    assert instar.info(theirs).snapshots == ()
 
 
 def test_people_read_what_qemu_img_says(tmp_path: Path) -> None:

@@ -185,6 +185,13 @@ REPAIR = (
         "nothing is lost by it; `-o compat=1.1` completes those of version 2",
         (),
     ),
+    Divergence(
+        "repair_keeps_snapshots",
+        "writes a header without snapshots into an image that has bitmaps too, and frees them",
+        "keeps them",
+        "no repair may lose what was not damaged",
+        (),
+    ),
 )
 """What tests/repair shows; no finding of a look is one of these."""
 
