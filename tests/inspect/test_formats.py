@@ -22,22 +22,28 @@ import zstandard
 import instar
 from instar.vmm.inspect.formats import recognise
 from tests.support.forge import Data, Image
+from tests.support.looks.information import unexplained
 from tests.support.qemu import Qemu
 
 DATA = b"some text\n" * 100
 SECRET = ("--object", "secret,id=s,data=x")
+LUKS = ("-o", "key-secret=s,iter-time=10")
 CREATED: dict[str, tuple[str, tuple[str, ...]]] = {  # by what follows -f: options; the format
     "raw": ("raw", ()),
     "vmdk": ("vmdk", ()),
     "vmdk monolithicFlat": ("vmdk", ("-o", "subformat=monolithicFlat")),
     "vmdk twoGbMaxExtentSparse": ("vmdk", ("-o", "subformat=twoGbMaxExtentSparse")),
+    "vmdk twoGbMaxExtentFlat": ("vmdk", ("-o", "subformat=twoGbMaxExtentFlat")),
+    "vmdk streamOptimized": ("vmdk", ("-o", "subformat=streamOptimized")),
     "vpc": ("vpc", ()),
     "vhdx": ("vhdx", ()),
+    "vhdx fixed": ("vhdx", ("-o", "subformat=fixed")),
     "vdi": ("vdi", ()),
+    "vdi static": ("vdi", ("-o", "static=on")),
     "qed": ("qed", ()),
     "qcow": ("qcow", ()),
     "parallels": ("parallels", ()),
-    "luks": ("luks", (*SECRET, "-o", "key-secret=s,iter-time=10")),
+    "luks": ("luks", (*SECRET, *LUKS)),
 }
 
 
@@ -52,6 +58,20 @@ def test_an_image_that_qemu_img_made_is_what_it_says(name: str, tmp_path: Path, 
     assert instar.Policy().violations(info)
     with pytest.raises(instar.ImageRejected, match="not the qcow2 image that it is to be"):
         instar.info(path, format="qcow2")
+
+
+@pytest.mark.parametrize("name", [*CREATED, "vpc fixed"])
+def test_what_is_told_of_any_format_is_what_qemu_tells(
+    name: str, tmp_path: Path, oldest_qemu: Qemu, qemu: Qemu
+) -> None:
+    """But for what the registry holds."""
+    form, flags = CREATED.get(name, ("vpc", ("-o", "subformat=fixed")))
+    for writer in (oldest_qemu, qemu):
+        command = ("create", "-q", "-f", form, *flags, f"{tmp_path}/{writer.version}", "5000000")
+        made = writer.img(*command, accept=(0, 1))
+        assert made.ok or "Unknown file format 'parallels'" in made.stderr
+    for path in tmp_path.iterdir():
+        assert unexplained(qemu, path) == []
 
 
 def test_a_fixed_vhd_whose_signature_is_at_its_end_is_one(tmp_path: Path, qemu: Qemu) -> None:

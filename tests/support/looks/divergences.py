@@ -27,6 +27,9 @@ class Divergence:
     """Instar must name one of these problems then, if there are any."""
 
 
+OTHERS = ("vmdk", "vpc", "vhdx", "vdi", "qed", "qcow", "luks", "parallels", "bochs", "cloop", "dmg")
+LEFT_OUT = ("virtual-size", "cluster-size", "encrypted", "format-specific")
+
 INFO = (
     Divergence(
         "header_must_be_whole",
@@ -77,6 +80,23 @@ INFO = (
         "keeps them, as surrogate escapes (PEP 383)",
         "a name must lead to the file that it names",
         ("*\ufffd*",),
+    ),
+    Divergence(
+        "formats_not_looked_into",
+        "opens images of other formats than qcow2, and the files that a VMDK names",
+        "tells which format it is, and what the file takes on its file system",
+        "each format would be one more parser of hostile bytes",
+        (
+            *(f"{form}/{key}: * is left out" for form in OTHERS for key in LEFT_OUT),
+            *("vmdk/children: *", "vmdk/actual-size: *"),
+        ),
+    ),
+    Divergence(
+        "formats_that_no_probe_sees",
+        "takes for raw: a fixed VHD, LUKS 2, a DMG whose name does not end so",
+        "tells them by their signatures, wherever those are",
+        "whoever names the format opens them as that",
+        tuple(f"{form}/format: 'raw', not '{form}'" for form in ("vpc", "luks", "dmg")),
     ),
 )
 

@@ -90,4 +90,6 @@ def findings(qemu: Qemu, image: Path) -> list[str]:
     found = list(differences(theirs, ours))
     if any(reference["role"] == "data-file" for reference in ours["references"]):
         found = [finding.replace("/actual-size:", "/actual-size, data file:") for finding in found]
+    if ours["format"] not in ("qcow2", "raw"):
+        return [f"{ours['format']}{finding}" for finding in found]
     return [*cut, *found, *(f"more: {key}" for key in additions(theirs, ours))]
