@@ -10,14 +10,14 @@
 #include "amend/recode.h"
 #include "qcow2/image.h"
 
-/* Need not be initialised. */
+/* Need not be initialised. What each change of the header uses is first: a kept machine has it at hand. */
 struct planner_workspace {
-    struct qcow2_memory image;
-    struct books_memory books;
     union { /* the header is laid out when all tables have been changed */
         uint8_t new_header[HEADER_SIZE];
         struct io_sectors few;
     };
+    struct qcow2_memory image;
+    struct books_memory books;
     struct table_set zero_tables;
     union { /* never of one amend */
         union expansion_memory expansion;
