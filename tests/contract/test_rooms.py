@@ -43,7 +43,7 @@ REACH: dict[str, Set[str]] = {
     "vmm/luks/plan.py": {"os"},
     "vmm/luks/judge.py": {"itertools"},
     "vmm/contract": {"bisect", "itertools", "operator", "struct", "sys"},
-    "vmm/machine": {"_thread", "errno", "os", "struct", "sys", "time"},
+    "vmm/machine": {"_signal", "_thread", "errno", "os", "signal", "struct", "sys", "time"},
     "vmm/machine/payload.py": {"_sha2", "_sha256", "hashlib", "os", "struct"},
     "vmm/devices": {"struct", "zlib"},
     "vmm/devices/memory.py": {"mmap"},

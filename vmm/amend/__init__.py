@@ -101,7 +101,7 @@ def preload_steps(steps: Sequence[AmendRequest]) -> None:
 
 def _is_one_run(steps: Sequence[AmendRequest]) -> bool:
     """Whether the guest runs once, whatever the image is."""
-    return len(steps) == 1 and steps[0].runs == 1
+    return len(steps) == 1 and not steps[0].parts()
 
 
 def plan_steps(

@@ -41,7 +41,7 @@ _PLACES = (*_TABLE_PLACE, "snapshots_offset")
 
 def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
-    tuple(rules_of(request))
+    rules_of(request)
     if request.repairs:
         from . import repaired  # noqa: F401
     if request.writes_tables or request.moves_header:

@@ -54,7 +54,7 @@ _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
-_FIELDS = (*HEADER_FIELDS[1:], *V3_FIELDS, *_TEXTS, *KEYSLOTS)  # the magic does not change
+_FIELDS = (*HEADER_FIELDS, *V3_FIELDS, *_TEXTS, *KEYSLOTS)
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
     "Mapping": ("dict", "FrozenDict"),

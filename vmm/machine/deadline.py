@@ -12,19 +12,21 @@ from _thread import get_native_id  # threading would cost 4 ms
 from struct import Struct
 from time import monotonic
 
-from ..base.c import byref, c_int, c_uint64, syscall
+from ..base.c import byref, c_int, syscall
 from ..base.errors import HostError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, sigtimedwait
+else:  # signal would cost the command enum
+    from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, sigtimedwait
+
 # linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
-_SYS_RT_SIGPROCMASK, _SYS_RT_SIGTIMEDWAIT = 14, 128
 _SYS_TIMER_CREATE, _SYS_TIMER_SETTIME, _SYS_TIMER_DELETE = 222, 223, 226
-_CLOCK_MONOTONIC, _SIGEV_THREAD_ID, _SIG_BLOCK, _SIG_SETMASK = 1, 4, 0, 2
+_CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
 _SIGNAL = 64  # SIGRTMAX: the last one, which programs are the least likely to use
-_SIGNAL_BIT = 1 << (_SIGNAL - 1)
-_SIGSET_SIZE = 8
 
 _SIGEVENT = Struct("=Qiii44x")  # value, signo, notify, thread_id
-_TIMESPEC = Struct("=qq")  # seconds, nanoseconds
 _ITIMERSPEC = Struct("=qqqq")  # interval, value
 
 
@@ -46,7 +48,7 @@ class Deadline:
         self._seconds = max(seconds, 1e-6)
         self._end = 0.0
         self._timer = c_int()
-        self._old_mask = c_uint64()
+        self._blocked: set[int] = set()
         self.run_mask = 0
 
     def __enter__(self) -> Deadline:
@@ -54,8 +56,8 @@ class Deadline:
         event = _SIGEVENT.pack(0, _SIGNAL, _SIGEV_THREAD_ID, get_native_id())
         whole = int(self._seconds)
         _syscall(_SYS_TIMER_CREATE, _CLOCK_MONOTONIC, event, byref(self._timer))
-        _set_mask(_SIG_BLOCK, c_uint64(_SIGNAL_BIT), self._old_mask)
-        self.run_mask = self._old_mask.value & ~_SIGNAL_BIT
+        self._blocked = pthread_sigmask(SIG_BLOCK, (_SIGNAL,))
+        self.run_mask = sum([1 << (number - 1) for number in self._blocked if number != _SIGNAL])
         self._end = monotonic() + self._seconds
         spec = _ITIMERSPEC.pack(0, 0, whole, int((self._seconds - whole) * 1e9))
         _syscall(_SYS_TIMER_SETTIME, self._timer.value, 0, spec, None)
@@ -68,15 +70,5 @@ class Deadline:
     def __exit__(self, *_exc: object) -> None:
         """Stop the timer, take the signal if it is pending, and restore the mask."""
         _syscall(_SYS_TIMER_DELETE, self._timer.value)
-        wanted = c_uint64(_SIGNAL_BIT)
-        # Fails with EAGAIN where nothing is pending, which is the usual case.
-        try:  # noqa: SIM105 - contextlib is one more import
-            syscall(_SYS_RT_SIGTIMEDWAIT, byref(wanted), None, _TIMESPEC.pack(0, 0), _SIGSET_SIZE)
-        except OSError:
-            pass
-        _set_mask(_SIG_SETMASK, self._old_mask, None)
-
-
-def _set_mask(how: int, mask: c_uint64, old: c_uint64 | None) -> None:
-    old_pointer = None if old is None else byref(old)
-    _syscall(_SYS_RT_SIGPROCMASK, how, byref(mask), old_pointer, _SIGSET_SIZE)
+        sigtimedwait((_SIGNAL,), 0)
+        pthread_sigmask(SIG_SETMASK, self._blocked)

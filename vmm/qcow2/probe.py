@@ -19,12 +19,13 @@ PROBE_SIZE = 512
 _MAGIC = b"QFI\xfb"
 _LUKS = "a luks volume"
 _QCOW1 = _MAGIC + b"\0\0\0\1"
+_VERSION_2 = b"\0\0\0\2"
 
 # The qcow2 specification, "Header".
-_HEADER = Struct(">4sIQIIQIIQQIIQ")
-_V3_FIELDS = Struct(">QQQII")
+_HEADER = Struct(">4xIQIIQIIQQIIQ")
+_HEADER_V3 = Struct(_HEADER.format + "QQQII")
 HEADER_FIELDS = (
-    *("magic", "version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),
+    *("version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),
     *("crypt_method", "l1_size", "l1_table_offset", "refcount_table_offset"),
     *("refcount_table_clusters", "nb_snapshots", "snapshots_offset"),
 )
@@ -32,6 +33,7 @@ V3_FIELDS = (
     *("incompatible_features", "compatible_features", "autoclear_features"),
     *("refcount_order", "header_length"),
 )
+_ALL_FIELDS = (*HEADER_FIELDS, *V3_FIELDS)
 
 # The specification's feature bits and types of header extensions, as in shared/qcow2/qcow2.h.
 INCOMPATIBLE_DIRTY, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE = 1, 2, 4
@@ -107,11 +109,9 @@ class FixedHeader:
 
 def header_fields(head: bytes) -> dict[str, int]:
     """Name the fields of a header's first 104 bytes; those of version 3 only if it is that."""
-    fields = dict(zip(HEADER_FIELDS, _HEADER.unpack_from(head), strict=True))
-    del fields["magic"]
-    if fields["version"] != 2:
-        fields.update(zip(V3_FIELDS, _V3_FIELDS.unpack_from(head, _HEADER.size), strict=True))
-    return fields
+    if head[4:8] == _VERSION_2:
+        return dict(zip(HEADER_FIELDS, _HEADER.unpack_from(head), strict=True))
+    return dict(zip(_ALL_FIELDS, _HEADER_V3.unpack_from(head), strict=True))
 
 
 def parse_fixed_header(head: bytes) -> FixedHeader | None:

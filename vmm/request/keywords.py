@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 
-from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX
+from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX, INSTAR_RAM_SIZE
 
 from ..base.errors import ImageRejected, Refusal, UsageError
+from ..base.record import FrozenDict
 from . import TIMEOUT, AmendRequest
 from .kinds import CHOICE
 from .options import OPTIONS, PERMISSIONS, PERMITTED
@@ -114,14 +115,14 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     allowed = {**_ALLOWED, **{row.key: row.take(values[row.key]) for row in named}}
     if not (allowed["repair"] or any(option.writes_tables for option in given)):
         allowed["max_growth"] = 0  # nothing that is asked for can make the file grow
-    if allowed["repair"]:
-        asked["ram_size"] = INSTAR_RAM_MAX  # all references are counted in it
-    return AmendRequest.of(
-        **asked,
-        **allowed,
+    return AmendRequest(
+        FrozenDict(asked),
+        FrozenDict(allowed),
         dry_run=values["dry_run"],
         flush=CACHE_MODES[values["cache"]],
         timeout=values["timeout"],
+        # A repair counts all references in it.
+        ram_size=INSTAR_RAM_MAX if allowed["repair"] else INSTAR_RAM_SIZE,
         keys=values["keys"],
         format=values["format"] or AMENDABLE_FORMAT,
     )

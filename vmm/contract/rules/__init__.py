@@ -11,7 +11,7 @@ from ...qcow2.probe import AUTOCLEAR_BITMAPS, AUTOCLEAR_KNOWN, EXTENSION_BITMAPS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ...qcow2.header_view import HeaderView
     from ...request import AmendRequest
@@ -64,13 +64,15 @@ class Rule:
     """What is wrong if the guest amends this image, which it had to refuse; "" if nothing."""
 
 
-def rules_of(request: AmendRequest) -> Iterator[Rule]:
+def rules_of(request: AmendRequest) -> list[Rule]:
     """The rules of the options that are asked for; the others' files are not even imported."""
-    for option, _ in request.asked():
-        if option.key not in _KNOWN:
-            module = __import__(f"{__name__}.{option.key}", fromlist=("RULE",))
-            _KNOWN[option.key] = module.RULE
-        yield _KNOWN[option.key]
+    return [_KNOWN.get(option.key) or _load(option.key) for option, _ in request.asked()]
+
+
+def _load(key: str) -> Rule:
+    rule: Rule = __import__(f"{__name__}.{key}", fromlist=("RULE",)).RULE
+    _KNOWN[key] = rule
+    return rule
 
 
 def is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
@@ -80,7 +82,7 @@ def is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
 
 def allowed(request: AmendRequest, before: HeaderView) -> Differences:
     """What a request may make different of an image that has this header."""
-    return frozenset().union(*(rule.allowed(request, before) for rule in rules_of(request)))
+    return frozenset().union(*[rule.allowed(request, before) for rule in rules_of(request)])
 
 
 def expected(request: AmendRequest, before: HeaderView) -> Draft:
