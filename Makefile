@@ -74,7 +74,7 @@ define each_python
 	done
 endef
 
-pythons: ## run the tests that depend on the interpreter on the oldest and the newest Python
+pythons: | needs ## run the tests that depend on the interpreter on the oldest and the newest Python
 	$(call each_python,test,ARGS='-m "not any_python" $(INTERPRETER_TESTS)')
 
 environments: downloads $(PAYLOAD) ## make the environments of "make pythons"

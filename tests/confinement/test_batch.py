@@ -109,6 +109,13 @@ def test_no_names_are_no_failure(tmp_path: Path) -> None:
     )
 
 
+def test_one_image_of_a_list_is_one(tmp_path: Path) -> None:
+    (image,) = write_some(tmp_path, 1)
+    (tmp_path / "list").write_text(f"{image}\n")
+    done = run("amend", *LAZY, "--files-from", tmp_path / "list")
+    assert done.stderr == "instar: 1 image: 1 amended, 0 as asked, 0 failed\n"
+
+
 def on_a_terminal(*arguments: str | Path, patch: str = "", status: int = 0) -> str:
     """What the command shows on a terminal."""
     master, slave = pty.openpty()

@@ -27,6 +27,11 @@ LACKING = {
         "make test lacks python3, Python's ensurepip, a C compiler and libc, strace;"
         " as root: apt-get install python3 python3-venv gcc libc6-dev strace",
     ),
+    "pythons": (
+        ("python3", "strace"),
+        "make pythons lacks python3, Python's ensurepip, strace;"
+        " as root: apt-get install python3 python3-venv strace",
+    ),
     "demo": (
         ("gcc",),
         "make demo lacks gcc; as root: apt-get install gcc",

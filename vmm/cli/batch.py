@@ -88,7 +88,8 @@ def _report(outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet
             bar.close()
     if not quiet:
         summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        write("stderr", f"instar: {sum(counts.values())} images: {summary}\n")
+        images = "1 image" if (total := sum(counts.values())) == 1 else f"{total} images"
+        write("stderr", f"instar: {images}: {summary}\n")
     return 1 if counts["failed"] else 0
 
 
