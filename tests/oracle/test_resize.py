@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import instar
+from tests.support.disks import snapshots
 from tests.support.divergences import diverges
 from tests.support.process import command
 from tests.support.qemu import Qemu, all_versions, newest
@@ -56,6 +57,9 @@ def assert_resized(qemu: Qemu, image: Path, size: str) -> None:
     if told < 1 << 31:
         assert qemu.img(*compare[:2], *compare[3:], accept=(0, 1)).ok
     names = [line.split()[1] for line in qemu.snapshot(original, "-l").splitlines()[2:]]
+    if told >= 1 << 40:  # where qemu-img takes seconds to go back to one
+        assert snapshots(image.read_bytes()) == snapshots(original.read_bytes())
+        names = []
     for name in names:  # qemu-img reads one in place as if its disk had the image's size
         applied = [shutil.copyfile(path, f"{path}.{name}") for path in (original, image)]
         for path in applied:
