@@ -78,9 +78,11 @@ class _Flags:
         for place, words in self._references.entries_at(table):
             if self._is_plain(words):
                 continue
-            flagged = map(self._flagged_l2, words)
-            pairs = enumerate(zip(words, flagged, strict=True))
-            changes = {at: new for at, (word, new) in pairs if new != word}
+            changes = {
+                at: new
+                for at, word in enumerate(words)
+                if word and (new := self._flagged_l2(word)) != word  # most of many are 0
+            }
             if changes:
                 self._take_block(place, changes, len(words))
 
