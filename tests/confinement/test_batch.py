@@ -111,8 +111,8 @@ def test_no_names_are_no_failure(tmp_path: Path) -> None:
 
 def test_one_image_of_a_list_is_one(tmp_path: Path) -> None:
     (image,) = write_some(tmp_path, 1)
-    (tmp_path / "list").write_text(f"{image}\n")
-    done = run("amend", *LAZY, "--files-from", tmp_path / "list")
+    (tmp_path / "list").write_text(f"{image}\0")
+    done = run("amend", *LAZY, "--null", "--files-from", tmp_path / "list")
     assert done.stderr == "instar: 1 image: 1 amended, 0 as asked, 0 failed\n"
 
 
