@@ -106,6 +106,14 @@ EXPECTED = {
         "the guest leaves the image dirty, or clean, without a reason",
     ),
     "repair_sets_an_autoclear_bit": (DIRTY, HEADER),
+    "repair_frees_a_used_cluster": (DIRTY, NOTHING.format(0)),
+    "repair_writes_after_the_end": (DIRTY, NOTHING.format(0)),
+    "repair_writes_the_header_early": (
+        DIRTY,
+        "the guest writes more of the header than its first sector",
+    ),
+    "repair_zeroes": (DIRTY, "the guest repairs in a phase that no repair has"),
+    "repair_without_end": (DIRTY, "more sectors written than any amend of this image needs"),
     "repair_not_atomic": (DIRTY, "the guest's switch is not the one it reports"),
 }
 
@@ -139,3 +147,32 @@ def test_a_repair_that_does_anything_else_is_a_guest_fault(
     error = rogues.run(name, path, Set(image, REPAIR))
     assert type(error) is instar.GuestFault
     assert re.fullmatch(message, str(error)), error
+
+
+REBUILT = Set(
+    Image(
+        cluster_bits=9,
+        size=400 << 9,
+        clusters={n: Data(b"d") for n in range(260)},
+        dirty=True,
+        refcounts=dict.fromkeys(range(400), 0),
+    ),
+    REPAIR,
+)
+"""Two new blocks after their table, at the end of the file."""
+
+
+def test_without_a_lie_all_refcounts_are_written_anew(rogues: Rogues, path: Path) -> None:
+    REBUILT.image.write(path)
+    payload = rogues.payload("no_lie")
+    assert instar.amend(path, payload=payload, repair=True).action == "amended"
+    assert instar.check(path).exit_status == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["first_refcount_off_by_one", "last_refcount_off_by_one", "old_block_kept"]
+)
+def test_a_lie_among_new_refcounts_is_a_guest_fault(rogues: Rogues, path: Path, name: str) -> None:
+    error = rogues.run(name, path, REBUILT)
+    assert type(error) is instar.GuestFault
+    assert re.fullmatch(r"the refcounts from sector \d+ on are not the old ones", str(error)), error
