@@ -332,7 +332,7 @@ def test_a_low_limit_of_open_files_is_one_line_that_says_so(
     where = ["--files-from", "-"] if many else [image]
     line = ["prlimit", f"--nofile={most}:", "--", *command("amend", *LAZY, *where)]
     done = subprocess.run(line, input=f"{image}\n", capture_output=True, text=True, check=False)
-    errors = [e for e in done.stderr.splitlines() if " images: " not in e]
+    errors = [e for e in done.stderr.splitlines() if " image: " not in e]
     assert done.returncode == 1
     assert len(errors) == 1
     assert "raise the limit of open files (ulimit -n) to 64" in errors[0]
