@@ -295,3 +295,13 @@ def test_each_block_is_found_by_the_index_of_its_entry() -> None:
     table, blocks = refcount_structures(disk, dict(parse_header(data)))
     assert table == range(places["refcount_table"], places["refcount_table"] + 1)
     assert blocks == {n: places[f"refcount_block[{n}]"] for n in range(3)}
+
+
+def test_a_repair_lets_the_file_grow_by_no_more_than_it_may() -> None:
+    plan = Plan(ZEROS.build())
+    end = max(at + len(data) for (_, at), data in plan.sectors.items())
+    plan.request = AmendRequest.of(repair=True, max_growth=end - len(plan.image))
+    plan.judge()
+    plan.request = AmendRequest.of(repair=True, max_growth=end - len(plan.image) - SECTOR)
+    with pytest.raises(GuestFault, match=r"lets the file grow by more than it may$"):
+        plan.judge()

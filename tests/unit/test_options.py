@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from instar.vmm.base.errors import ImageRejected, UsageError
 from instar.vmm.cli.flags import AMEND
+from instar.vmm.request.keys import AddKey, check_keys
 from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format, make_request
 from instar.vmm.request.kinds import BOOLEANS, FLAG
 from instar.vmm.request.lists import parse_options, parse_size
@@ -407,3 +409,15 @@ def test_each_value_that_a_shell_offers_is_taken() -> None:
     assert {f"{key}={value}" for key in flags for value in ("on", "off")} <= {*whole}
     others = {row.key for row in OPTIONS if not row.choices and not row.numbers} - flags
     assert {f"{key}=" for key in others} <= {*offered}
+
+
+@pytest.mark.parametrize("iter_time", [0, 1, (1 << 63) - 1, -1, 1 << 63, 1.0, True, "2000", None])
+def test_the_time_of_a_keys_iterations_is_a_number_of_milliseconds(iter_time: Any) -> None:
+    keys = AddKey(b"old", b"new", iter_time=iter_time)
+    if type(iter_time) is int and 0 <= iter_time < 1 << 63:
+        check_keys(keys)
+    else:
+        with pytest.raises(
+            UsageError, match=r"^iter_time is a number of milliseconds from 0, not "
+        ):
+            check_keys(keys)
