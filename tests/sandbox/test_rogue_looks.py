@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import instar
+from instar.abi import CHECK_KIND_MAX
 from instar.vmm.cli import main
 from instar.vmm.inspect import looker
 from tests.sandbox.rogues import FOLDER, Rogues
@@ -56,7 +57,7 @@ FAULTS = {
     "info_without_end": FLOOD,
     "info_that_checks": "frame of type 22 from an operation that has none",
     "check_of_leaks_alone": "fewer leaks than were told",
-    "check_of_an_unknown_kind": "a finding of kind 28",
+    "check_of_an_unknown_kind": f"a finding of kind {CHECK_KIND_MAX + 1}",
     "check_without_end": FLOOD,
     "check_of_endless_progress": FLOOD,
     "check_that_refuses_twice": "a result with 2 refusals",

@@ -3,6 +3,6 @@
 
 void operation_start(void)
 {
-    const struct CheckFinding finding = {CHECK_OVERLAP + 1, 0, {0, 0, 0}};
+    const struct CheckFinding finding = {CHECK_KIND_MAX + 1, 0, {0, 0, 0}};
     tell(FRAME_CHECK_FINDINGS, &finding, sizeof(finding));
 }
