@@ -100,6 +100,18 @@ raise SystemExit("Seccomp:\\t0" not in open("/proc/self/status").read())
     assert (done.returncode, done.stderr.count("instar: ")) == (0, 1), done.stderr
 
 
+@pytest.mark.parametrize("command", ["check", "info"])
+def test_nor_is_one_that_looks(tmp_path: Path, command: str) -> None:
+    image = write_image(SCENES["amended"], tmp_path)
+    patch = """
+from instar.vmm.cli import main
+assert main(sys.argv[1:]) == 0
+raise SystemExit("Seccomp:\\t0" not in open("/proc/self/status").read())
+"""
+    done = run(command, image, patch=patch)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
 # The parent of all processes of a user may be at its limit: nobody, here, may start no thread.
 NOBODY = """
 import os

@@ -26,6 +26,7 @@ from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES as HOSTILE
 from tests.support.forge import Bitmap, Data, Extension, Feature, Image, Snapshot
 from tests.support.looks.information import ask_instar, unexplained
+from tests.support.luks_headers import make_header
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
@@ -227,6 +228,20 @@ def test_a_policy_of_other_types_takes_no_image(tmp_path: Path, field: str, valu
     assert instar.Policy().violations(info) == ()
     with pytest.raises(instar.UsageError, match=f"^{field} (is|are) "):
         instar.Policy(**{field: value}).violations(info)
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_a_luks_header_is_told_wherever_it_is_after_the_header_cluster(
+    tmp_path: Path, cluster: int
+) -> None:
+    path = tmp_path / "i"
+    header = make_header("xts-plain64", 64, "sha256")
+    holes = range(1, cluster)
+    Image(crypt_method=2, crypto_header=header, holes=holes).write(path)
+    assert path.read_bytes()[cluster << 16 :].startswith(header[:592])
+    encrypt = instar.info(path).details["encrypt"]
+    assert isinstance(encrypt, dict)
+    assert encrypt["format"] == "luks"
 
 
 @pytest.mark.parametrize(

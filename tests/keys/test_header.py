@@ -74,6 +74,34 @@ def test_each_bad_field_is_refused_by_name(name: str) -> None:
     assert reason(bytes(raw)) == expected
 
 
+NAMED = {
+    "the payload offset": (104, 4, b"\0\0\0\1"),
+    "the key size in bytes": (108, 4, b"\0\0\0\1"),
+    "the number of iterations": (164, 4, bytes(4)),
+    "the state of keyslot 0": (SLOT, 4, bytes(4)),
+    "the number of iterations of keyslot 0": (SLOT + 4, 4, bytes(4)),
+    "the key offset of keyslot 7": (SLOT + 48 * 7 + 40, 4, bytes(4)),
+    "the stripes of keyslot 7": (SLOT + 48 * 7 + 44, 4, bytes(4)),
+}
+
+
+@pytest.mark.parametrize("field", NAMED)
+def test_the_field_that_is_wrong_is_named(field: str) -> None:
+    at, size, value = NAMED[field]
+    raw = header()
+    raw[at : at + size] = value
+    with pytest.raises(ImageRejected) as caught:
+        read_header(bytes(raw), LENGTH)
+    assert field in caught.value.refusals[0].message
+
+
+def test_a_payload_after_the_header_is_right_and_the_areas_are_wrong() -> None:
+    raw = header()
+    pack_into(">I", raw, 104, 2)
+    with pytest.raises(ImageRejected, match="the key offset of keyslot"):
+        read_header(bytes(raw), LENGTH)
+
+
 @pytest.mark.parametrize("size", [0, 1, 207, HEADER_SIZE - 1, HEADER_SIZE + 1])
 def test_a_header_that_is_not_whole_is_refused(size: int) -> None:
     assert reason(bytes(header()).ljust(size, b"\0")[:size]) == "luks_truncated"

@@ -111,6 +111,17 @@ def test_nothing_is_measured_where_the_iterations_take_no_time(
         assert len(measured) == (count == LONG)
 
 
+def test_iterations_are_few_up_to_a_bound(luks: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = instar.vmm.luks.region.Region(
+        lambda at, size: luks[at : at + size], 0, len(luks), len(luks)
+    )
+    monkeypatch.setattr(instar.vmm.luks.region, "measure", lambda _name: 1.0)
+    few = instar.vmm.luks.region._NEGLIGIBLE
+    instar.vmm.luks.region.Trials(region, lambda: 0.0, None).expect(few)
+    with pytest.raises(instar.ImageRejected, match="iterations"):
+        instar.vmm.luks.region.Trials(region, lambda: 0.0, None).expect(few + 1)
+
+
 @pytest.mark.kvm
 def test_the_keys_are_a_step_of_the_progress_of_all(tmp_path: Path) -> None:
     path = make_by_qemu(tmp_path / "i", "qcow2").path

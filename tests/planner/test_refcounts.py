@@ -184,13 +184,17 @@ def test_new_blocks_count_themselves_at_every_width(order: int) -> None:
     check(image, changes, books)
 
 
-def test_new_blocks_are_whole_where_they_are_larger_than_what_is_written_at_once() -> None:
-    image, run = small(6, 17).build(), 16_370
-    books = change_books(image, [Take(run)], max_growth=1 << 40)
+@pytest.mark.parametrize(("bits", "run", "blocks"), [(17, 16_370, 1), (21, 1 << 20, 5)])
+def test_new_blocks_are_whole_where_they_are_larger_than_what_is_written_at_once(
+    bits: int, run: int, blocks: int
+) -> None:
+    image = small(6, bits).build()
+    books = change_books(image, [Take(run)], max_growth=1 << 50)
     assert books.planned, books.refusals
-    start, block = (books.taken[0][0] - 1) << 17, encode([1] * (run + 1), 6).ljust(1 << 17, b"\0")
+    start = (books.taken[0][0] - blocks) << bits
+    counts = encode([1] * (run + blocks), 6).ljust(blocks << bits, b"\0")
     written = {write.offset: write.data for write in books.writes if write.offset >= start}
-    assert b"".join(data for _, data in sorted(written.items())) == block
+    assert b"".join(data for _, data in sorted(written.items())) == counts
 
 
 @pytest.mark.parametrize("order", [4, 5, 6])

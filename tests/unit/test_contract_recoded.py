@@ -121,6 +121,10 @@ def another_sector(plan: Plan) -> None:
     plan.sectors[0, 20 * SECTOR] = b"x" * SECTOR
 
 
+def first_sector_after_the_header(plan: Plan) -> None:
+    plan.sectors[0, SECTOR] = b"x" * SECTOR
+
+
 def l1_table_moves(plan: Plan) -> None:
     plan.put(40, plan.l1 + SECTOR, 8, abi.INSTAR_PHASE_SWITCH)
 
@@ -147,6 +151,7 @@ ROGUES: dict[str, Callable[[Plan], None]] = {
     "the table is too large": larger_table,
     "all lies further away than it must": further_away,
     "another sector is written": another_sector,
+    "the sector after the header cluster is written": first_sector_after_the_header,
     "the L1 table moves too": l1_table_moves,
     "the old table is released": release,
     "the switch comes early": early_switch,

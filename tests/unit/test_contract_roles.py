@@ -13,7 +13,17 @@ from tests.support import planning
 from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planning import Case
 from tests.support.reference import COPIED, Model, downgrade, upgrade
-from tests.support.tables import BACKED, BLOCKS, CLUSTERS, OLD, PLAIN, SMALL, SNAPSHOT, place
+from tests.support.tables import (
+    BACKED,
+    BLOCKS,
+    CLUSTERS,
+    MAPPING,
+    OLD,
+    PLAIN,
+    SMALL,
+    SNAPSHOT,
+    place,
+)
 
 COMPRESSED = 1 << 62
 LUKS = 0x0537BE77
@@ -156,6 +166,13 @@ class TestEveryPointerIsHeldAgainstEveryTouch:
                 model.case.judge()
         else:
             assert_overlap(model.case, offset)
+
+
+def test_of_two_things_that_a_cluster_is_written_as_the_first_is_named() -> None:
+    model, offset = touched()["written as the refcount table"]
+    model.put(MAPPING, offset, model.case.data[offset : offset + 512])
+    users = assert_overlap(model.case, offset)
+    assert users == (abi.AMEND_USE_L2_TABLE, abi.AMEND_USE_REFCOUNT_TABLE)
 
 
 class TestExtensions:

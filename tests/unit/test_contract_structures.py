@@ -11,7 +11,7 @@ from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.structures import Snapshots
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge import Bitmap, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planning import Case
 from tests.support.reference import COPIED, downgrade, upgrade
 from tests.support.tables import (
@@ -76,6 +76,13 @@ class TestStructures:
         model = downgrade(BITMAPS, drop_bitmaps=True)
         model.case.phases[RELEASE].clear()
         assert_fault(model, "^the guest stages fewer refcounts than it changes$")
+
+    def test_all_clusters_of_a_bitmaps_table_are_released(self) -> None:
+        bitmap = Bitmap(name=b"fine", granularity_bits=9)
+        image = Image(cluster_bits=9, size=140 << 20, bitmaps=[bitmap])
+        table = image.regions()["bitmap[0].table"]
+        assert table.stop - table.start > 512
+        downgrade(image, drop_bitmaps=True).case.judge()
 
     def test_the_clusters_of_stale_bitmaps_are_released(self) -> None:
         model = downgrade(BITMAPS, drop_bitmaps=True)

@@ -24,6 +24,7 @@ from tests.support.forge import (
     Reader,
     Snapshot,
     Zero,
+    ZeroAllocated,
     faults,
     find_extension,
     layout,
@@ -161,6 +162,13 @@ def assert_same_contents(image: Image, model: Model) -> None:
         number = None if layer is None else layer
         for index in list(image.contents(number))[:700]:
             assert after.read(index, layer) == before.read(index, layer), (layer, index)
+
+
+@pytest.mark.parametrize("bits", [11, 16])
+def test_zero_clusters_are_filled_in_place_in_sectors_that_are_staged_in_a_row(bits: int) -> None:
+    clusters: dict[int, Cluster] = {64 * n: ZeroAllocated(b"z") for n in range(3)}
+    image = Image(cluster_bits=bits, size=1 << 2 * bits - 3, backing_file=b"b", clusters=clusters)
+    downgrade(image).case.judge()
 
 
 @pytest.mark.parametrize("snapshots", [0, 1, 3])

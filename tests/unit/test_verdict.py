@@ -265,6 +265,17 @@ def test_what_an_image_of_its_size_may_have_is_missing(raw: tuple[int, ...]) -> 
     assert "truncated" in refusal.message
 
 
+@pytest.mark.parametrize("bits", [22, 63, 1 << 31])
+def test_a_cluster_is_not_taken_to_be_larger_than_it_can_be(bits: int) -> None:
+    raw = (abi.REFUSAL_L1_TABLE, 7, 3 << 21, 1, 0x20000)
+    told = [
+        translate((raw,), Circumstances(size=3 << 21, header={**HEADER, "cluster_bits": number}))
+        for number in (21, bits)
+    ]
+    assert "truncated" in told[0][0].message
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("raw", DAMAGED.values(), ids=DAMAGED)
 def test_a_table_that_is_damaged_is_no_truncated_file(raw: tuple[int, ...]) -> None:
     reason, *details = raw
