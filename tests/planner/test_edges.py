@@ -342,3 +342,15 @@ class TestWalks:
         once, twice = (ask(planner, shuffled(each), DOWN).read_calls for each in (image, shared))
         walks, parts = 2, 2  # each part of both L1 tables is read
         assert twice <= once + walks * 2 * parts + 1
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_where_the_version_stays_a_snapshot_keeps_lacking_what_it_lacks(
+    planner: Any, version: int
+) -> None:
+    data = Image(version=version, snapshots=[Snapshot(name=b"old", extra_data_size=0)]).build()
+    requests = [AmendRequest.of(compat=version), *[TOGGLE] * (version == 3)]
+    for request in requests:
+        answer = ask(planner, data, request)
+        assert answer.planned
+        assert {write.offset for write in answer.writes} <= {0}

@@ -331,3 +331,13 @@ def test_an_upgrade_and_lazy_refcounts_come_with_the_same_switch(order: int) -> 
     assert (header.version, header.refcount_order, header.compatible_features) == (3, order, 1)
     expect_recoded(image, after)
     assert {write.phase for write in answer.writes} == {0, abi.INSTAR_PHASE_SWITCH}
+
+
+@pytest.mark.parametrize("order", [order for order in ORDERS if order != 4])
+def test_on_a_device_each_new_structure_is_one_write(order: int) -> None:
+    """A block of a few counts and many zeros too, which come to the counts in a second piece."""
+    image = small(4, bits=16).build().ljust(60 << 16, b"\0")
+    answer, _ = recode(image, order, fixed_size=True, max_growth=0)
+    assert answer.planned, answer.refusals
+    prepared = [len(write.data) for write in answer.writes if write.phase == 0]
+    assert prepared == [1 << 16, 1 << 16]
