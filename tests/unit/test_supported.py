@@ -13,7 +13,9 @@ LACKING = "for name in ('fcntl', 'resource', 'mmap', '_ctypes', '_posixsubproces
 LACKING += "    sys.modules[name] = None\n"
 ARM = "import os, sys, platform\n"
 ARM += "os.uname = lambda: os.uname_result(('Linux', 'host', '6.12', '#1', 'aarch64'))\n"
-WINDOWS = "import os, sys, platform\nsys.platform = 'win32'\ndel os.uname, os.O_DIRECTORY\n"
+# Python's own modules find what they need on a real one, so those that help uses come before.
+WINDOWS = "import importlib.metadata, os, sys, platform\n"
+WINDOWS += "sys.platform = 'win32'\ndel os.uname, os.O_DIRECTORY\n"
 WINDOWS += "platform.system, platform.machine = (lambda: 'Windows'), (lambda: 'AMD64')\n" + LACKING
 MACOS = "import os, sys, platform\nsys.platform = 'darwin'\n"
 MACOS += "platform.system, platform.machine = (lambda: 'Darwin'), (lambda: 'arm64')\n"
