@@ -15,7 +15,7 @@ import time
 
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.record import record, to_dict
-from ..fleet.interrupts import HeldBack, begin_as_child, let_in
+from ..fleet.interrupts import begin_as_child, carry_through, let_in
 from .shapes import read_document
 
 TYPE_CHECKING = False
@@ -70,14 +70,7 @@ def carry_out(
     come to their end; then the documents of all that came to it follow, and the interrupt goes on.
     """
     batch = _Batch(iter(names), steps, jobs, timeout + MARGIN)
-    with HeldBack():
-        try:
-            yield from batch.run()
-        except KeyboardInterrupt:
-            yield from batch.finish()
-            raise
-        finally:
-            batch.stop()
+    yield from carry_through(batch)
 
 
 class _Batch:
@@ -87,9 +80,7 @@ class _Batch:
         self._names = names
         self._how = steps, seconds
         self._jobs = jobs
-        self._images: list[
-            _Image
-        ] = []  # in the order of the names, of which the first is told next
+        self._images: list[_Image] = []  # in the order of the names; the first is told next
 
     def run(self) -> Iterator[Document]:
         while True:

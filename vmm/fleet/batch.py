@@ -19,7 +19,7 @@ from ..base.errors import HostError, InstarError
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from .document import Expected, describe_unsure, read_outcome
-from .interrupts import HeldBack, let_in
+from .interrupts import carry_through, let_in
 from .supply import Supply
 from .worker import READY
 from .worker_process import AHEAD, WorkerProcess
@@ -56,14 +56,7 @@ def amend_batch(
     follow, and then it goes on.
     """
     batch = _Batch(Supply(paths), request, jobs, required)
-    with HeldBack():
-        try:
-            yield from batch.run()
-        except KeyboardInterrupt:
-            yield from batch.finish()
-            raise
-        finally:
-            batch.stop()
+    yield from carry_through(batch)
 
 
 class _Batch:

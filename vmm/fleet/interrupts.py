@@ -10,10 +10,25 @@ from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from types import FrameType
+    from typing import Protocol, TypeVar
 
     Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+    Told = TypeVar("Told", covariant=True)
+
+    class Batch(Protocol[Told]):
+        """Work on many images."""
+
+        def run(self) -> Iterator[Told]:
+            """Do it, and tell of each image; interrupts come in where it lets them."""
+
+        def finish(self) -> Iterator[Told]:
+            """Let what was begun come to its end, and tell what is left to be told."""
+
+        def stop(self) -> None:
+            """End all processes."""
+
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,6 +51,18 @@ def let_in() -> Generator[None, None, None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+
+
+def carry_through(batch: Batch[Told]) -> Generator[Told, None, None]:
+    """Yield all that is told. After an interrupt that is what was begun, and then it goes on."""
+    with HeldBack():
+        try:
+            yield from batch.run()
+        except KeyboardInterrupt:
+            yield from batch.finish()
+            raise
+        finally:
+            batch.stop()
 
 
 def on_interrupt(handler: Handler) -> None:
