@@ -41,15 +41,13 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes at `address` out. GuestFault if they are not all guest memory."""
-        if not 0 <= size <= self.size - address <= self.size:
-            raise _outside(address, size)
+        self._check(address, size)
         return self._map[address : address + size]
 
     def write(self, address: int, data: bytes | bytearray) -> None:
         """Copy `data` to `address`. GuestFault if that is not all guest memory."""
         size = len(data)
-        if size > self.size - address or address < 0:
-            raise _outside(address, size)
+        self._check(address, size)
         self._map[address : address + size] = data
 
     def discard(self, address: int, size: int) -> None:
@@ -57,8 +55,7 @@ class GuestMemory:
 
         GuestFault if they are not all guest memory.
         """
-        if not 0 <= size <= self.size - address <= self.size:
-            raise _outside(address, size)
+        self._check(address, size)
         self._map.madvise(mmap.MADV_DONTNEED, address, size)
 
     def view(self, address: int, size: int) -> memoryview:
@@ -67,10 +64,9 @@ class GuestMemory:
         The caller must not judge anything through it, and must release it before close().
         GuestFault if it is not all guest memory.
         """
-        if not 0 <= size <= self.size - address <= self.size:
-            raise _outside(address, size)
+        self._check(address, size)
         return memoryview(self._map)[address : address + size]
 
-
-def _outside(address: int, size: int) -> GuestFault:
-    return GuestFault(f"{size} bytes at {address:#x} are not guest memory")
+    def _check(self, address: int, size: int) -> None:
+        if not 0 <= size <= self.size - address <= self.size:
+            raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")
