@@ -90,14 +90,17 @@ $(INSTALLED): pyproject.toml scripts/hatch_build.py bin/instar | needs
 	@VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv pip install -q -e . --group dev $(ZIGLANG)
 	@touch $@
 
-guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the editable install
+define compile_payload
 	@$(PY) scripts/build_abi.py
 	@$(PY) scripts/build_guest.py
+endef
+
+guest: $(INSTALLED) ## compile the payload and the ABI's Python view for the editable install
+	$(compile_payload)
 
 # The last image, as none is older. No environment's Python changes its bytes, nor the planner's.
 $(PAYLOAD): $(BUILD_SCRIPTS) $(SOURCES) | $(INSTALLED)
-	@$(PY) scripts/build_abi.py
-	@$(PY) scripts/build_guest.py
+	$(compile_payload)
 
 planner: $(PLANNER) ## compile the planner as a library for tests
 

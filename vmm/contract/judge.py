@@ -97,10 +97,10 @@ def _judge(
         warnings, work, spare = amended.warnings, amended.work, amended.spare
     else:
         _judge_noop(before, request, staged, claim.atomic)
-    if not claim.fields.items() <= {**dict.fromkeys(claim.fields, 0), **after.fields}.items():
+    if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
         raise GuestFault("the guest reports another version or feature word than it wrote")
     old, new, texts = before.fields, after.fields, texts_of(after)
-    differing = filter({name for name, _ in old.items() ^ new.items()}.__contains__, {**old, **new})
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     changes = [Change(name, old.get(name), new.get(name)) for name in differing]
     for key, text in texts_of(before).items():
         if text != texts[key]:
