@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import random
-import resource
 import signal
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from tests.fuzz.contract_states import (
 )
 from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
+from tests.support.peak import forget_peak, peak
 from tests.support.planner import ask
 from tests.support.planning import Case
 from tests.support.project import load_planner
@@ -236,17 +236,11 @@ class _Peak:
         To make it takes as long as a short verdict, and most do not change it.
         """
         if peak() > self._at_reset + _STALE or not self._at_reset:
-            Path("/proc/self/clear_refs").write_text("5", "ascii")
-            self._at_reset = peak()
+            self._at_reset = forget_peak()
         return peak()
 
 
 _PEAK = _Peak()
-
-
-def peak() -> int:
-    """The most memory that this process has had in use, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def run(seed: int, limits: Limits, keep: Path | None = None, most: int = 1) -> Tally:
