@@ -76,6 +76,10 @@ CHAINS: dict[str, tuple[Image, tuple[str, ...]]] = {
         Image(cluster_bits=9, size=1 << 14, clusters={3: Zero(), 4: Data(b"a")}),
         ("size=8388608", "compat=0.10"),
     ),
+    "a disk larger by many tables, and a downgrade that fills them": (
+        Image(cluster_bits=9, size=1 << 14, backing_file=b"base"),
+        ("size=83886080", "compat=0.10"),
+    ),
     "steps that find the image as asked": (
         Image(clusters={0: Data(b"x")}),
         ("compat=1.1", "lazy_refcounts=on", "lazy_refcounts=on"),

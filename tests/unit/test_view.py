@@ -15,7 +15,7 @@ from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.image import view as view_module
 from instar.vmm.image.commit import commit
-from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.image_file import WORK_FACTOR, ImageFile
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, staging_budget
 from instar.vmm.image.view import ImageView
 
@@ -133,6 +133,20 @@ class TestTheStepsShareOneBudget:
         assert view.work_max == image.work_max - 4096 - 1000
         view.lay(written(0), work=1 << 62)
         assert view.work_max == 0
+
+    def test_of_what_is_read_and_the_tables_that_were_asked_for_pay_for_themselves(
+        self, image: ImageFile
+    ) -> None:
+        view = ImageView(image)
+        view.tables = 1024
+        view.lay(written(1, 2, 3))
+        assert view.work_max == image.work_max + WORK_FACTOR * 1024
+        view.tables = 1024
+        view.lay(written(4))
+        assert view.work_max == image.work_max + WORK_FACTOR * (1024 + 512)
+        view.tables = 0
+        view.lay(written(5))
+        assert view.work_max == image.work_max + WORK_FACTOR * (1024 + 512)
 
     def test_of_what_is_staged(self, image: ImageFile, monkeypatch: pytest.MonkeyPatch) -> None:
         view = ImageView(image)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 
-from .image_file import work_budget
+from .image_file import WORK_FACTOR, work_budget
 from .staging import SECTOR_SIZE, StagedWrites, staging_budget
 
 TYPE_CHECKING = False
@@ -62,13 +62,16 @@ class ImageView:
     def lay(self, staged: StagedWrites, work: int = 0) -> None:
         """Put a step over those before, which was judged with so much work; it stays as it is.
 
-        A step has cost what its guest read, or what it took to judge it, whichever is more.
+        A step has cost what its guest read, or what it took to judge it, whichever is more. The
+        tables that were asked for are paid for as if they were stored already: what follows them
+        costs the next step what it would cost an amend of its own.
         """
         size = size_after(self.size, staged)
         self.max_growth = max(self.max_growth - (size - self.size), 0)
         self.size = size
         left = max(self.budget - max(work, self.work), 0)
-        self.work_max = min(self.work_max, left)
+        paid = WORK_FACTOR * min(staged.size(), self.tables)
+        self.work_max = min(self.work_max, left) + paid
         self.work = 0
         self._staged += staged.size()
         self._ranges += staged.range_count()
