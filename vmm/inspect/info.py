@@ -27,7 +27,7 @@ from ..qcow2.probe import (
     header_fields,
     other_format,
 )
-from .formats import recognise
+from .formats import NEAR_SIZE, recognise
 from .frames import INFO_READ_ALL, InfoFrames
 from .luks import describe_luks
 from .references import describe_reference, full_name
@@ -62,11 +62,12 @@ def describe_image(
 
     `form` is the format that the caller says it has; only a qcow2 image is given to the guest.
     """
-    found, contents = recognise(image.read, image.size)
+    near = image.read(0, NEAR_SIZE)
+    found, contents = recognise(near, image.read, image.size)
     if form is not None and form != found:
         if form != "raw":  # which anything can be taken for
             wanted = f"not the {form} image that it is to be"
-            raise other_format(image.read(0, PROBE_SIZE), image.read, image.size, wanted)
+            raise other_format(near[:PROBE_SIZE], image.read, image.size, wanted)
         found, contents = "raw", tuple(dict.fromkeys((found, *contents)))
     facts: dict[str, Any] = {
         "filename": image.name,
@@ -80,18 +81,19 @@ def describe_image(
         facts["virtual_size"] = -(-image.size // 512) * 512
     if found != "qcow2":
         return ImageInfo(**facts)
-    head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
+    head = near[:PROBE_SIZE].ljust(PROBE_SIZE, b"\0")
     frames = InfoFrames()
     looker.look(image, frames.receive, timeout, debug=debug)
     frames.complete()
-    problems = translate(frames.refusals, Circumstances((), {}, image.size, header_fields(head)))
+    header = header_fields(head)
+    problems = translate(frames.refusals, Circumstances((), {}, image.size, header))
     if problems and not (
         frames.read & INFO_READ_HEADER and _UNREADABLE.isdisjoint(one.name for one in problems)
     ):
         raise ImageRejected(problems)
     facts.update(problems=problems, payload_sha256=looker.payload_sha256, vm_exits=looker.vm_exits)
     try:
-        return ImageInfo(**facts, **_Reading(head, frames, image.name).describe())
+        return ImageInfo(**facts, **_Reading(head, header, frames, image.name).describe())
     except GuestFault as error:
         if image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0") == head:
             raise
@@ -101,9 +103,11 @@ def describe_image(
 class _Reading:
     """What the host read itself, and what the guest said, of one qcow2 image."""
 
-    def __init__(self, head: bytes, frames: InfoFrames, filename: str) -> None:
+    def __init__(
+        self, head: bytes, header: dict[str, int], frames: InfoFrames, filename: str
+    ) -> None:
         self._head = head
-        self._header = header_fields(head)
+        self._header = header
         self._frames = frames
         self._filename = filename
 
