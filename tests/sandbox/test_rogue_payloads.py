@@ -59,7 +59,6 @@ FAULTS = {
     "hlt": 0,
     "cli": 0,
     "sti": 0,
-    "int1": 0,
     "int_0x80": 0,
     "sysenter": 0,
     "sysret": 0,
@@ -122,6 +121,8 @@ OTHERS = {
     "stack_underflow": r"the guest faulted at .*:rogue\+0x0\), last page fault at 0xa000",
     "execute_data": r"the guest faulted at (0x1[a-f]...) \(no function\), last page fault at \1",
     "syscall": r"the guest faulted at .*, last page fault at 0x0",
+    # Traps, which some kernels report with the next instruction's address.
+    "int1": r"the guest faulted at .* \(int1:rogue\+0x[01]\), last page fault at 0x0",
     "int3": r"the guest faulted at .* \(int3:rogue\+0x[01]\), last page fault at 0x0",
     "writes_then_fault": r"the guest faulted at .* \(writes_then_fault:operation_start\+.*",
     "null_frame": r"the guest faulted at .* \(core:\w+\+0x[0-9a-f]+\), last page fault at 0x0",
