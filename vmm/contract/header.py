@@ -31,16 +31,13 @@ class HeaderStates:
         self.places: dict[str, int] = {}
         """The refcount table's new place, if it moves before the switch."""
         self._end = min(1 << self.before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
-        self._phases = [
-            {
+        self._phases: list[dict[int, bytes]] = [{} for _ in range(INSTAR_PHASE_COUNT)]
+        for phase in staged.phases():
+            self._phases[phase] = {
                 first + at // SECTOR_SIZE: bytes(data[at : at + SECTOR_SIZE])
                 for first, data in staged.extents(phase, 0, self._end)
                 for at in range(0, len(data), SECTOR_SIZE)
             }
-            if staged.count(phase)
-            else {}
-            for phase in range(INSTAR_PHASE_COUNT)
-        ]
 
     def size(self) -> int:
         """How many bytes are staged for the header cluster, in all phases."""

@@ -63,7 +63,7 @@ def planned_ranges(
 def _plan(staged: StagedWrites) -> Iterator[Range]:
     for offset, end in _zeroes(staged):
         yield INSTAR_PHASE_PREPARE, offset, end - offset, True
-    for phase in filter(staged.count, range(INSTAR_PHASE_COUNT)):
+    for phase in staged.phases():
         for start, end in staged.runs(phase):
             yield phase, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
 

@@ -273,6 +273,10 @@ class StagedWrites:
             return bytes(data)
         return None
 
+    def phases(self) -> list[int]:
+        """The phases that write anything, ascending."""
+        return [phase for phase, count in enumerate(self._counts) if count]
+
     def count(self, phase: int) -> int:
         """How many sectors a phase writes."""
         return self._counts[phase]

@@ -24,6 +24,8 @@ _VERSION_2 = b"\0\0\0\2"
 # The qcow2 specification, "Header".
 _HEADER = Struct(">4xIQIIQIIQQIIQ")
 _HEADER_V3 = Struct(_HEADER.format + "QQQII")
+_V3 = Struct(">QQQI")
+"""What version 3 has after that, but for the header's length."""
 HEADER_FIELDS = (
     *("version", "backing_file_offset", "backing_file_size", "cluster_bits", "size"),
     *("crypt_method", "l1_size", "l1_table_offset", "refcount_table_offset"),
@@ -121,19 +123,12 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
     """
     if not head.startswith(_MAGIC) or head.startswith(_QCOW1):
         return None
-    fields = header_fields(head.ljust(PROBE_SIZE, b"\0"))
-    return FixedHeader(
-        fields["version"],
-        fields["cluster_bits"],
-        fields["size"],
-        fields.get("incompatible_features", 0),
-        fields.get("compatible_features", 0),
-        fields.get("autoclear_features", 0),
-        fields.get("refcount_order", REFCOUNT_ORDER_V2),
-        fields["refcount_table_offset"],
-        fields["refcount_table_clusters"],
-        fields["l1_table_offset"],
+    head = head.ljust(PROBE_SIZE, b"\0")
+    version, _, _, cluster_bits, size, _, _, l1_table, table, clusters, _, _ = _HEADER.unpack_from(
+        head
     )
+    words = (0, 0, 0, REFCOUNT_ORDER_V2) if version == 2 else _V3.unpack_from(head, _HEADER.size)
+    return FixedHeader(version, cluster_bits, size, *words, table, clusters, l1_table)
 
 
 def is_vmdk_text(head: bytes) -> bool:
