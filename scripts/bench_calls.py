@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bench_common import (
     COMMAND,
+    ROW,
+    ROW_OF_CALLS,
     Contender,
     amend_with,
     measure,
@@ -19,10 +21,6 @@ from bench_common import (
 
 import instar
 from tests.support.forge import Data, Image
-
-ROW = 10
-ROW_OF_CALLS = f"the same, each of {ROW} in a row"
-"""What surrounds a single call, new processes, has emptied the processor's caches for it."""
 
 
 def compare_calls(folder: Path, qemu_img: Path, rounds: int) -> dict[str, float]:

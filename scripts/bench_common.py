@@ -16,6 +16,9 @@ from tests.support.qemu import NONE_FETCHED, all_versions
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder for temporary files of our own
 WARM_UP = 3  # rounds
 COMMAND = Path(sys.executable).with_name("instar")
+ROW = 10
+ROW_OF_CALLS = f"the same, each of {ROW} in a row"
+"""What surrounds a single call, new processes, has emptied the processor's caches for it."""
 
 # A process as small as can be, which says how large the largest of its children grew, in KiB.
 PEAK = """

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_common import Contender, measure, plain_image, print_table
+from bench_common import ROW, ROW_OF_CALLS, Contender, measure, plain_image, print_table
 
 import instar
 from instar.vmm.inspect import inspect_image
@@ -68,8 +68,14 @@ def _compare_infos(folder: Path, qemu_img: Path, rounds: int, other: Any) -> dic
     path = plain_image(folder / "looked-at")
     with Looker("info") as looker:
         looker.keep()
+
+        def in_a_row(_: int) -> None:
+            for _ in range(ROW):
+                inspect_image(path, looker)
+
         contenders: dict[str, Contender] = {
             "instar.info(...), a kept machine": lambda _: inspect_image(path, looker),
+            ROW_OF_CALLS: in_a_row,
             "instar.info(...), a fresh machine": lambda _: instar.info(path),
             "qemu-img info": lambda _: subprocess.run(
                 [qemu_img, "info", "--output=json", path], check=True, stdout=subprocess.DEVNULL
@@ -80,6 +86,7 @@ def _compare_infos(folder: Path, qemu_img: Path, rounds: int, other: Any) -> dic
                 str(path)
             ).safety_check()
         medians = measure(contenders, rounds)
+    medians[ROW_OF_CALLS] /= ROW
     qemu = medians["qemu-img info"]
     rows = {n: f"{m * 1e3:7.2f} ms {m / qemu:6.3f} x qemu-img" for n, m in medians.items()}
     print_table(f"One info, medians of {rounds} rounds", rows)
