@@ -197,4 +197,15 @@ FOUND = {
         ("rebase -b ''",),
         judge="7.2.22",
     ),
+    "the format of a backing file is confirmed where there is none": Case(
+        Program(
+            "5.2.0",
+            steps=(
+                "create -o cluster_size=8192,compat=0.10 t.qcow2 196608",
+                "poke ext e2792aca raw",
+            ),
+        ),
+        ("backing_fmt=raw",),
+        judge="10.0.2",
+    ),
 }

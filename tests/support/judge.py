@@ -185,10 +185,22 @@ class Trial:
             self._compare_bitmaps(ours, result)
             self._compare_health(ours, result)
         (facts,) = self._facts(ours)
+        if "backing-filename" not in facts:  # else info does not tell the format
+            facts = {**facts, "backing-filename-format": self._backing_format()}
         for key, wanted in _wanted(self._request, self._size).items():
             if "error" not in facts and (facts.get(key) or None) != (wanted or None):
                 result.findings.append(f"rule: it is as asked -- {key}: {facts.get(key)}")
         return ours
+
+    def _backing_format(self) -> str:
+        """What the header has of it; "" if it has nothing."""
+        with self._ours.open("rb") as stream:
+            extensions = Model(stream.read(1 << 16)).extensions
+        kind = layout.EXTENSION_BACKING_FORMAT
+        return next(
+            (data.decode("utf-8", "replace") for number, _, data in extensions if number == kind),
+            "",
+        )
 
     def _again(self) -> Request:
         """What is asked the second time: a size without a sign."""
