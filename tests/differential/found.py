@@ -6,7 +6,7 @@ They are kept as cases, since a seed means another one as soon as the generator 
 from __future__ import annotations
 
 from tests.differential.generate import Case
-from tests.support.forge import Bitmap, Data, Image, Snapshot
+from tests.support.forge import Bitmap, Compressed, Data, Image, Snapshot
 from tests.support.program import Program
 
 NEWEST = "11.1.3"
@@ -207,5 +207,25 @@ FOUND = {
         ),
         ("backing_fmt=raw",),
         judge="10.0.2",
+    ),
+    "a compressed cluster with subclusters is cut, and a snapshot's disk is larger": Case(
+        Program(
+            "7.2.22",
+            (
+                (
+                    "t.qcow2",
+                    Image(
+                        size=65536,
+                        backing_file=b"b.raw",
+                        extended_l2=True,
+                        clusters={0: Compressed(b"\x06")},
+                        snapshots=[Snapshot(name=b"s", id=b"1", disk_size=(512 << 20) + 512)],
+                    ),
+                ),
+            ),
+            ("write b.raw r 98304",),
+        ),
+        ("--shrink --backing-size=98304 size=512",),
+        judge="11.1.2",
     ),
 }

@@ -219,10 +219,11 @@ class Trial:
                 seen = after.resized(applied=self._sized_snapshots)
                 first = self._before.resized(applied=self._sized_snapshots)
                 for layer, inside, by_qemu in _unlike(read, seen):
-                    # What qemu could not read before it need not read afterwards; and to go back
-                    # to a snapshot takes larger refcounts.
-                    narrow = by_qemu.startswith(_NO_WAY_BACK) and self._narrows
-                    if not (_failed(first[layer]) or narrow):
+                    # What qemu could not read before it need not read afterwards. To go back to a
+                    # snapshot takes larger refcounts, and qemu zeroes no subclusters of a
+                    # compressed cluster, which those after the disk's end may be.
+                    stuck = self._narrows or (other.model.extended and other.kept_tail)
+                    if not (_failed(first[layer]) or (by_qemu.startswith(_NO_WAY_BACK) and stuck)):
                         yield f"by qemu, {layer}", inside, by_qemu
         elif not self._unbacks:
             applied = self._resizes

@@ -110,11 +110,11 @@ class Layers:
         for number, name in enumerate(self.names):
             disk = self._disks[number][0]
             shown = size if number == 0 and size is not None else disk
-            end = disk + self._kept_tail if number == 0 else disk
+            end = disk + self.kept_tail if number == 0 else disk
             yield name, digest(shown, self.pieces(number, min(end, shown), backed=backed))
 
     @cached_property
-    def _kept_tail(self) -> int:
+    def kept_tail(self) -> int:
         """How many bytes of a compressed cluster are behind the disk's end: those stay."""
         last, inside = divmod(self.size, self.model.cluster_size)
         entry, _ = dict(self._entries(0)).get(last, (0, 0))
