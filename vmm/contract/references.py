@@ -138,7 +138,8 @@ class References:
         first, size = words[0], self._disk.cluster_size
         if first & COMPRESSED or not first & OFFSET_MASK or self.has_data_file:
             return False
-        return words == tuple(range(first, first + len(words) * size, size))
+        row = range(first, first + len(words) * size, size)
+        return words[-1] == row[-1] and words == tuple(row)  # most others end otherwise
 
     def _add_entries(self, words: tuple[int, ...], users: int) -> None:
         counts, shift = self.counts, self._disk.cluster_bits
@@ -150,7 +151,7 @@ class References:
                 counts[first : first + len(words)] = array(counts.typecode, [users]) * len(words)
                 return
         seen = 0
-        for word in words:
+        for word in filter(None, words):
             if word & COMPRESSED:
                 self._add_compressed(word, users)
             elif word & OFFSET_MASK and not self.has_data_file:

@@ -6,6 +6,8 @@ table is anything else too (references.py): to write one changes nothing that is
 
 from __future__ import annotations
 
+from itertools import compress
+
 from instar.abi import INSTAR_PHASE_MAPPING
 
 from ..base.errors import GuestFault
@@ -80,8 +82,8 @@ class _Flags:
                 continue
             changes = {
                 at: new
-                for at, word in enumerate(words)
-                if word and (new := self._flagged_l2(word)) != word  # most of many are 0
+                for at in compress(range(len(words)), words)  # most of many are 0
+                if (new := self._flagged_l2(words[at])) != words[at]
             }
             if changes:
                 self._take_block(place, changes, len(words))
