@@ -24,6 +24,7 @@ from tests.support.qemu import Qemu
 SIZE_MAX = 4 << 20
 """Of a disk, in bytes: whatever is larger is read by no one here."""
 _BELOW = b"\xbb"
+_SOUND = b"sound"
 _KNOWN_EXTRA = 24  # bytes of a snapshot's extra data that the specification has
 
 
@@ -104,7 +105,7 @@ class ByQemu:
             found = self._run("check", described)
             if self._run("convert", "-O", "raw", described, str(folder / "raw")):
                 raise ValueError("qemu-img does not read it")
-            return [(folder / "raw").read_bytes(), b"sound" if found in (0, 3) else b"damaged"]
+            return [(folder / "raw").read_bytes(), _SOUND if found in (0, 3) else b"damaged"]
 
     def _run(self, *arguments: str) -> int:
         return self._qemu.img(*arguments, accept=range(256)).status
@@ -126,6 +127,9 @@ def first_difference(
             now = reader(after)
         except Exception as error:
             return f"{name} cannot read it any more: {error!r}"
-        if None not in (was, now) and was != now:
+        if was is None or now is None or now == was:
+            continue
+        # Snapshots that lack what version 3 requires are what version 2 has.
+        if now != [*was[:-1], _SOUND]:
             return f"{name} reads something else"
     return ""

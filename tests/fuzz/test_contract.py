@@ -28,7 +28,8 @@ from tests.fuzz import contract_lies
 from tests.fuzz.contract import Tally, _alarms, _run_image, _tell, run
 from tests.fuzz.contract_states import FindingError
 from tests.fuzz.limits import Limits
-from tests.fuzz.other_readers import by_dissect, by_libqcow
+from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
+from tests.support import qemu as oracle
 from tests.support.forge import Compressed, Image, Snapshot, Zero
 
 
@@ -144,6 +145,16 @@ def test_other_readers_take_an_empty_name_for_no_backing_file() -> None:
     empty = bytes(data)
     assert by_dissect(empty) == by_libqcow(empty) == [bytes(1 << 16)]
     assert by_dissect(image.build()) != [bytes(1 << 16)]
+
+
+def test_an_image_may_become_sound_and_not_damaged() -> None:
+    """Snapshots that lack what version 3 requires of them are sound in version 2."""
+    reader = ByQemu(oracle.newest())
+    snapshots = [Snapshot(name=b"s", extra_data_size=0)]
+    damaged = Image(size=1 << 16, snapshots=snapshots).build()
+    sound = Image(size=1 << 16, snapshots=snapshots, version=2).build()
+    assert first_difference(damaged, sound, [reader]) == ""
+    assert first_difference(sound, damaged, [reader]) == "ByQemu reads something else"
 
 
 def test_compressed_data_at_an_odd_offset_are_read_by_those_who_can() -> None:
