@@ -185,7 +185,7 @@ class Trial:
             self._compare_bitmaps(ours, result)
             self._compare_health(ours, result)
         (facts,) = self._facts(ours)
-        if "backing-filename" not in facts:  # else info does not tell the format
+        if not facts.get("backing-filename"):  # else info does not tell the format
             facts = {**facts, "backing-filename-format": self._backing_format()}
         for key, wanted in _wanted(self._request, self._size).items():
             if "error" not in facts and (facts.get(key) or None) != (wanted or None):
