@@ -79,6 +79,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scripts": (
         *("tests/baselines", "tests/crash", "tests/differential", "tests/fuzz", "tests/inspect"),
         *("tests/keys", "tests/mutants", "tests/repair", "scripts/bench_*.py", *_TESTED_WITH),
+        "scripts/enter_*.py",
     ),
     # But to look at an image is a promise about all of them, whoever made it.
     "tests/inspect": ("tests/baselines", "tests/differential", "tests/hostile", *_TESTED_WITH),
@@ -102,6 +103,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scripts/bench_*.py": _TESTED_WITH,
     "tests/support": ("scripts/build_*.py",),
     "scripts/hatch_*.py": ("scripts/build_*.py",),
+    "scripts/enter_*.py": (),
     "scripts/site_*.py": (),
     "scripts/build_*.py": (),
     # The guest, and what is compiled into it and into a library of the tests.

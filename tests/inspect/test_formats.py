@@ -173,7 +173,7 @@ def test_the_end_of_a_file_is_looked_at_however_short_it_is(before: int) -> None
         ("raw", (), b"koly" + bytes(509)),
     ):
         data = bytes(before) + end
-        read = lambda at, size, data=data: data[at : at + size]  # type: ignore[misc]  # noqa: E731
+        read = lambda at, size, data=data: data[at : at + size]  # noqa: E731
         found = recognise(data[:NEAR_SIZE], read, len(data))
         assert found == (form, contents), end
 

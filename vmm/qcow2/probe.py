@@ -124,11 +124,14 @@ def parse_fixed_header(head: bytes) -> FixedHeader | None:
     if not head.startswith(_MAGIC) or head.startswith(_QCOW1):
         return None
     head = head.ljust(PROBE_SIZE, b"\0")
-    version, _, _, cluster_bits, size, _, _, l1_table, table, clusters, _, _ = _HEADER.unpack_from(
-        head
-    )
+    fixed = _HEADER.unpack_from(head)
+    version, _, _, cluster_bits, size, _, _, l1_table, refcount_table, clusters, _, _ = fixed
     words = (0, 0, 0, REFCOUNT_ORDER_V2) if version == 2 else _V3.unpack_from(head, _HEADER.size)
-    return FixedHeader(version, cluster_bits, size, *words, table, clusters, l1_table)
+    incompatible, compatible, autoclear, order = words
+    return FixedHeader(
+        *(version, cluster_bits, size, incompatible, compatible, autoclear, order),
+        *(refcount_table, clusters, l1_table),
+    )
 
 
 def is_vmdk_text(head: bytes) -> bool:
