@@ -169,8 +169,11 @@ def test_the_end_of_a_file_is_looked_at_however_short_it_is(before: int) -> None
         ("raw", ("zip",), b"PK\5\6" + bytes(18)),
         ("dmg", (), b"koly" + bytes(508)),
         ("vpc", (), b"conectix" + bytes(504)),
-        ("raw", (), b"PK\5\6" + bytes(19)),
-        ("raw", (), b"koly" + bytes(509)),
+        ("raw", ("zip",), b"PK\5\6" + bytes(19)),
+        ("raw", (), b"PK\5\6" + bytes(17)),
+        ("raw", (), b"PK\5\6" + bytes(8) + b"\xfe\xff\xff\xff" + bytes(6)),
+        ("dmg", (), b"koly" + bytes(1020)),
+        ("raw", (), b"koly" + bytes(1021)),
     ):
         data = bytes(before) + end
         read = lambda at, size, data=data: data[at : at + size]  # noqa: E731
@@ -178,15 +181,25 @@ def test_the_end_of_a_file_is_looked_at_however_short_it_is(before: int) -> None
         assert found == (form, contents), end
 
 
+# What is put where; negative places are from the end, which is behind `more` bytes.
 PLACES = {
     "mbr": [(510, b"\x55\xaa")],
     "mbr gpt": [(510, b"\x55\xaa"), (512, b"EFI PART")],
     "gpt": [(4096, b"EFI PART")],
+    "gpt, its copy": [(-512, b"EFI PART")],
+    "gpt, its copy in sectors of 4096 bytes": [(-4096, b"EFI PART")],
     "tar": [(257, b"ustar")],
     "iso": [(32769, b"CD001")],
+    "iso, High Sierra": [(32777, b"CDROM")],
+    "udf": [(32769, b"BEA01")],
+    "udf, for booting": [(32769, b"BOOT2")],
     "vpc": [(-512, b"conectix")],
+    "vpc, of 511 bytes": [(-511, b"conectix")],
+    "vpc, cut": [(-88, b"conectix")],
     "dmg": [(-512, b"koly")],
+    "dmg, and more": [(-1023, b"koly")],
     "zip": [(-22, b"PK\5\6")],
+    "zip, with a comment": [(-65557, b"PK\5\6")],
 }
 
 
@@ -203,7 +216,38 @@ def test_another_signature_in_an_image_is_seen_wherever_its_readers_look(
             file.seek(place if place >= 0 else size + place)
             file.write(signature)
     info = instar.info(path)
-    assert (info.format, [*info.contents]) == ("qcow2", contents.split())
+    assert (info.format, [*info.contents]) == ("qcow2", contents.partition(",")[0].split())
+    assert run("--safe", path) == 1
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("kept", [8, 88, 500, 511, 512])
+def test_a_footer_that_qemu_reads_is_seen_however_short_it_is_cut(
+    kept: int, tmp_path: Path, qemu: Qemu
+) -> None:
+    """qemu takes a file to be as long as whole sectors, and reads zeros after its end."""
+    made, path = tmp_path / "made", tmp_path / "image"
+    qemu.img("create", "-q", "-f", "vpc", "-o", "subformat=fixed", str(made), "1M")
+    footer = made.read_bytes()[-512:]
+    image = Image(clusters={0: Data(b"\x05")}).build()
+    path.write_bytes(image.ljust(1 << 20, b"\0") + footer[:kept])
+    info = instar.info(path)
+    opens = qemu.img("info", "-f", "vpc", str(path), accept=(0, 1)).status == 0
+    assert opens or kept == 8
+    assert (info.format, info.contents) == ("qcow2", ("vpc",))
+    assert run("--safe", path) == 1
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("comment", [b"", b"hello", b"c" * 65535])
+def test_an_image_that_is_a_zip_file_too_is_refused(comment: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    Image(clusters={0: Data(b"\x05")}).write(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x", "y")
+        archive.comment = comment
+    assert zipfile.is_zipfile(path)
+    assert instar.info(path).contents == ("zip",)
     assert run("--safe", path) == 1
 
 
