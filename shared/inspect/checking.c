@@ -37,11 +37,16 @@ void find(struct checking *checking, uint32_t kind, uint64_t detail0, uint64_t d
     }
 }
 
-/* Whether two uses may have a cluster in common: data of snapshots, and their L2 tables. */
+static bool is_of_guest(uint32_t use)
+{
+    return use == AMEND_USE_DATA || use == AMEND_USE_COMPRESSED;
+}
+
+/* Whether two uses may have a cluster in common: L2 tables of snapshots, and the guest's data, which
+ * a writer copies first where the refcount is more than 1. */
 static bool may_share(uint32_t use, uint32_t other)
 {
-    return use == other && (use == AMEND_USE_DATA || use == AMEND_USE_COMPRESSED ||
-                            use == AMEND_USE_L2_TABLE);
+    return (use == AMEND_USE_L2_TABLE && other == use) || (is_of_guest(use) && is_of_guest(other));
 }
 
 static void count_cluster(struct checking *checking, uint64_t cluster, uint32_t use)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,26 @@ def test_snapshots_beside_bitmaps_are_kept_which_qemu_img_loses(qemu: Qemu, tmp_
     qemu_repairs(qemu, theirs, "all")
     assert [one.name for one in instar.info(ours).snapshots] == ["s"]
     assert instar.info(theirs).snapshots == ()
+
+
+@pytest.mark.parametrize("qemu", VERSIONS, ids=str)
+def test_data_that_are_compressed_data_too_stay_both_whoever_writes_afterwards(
+    qemu: Qemu, tmp_path: Path
+) -> None:
+    """With a refcount of 2, and without the flag, a writer takes another cluster."""
+    image = tmp_path / "t.qcow2"
+    packer = zlib.compressobj(wbits=-12)
+    packed = packer.compress(b"z" * 512) + packer.flush()
+    named = (1 << 62 | A << 9).to_bytes(8, "big")
+    patches = [("l2_table[0]", 8 * 5, named), ("data[0]", 0, packed)]
+    replace(IMAGE, snapshots=[], dirty=True, patches=patches).write(image)
+    assert instar.check(image).corruptions > 0
+    done = run("check", "-r", "all", image)
+    assert (done.returncode, instar.check(image).overlaps) == (0, 0)
+    assert qemu.check(image).clean
+    qemu.io(image, "read -P 0x7a 2560 512", "write -P 1 0 512", "read -P 0x7a 2560 512")
+    qemu.io(image, "write -P 2 2560 512", "read -P 1 0 512")
+    assert qemu.check(image).clean
 
 
 def test_people_read_what_qemu_img_says(tmp_path: Path) -> None:
