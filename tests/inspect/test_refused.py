@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import instar
-from tests.support.forge import Bitmap, Data, Image
+from tests.support.forge import Bitmap, Data, Extension, Image
 from tests.support.forge.description import Patch
 from tests.support.looks import information
 from tests.support.looks.checking import ask_qemu, differences
@@ -92,6 +92,7 @@ UNSOUND: Mapping[str, tuple[Image, str]] = {
         "bitmap_name",
     ),
     "a bitmap's entry with reserved bits": (bitmap(patches=entry(2)), "bitmap_entry"),
+    "the same of a bitmap in use": (bitmap(flags=1, patches=entry(2)), "bitmap_entry"),
     "a bitmap's entry in no cluster": (bitmap(patches=entry(512)), "bitmap_entry"),
     "a bitmap's entry that is data and all ones": (
         bitmap(patches=entry(0x10001)),
@@ -110,6 +111,10 @@ SOUND: Mapping[str, Image] = {
     "a bitmap with the longest name": bitmap(name=b"x" * 1023),
     "bitmaps with much the same names": bitmaps(
         *(Bitmap(name=b"one" + bytes([65 + n])) for n in range(40))
+    ),
+    "an empty name of a data file": replace(V3, extensions=(Extension(0x44415441, b""),)),
+    "a name of a data file that is zeros": replace(
+        V3, extensions=(Extension(0x44415441, bytes(8)),)
     ),
     "a bitmap of a disk that ends within a sector": bitmap(replace(V3, size=(1 << 20) + 511)),
 }

@@ -178,8 +178,8 @@ class _Reading:
             details["lazy-refcounts"] = bool(header["compatible_features"] & 1)
             details["corrupt"] = self._has(INCOMPATIBLE_CORRUPT)
             details["extended-l2"] = self._has(INCOMPATIBLE_EXTENDED_L2)
-        if (name := self._text(INFO_TEXT_DATA_FILE)) is not None and header["version"] > 2:
-            details["data-file"] = name
+        if INFO_TEXT_DATA_FILE in self._frames.texts and header["version"] > 2:
+            details["data-file"] = self._text(INFO_TEXT_DATA_FILE) or ""
         if self._has(INCOMPATIBLE_DATA_FILE):
             details["data-file-raw"] = bool(header["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW)
         if header["crypt_method"] == 1:

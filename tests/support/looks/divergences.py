@@ -163,7 +163,7 @@ CHECK = (
     ),
     Divergence(
         "bitmaps_are_counted",
-        "refuses to open an image with a bitmap that cannot be",
+        "refuses to open an image with a bitmap that cannot be, or gives up its check",
         "counts what its table names, says what is wrong with it, and ends with status 2",
         "the rest of the image can be checked",
         (
@@ -171,6 +171,7 @@ CHECK = (
             "qemu-img refuses: Bitmap already exists: *",
             "qemu-img refuses: Could not read bitmap '*' from image: Invalid argument",
             "qemu-img refuses: Could not read bitmap_table table from image for bitmap *",
+            "qemu-img refuses: Check failed: Invalid argument",
         ),
         ("bitmap", "bitmap_table", "bitmap_name", "bitmap_entry"),
     ),
