@@ -135,7 +135,7 @@ def test_what_is_so_already_is_left_alone(
 def test_what_is_so_already_may_be_asked_for_with_something_that_is_not(
     planner: Any, image: Image, request_: AmendRequest
 ) -> None:
-    options = FrozenDict({"compat": 3, "lazy_refcounts": True, **request_.options})
+    options = FrozenDict({**request_.options, "lazy_refcounts": True, "compat": 3})
     more = AmendRequest(**{**vars(request_), "options": options})
     before = read_cluster(image.build())
     answer, after = amended(planner, image.build(), more)

@@ -32,7 +32,7 @@ class AmendRequest:
     """
 
     options: FrozenDict[str, Value] = FrozenDict()
-    """What shall hold, by the keys of OPTIONS in their order, in the ABI's form; the rest stays."""
+    """What shall hold, by the keys of OPTIONS, in the ABI's form; what is not in it stays."""
     permissions: FrozenDict[str, int] = FrozenDict()
     """What is allowed besides, by the keys of PERMISSIONS."""
     dry_run: bool = False
@@ -68,7 +68,8 @@ class AmendRequest:
 
     def asked(self) -> list[tuple[Option, Value]]:
         """The options that are asked for, in the order of the table, each with its value."""
-        return [(BY_KEY[key], value) for key, value in self.options.items()]
+        options = self.options
+        return [(BY_KEY[key], options[key]) for key in filter(options.__contains__, BY_KEY)]
 
     @property
     def repairs(self) -> bool:
