@@ -278,7 +278,7 @@ instar.vmm.fleet.worker._amend = amend
         str(image) for image in images if parse_header(image.read_bytes()).compatible_features
     }
     assert {document["filename"] for document in documents} == amended
-    assert 10 < len(amended) < 300
+    assert 0 < len(amended) < 300
 
 
 @pytest.mark.parametrize(
@@ -315,4 +315,5 @@ room.{name} = interrupted
     assert {document["filename"] for document in documents} == {
         str(image) for image in images if parse_header(image.read_bytes()).compatible_features
     }
-    assert 10 < len(documents) < 60
+    # How many is the scheduler's choice: a call may bring no answer.
+    assert 0 < len(documents) < 60

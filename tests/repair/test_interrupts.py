@@ -104,7 +104,7 @@ def test_what_was_repaired_is_told_and_the_rest_is_untouched(
     assert process.returncode == 1
     assert (last["filename"], last["error"]["kind"]) == (None, "KeyboardInterrupt")
     repaired = [str(image) for image in images if image.read_bytes() != before]
-    assert 2 <= len(repaired) < len(images)
+    assert 0 < len(repaired) < len(images)
     assert [one["filename"] for one in told if one["repair"]["action"] == "amended"] == repaired
     assert [one["exit-status"] for one in told] == [0] * len(repaired)
 
