@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 5
+#define INSTAR_ABI_VERSION 6
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may
@@ -32,9 +32,24 @@
 #define INSTAR_OPERATION_LIMIT 0x40000 /* its largest memory extent, .bss included */
 #define INSTAR_DMA_ADDR 0x59000        /* the DMA window, to the end of RAM: no buffer may lie outside */
 
+/* What every run reads first is in the DMA window before the guest starts, which spares it an exit: a list
+ * of parts of the image, the first of them its head, as requests to read in INSTAR_PHASE_PREPARE would fill
+ * them. A part of length 0 is none. */
+#define INSTAR_AHEAD_ADDR 0x59000       /* struct AheadPart, INSTAR_AHEAD_PARTS times */
+#define INSTAR_AHEAD_PARTS 3
+#define INSTAR_AHEAD_DATA_ADDR 0x59200  /* what is in the parts */
+#define INSTAR_AHEAD_END 0x5a600
+#define INSTAR_AHEAD_HEAD_SIZE 0x1000   /* bytes of the head, or all whole sectors of a shorter image */
+
+struct AheadPart {
+    uint64_t offset; /* in the image: a multiple of 512 */
+    uint32_t length; /* bytes: a multiple of 512 */
+    uint32_t addr;   /* in guest memory */
+};
+
 /* The I/O ports that the guest may write; every other access is a fault. */
 #define INSTAR_PORT_EXIT 0xf4     /* u8: ends a run that has no result; why */
-#define INSTAR_PORT_NOTIFY 0xe0   /* u8: the index of a virtqueue that has new buffers */
+#define INSTAR_PORT_NOTIFY 0xe0   /* u8: the index of a virtqueue that has new buffers, or both */
 #define INSTAR_PORT_SERIAL 0x3f8  /* u8: the 16550's transmit register */
 
 /* Virtqueues: virtio 1.2, 2.7 "Split Virtqueues"; no negotiation, all addresses agreed here. */
@@ -48,6 +63,7 @@
 #define INSTAR_TRANSMIT_DESC_ADDR 0xc400
 #define INSTAR_TRANSMIT_AVAIL_ADDR 0xc480
 #define INSTAR_TRANSMIT_USED_ADDR 0xc4c0
+#define INSTAR_BOTH_QUEUES 2              /* the block queue, and then the transmit queue */
 #define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
 #define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */
 
@@ -111,7 +127,7 @@ struct AmendConfig {
     uint64_t current_autoclear_features;     /* IN: 0 for version 2 */
     uint64_t max_growth;                     /* IN: bytes by which the file may grow */
     uint64_t work_max;                       /* IN: bytes, see AMEND_*_WORK */
-    uint64_t read_along[2]; /* IN: offsets of sectors that may be wanted after the header; 0: none */
+    uint64_t read_along[2]; /* IN: offsets of sectors that were read ahead, see AheadPart; 0: none */
     uint32_t options_size;                   /* IN: bytes of the option records that follow */
     uint32_t options_pad;                    /* IN: 0 */
     uint64_t backing_size; /* IN: bytes that the backing file has at most; BACKING_SIZE_UNKNOWN */

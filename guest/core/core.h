@@ -7,10 +7,12 @@
 
 #include "call_table.h"
 
-/* The DMA window: request headers and status bytes, the transmit buffer, then the operation's part. */
-#define CORE_REQUESTS_ADDR INSTAR_DMA_ADDR
-#define CORE_TRANSMIT_ADDR (INSTAR_DMA_ADDR + 0x1000)
-#define CORE_WORKSPACE_ADDR (INSTAR_DMA_ADDR + 0x2000)
+/* The DMA window: what was read ahead; request headers and status bytes; data of requests that wait; the
+ * transmit buffer; then the operation's part. */
+#define CORE_REQUESTS_ADDR INSTAR_AHEAD_END
+#define CORE_WAITING_ADDR 0x5aa00
+#define CORE_TRANSMIT_ADDR 0x5b000
+#define CORE_WORKSPACE_ADDR 0x5c000
 
 /* Codes of INSTAR_PORT_EXIT; all of them are guest faults to the host, which ends a run
  * with its result. */
@@ -31,6 +33,10 @@ bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count
 bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count);
 bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count);
 bool block_zero(const struct block_segment *segments, uint32_t count);
+/* Whether requests wait for a doorbell. */
+bool has_waiting(void);
+/* Whether the device carried out what waited, now that a doorbell has rung; nothing waits any more. */
+bool end_waiting(void);
 void transmit_frame(uint32_t type, const void *payload, uint32_t length, bool push);
 
 #endif

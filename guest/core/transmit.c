@@ -28,8 +28,9 @@ static void push_buffer(void)
     avail->ring[avail->idx % INSTAR_TRANSMIT_QUEUE_SIZE] = 0;
     avail->idx++;
     waiting = 0;
-    out8(INSTAR_PORT_NOTIFY, INSTAR_TRANSMIT_QUEUE);
-    if (used->idx != avail->idx)
+    bool both = has_waiting();
+    out8(INSTAR_PORT_NOTIFY, both ? INSTAR_BOTH_QUEUES : INSTAR_TRANSMIT_QUEUE);
+    if (used->idx != avail->idx || (both && !end_waiting()))
         exit_vm(EXIT_PANIC_QUEUE);
 }
 

@@ -8,7 +8,7 @@
 #include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
-#define FIRST_READ 4096u
+#define FIRST_READ ((uint32_t)INSTAR_AHEAD_HEAD_SIZE)
 
 static void parse_fields(struct qcow2_header *h, const uint8_t *raw)
 {

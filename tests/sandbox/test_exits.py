@@ -10,7 +10,7 @@ import pytest
 import instar
 from instar.vmm.kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
 from instar.vmm.kvm.vcpu import Vcpu
-from tests.support.forge import Image
+from tests.support.forge import Data, Image
 
 pytestmark = pytest.mark.kvm
 
@@ -35,7 +35,7 @@ EXITS = {
         IoOut(0x80, 1, b"\1"),
         "the guest wrote 01 to port 0x80",
     ),
-    "another queue": (IoOut(0xE0, 1, b"\x02"), "the guest wrote 02 to port 0xe0"),
+    "another queue": (IoOut(0xE0, 1, b"\x03"), "the guest wrote 03 to port 0xe0"),
     "a code": (IoOut(0xF4, 1, b"\xff"), "the guest gave up with code 255"),
     "a fault": (Shutdown(), "the guest faulted {}, last page fault at 0x0"),
     "hlt": (Other(5), "the guest stopped with KVM_EXIT_HLT {}"),
@@ -74,9 +74,13 @@ def test_interruptions_are_no_exits_and_end_with_the_deadline(
 
 def test_the_budget_of_exits_can_be_used_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 2)
-    assert fault_of(path) == "the guest stopped for the host 2 times"
+    Image(clusters={0: Data(b"\5"), 9000: Data(b"\6")}).write(path)
+    before = path.read_bytes()
+    with pytest.raises(instar.GuestFault, match="the guest stopped for the host 2 times"):
+        instar.amend(path, compat="0.10")
+    assert path.read_bytes() == before
     monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 3)
-    assert instar.amend(path, lazy_refcounts=True).vm_exits == 3
+    assert instar.amend(path, compat="0.10").vm_exits == 3
 
 
 def test_an_end_without_a_word_is_a_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

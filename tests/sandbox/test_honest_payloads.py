@@ -12,10 +12,19 @@ import instar
 from instar import abi
 from instar.vmm import amend
 from instar.vmm.amend.messages import pack_config
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.staging import StagedWrites
+from instar.vmm.machine import Machine
+from instar.vmm.machine.payload import Payload
+from instar.vmm.request import AmendRequest
 from tests.sandbox.rogues import TOGGLED, UPGRADED, Rogues, Set
 from tests.support.forge import parse_header
+from tests.support.staged import sectors
 
 pytestmark = pytest.mark.kvm
+
+OPTIONS_SIZE = 104
+"""Where an AmendConfig has options_size."""
 
 
 @pytest.mark.parametrize(("name", "set_"), [("toggle", TOGGLED), ("upgrade", UPGRADED)])
@@ -51,13 +60,36 @@ def test_the_run_ends_with_the_result_whatever_would_follow(
     assert path.read_bytes() == expected
 
 
+def staged_by(payload: Payload, path: Path) -> StagedWrites:
+    """What a payload stages on the image of TOGGLED; nobody judges it."""
+    TOGGLED.image.write(path)
+    with Machine(payload) as machine, ImageFile(str(path), writable=False) as image:
+        return amend.plan(machine, image, AmendRequest.of(timeout=10, **TOGGLED.request)).staged
+
+
+def test_what_waits_for_a_doorbell_is_staged_in_order_though_its_buffer_changes(
+    rogues: Rogues, path: Path
+) -> None:
+    staged = staged_by(rogues.payload("honest/waiting"), path)
+    expected = {100 + n: n + 1 for n in range(48)}
+    expected |= {100: 0x70, **{101 + n: 0x71 for n in range(8)}, 102: 0x72, 148: 0x73}
+    found = sectors(staged, abi.INSTAR_PHASE_PREPARE)
+    assert found == {sector: bytes([value]) * 512 for sector, value in expected.items()}
+    assert staged.phases() == [abi.INSTAR_PHASE_PREPARE, abi.INSTAR_PHASE_SWITCH]
+
+
+def test_what_was_read_ahead_is_what_a_request_reads(rogues: Rogues, path: Path) -> None:
+    staged = staged_by(rogues.payload("honest/ahead"), path)
+    assert staged.phases() == [abi.INSTAR_PHASE_SWITCH]
+
+
 @pytest.mark.parametrize("size", [8, 4096 - 127, 0xFFFFFFFF])
 def test_the_operation_does_nothing_about_options_that_it_cannot_read(
     path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     def pack_nonsense(*arguments: Any, **keywords: Any) -> bytes:
         config = bytearray(pack_config(*arguments, **keywords)[: abi.AmendConfig_SIZE])
-        struct.pack_into("<I", config, 88, size)
+        struct.pack_into("<I", config, OPTIONS_SIZE, size)
         return bytes(config.ljust(abi.OPERATION_CONFIG_SIZE, b"\xff"))
 
     monkeypatch.setattr(amend, "pack_config", pack_nonsense)

@@ -130,7 +130,7 @@ OTHERS = {
     "in_notify": IN.format("0xe0", "in_notify"),
     "in_serial": IN.format("0x3f8", "in_serial"),
     "ins_serial": IN.format("0x3f8", "ins_serial"),
-    "unknown_queue": "the guest wrote 02 to port 0xe0",
+    "unknown_queue": "the guest wrote 03 to port 0xe0",
     # Budgets
     "endless_loop": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
     "writes_then_hang": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
@@ -234,6 +234,8 @@ OTHERS = {
     "unmapping_zeroes": "block request to zero 1 sectors with flags 0x1",
     "toggle_that_grows": r"block request for sector 32768 of \d+",
     "doorbell_without_requests": "doorbell with 0 new chains in a queue of 128",
+    "both_without_requests": "doorbell with 0 new chains in a queue of 128",
+    "both_without_a_frame": "doorbell with 0 new chains in a queue of 4",
     "doorbell_index_jump": "doorbell with 129 new chains in a queue of 128",
 }
 

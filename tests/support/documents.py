@@ -21,7 +21,7 @@ RESULT: dict[str, Any] = {
     "dry_run": False,
     "bytes_read": 8192,
     "bytes_written": 1024,
-    "vm_exits": 3,
+    "vm_exits": 1,
     "payload_sha256": SHA256,
     "changes": [
         {"field": "version", "before": 2, "after": 3},

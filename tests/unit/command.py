@@ -41,7 +41,7 @@ def make_result(**changed: Any) -> AmendResult:
         "dry_run": False,
         "bytes_read": 4096,
         "bytes_written": 512,
-        "vm_exits": 3,
+        "vm_exits": 1,
         "payload_sha256": "00" * 32,
         "changes": (Change("compatible_features", 0, 1),),
         "ranges": (ByteRange(3, 0, 512),),

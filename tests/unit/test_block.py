@@ -105,6 +105,62 @@ def test_scattered_sectors_are_staged_each_where_it_belongs(machine: Machine) ->
     assert machine.read(0, 2048, phase=2) == CONTENTS[:2048]
 
 
+PART = struct.Struct(abi.AheadPart_FORMAT)
+
+
+def ahead(memory: GuestMemory) -> list[tuple[int, bytes]]:
+    """What the guest is given before it starts: the parts' offsets, and what is in each."""
+    table = memory.read(abi.INSTAR_AHEAD_ADDR, abi.INSTAR_AHEAD_PARTS * PART.size)
+    parts = [PART.unpack_from(table, at) for at in range(0, len(table), PART.size)]
+    return [(offset, memory.read(address, size)) for offset, size, address in parts if size]
+
+
+def test_the_head_of_a_short_image_is_read_ahead_with_zeros_behind_its_end(
+    machine: Machine,
+) -> None:
+    machine.device.read_ahead()
+    assert ahead(machine.memory) == [(0, CONTENTS.ljust(5 * 512, b"\0"))]
+    assert machine.device.bytes_read == 5 * 512
+
+
+@pytest.mark.parametrize(
+    ("along", "found"),
+    [
+        ((0, 0), []),
+        ((8192, 0), [8192]),
+        ((0, 8704), [8704]),
+        ((8192, 8704), [8192, 8704]),
+        ((512, 512), [512, 512]),
+        ((9216, 1 << 63), [9216]),
+        ((9728, 8192), [8192]),
+        (((1 << 64) - 512, 0), []),
+    ],
+)
+def test_sectors_are_read_ahead_along_with_the_head_if_the_image_has_them(
+    memory: GuestMemory, tmp_path: Path, along: tuple[int, int], found: list[int]
+) -> None:
+    path = tmp_path / "image"
+    contents = b"".join(n.to_bytes(8, "big") for n in range((9216 + 40) // 8))
+    path.write_bytes(contents)
+    with ImageFile(str(path), writable=False) as image:
+        BlockDevice(memory, image).read_ahead(along)
+    padded = contents.ljust(9728, b"\0")
+    parts = [(0, padded[:4096]), *((at, padded[at : at + 512]) for at in found)]
+    assert ahead(memory) == parts
+    # No byte more than those: the executor's own part of the memory follows.
+    end = abi.INSTAR_AHEAD_DATA_ADDR + sum(len(data) for _, data in parts)
+    assert end <= abi.INSTAR_AHEAD_END
+    assert not any(memory.read(end, 8192))
+
+
+def test_an_empty_image_has_nothing_to_read_ahead(memory: GuestMemory, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"")
+    with ImageFile(str(path), writable=False) as image:
+        BlockDevice(memory, image).read_ahead((512, 1024))
+    assert ahead(memory) == []
+
+
 def test_a_read_gives_the_files_bytes(machine: Machine) -> None:
     assert machine.read(1, 1024) == CONTENTS[512:1536]
 

@@ -261,7 +261,7 @@ def test_doctor_warns_of_a_missing_barrier(
 @pytest.mark.parametrize(
     ("action", "features", "expected"),
     [
-        ("amended", 1, r"ok   the sandbox amended a test image in \d+\.\d ms, 3 exits"),
+        ("amended", 1, r"ok   the sandbox amended a test image in \d+\.\d ms, VM exits: 1"),
         ("amended", 0, "FAIL the sandbox did not amend a test image: please report it"),
         ("amended", 2, "FAIL the sandbox did not amend a test image: please report it"),
         ("noop", 1, "FAIL the sandbox did not amend a test image: please report it"),

@@ -16,6 +16,7 @@ from instar.vmm.amend.messages import (
     Messages,
     pack_config,
     pack_options,
+    read_along,
     read_options,
 )
 from instar.vmm.base.errors import GuestFault
@@ -417,9 +418,10 @@ class TestConfig:
         self, version: int, request_: AmendRequest, table: int, size: int, along: tuple[int, int]
     ) -> None:
         header = FixedHeader(version, 16, 1 << 30, 0, 0, 0, 4, table, 2)
-        raw = pack_config(header, request_, size, 6789, progress=False, debug=False)
+        wanted = read_along(header, request_, size)
+        raw = pack_config(header, request_, size, 6789, wanted, progress=False, debug=False)
         fields = dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack_from(raw), strict=True))
-        assert (fields["read_along_0"], fields["read_along_1"]) == along
+        assert (fields["read_along_0"], fields["read_along_1"]) == wanted == along
 
     @pytest.mark.parametrize("version", [None, 2, 3])
     @pytest.mark.parametrize("lazy", [None, False, True])

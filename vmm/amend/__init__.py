@@ -17,7 +17,7 @@ from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import BY_KEY
-from .messages import Messages, Outcome, Plan, pack_config
+from .messages import Messages, Outcome, Plan, pack_config, read_along
 from .result import RANGES_MAX, AmendResult
 
 NO_VCPU = 0xFFFFFFFF
@@ -175,13 +175,17 @@ def plan(
     request = request.for_disk(header.size)
     image.tables = request.tables_for(header.size, header.cluster_size)
     work_max = min(image.budget, count_budget(image.stored)) if request.repairs else image.budget
+    request = request.fit(image.is_device)
+    along = read_along(header, request, image.size)
     config = pack_config(
-        *(header, request.fit(image.is_device), image.size, work_max),
+        *(header, request, image.size, work_max, along),
         progress=progress is not None,
         debug=debug is not None,
     )
     messages = Messages(progress)
-    staged = machine.run(image, config, request.timeout, messages.receive, debug, spent=spent)
+    staged = machine.run(
+        *(image, config, request.timeout, messages.receive, debug), along=along, spent=spent
+    )
     refusals, claim = messages.complete()
     told = messages.options, messages.names, messages.snapshots
     return Outcome(claim, refusals, staged, machine.vm_exits, *told)

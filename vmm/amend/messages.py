@@ -123,11 +123,15 @@ def pack_config(
     request: AmendRequest,
     image_size: int,
     work_max: int,
+    along: tuple[int, int] = (0, 0),
     *,
     progress: bool,
     debug: bool,
 ) -> bytes:
-    """The AmendConfig for what the host saw of the header, and the options that are asked for."""
+    """The AmendConfig for what the host saw of the header, and the options that are asked for.
+
+    `along` are the sectors that read_along() gives.
+    """
     options = pack_options({option.abi_key: value for option, value in request.asked()})
     flags = AMEND_FLAG_PROGRESS if progress else 0
     flags |= AMEND_FLAG_QUIET if not debug else 0
@@ -141,14 +145,14 @@ def pack_config(
         *(header.cluster_size, header.version, header.refcount_bits, 0),
         *(header.incompatible_features, header.compatible_features, header.size),
         *(image_size, header.autoclear_features, request.max_growth, work_max),
-        *_read_along(header, request, image_size),
+        *along,
         *(len(options), 0, request.backing_size, b""),
     )
     return config + options
 
 
-def _read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
-    """Sectors that the guest is going to look at, as each look is an exit; 0 for none.
+def read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
+    """Offsets of the sectors that the guest looks at first, as each look is an exit; 0 for none.
 
     A change of the size begins with the L1 entry at the end of the smaller disk. The refcount of
     the header's cluster is in the first block, which lies right after the refcount table, unless

@@ -171,7 +171,7 @@ def check_sandbox() -> str:
         features = int.from_bytes(file.read()[_COMPATIBLE_FEATURES], "big")
     if result.action != "amended" or features != _LAZY_REFCOUNTS:
         raise CheckError("the sandbox did not amend a test image", REPORT)
-    return f"the sandbox amended a test image in {milliseconds:.1f} ms, {result.vm_exits} exits"
+    return f"the sandbox amended a test image in {milliseconds:.1f} ms, VM exits: {result.vm_exits}"
 
 
 BARRIER_ADVICE = {

@@ -5,6 +5,9 @@ from __future__ import annotations
 from struct import Struct, unpack
 
 from instar.abi import (
+    INSTAR_AHEAD_ADDR,
+    INSTAR_AHEAD_DATA_ADDR,
+    INSTAR_AHEAD_HEAD_SIZE,
     INSTAR_BLOCK_AVAIL_ADDR,
     INSTAR_BLOCK_DESC_ADDR,
     INSTAR_BLOCK_QUEUE_SIZE,
@@ -14,6 +17,7 @@ from instar.abi import (
     INSTAR_PHASE_COUNT,
     INSTAR_PHASE_PREPARE,
     INSTAR_ZEROES_SEGMENTS_MAX,
+    AheadPart_FORMAT,
 )
 
 from ..base.errors import GuestFault
@@ -22,12 +26,15 @@ from .virtqueue import Virtqueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..image.view import AnyImage
     from .memory import GuestMemory
     from .virtqueue import Buffer
 
 _HEADER = Struct("<IIQ")
 _SEGMENT = Struct("<QII")  # sector, sectors, flags
+_PART = Struct(AheadPart_FORMAT)
 _T_IN, _T_OUT, _T_WRITE_ZEROES = 0, 1, 13
 _S_OK = b"\0"
 _NO_DATA = (0, 0, False)  # no buffer that a chain has is empty
@@ -60,10 +67,26 @@ class BlockDevice:
             INSTAR_BLOCK_USED_ADDR,
         )
         # What has been staged behind the end of the file can be read back.
-        self._capacity = -(-image.size // SECTOR_SIZE) + max_growth // SECTOR_SIZE
+        self._sectors = -(-image.size // SECTOR_SIZE)
+        self._capacity = self._sectors + max_growth // SECTOR_SIZE
         self.budget = image.budget
         self.staged = image.stage(max_growth)
         self.bytes_read = 0
+
+    def read_ahead(self, along: Iterable[int] = ()) -> None:
+        """Give the guest what it would ask for first: the image's head, and sectors along with it.
+
+        `along` has the offsets of up to two, in bytes; 0 is none. HostError if the file fails.
+        """
+        wanted = [(0, INSTAR_AHEAD_HEAD_SIZE), *((at, SECTOR_SIZE) for at in along if at)]
+        parts, address, end = b"", INSTAR_AHEAD_DATA_ADDR, self._sectors * SECTOR_SIZE
+        for offset, most in wanted:
+            size = min(most, end - offset)
+            if size > 0:
+                self._fill(offset // SECTOR_SIZE, address, size, 0)
+                parts += _PART.pack(offset, size, address)
+                address += size
+        self._memory.write(INSTAR_AHEAD_ADDR, parts)
 
     def notify(self) -> None:
         """Carry out all requests that the guest made available, in order.
@@ -105,6 +128,10 @@ class BlockDevice:
         self._check(size, sector, right=writable)
         if phase > INSTAR_PHASE_COUNT:
             raise GuestFault(f"block request to read before phase {phase}")
+        self._fill(sector, address, size, phase)
+        return size
+
+    def _fill(self, sector: int, address: int, size: int, phase: int) -> None:
         self.bytes_read += size
         if self.bytes_read > self.budget:
             raise GuestFault(f"more than {self.budget} bytes read")
@@ -112,7 +139,6 @@ class BlockDevice:
             self._image.read_into(sector * SECTOR_SIZE, view)
             if phase:
                 self.staged.overlay(sector, view, phase)
-        return size
 
     def _write(self, sector: int, data: Buffer, phase: int) -> None:
         address, size, writable = data

@@ -10,6 +10,7 @@ from sys import abiflags
 
 from instar.abi import (
     INSTAR_BLOCK_QUEUE,
+    INSTAR_BOTH_QUEUES,
     INSTAR_PORT_EXIT,
     INSTAR_PORT_NOTIFY,
     INSTAR_PORT_SERIAL,
@@ -31,7 +32,7 @@ from .deadline import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     from ..image.staging import StagedWrites
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from .reset import Snapshot
 
     T = TypeVar("T")
+
+_QUEUES = (INSTAR_BLOCK_QUEUE, INSTAR_TRANSMIT_QUEUE, INSTAR_BOTH_QUEUES)
 
 EXIT_BUDGET = 250_000
 """How often a guest may stop for the host, and again for each WORK_OF_EXITS of its budget."""
@@ -139,6 +142,7 @@ class Machine:
         receive: Callable[[int, bytes], None],
         debug: Callable[[str], None] | None = None,
         *,
+        along: Iterable[int] = (),
         spent: float = 0.0,
         read_only: bool = False,
     ) -> StagedWrites:
@@ -153,6 +157,8 @@ class Machine:
             receive: called with the type and the payload of each frame; what it raises ends the
                 run.
             debug: called with the guest's debug text.
+            along: offsets in bytes of sectors that the guest gets with the image's head, before it
+                starts.
             spent: seconds of the timeout that runs before this one took.
             read_only: whether a request to write is a fault of the guest.
 
@@ -164,6 +170,7 @@ class Machine:
         self._serial = SerialPort(self._memory, receive)
         self._memory.write(OPERATION_CONFIG_ADDR, config)
         block = BlockDevice(self._memory, image, image.max_growth, read_only=read_only)
+        block.read_ahead(along)
         try:
             self._run_guest(block, timeout, spent)
         finally:
@@ -202,10 +209,11 @@ class Machine:
                 raise GuestFault(f"the guest stopped for the host {exits} times")
 
     def _write_port(self, block: BlockDevice, port: int, data: bytes) -> None:
-        if port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_BLOCK_QUEUE:
-            block.notify()
-        elif port == INSTAR_PORT_NOTIFY and data[0] == INSTAR_TRANSMIT_QUEUE:
-            self._serial.notify()
+        if port == INSTAR_PORT_NOTIFY and data[0] in _QUEUES:
+            if data[0] != INSTAR_TRANSMIT_QUEUE:
+                block.notify()
+            if data[0] != INSTAR_BLOCK_QUEUE:
+                self._serial.notify()
         elif port == INSTAR_PORT_SERIAL:
             self._serial.write_register(data)
         else:

@@ -59,6 +59,14 @@ SHARED uint8_t *read_sector(uint64_t offset)
     return calls->workspace;
 }
 
+/* The same by a request of its own, which also has the host see what was written. */
+SHARED uint8_t *ask_for_sector(uint64_t offset)
+{
+    struct block_range range = {offset, 512, calls->workspace};
+    calls->read_blocks(INSTAR_PHASE_COUNT, &range, 1);
+    return calls->workspace;
+}
+
 SHARED uint8_t *read_header(void)
 {
     return read_sector(0);

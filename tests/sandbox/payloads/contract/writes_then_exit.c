@@ -4,4 +4,5 @@
 void operation_start(void)
 {
     write_toggle();
+    ask_for_sector(0);
 }

@@ -4,5 +4,6 @@
 void operation_start(void)
 {
     write_toggle();
+    ask_for_sector(0);
     __asm__ volatile("ud2");
 }

@@ -4,6 +4,7 @@
 void operation_start(void)
 {
     write_toggle();
+    ask_for_sector(0);
     for (;;)
         __asm__ volatile("");
 }

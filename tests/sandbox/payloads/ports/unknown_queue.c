@@ -3,5 +3,5 @@
 
 void operation_start(void)
 {
-    out8(INSTAR_PORT_NOTIFY, 2);
+    out8(INSTAR_PORT_NOTIFY, 3);
 }

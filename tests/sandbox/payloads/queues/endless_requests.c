@@ -1,8 +1,8 @@
-/* Test side, rogue payload: never stops flushing. */
+/* Test side, rogue payload: never stops reading. */
 #include "../rogue.h"
 
 void operation_start(void)
 {
     for (;;)
-        read_header();
+        ask_for_sector(0);
 }

@@ -4,4 +4,5 @@
 void operation_start(void)
 {
     write_in(INSTAR_PHASE_COUNT, 0);
+    ask_for_sector(0);
 }

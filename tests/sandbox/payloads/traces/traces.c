@@ -80,7 +80,7 @@ static void offer_frame(uint32_t size)
 {
     volatile uint64_t *desc = (volatile uint64_t *)INSTAR_TRANSMIT_DESC_ADDR;
     volatile uint16_t *avail = (volatile uint16_t *)INSTAR_TRANSMIT_AVAIL_ADDR;
-    desc[0] = INSTAR_DMA_ADDR + 0x1000; /* CORE_TRANSMIT_ADDR */
+    desc[0] = 0x5b000; /* CORE_TRANSMIT_ADDR */
     desc[1] = size;
     avail[2] = 0;
     avail[1] = 1;
@@ -94,7 +94,7 @@ void operation_start(void)
     if (finds_a_trace())
         out8(INSTAR_PORT_EXIT, TRACE);
     write_toggle();
-    calls->read_blocks(INSTAR_PHASE_PREPARE, &last, 1);
+    calls->read_blocks(INSTAR_PHASE_COUNT, &last, 1); /* nothing waits any more */
     struct AmendResult result = honest_result(1);
     uint32_t size = send_options(&result);
     calls->send_frame(FRAME_RESULT, &result, sizeof(result), false);
