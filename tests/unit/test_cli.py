@@ -145,7 +145,15 @@ USAGE_ERRORS = {
     "not UTF-8": (["amend", "-o", "\udcff=1", "d"], r"unknown option '\xff'"),
     "not ASCII": (["amend", "-o", "a\u202e=1", "d"], r"unknown option 'a\u202e'"),
     "help-f-bad": (["amend", "-f", "nosuchfmt", "-o", "help"], "Unknown driver 'nosuchfmt'"),
-    "bad-verb": (["amendx", "d"], "unknown command 'amendx'; see 'instar --help'"),
+    "bad-verb": (["frobnicate", "d"], "unknown command 'frobnicate'; see 'instar --help'"),
+    "mistyped verb": (
+        ["Amned", "d"],
+        "unknown command 'Amned' (did you mean 'amend'?); see 'instar --help'",
+    ),
+    "mistyped verb for help": (
+        ["help", "rebuse"],
+        "unknown command 'rebuse' (did you mean 'rebase'?); see 'instar --help'",
+    ),
     "no verb": ([], "expecting a command, such as amend"),
     "bad verb for help": (["help", "x"], "unknown command 'x'; see 'instar --help'"),
     "two verbs for help": (["help", "amend", "x"], "help takes one command; see 'instar --help'"),

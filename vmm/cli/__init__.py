@@ -149,15 +149,25 @@ def _help(command: str, arguments: list[str]) -> int:
         name = arguments[1] if arguments[1:] else INSTAR.name
         found = [entry for entry in COMMANDS if entry.name == name]
         if not found:
-            raise UsageError(f"unknown command '{name}'; see 'instar --help'")
+            raise _unknown(name)
         tell(format_help(found[0]))
         return 0
     for name, _value in scan(arguments[:1], INSTAR.flags, "instar"):
         if name == OPERAND:
-            raise UsageError(f"unknown command '{command}'; see 'instar --help'")
+            raise _unknown(command)
         tell(f"instar {__version__}\n" if name == "version" else format_help(INSTAR))
         return 0
     raise UsageError("expecting a command, such as amend; see 'instar --help'")
+
+
+def _unknown(name: str) -> UsageError:
+    from difflib import get_close_matches
+
+    from .commands import COMMANDS
+
+    nearest = get_close_matches(name.lower(), [command.name for command in COMMANDS[1:]], n=1)
+    guess = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    return UsageError(f"unknown command '{name}'{guess}; see 'instar --help'")
 
 
 def _change(command: Command, arguments: list[str], report: Report, *, own_process: bool) -> int:
