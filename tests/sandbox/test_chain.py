@@ -386,6 +386,27 @@ class TestWhatAllStepsShare:
         assert whole > budgets[0] > budgets[1] > 0
         assert works[0] > 0  # a downgrade that is judged by the image's tables
 
+    @pytest.mark.parametrize("left", [0, 1, 4095, 4096, 5119])
+    def test_a_step_is_refused_if_those_before_left_less_than_the_head_takes(
+        self,
+        path: Path,
+        untouched: Callable[[Image], Callable[[], None]],
+        monkeypatch: pytest.MonkeyPatch,
+        left: int,
+    ) -> None:
+        lay = ImageView.lay
+
+        def spend(view: ImageView, *arguments: Any) -> None:
+            lay(view, *arguments)
+            view.work_max = left
+
+        monkeypatch.setattr(ImageView, "lay", spend)
+        check = untouched(Image())
+        with pytest.raises(instar.ImageRejected) as caught:
+            instar.amend(path, size=1 << 20, shrink=True, compat="0.10")
+        assert [refusal.name for refusal in caught.value.refusals] == ["work_limit"]
+        check()
+
     def test_the_progress(self, path: Path) -> None:
         image, steps = CHAINS["zero clusters that are filled"]
         image.write(path)

@@ -161,6 +161,20 @@ def test_an_empty_image_has_nothing_to_read_ahead(memory: GuestMemory, tmp_path:
     assert ahead(memory) == []
 
 
+@pytest.mark.parametrize(
+    ("budget", "found"),
+    [(0, []), (512, []), (2559, []), (2560, [0]), (3071, [0]), (3072, [0, 512])],
+)
+def test_no_more_is_read_ahead_than_the_budget_allows(
+    memory: GuestMemory, image: ImageFile, budget: int, found: list[int]
+) -> None:
+    image.work_max = budget
+    device = BlockDevice(memory, image)
+    device.read_ahead((512, 1024))
+    assert [offset for offset, _ in ahead(memory)] == found
+    assert device.bytes_read == sum(len(data) for _, data in ahead(memory)) <= budget
+
+
 def test_a_read_gives_the_files_bytes(machine: Machine) -> None:
     assert machine.read(1, 1024) == CONTENTS[512:1536]
 

@@ -76,12 +76,16 @@ class BlockDevice:
     def read_ahead(self, along: Iterable[int] = ()) -> None:
         """Give the guest what it would ask for first: the image's head, and sectors along with it.
 
-        `along` has the offsets of up to two, in bytes; 0 is none. HostError if the file fails.
+        `along` has the offsets of up to two, in bytes; 0 is none. What exceeds the budget, and all
+        after it, is left for the guest to refuse, which knows the budget. HostError if the file
+        fails.
         """
         wanted = [(0, INSTAR_AHEAD_HEAD_SIZE), *((at, SECTOR_SIZE) for at in along if at)]
         parts, address, end = b"", INSTAR_AHEAD_DATA_ADDR, self._sectors * SECTOR_SIZE
         for offset, most in wanted:
             size = min(most, end - offset)
+            if size > self.budget - self.bytes_read:
+                break
             if size > 0:
                 self._fill(offset // SECTOR_SIZE, address, size, 0)
                 parts += _PART.pack(offset, size, address)
