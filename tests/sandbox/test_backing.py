@@ -66,6 +66,24 @@ def command(options: dict[str, Any]) -> list[str]:
     return ["amend", *flags, "-o", text]
 
 
+@pytest.mark.parametrize(
+    ("length", "atomic"), [(112, True), (504, True), (512, False), (520, False), (4096, False)]
+)
+@pytest.mark.parametrize("key", ["backing_file", "data_file"])
+def test_a_header_whose_fields_fill_the_first_sector_is_switched_in_one_go(
+    path: Path, key: str, length: int, *, atomic: bool
+) -> None:
+    fields = b"\xab" * (length - 112)
+    image = Image(header_length=length, unknown_header_fields=fields, **BACKED, data_file=b"d")
+    image.write(path)
+    more = CHANGE if key == "backing_file" else {}
+    result = instar.amend(path, **{key: NEW, **more})
+    assert (result.action, result.atomic) == ("amended", atomic)
+    names = {name: result.options[name] for name in ("backing_file", "data_file")}
+    assert names == {"backing_file": OLD, "data_file": "d"} | {key: NEW}
+    assert path.read_bytes()[112:length] == fields
+
+
 def test_every_option_is_asked_for() -> None:
     assert {key for _, options in REQUESTS.values() for key in options} >= BY_KEY.keys()
 

@@ -30,6 +30,8 @@ def could_be_one(before: HeaderView, after: HeaderView) -> bool:
     kept = (before.name, before.extensions) == (after.name, after.extensions)
     if kept and after.fields["version"] < before.fields["version"]:
         return True
+    if start > _LAST:  # the fields fill the sector: no extension over the old header has room
+        return False
     for size in sizes:
         if start + size > _LAST:
             break
