@@ -119,6 +119,17 @@ class TestEntries:
         model.case.phases[PREPARE][model.case.zeroes[0][0]] = bytes(512)
         assert_fault(model, "is to be zeroed and written$")
 
+    @pytest.mark.parametrize("offset", [1 << 30, 1 << 63])
+    def test_a_range_is_zeroed_and_written_and_the_refcount_table_is_outside(
+        self, offset: int
+    ) -> None:
+        model = downgrade(BACKED)
+        case = model.case
+        case.phases[PREPARE][case.zeroes[0][0]] = bytes(512)
+        case.data = case.data[:48] + struct.pack(">Q", offset) + case.data[56:]
+        case.number(48, offset)
+        assert_fault(model, f"^the guest accepted a table at {offset:#x}, outside the image$")
+
     def test_a_zero_cluster_is_left(self) -> None:
         model = downgrade(PLAIN)
         model.word(MAPPING, place(PLAIN, 1), 1)

@@ -60,14 +60,19 @@ _ENTRIES = 64  # in a sector of an L2 table
 def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
     """Say what is wrong with an image in which a cluster to be zeroed has another use too.
 
-    None if by its refcount the cluster is free, and holds no refcounts: the guest is to blame.
+    None if by its refcount the cluster is free, and holds no refcounts: the guest is to blame, as
+    it is where there are no such tables (GuestFault).
     """
     disk = Disk(original, before.fields["cluster_bits"], 0)
     books = _books(disk, before, 0)
     cluster = sector * SECTOR_SIZE >> disk.cluster_bits
-    offset, refcount = cluster << disk.cluster_bits, books.old(cluster)
-    if not refcount and offset not in (block for _, block in books.blocks()):
-        return None
+    offset = cluster << disk.cluster_bits
+    try:
+        refcount = books.old(cluster)
+        if not refcount and offset not in (block for _, block in books.blocks()):
+            return None
+    except OutsideError as error:
+        raise GuestFault(str(error)) from error
     return too_few_references(offset, refcount)
 
 
