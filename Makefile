@@ -37,7 +37,7 @@ NEEDS_environments := python venv
 NEEDS_planner := compiler
 NEEDS_site := python venv
 NEEDS_mutants := $(NEEDS_test)
-NEEDS_fuzz := compiler $(if $(filter-out planner,$(firstword $(ARGS))),,clang)
+NEEDS_fuzz := compiler $(if $(filter-out planner inspect repair,$(firstword $(ARGS))),,clang)
 IN_VENV := $(filter-out demo qemu downloads environments clean,$(MAKECMDGOALS))
 NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv) $(foreach goal,$(MAKECMDGOALS),$(NEEDS_$(goal)))
 

@@ -66,7 +66,9 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def make(tree: Path, goal: str, lacking: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def make(
+    tree: Path, goal: str, lacking: tuple[str, ...], *settings: str
+) -> subprocess.CompletedProcess[str]:
     """Run make where there is nothing but what the goal needs, without what is lacking."""
     tools = tree.parent / "tools"
     tools.mkdir()
@@ -81,7 +83,7 @@ def make(tree: Path, goal: str, lacking: tuple[str, ...]) -> subprocess.Complete
     assert MAKE is not None
     before = sorted(tree.rglob("*"))
     done = subprocess.run(
-        [MAKE, goal],
+        [MAKE, goal, *settings],
         check=False,
         cwd=tree,
         env={"PATH": str(tools)},
@@ -99,6 +101,12 @@ def test_what_is_lacking_is_named_in_one_line_before_anything_begins(tree: Path,
     first, *rest = done.stderr.splitlines()
     assert (done.returncode, done.stdout, first) == (2, "", line)
     assert all(other.startswith("make: ***") for other in rest)
+
+
+@pytest.mark.parametrize("target", ["planner --seconds 5", "inspect", "repair --runs 9"])
+def test_whatever_is_fuzzed_in_c_needs_clang(tree: Path, target: str) -> None:
+    done = make(tree, "fuzz", ("clang",), f"ARGS={target}")
+    assert done.stderr.startswith("make fuzz lacks clang; as root: apt-get install clang ")
 
 
 def test_what_no_interpreter_changes_is_compiled_once_and_again_if_a_source_changes(
