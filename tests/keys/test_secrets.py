@@ -7,11 +7,14 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import instar
 from instar.vmm.devices.memory import GuestMemory
+from instar.vmm.luks import region
+from instar.vmm.luks.region import open_slot
 from instar.vmm.request import AmendRequest
 from tests.support.luks import make_by_qemu
 from tests.support.process import PACKAGE
@@ -38,6 +41,14 @@ def test_the_guest_never_has_a_passphrase_or_a_key(
         seen.append(memory.read(0, memory.size))
         close(memory)
 
+    found: list[bytes] = []
+
+    def keep(*arguments: Any) -> bytearray | None:
+        key = open_slot(*arguments)
+        found.append(bytes(key or b""))
+        return key
+
+    monkeypatch.setattr(region, "open_slot", keep)
     monkeypatch.setattr(GuestMemory, "close", look)
     instar.amend(volume.path, keys=instar.AddKey(OLD.encode(), NEW.encode(), iter_time=0))
     (ram,) = seen
@@ -45,6 +56,8 @@ def test_the_guest_never_has_a_passphrase_or_a_key(
     assert b"QFI\xfb" in ram  # what it has is there to be found
     assert traces(ram) == []
     assert OLD.encode() not in ram
+    assert [len(key) for key in found] == [64]
+    assert all(half not in ram for half in (found[0][:32], found[0][32:]))
 
 
 @pytest.mark.parametrize(
