@@ -1,4 +1,4 @@
-"""Test side: the tables of docs/amend.md are those that the code has."""
+"""Test side: the tables of docs/amend.md and docs/abi.md are those that the code has."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def test_the_tables_are_fresh() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+OPTIONS_BY_KEY = sorted(OPTIONS, key=lambda row: row.abi_key)
 LAYOUTS = (
     *("InspectConfig", "InfoResult", "InfoFeature", "InfoSnapshot", "InfoBitmap"),
     *("CheckFinding", "CheckResult"),
@@ -54,6 +55,21 @@ def test_each_struct_and_finding_of_a_look_is_in_the_page() -> None:
     findings = text.split("<!-- table: findings -->\n", 1)[1].split("<!-- end -->", 1)[0]
     numbers = [int(number) for number in re.findall(r"^\| (\d+) \|", findings, re.MULTILINE)]
     assert numbers == list(range(1, abi.CHECK_KIND_MAX + 1))
+
+
+def test_each_option_and_error_of_the_abi_is_in_the_page() -> None:
+    text = (ROOT / "docs/abi.md").read_text(encoding="utf-8")
+    kinds = {
+        abi.OPTION_KIND_FLAG: "flag",
+        abi.OPTION_KIND_NUMBER: "number",
+        abi.OPTION_KIND_BYTES: "bytes",
+    }
+    table = text.partition("| key | option | kind | value |\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| (\w+) \| (\w+) \|", table, re.MULTILINE)
+    assert rows == [(str(row.abi_key), row.key, kinds[row.abi_kind]) for row in OPTIONS_BY_KEY]
+    listed = text.partition("\nErrors: ")[2].partition("\n\n")[0]
+    numbers = {number for name, number in vars(abi).items() if name.startswith("AMEND_ERROR_")}
+    assert {int(number) for number in re.findall(r"(?:^|,\s)(\d+) ", listed)} == {0, *numbers}
 
 
 def test_each_row_of_the_code_is_a_row_of_a_table() -> None:
