@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import instar
+from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
 from instar.vmm.kvm.vcpu import Vcpu
 from tests.support.forge import Data, Image
@@ -80,6 +81,20 @@ def test_the_budget_of_exits_can_be_used_up(path: Path, monkeypatch: pytest.Monk
         instar.amend(path, compat="0.10")
     assert path.read_bytes() == before
     monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 3)
+    assert instar.amend(path, compat="0.10").vm_exits == 3
+
+
+def test_the_budget_of_exits_grows_with_what_may_be_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image(clusters={0: Data(b"\5"), 9000: Data(b"\6")}).write(path)
+    with ImageFile(str(path), writable=False) as image:
+        budget = image.budget
+    monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 1)
+    monkeypatch.setattr("instar.vmm.machine.WORK_OF_EXITS", budget // 2 + 1)
+    with pytest.raises(instar.GuestFault, match="the guest stopped for the host 2 times"):
+        instar.amend(path, compat="0.10")
+    monkeypatch.setattr("instar.vmm.machine.WORK_OF_EXITS", budget // 2)
     assert instar.amend(path, compat="0.10").vm_exits == 3
 
 
