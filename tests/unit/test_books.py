@@ -172,3 +172,81 @@ def test_refcounts_are_kept_but_no_more_than_two_million() -> None:
     for cluster in (most, 0):
         assert refcounts.old(cluster) == 0
     assert len(places) == 3 + most // step
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_free_is_what_a_block_counts_so_and_nothing_takes(order: int) -> None:
+    books = books_of(image(order, {0: 1, 3: 1, 5: 1}), order)
+    end = books.in_block
+    assert books.count_free(range(0)) == 0
+    assert books.count_free(range(8)) == 5
+    assert books.count_free(range(4, 6)) == 1
+    assert books.count_free(range(end - 1, end + 3)) == 1  # no block has the others
+    books.take(6)
+    books.release([5])  # which is not free before the switch
+    assert books.count_free(range(8)) == 4
+    books.add_block(1, 7 << BITS)
+    assert books.count_free(range(8)) == 3
+    assert books.count_free(range(end - 1, end + 3)) == 4
+    books.take(end + 1)
+    assert books.count_free(range(end - 1, end + 3)) == 3
+    assert books.count_free(range(end + 1, end + 2)) == 0
+
+
+@pytest.mark.parametrize("order", [5, 6])
+@pytest.mark.parametrize("from_end", [-9, -1, 0, 1])
+@pytest.mark.parametrize("count", [1, 2, 9, 10, 300])
+def test_a_row_of_clusters_is_taken_and_released_like_one_by_one(
+    order: int, from_end: int, count: int
+) -> None:
+    data = image(order, {})
+    rows, alone = books_of(data, order), books_of(data, order)
+    first = rows.in_block + from_end
+    row = range(first, first + count)
+    rows.take_run(first, count, 2)
+    for cluster in row:
+        alone.take(cluster, 2)
+    assert rows.taken == alone.taken == count
+    assert [*rows.moved()] == [*alone.moved()]
+    assert [rows.change(n) for n in (first - 1, *row, row.stop)] == [0, *[2] * count, 0]
+    assert not rows.release_run(row.stop - 1, 2 + rows.in_block, 1)
+    assert [*rows.moved()] == [*alone.moved()]
+    for near in (first - 1, first, row.stop - 1):
+        with pytest.raises(GuestFault, match=f"from {hex(near << BITS)}, in use$"):
+            rows.take_run(near, 2, 1)
+    assert rows.release_run(row.stop, 2, 3)
+    assert [rows.change(row.stop + n) for n in range(-1, 3)] == [2, -3, -3, 0]
+
+
+@pytest.mark.parametrize("order", range(1, 7))
+def test_all_of_a_row_have_so_many_references(order: int) -> None:
+    books = books_of(image(order, dict.fromkeys(range(4, 9), 2) | {9: 1}), order)
+    end = books.in_block
+    assert books.all_have(4, 5, 2)
+    assert books.all_have(8, 1, 2)
+    assert not books.all_have(3, 2, 2)
+    assert not books.all_have(8, 2, 2)
+    assert not books.all_have(4, 5, 1)
+    assert books.all_have(end - 1, 1, 0)
+    assert not books.all_have(end - 1, 2, 0)  # of the last one nothing is known
+
+
+def test_a_new_table_lies_neither_over_the_header_nor_over_refcounts() -> None:
+    books = books_of(image(4, {0: 1}), 4)
+    with pytest.raises(GuestFault, match="into the header cluster"):
+        books.take_structure(range(2))
+    with pytest.raises(ImageRejected, match=hex(BLOCK)):
+        books.take_structure(range(1, 3))  # whatever its own refcount says
+    books.take_structure(range(3, 5))
+    assert [*books.moved()] == [(range(3, 5), TAKEN)]
+
+
+def test_no_change_of_a_refcount_is_wider_than_a_signed_number() -> None:
+    most = 1 << 63
+    books = books_of(image(6, {1: most}), 6)
+    books.take(2, most - 1)
+    for references in (most, most + 1, 2 * most - 1):
+        with pytest.raises(GuestFault, match="less than 0, or more than"):
+            books.take(3, references)
+    books.release([1], most + 1)
+    assert [books.change(n) for n in range(4)] == [0, -most, most - 1, 0]
