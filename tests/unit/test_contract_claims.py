@@ -10,7 +10,7 @@ from instar.vmm.amend.result import SWITCH
 from instar.vmm.contract.terms import Claim
 from instar.vmm.qcow2.header_view import view_header
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Bitmap, Extension, Image
+from tests.support.forge import Bitmap, Data, Extension, Image
 from tests.support.planning import (
     ALL,
     DESCRIPTION,
@@ -19,6 +19,7 @@ from tests.support.planning import (
     fault_of,
     noop,
     plan,
+    plan_request,
     toggle,
     upgrade,
 )
@@ -216,6 +217,18 @@ class TestMalformedHeaders:
         case = toggle()
         case.number(20, 22, 4)
         assert fault_of(case) == MALFORMED + "version, cluster_bits or header_length"
+
+    @pytest.mark.parametrize("order", [7, 32, (1 << 32) - 1])
+    def test_refcounts_that_are_wider_than_any(self, order: int) -> None:
+        image = Image(cluster_bits=9, size=1 << 16, clusters={0: Data(b"d")})
+        case = plan_request(image.build(), AmendRequest.of(size=1 << 20, max_growth=1 << 20))
+        case.judge()
+        field = order.to_bytes(4, "big")
+        case.data = case.data[:96] + field + case.data[100:]
+        for phase in filter(None, case.phases):
+            if header := phase.get(0):
+                phase[0] = header[:96] + field + header[100:]
+        assert fault_of(case) == MALFORMED + "refcount_order"
 
     @pytest.mark.parametrize("amended", [True, False])
     def test_an_image_that_no_planner_accepts(self, amended: bool) -> None:

@@ -24,6 +24,8 @@ FORGED = {
     "a long header": Image(header_length=160, unknown_header_fields=b"\1" * 48),
     "a short header": Image(header_length=104),
     "small clusters": Image(cluster_bits=9, size=1 << 20),
+    "narrow refcounts": Image(refcount_order=0),
+    "wide refcounts": Image(refcount_order=6),
     "large clusters": Image(cluster_bits=21, backing_file=b"b", backing_file_offset=1 << 20),
     "no end marker": Image(backing_file=b"base", extensions=[UNKNOWN], end_marker=False),
     "an extension larger than a page": Image(extensions=[Extension(0x77, b"x" * 9000)]),
@@ -100,6 +102,8 @@ MALFORMED = {
         cluster_bits=9, size=1 << 20, header={"header_length": 520}
     ),
     "a header over the limit": Image(cluster_bits=21, header={"header_length": HEADER_LIMIT + 8}),
+    "refcounts of 128 bits": Image(header={"refcount_order": 7}),
+    "a huge refcount width": Image(header={"refcount_order": 0xFFFFFFFF}),
     "a name inside the fields": Image(header={"backing_file_offset": 104}),
     "a name behind the cluster": Image(header={"backing_file_offset": (1 << 16) + 1}),
     "a name at the end of 64 bits": Image(header={"backing_file_offset": (1 << 64) - 1}),

@@ -168,8 +168,7 @@ class HeaderStates:
         entry = self._read(table, 8) if table < self._size else b""
         block = int.from_bytes(entry, "big") & -SECTOR_SIZE
         bits = 1 << fields.get("refcount_order", 4)
-        inside = 0 < block < self._size and bits <= 64
-        data = self._read(block, max(bits // 8, 1)) if inside else b""
+        data = self._read(block, max(bits // 8, 1)) if 0 < block < self._size else b""
         return int.from_bytes(data, "big") & ((1 << bits) - 1)
 
 

@@ -15,6 +15,8 @@ from .probe import (
     EXTENSION_DATA_FILE,
     EXTENSION_FEATURE_NAMES,
     INCOMPATIBLE_DATA_FILE,
+    REFCOUNT_ORDER_MAX,
+    REFCOUNT_ORDER_V2,
     header_fields,
 )
 
@@ -86,6 +88,8 @@ def view_header(read: Callable[[int, int], bytes]) -> HeaderView:
     bits = fields["cluster_bits"]
     if fields["version"] not in (2, 3) or not 9 <= bits <= 21 or length % 8:
         raise MalformedHeader("version, cluster_bits or header_length")
+    if fields.get("refcount_order", REFCOUNT_ORDER_V2) > REFCOUNT_ORDER_MAX:
+        raise MalformedHeader("refcount_order")
     cluster_size = 1 << bits
     name_offset = fields["backing_file_offset"]
     limit = name_offset or cluster_size

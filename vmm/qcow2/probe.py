@@ -46,6 +46,8 @@ EXTENSION_DATA_FILE, EXTENSION_BITMAPS, EXTENSION_LUKS = 0x44415441, 0x23852875,
 
 REFCOUNT_ORDER_V2 = 4
 """What version 2 has instead of a field: 16 bits."""
+REFCOUNT_ORDER_MAX = 6
+"""What the widest refcounts have, which are of 64 bits."""
 NO_ICOUNT = (1 << 64) - 1
 """In a snapshot: it was not taken under record and replay."""
 
@@ -101,7 +103,7 @@ class FixedHeader:
     @property
     def refcount_bits(self) -> int:
         """Of one refcount; 0 where refcount_order is out of range."""
-        return 1 << self.refcount_order if self.refcount_order <= 6 else 0
+        return 1 << self.refcount_order if self.refcount_order <= REFCOUNT_ORDER_MAX else 0
 
     @property
     def lazy_refcounts(self) -> bool:
