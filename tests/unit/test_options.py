@@ -12,7 +12,7 @@ from instar.vmm.cli.flags import AMEND
 from instar.vmm.request.keys import AddKey, check_keys
 from instar.vmm.request.keywords import CACHE_MODES, OTHER_FORMATS, check_format, make_request
 from instar.vmm.request.kinds import BOOLEANS, FLAG
-from instar.vmm.request.lists import parse_options, parse_size
+from instar.vmm.request.lists import parse_number, parse_options, parse_size
 from instar.vmm.request.options import COMPAT_LEVELS, OPTIONS
 
 HELP = None
@@ -386,6 +386,39 @@ def test_a_size_is_read_as_qemu_reads_it(text: str, size: int) -> None:
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_what_is_no_size_is_none(text: str) -> None:
     assert parse_size(text) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, -1, (1 << 64) - 1, -(1 << 63)])
+def test_a_number_of_64_bits_is_read_in_all_notations(number: int) -> None:
+    sign, size = "-" * (number < 0), abs(number)
+    for digits in (
+        f"{size}",
+        f"0x{size:x}",
+        f"0X{size:X}",
+        f"0{size:o}",
+        f"0x{size:040x}",
+        f"0{size:039o}",
+    ):
+        assert parse_number(sign + digits) == number
+        assert parse_number(" \t\n\v\f\r" + (sign or "+") + digits) == number
+
+
+@pytest.mark.parametrize("number", [1 << 64, 1 << 65, -(1 << 63) - 1, -(1 << 64)])
+def test_a_number_of_more_than_64_bits_is_none(number: int) -> None:
+    sign, size = "-" * (number < 0), abs(number)
+    for digits in (f"{size}", f"0x{size:x}", f"0{size:o}"):
+        assert parse_number(sign + digits) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "+", "-", "+-1", "--1", "- 1", "1 ", "0x", "-0x", "09", "0a", "a", "1.0", "0b1"),
+        *("0o7", "1_0", "\u0661", "0" * 40 + "7", "0x" + "0" * 41),
+    ],
+)
+def test_what_is_no_number_is_none(text: str) -> None:
+    assert parse_number(text) is None
 
 
 @pytest.mark.parametrize(

@@ -129,3 +129,16 @@ def test_entries_that_name_nothing_hide_none_of_the_others(empty: list[int], fir
         watch = Watch(16)
         watch.add(range(first + n, first + n + 1))
         assert watch.search(table) == (None if n in empty else first + n)
+
+
+@pytest.mark.parametrize(("byte", "bits"), [*((byte, 9) for byte in range(1, 7)), (2, 21), (1, 16)])
+def test_offsets_that_differ_from_zero_in_one_byte_are_found(byte: int, bits: int) -> None:
+    offset = 0x80 << 8 * (7 - byte)
+    watch = Watch(bits)
+    watch.add(range(offset >> bits, (offset >> bits) + 1))
+    for place in (0, 1, 511):
+        words = [0] * 512
+        words[place] = offset | COPIED
+        assert watch.search(pack(words)) == offset >> bits
+    assert watch.search(pack([offset] * 512)) == offset >> bits
+    assert watch.search(pack([ZERO] * 512)) is None
