@@ -281,6 +281,31 @@ instar.vmm.fleet.worker._amend = amend
     assert 0 < len(amended) < 300
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupt_loses_no_answer_where_none_was_heard_yet(tmp_path: Path, jobs: int) -> None:
+    images = write_some(tmp_path)
+    patch = f"""
+import time, instar.vmm.fleet.batch
+class Supply(instar.vmm.fleet.batch.Supply):
+    def take(self):
+        taken = super().take()
+        if taken is None:
+            while not open({str(images[0])!r}, "rb").read()[87]:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return taken
+instar.vmm.fleet.batch.Supply = Supply
+"""
+    told = run(*MANY, f"-j{jobs}", *images, patch=patch)
+    documents: list[Any] = [json.loads(line) for line in told.stdout.splitlines()]
+    assert documents.pop()["error"]["kind"] == "KeyboardInterrupt"
+    amended = {
+        str(image) for image in images if parse_header(image.read_bytes()).compatible_features
+    }
+    assert {document["filename"] for document in documents} == amended
+    assert str(images[0]) in amended
+
+
 @pytest.mark.parametrize(
     "place",
     [

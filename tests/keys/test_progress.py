@@ -92,6 +92,23 @@ def test_the_measurement_is_right_and_takes_little_longer_than_it_has_to(
     assert least <= passed[0] <= 1.5 * least
 
 
+@pytest.mark.parametrize("speed", [1e9, float("inf")])
+def test_the_measurement_ends_on_a_machine_that_is_too_fast_for_it(
+    monkeypatch: pytest.MonkeyPatch, speed: float
+) -> None:
+    passed, counts = [0.0], list[int]()
+
+    def derive(_name: str, _passphrase: bytes, _salt: bytes, count: int, _size: int) -> bytearray:
+        passed[0] += count / speed
+        counts.append(count)
+        return bytearray(32)
+
+    monkeypatch.setattr(crypto, "derive", derive)
+    monkeypatch.setattr(time, "perf_counter", lambda: passed[0])
+    assert measure("sha256") == pytest.approx(min(speed, (1 << 22) / 1e-6))
+    assert counts == [1 << 12, 1 << 22]
+
+
 def test_nothing_is_measured_where_the_iterations_take_no_time(
     disk: Path, full: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -40,3 +41,28 @@ def test_an_answer_has_no_more_bytes_than_it_may() -> None:
     assert take(*[MORE + FULL] * most) == (False, b"")
     assert take(*[MORE + FULL] * (most - 1), LAST + FULL[1:]) == (False, bytes(ANSWER_MAX - 1))
     assert take(*[MORE + FULL] * (most - 1), LAST + FULL) == (False, b"")
+
+
+def receive(channel: socket.socket) -> bytes | None:
+    """What is heard of a worker by its channel."""
+    worker: Any = SimpleNamespace(channel=channel)
+    return WorkerProcess.receive(cast("WorkerProcess", worker))
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_of_a_message_no_more_is_heard_than_a_piece_has(unread: bool) -> None:
+    parent, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with parent:
+        with worker:
+            assert receive(parent) is None
+            for message in (LAST + b"end", MORE + FULL, MORE + FULL + b"x"):
+                worker.send(message)
+            if unread:  # it ends with an image that it has not begun
+                parent.send(b"image")
+        assert [receive(parent) for _ in range(4)] == [LAST + b"end", *[MORE + FULL] * 2, b""]
+    parent, worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with parent:
+        with worker:
+            worker.send(MORE + FULL + b"x")
+            parent.send(b"image")
+        assert [receive(parent) for _ in range(2)] == [MORE + FULL, b""]
