@@ -156,6 +156,18 @@ class TestWork:
         assert 1 << 20 <= stored < 2 << 20
         with open_image(path) as image:
             assert image.work_max == WORK_MIN + WORK_FACTOR * stored
+            assert image.stored == stored
+
+    @pytest.mark.parametrize(
+        ("work_max", "stored"),
+        [
+            *((0, 0), (WORK_MIN - 1, 0), (WORK_MIN, 0), (WORK_MIN + WORK_FACTOR - 1, 0)),
+            *((WORK_MIN + WORK_FACTOR, 1), (WORK_MIN + (5 << 40), 5 << 30)),
+        ],
+    )
+    def test_what_is_stored_is_told_by_it(self, path: Path, work_max: int, stored: int) -> None:
+        with ImageFile.received(os.open(path, os.O_RDWR), "image", 0, work_max) as image:
+            assert image.stored == stored
 
     def test_a_file_system_that_counts_no_blocks_has_no_holes(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instar.abi import INSTAR_STAGED_MAX
 from instar.vmm.contract import rules
 from instar.vmm.qcow2.header_view import HeaderView
 from instar.vmm.qcow2.probe import HEADER_FIELDS, V3_FIELDS
@@ -195,3 +196,40 @@ class TestSteps:
                 1,
             )
         assert [step.max_growth for step in request.steps()] == [0, request.max_growth]
+
+
+class TestNewTables:
+    """How many bytes of tables a disk that grows may need."""
+
+    @pytest.mark.parametrize(
+        ("size", "cluster_size", "tables"),
+        [
+            # For each cluster an entry of 16 bytes, and a cluster at least.
+            ((1 << 40) - (1 << 16), 1 << 16, 16 + (1 << 16)),
+            (1 << 39, 1 << 16, (16 << 23) + (1 << 16)),
+            (1 << 39, 1 << 21, (16 << 18) + (1 << 21)),
+            ((1 << 40) - 512, 512, 16 + 512),
+            ((1 << 40) - 31, 512, 512),
+            ((1 << 40) - 512, 0, 16),  # as a header says it that nobody has refused yet
+            (1 << 40, 1 << 16, 1 << 16),
+            (1 << 41, 1 << 16, 1 << 16),
+        ],
+    )
+    def test_it_is_what_is_added_to_the_disk_that_counts(
+        self, size: int, cluster_size: int, tables: int
+    ) -> None:
+        request = AmendRequest.of(size=1 << 40, max_growth=1 << 30)
+        assert request.tables_for(size, cluster_size) == tables
+        for most in (tables, tables - 1):
+            request = AmendRequest.of(size=1 << 40, max_growth=most)
+            assert request.tables_for(size, cluster_size) == most
+
+    def test_it_is_no_more_than_the_file_may_grow_by_or_can_be_staged(self) -> None:
+        for growth in (0, 1, INSTAR_STAGED_MAX, INSTAR_STAGED_MAX + 1):
+            request = AmendRequest.of(size=1 << 60, max_growth=growth)
+            most = min(growth, INSTAR_STAGED_MAX)
+            assert (request.tables_max, request.tables_for(0, 1 << 16)) == (most, most)
+
+    def test_no_table_is_needed_where_no_size_is_asked_for(self) -> None:
+        request = AmendRequest.of(compat=2, max_growth=1 << 30)
+        assert (request.tables_max, request.tables_for(1 << 40, 1 << 16)) == (0, 0)

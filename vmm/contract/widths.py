@@ -31,9 +31,10 @@ class Width:
         self.in_sector = SECTOR_SIZE * 8 >> order
         """Refcounts in a sector."""
         self._code = "BBBBHIQ"[order]
+        self._in_byte = 8 // self.bits
         self._parts = [
             bytes(byte >> n * self.bits & self.most for byte in range(256))
-            for n in range(8 // self.bits)
+            for n in range(self._in_byte)
         ]
         # What a refcount changes by has a sign.
         self._change_code = "hhhhiqq"[order]
@@ -62,7 +63,7 @@ class Width:
 
     def _spread(self, data: bytes) -> bytes:
         """A byte for each refcount of less than 8 bits."""
-        each = 8 // self.bits
+        each = self._in_byte
         counts = bytearray(len(data) * each)
         for n in range(each):
             counts[n::each] = data.translate(self._parts[n])
@@ -72,7 +73,7 @@ class Width:
         """The reverse of it. OverflowError for a refcount that is out of range."""
         if counts.translate(None, bytes(range(self.most + 1))):
             raise OverflowError(f"a refcount of more than {self.bits} bits")
-        each = 8 // self.bits
+        each = self._in_byte
         parts = (int.from_bytes(counts[n::each], "big") << n * self.bits for n in range(each))
         return sum(parts).to_bytes(len(counts) // each, "big")
 
