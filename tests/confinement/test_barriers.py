@@ -211,6 +211,48 @@ def test_limits_hold_for_what_seccomp_allows(tmp_path: Path, code: str, error: s
     assert attempt(code, tmp_path / "image") == (0, error)
 
 
+# One argument of a call with each of some values: which of them the filter lets through.
+VALUES: dict[str, tuple[str, range, tuple[int, ...]]] = {
+    "bits of how memory is mapped": (  # but for those of a private map without a file
+        "(9, 1 << 40, 4096, 3, 0x22 ^ 1 << value, -1, 0)",
+        range(32),
+        (4, 14, 15, 17, 18, 20, *range(26, 32)),
+    ),
+    "what is mapped for": ("(9, 0, 4096, value, 0x22, -1, 0)", range(8), (0, 1, 2, 3)),
+    "what memory is made to be for": ("(10, 0, 4096, value)", range(8), (0, 1, 2, 3)),
+    "advice": ("(28, 0, 0, value)", range(128), (0, 3, 4, 8, 14, 15, 16, 17, 25)),
+    "where to seek": ("(8, IMAGE, 0, value)", range(8), (2, 3, 4)),
+    "room for a file": ("(285, IMAGE, value, 0, 4096)", range(128), (3,)),
+    "a descriptor's state": ("(72, IMAGE, value, 0)", range(64), (1,)),
+    "a descriptor to write to": ("(1, value, 0, 0)", range(8), (1, 2)),
+    "a descriptor to report to": ("(20, value, 0, 0)", range(8), (2,)),
+}
+LET_THROUGH = """
+for value in {values!r}:
+    ctypes.set_errno(0)
+    libc.syscall(*map(ctypes.c_long, {call}))
+    if ctypes.get_errno() != errno.EPERM:
+        say(value, "")
+"""
+
+
+@pytest.mark.parametrize(("call", "values", "allowed"), VALUES.values(), ids=VALUES)
+def test_seccomp_lets_each_value_through_that_is_listed(
+    tmp_path: Path, call: str, values: range, allowed: tuple[int, ...]
+) -> None:
+    code = LET_THROUGH.format(call=call, values=values)
+    said = "".join(f"{value} " for value in allowed)
+    assert attempt(code, tmp_path / "image", barriers=("privileges", "seccomp")) == (0, said)
+
+
+def test_a_worker_may_lock_an_image_and_ask_whether_it_is_open(tmp_path: Path) -> None:
+    before = "Descriptors = lambda *words, real=Descriptors: real(*words, channel=1)"
+    code = LET_THROUGH.format(call="(72, IMAGE, value, 0)", values=range(64))
+    barriers = ("privileges", "seccomp")
+    answer = attempt(code, tmp_path / "image", before=before, barriers=barriers)
+    assert answer == (0, "1 36 37 ")
+
+
 STATUS = """
 text = open("/proc/self/status").read()
 fields = dict(line.split(":\\t", 1) for line in text.splitlines() if ":\\t" in line)
