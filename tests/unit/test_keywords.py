@@ -13,7 +13,7 @@ import pytest
 
 import instar
 from instar import abi
-from instar.vmm.base.errors import UsageError
+from instar.vmm.base.errors import InstarError, UsageError
 from instar.vmm.contract import rules
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import make_request
@@ -108,6 +108,33 @@ def test_what_is_not_asked_for_is_none_and_what_is_not_allowed_false() -> None:
         _ = request.lazy_refcount
     with pytest.raises(TypeError):
         request.options["compat"] = 2
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"format": 7}, "format is a str, not 7"),
+    ({"cache": b"none"}, "cache is a str, not b'none'"),
+    # Before anything is said of the image a caller hears of what no command line can say.
+    ({"compat": 3}, "compat is a str, such as '1.1', not 3"),
+    ({"format": "raw"}, "Format driver 'raw' does not support option amendment"),
+    ({"cache": "fast"}, "Invalid cache option: fast"),
+    ({"compat": "1.2"}, "Unknown compatibility level '1.2'"),
+    ({"lazy_refcounts": "on"}, "lazy_refcounts is None, True or False, not 'on'"),
+    ({"size": "1G"}, "size is a number of bytes, not '1G'"),
+    ({"change_backing": True, "backing_fmt": "new"}, "Invalid format name: 'new' is no format"),
+    ({"timeout": 0}, "timeout is a number of seconds above 0 and below 1e9, not 0"),
+    ({"keys": "secret"}, "keys"),
+    ({"repair": 2}, "repair is True or False, not 2"),
+]
+
+
+@pytest.mark.parametrize("at", range(len(FAULTS)))
+def test_of_several_faults_the_first_one_is_told(at: int) -> None:
+    first, told = FAULTS[at]
+    for second, _ in FAULTS[at:]:
+        if second is first or second.keys().isdisjoint(first):
+            with pytest.raises(InstarError) as caught:
+                make_request({**second, **first})
+            assert str(caught.value).startswith(told)
 
 
 def row(kind: str, **about: Any) -> Option:
