@@ -132,7 +132,12 @@ class Record:
             known = sorted(lines)
             at = bisect_right(known, mutant.line) - 1
             return self.ordered(lines[known[at]] if at >= 0 else set())
-        return self.ordered(lines.get(mutant.line, set()) or self._users(mutant))
+        found = lines.get(mutant.line, set())
+        tree = ast.parse((self._root / mutant.path).read_text("utf-8"))
+        # What runs at an import has run in the test that happened to be the first one with it.
+        if not found or _runs_at_import(tree, mutant.line):
+            found = found | self._users(mutant, tree)
+        return self.ordered(found)
 
     def others(self, mutant: Mutant, tried: Iterable[str]) -> list[str]:
         """What else may: runs of the guest for C, and other processes; its kin first.
@@ -158,9 +163,8 @@ class Record:
             turns[function] += 1
         return [name for _, _, name in sorted(keyed)]
 
-    def _users(self, mutant: Mutant) -> set[str]:
+    def _users(self, mutant: Mutant, tree: ast.Module) -> set[str]:
         """What runs lines with a name that is bound where the mutant is, at import."""
-        tree = ast.parse((self._root / mutant.path).read_text("utf-8"))
         found: set[str] = set()
         for node in ast.walk(tree):
             end = getattr(node, "end_lineno", None)
@@ -220,6 +224,14 @@ class Record:
                 break
             chosen.append(name)
         return chosen
+
+
+def _runs_at_import(tree: ast.Module, line: int) -> bool:
+    """Whether a line is in the body of no function."""
+    return not any(
+        isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(tree)
+    )
 
 
 def _word(path: str) -> Callable[[str], re.Match[str] | None]:

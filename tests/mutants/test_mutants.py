@@ -173,6 +173,20 @@ def test_a_constant_is_tried_by_what_uses_its_name(tree: Path) -> None:
     assert read(tree).tests(Mutant("code/a.py", 1, "LIMIT = 3", "LIMIT = 4")) == [ODD, SLOW]
 
 
+def test_what_runs_at_an_import_is_tried_by_more_than_the_test_that_imports_first(
+    tree: Path,
+) -> None:
+    record = pickle.loads((tree / "record").read_bytes())  # noqa: S301 - our own
+    lines = record["lines"]["code/a.py"]
+    lines[1], lines[4], lines[8] = {ODD}, {ODD}, {ODD}
+    (tree / "record").write_bytes(pickle.dumps(record))
+    found = read(tree)
+    assert found.tests(Mutant("code/a.py", 1, "LIMIT = 3", "LIMIT = 4")) == [ODD, SLOW]
+    assert found.tests(Mutant("code/a.py", 4, "", "")) == [QUICK, ODD, SLOW]
+    assert found.tests(Mutant("code/a.py", 8, "", "")) == [ODD, SLOW]
+    assert found.tests(Mutant("code/a.py", 5, "", "")) == [QUICK, SLOW]
+
+
 def test_a_line_of_c_is_in_the_block_that_begins_before_it(tree: Path) -> None:
     record = read(tree)
     assert record.tests(Mutant("c/a.c", 4, "", "")) == [SLOW]
