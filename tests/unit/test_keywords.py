@@ -13,7 +13,8 @@ import pytest
 
 import instar
 from instar import abi
-from instar.vmm.base.errors import InstarError, UsageError
+from instar.abi import INSTAR_RAM_MAX, INSTAR_RAM_SIZE
+from instar.vmm.base.errors import ImageRejected, InstarError, UsageError
 from instar.vmm.contract import rules
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import make_request
@@ -135,6 +136,44 @@ def test_of_several_faults_the_first_one_is_told(at: int) -> None:
             with pytest.raises(InstarError) as caught:
                 make_request({**second, **first})
             assert str(caught.value).startswith(told)
+
+
+KEYS = instar.EraseKey(1)
+
+
+@pytest.mark.parametrize("form", ["qcow2", "luks", None])
+def test_keys_are_changed_in_files_of_two_formats(form: str | None) -> None:
+    assert make_request({"keys": KEYS, "format": form}).format == (form or "qcow2")
+    keywords = {"keys": KEYS, "format": form, "compat": "1.1"}
+    if form == "luks":
+        with pytest.raises(UsageError, match=r"^a LUKS file has keyslots only, and no "):
+            make_request(keywords)
+    else:
+        assert make_request(keywords).compat == 3
+
+
+def test_nothing_but_keys_is_changed_in_a_luks_file() -> None:
+    for keywords in ({"compat": "1.1"}, {}):
+        with pytest.raises(ImageRejected, match=r"^Format driver .luks. does not support "):
+            make_request({**keywords, "format": "luks"})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "growth"),
+    [
+        ({}, 0),
+        ({"lazy_refcounts": True}, 0),
+        ({"size": 512}, 7),
+        ({"lazy_refcounts": True, "size": 512}, 7),
+        ({"repair": True}, 7),
+        ({"repair": True, "lazy_refcounts": True}, 7),
+        ({"keys": KEYS}, 0),
+    ],
+)
+def test_a_file_grows_for_what_writes_tables_alone(keywords: dict[str, Any], growth: int) -> None:
+    request = make_request({**keywords, "max_growth": 7})
+    assert request.max_growth == growth
+    assert request.ram_size == (INSTAR_RAM_MAX if "repair" in keywords else INSTAR_RAM_SIZE)
 
 
 def row(kind: str, **about: Any) -> Option:
