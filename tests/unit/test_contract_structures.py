@@ -8,7 +8,8 @@ import pytest
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.disk import Disk
-from instar.vmm.contract.structures import Snapshots
+from instar.vmm.contract.limits import SNAPSHOTS_MAX
+from instar.vmm.contract.structures import Snapshots, bitmap_clusters
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Image, Snapshot, Zero, ZeroAllocated
@@ -27,6 +28,9 @@ from tests.support.tables import (
     SWITCH,
     assert_fault,
 )
+
+BITS = 9  # of clusters, where only a table is looked at
+SNAPSHOT = struct.Struct(">QIHHIIQII")
 
 
 class TestStructures:
@@ -233,3 +237,76 @@ def test_no_snapshot_table_is_larger_than_qemu_takes(count: int) -> None:
     else:
         with pytest.raises(GuestFault, match=f"accepted a snapshot table of {513 << 17} bytes$"):
             Snapshots(disk, 1 << 17, count, 0)
+
+
+def disk_of(data: bytes, size: int = 1 << 40) -> Disk:
+    """A disk that begins with these bytes, and has zeros behind them."""
+    return Disk(Original(lambda at, n: data[at : at + n].ljust(n, b"\0"), size, 1 << 40), BITS, 0)
+
+
+def test_no_more_snapshots_are_there_than_qemu_takes() -> None:
+    snapshots = Snapshots(disk_of(b""), 0, SNAPSHOTS_MAX, 0)
+    assert SNAPSHOTS_MAX == len(snapshots.l1_tables) == 65536
+    assert snapshots.clusters == range(40 * 65536 >> BITS)
+    with pytest.raises(GuestFault, match=r"accepted 65537 snapshots$"):
+        Snapshots(disk_of(b""), 0, SNAPSHOTS_MAX + 1, 0)
+
+
+@pytest.mark.parametrize(("rest", "clusters"), [(0, 1), (512 - 40, 1), (513 - 40, 2), (1000, 3)])
+def test_a_snapshot_table_ends_with_its_last_text(rest: int, clusters: int) -> None:
+    last = SNAPSHOT.pack(0, 0, rest // 2, rest - rest // 2, 0, 0, 0, 0, 0)
+    for before in (0, 3, 4, 5):
+        # Each entry but the last one is filled up to a multiple of 8 bytes from the first one on.
+        first = SNAPSHOT.pack(0, 0, 0, 512 * 4 - 40 - before, 0, 0, 0, 0, 0).ljust(512 * 4, b"\0")
+        table = Snapshots(disk_of(bytes(512) + first + last), 512, 2, 0)
+        assert len(table.l1_tables) == 2
+        assert table.clusters == range(1, 5 + clusters)
+
+
+@pytest.mark.parametrize(("extra", "lacks"), [(0, True), (15, True), (16, False), (1024, False)])
+def test_a_snapshot_has_no_more_extra_data_than_qemu_takes(extra: int, lacks: bool) -> None:
+    entry = SNAPSHOT.pack(0, 0, 0, 0, 0, 0, 0, 0, extra)
+    assert Snapshots(disk_of(entry), 0, 1, 0).lacks_extra_data == lacks
+    if extra == 1024:
+        with pytest.raises(GuestFault, match=r"a snapshot with 1025 bytes of extra data$"):
+            Snapshots(disk_of(entry[:-4] + (1025).to_bytes(4, "big")), 0, 1, 0)
+
+
+def bitmaps_of(count: int, size: int, directory: bytes = b"") -> list[int]:
+    """The clusters of bitmaps whose directory begins the disk."""
+    return [*bitmap_clusters(disk_of(directory), struct.pack(">IIQQ", count, 0, size, 0))]
+
+
+def bitmap(name: int, extra: int = 0) -> bytes:
+    """An entry of a directory, of a bitmap without a table."""
+    entry = struct.pack(">QIIBBHI", 0, 0, 0, 1, 9, name, extra)
+    return entry + bytes(name + extra + -(len(entry) + name + extra) % 8)
+
+
+def test_no_bitmaps_are_more_or_longer_than_qemu_takes() -> None:
+    with pytest.raises(GuestFault, match=r"bitmap directory that is too short$"):
+        bitmaps_of(65535, 0)
+    with pytest.raises(GuestFault, match=r"accepted 65536 bitmaps$"):
+        bitmaps_of(65536, 0)
+    with pytest.raises(GuestFault, match=r"bitmap directory of another size than it has$"):
+        bitmaps_of(0, 64 << 20)
+    with pytest.raises(GuestFault, match=f"a bitmap directory of {(64 << 20) + 1} bytes$"):
+        bitmaps_of(0, (64 << 20) + 1)
+
+
+@pytest.mark.parametrize("name", [0, 1, 7, 8, 9, 1023])
+def test_a_bitmap_directory_is_as_long_as_its_entries(name: int) -> None:
+    entry = bitmap(name)
+    directory = entry + bitmap(5)
+    assert bitmaps_of(2, len(directory), directory) == [*range(-(-len(directory) >> BITS))]
+    with pytest.raises(GuestFault, match=r"bitmap directory that is too short$"):
+        bitmaps_of(2, len(entry) + 23, directory)
+    for size in (len(directory) - 1, len(directory) + 1):
+        with pytest.raises(GuestFault, match=r"bitmap directory of another size than it has$"):
+            bitmaps_of(2, size, directory)
+
+
+@pytest.mark.parametrize("entry", [bitmap(1024), bitmap(3, extra=1)])
+def test_a_bitmap_has_no_long_name_and_no_extra_data(entry: bytes) -> None:
+    with pytest.raises(GuestFault, match=r"a bitmap with extra data, or a long name$"):
+        bitmaps_of(1, len(entry), entry)
