@@ -287,6 +287,29 @@ def test_autoclear_bits_that_nobody_knows_do_not_outlive_a_repair() -> None:
         plan.judge()
 
 
+@pytest.mark.parametrize("bit", [1, 5, 6, 63])
+@pytest.mark.parametrize(("image", "request_"), [(ZEROS, REPAIR), (LEAKED, LEAKS)])
+def test_an_image_with_a_feature_that_forbids_it_is_not_repaired(
+    image: Image, request_: AmendRequest, bit: int
+) -> None:
+    plan = Plan(image.build(), request_)
+    plan.judge()
+    plan.put(72, plan.entry(72, SWITCH) | 1 << bit, 8, SWITCH)
+    plan.image = plan.image[:72] + (1 | 1 << bit).to_bytes(8, "big") + plan.image[80:]
+    with pytest.raises(GuestFault, match=r"repairs an image whose features forbid it$"):
+        plan.judge()
+
+
+def test_an_image_with_an_extension_that_nobody_knows_is_not_repaired() -> None:
+    described = replace(LEAKED, backing_file=b"base", backing_format=b"raw")
+    plan = Plan(described.build(), LEAKS)
+    plan.judge()
+    plan.put(112, plan.entry(112, SWITCH) ^ 1 << 32, 8, SWITCH)
+    plan.image = plan.image[:112] + plan.sectors[SWITCH, 0][112:120] + plan.image[120:]
+    with pytest.raises(GuestFault, match=r"an image with an unknown header extension$"):
+        plan.judge()
+
+
 def test_each_block_is_found_by_the_index_of_its_entry() -> None:
     image = replace(DIRTY, clusters={n: Data(b"d") for n in range(600)}, size=600 << 9)
     data = image.build()
