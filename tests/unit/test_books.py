@@ -250,3 +250,20 @@ def test_no_change_of_a_refcount_is_wider_than_a_signed_number() -> None:
             books.take(3, references)
     books.release([1], most + 1)
     assert [books.change(n) for n in range(4)] == [0, -most, most - 1, 0]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_a_window_takes_of_memory_is_counted_once(
+    order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books, held = books_of(image(order, {}), order), list[int]()
+    monkeypatch.setattr(books._disk, "hold", held.append)
+    a_window = 512 + (4096 >> order) * {4: 4, 5: 8, 6: 8}.get(order, 2)
+    books.take(1)
+    books.take(2)
+    assert held == [a_window]
+    for number in range(1, 8):
+        books.release([books.in_block * number])
+        assert held == [a_window] * (number + 1)
+    with pytest.raises(GuestFault, match=r"^the guest stages fewer refcounts than it changes$"):
+        books.take(books.in_block * 8)

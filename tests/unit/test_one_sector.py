@@ -27,6 +27,8 @@ LARGE = view(end=120)
 FULL = view(65408, end=1 << 16, name=b"base", at=200)
 NAMED = view(end=120, name=b"other", at=60_000)
 """There is room for 59488 bytes from the second sector to the name, and for 5528 behind it."""
+EARLY = view(end=120, name=b"other", at=600)
+"""There is room for 88 bytes in front of the name, and for 64928 behind it."""
 
 # The old header, extensions of the new one, its name, and whether one sector would do.
 CASES: dict[str, tuple[HeaderView, tuple[int, ...], bytes | None, bool]] = {
@@ -56,6 +58,8 @@ CASES: dict[str, tuple[HeaderView, tuple[int, ...], bytes | None, bool]] = {
     "more than in front of the name": (NAMED, (59_473,), b"other", False),
     "all and another name in front": (NAMED, (59_464,), b"n" * 8, True),
     "all and a name too long in front": (NAMED, (59_464,), b"n" * 9, False),
+    "all and a name up to the cluster's end": (EARLY, (64_904,), b"n" * 8, True),
+    "all and a name too long behind": (EARLY, (64_904,), b"n" * 9, False),
     "all and another name behind": (NAMED, (500,), b"n" * 5012, True),
 }
 

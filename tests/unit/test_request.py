@@ -233,3 +233,14 @@ class TestNewTables:
     def test_no_table_is_needed_where_no_size_is_asked_for(self) -> None:
         request = AmendRequest.of(compat=2, max_growth=1 << 30)
         assert (request.tables_max, request.tables_for(1 << 40, 1 << 16)) == (0, 0)
+
+
+def test_a_request_stays_itself_where_it_fits() -> None:
+    request = AmendRequest.of(size=1 << 30, max_growth=7)
+    for growth in (7, 8):
+        assert request.within(growth) is request
+    assert request.within(6) == AmendRequest.of(size=1 << 30, max_growth=6)
+    assert request.fit(is_device=False) is request
+    fixed = AmendRequest.of(size=1 << 30, max_growth=0, fixed_size=True)
+    assert request.fit(is_device=True) == fixed
+    assert not request.fixed_size

@@ -22,6 +22,7 @@ from instar.vmm.amend.messages import (
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.qcow2.probe import FixedHeader
 from instar.vmm.request import AmendRequest
+from instar.vmm.request.keys import EraseKey
 from tests.support.options import raw
 
 RESULT = struct.Struct(abi.AmendResult_FORMAT)
@@ -294,7 +295,7 @@ class TestOptions:
 
     def test_every_kind_can_be_packed_and_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(OPTION_KINDS, NEXT, abi.OPTION_KIND_BYTES)
-        for text in (b"", b"x", b"eight by", b"\xff" * abi.OPTION_BYTES_MAX):
+        for text in (b"", b"x", b"eight by", bytes(range(1, 256)), b"\xff" * abi.OPTION_BYTES_MAX):
             values = {**OPTIONS, NEXT: text}
             packed = pack_options(values)
             assert len(packed) % 8 == 0
@@ -438,10 +439,19 @@ class TestConfig:
         [
             (AmendRequest.of(compat=2, drop_bitmaps=True), abi.AMEND_FLAG_DROP_BITMAPS),
             (AmendRequest.of(compat=2, fixed_size=True), abi.AMEND_FLAG_FIXED_SIZE),
+            (AmendRequest.of(size=512, shrink=True), abi.AMEND_FLAG_SHRINK),
+            (AmendRequest.of(change_backing=True), abi.AMEND_FLAG_CHANGE_BACKING),
+            (AmendRequest.of(max_growth=1 << 30, backing_size=1 << 30), 0),
+            (AmendRequest.of(repair=True), abi.AMEND_FLAG_REPAIR),
+            (AmendRequest.of(mends="leaks"), abi.AMEND_FLAG_REPAIR_LEAKS),
+            (AmendRequest.of(mends="all"), abi.AMEND_FLAG_REPAIR_ALL),
+            (AmendRequest.of(keys=EraseKey(1)), abi.AMEND_FLAG_KEYS),
+            (AmendRequest.of(), 0),
         ],
     )
     def test_it_says_what_may_be_done_for_it(self, request_: AmendRequest, flag: int) -> None:
         assert self.pack(request_)["flags"] == flag | abi.AMEND_FLAG_QUIET
+        assert self.pack(request_, debug=True)["flags"] == flag
 
     def test_it_says_how_far_the_file_may_grow(self) -> None:
         assert self.pack(AmendRequest.of(compat=2, max_growth=1 << 40))["max_growth"] == 1 << 40

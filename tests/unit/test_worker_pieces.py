@@ -1,8 +1,12 @@
-"""Test side: a worker's answer comes in pieces, and nonsense is the last one."""
+"""Test side: a worker as its parent hears and ends it, and what it keeps of that."""
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +15,7 @@ import pytest
 from instar.vmm.fleet.document import ANSWER_MAX
 from instar.vmm.fleet.worker import LAST, MORE, PIECE
 from instar.vmm.fleet.worker_process import WorkerProcess
+from tests.support.process import PACKAGE
 
 FULL = bytes(PIECE)
 
@@ -66,3 +71,49 @@ def test_of_a_message_no_more_is_heard_than_a_piece_has(unread: bool) -> None:
             worker.send(MORE + FULL + b"x")
             parent.send(b"image")
         assert [receive(parent) for _ in range(2)] == [MORE + FULL, b""]
+
+
+@pytest.mark.parametrize(
+    ("code", "patience", "how"),
+    [
+        ("time.sleep(0.1); os._exit(3)", 20.0, "ended with status 3"),
+        ("os.kill(os.getpid(), 15)", 20.0, "was killed (Terminated)"),
+        ("time.sleep(60)", 0.0, "was killed (Killed)"),
+        ("time.sleep(60)", 0.1, "was killed (Killed)"),
+        ("time.sleep(60)", -1.0, "was killed (Killed)"),
+    ],
+)
+def test_a_worker_ends_by_itself_in_the_time_that_it_has(
+    code: str, patience: float, how: str
+) -> None:
+    channel, other = socket.socketpair()
+    child = subprocess.Popen([sys.executable, "-SsEc", f"import os, time; {code}"])
+    worker: Any = SimpleNamespace(channel=channel, pid=child.pid)
+    start = time.monotonic()
+    with other:
+        assert WorkerProcess.end(cast("WorkerProcess", worker), patience) == how
+    taken = time.monotonic() - start
+    assert patience <= taken < 15 or "Killed" not in how
+    assert channel.fileno() == -1
+    child.wait()  # it is no more: only to tell Popen
+
+
+SHED = """
+import os, socket
+from instar.vmm.fleet.worker import _shed
+parent, own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+if os.fork() == 0:
+    channel = _shed(own)
+    there = [number for number in range(64) if os.path.exists(f"/proc/self/fd/{number}")]
+    null = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+    channel.send(repr((channel.fileno(), there, null, os.get_inheritable(3))).encode())
+    os._exit(0)
+print(parent.recv(1000).decode())
+"""
+
+
+def test_a_worker_keeps_its_channel_alone_and_leaves_it_to_no_program() -> None:
+    line = [sys.executable, "-c", SHED]
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{(3, [0, 1, 2, 3], ['/dev/null'] * 3, False)}\n"
