@@ -11,6 +11,7 @@ import pytest
 from instar.vmm import cli
 from instar.vmm.amend.result import ByteRange
 from instar.vmm.base.errors import GuestFault, HostError, ImageLocked, ImageRejected, UsageError
+from instar.vmm.cli.report import Report
 from instar.vmm.contract.terms import Change
 from tests.support.options import told
 from tests.unit.command import LAZY, REFUSAL, FakeAmend, fail, fake_amend, make_result, read_json
@@ -175,6 +176,21 @@ def test_dry_run_says_whether_and_how(
     amend.result = make_result(filename="d", dry_run=True, changes=(), ranges=(), **changed)
     assert cli.main(["amend", "--dry-run", *LAZY, "d"]) == 0
     assert capsys.readouterr() == (expected, "")
+
+
+def test_a_success_is_told_where_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    report.result(make_result(), quiet=False)
+    assert tuple(capsys.readouterr()) == ("", "")
+    report.expect(verbose=True, dry_run=False)
+    report.result(make_result(), quiet=True)
+    assert tuple(capsys.readouterr()) == ("", "")
+    report.result(make_result(), quiet=False)
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    report.expect(verbose=False, dry_run=False)
+    report.result(make_result(), quiet=False)
+    assert tuple(capsys.readouterr()) == ("", "")
 
 
 @pytest.mark.parametrize(

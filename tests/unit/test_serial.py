@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.devices.memory import GuestMemory
-from instar.vmm.devices.serial import FRAME_BUDGET, TEXT_BUDGET, SerialPort
+from instar.vmm.devices.serial import SerialPort
 from tests.support.driver import DMA, WRITE, Driver, frame
 
+FRAME_BUDGET, TEXT_BUDGET = 1 << 20, 4096
 RESULT, PROGRESS = abi.FRAME_RESULT, abi.FRAME_PROGRESS
 FRAMES = [(PROGRESS, b"a"), (77, b""), (abi.FRAME_REFUSALS, b"r" * 33), (RESULT, b"end")]
 
