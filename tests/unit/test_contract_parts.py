@@ -250,8 +250,11 @@ class TestReads:
         assert words == [1, 2] * (1 << 16)
 
 
-def grow(taken: int, blocks: list[int], entries: int = 0, **more: int) -> None:
-    """Judge a growth of an image of 100 clusters, whose refcount table is in cluster 1."""
+def grow(taken: int, blocks: list[int], entries: int = 0, **more: int) -> int:
+    """Judge a growth of an image of 100 clusters, whose refcount table is in cluster 1.
+
+    Returns what that costs.
+    """
     clusters = more.get("clusters", 1)
     disk = make_disk(100 << BITS)
     books = SimpleNamespace(
@@ -267,6 +270,7 @@ def grow(taken: int, blocks: list[int], entries: int = 0, **more: int) -> None:
     }
     end = more.get("end", 100) << BITS
     judge_growth(disk, cast("Books", books), table, end, entries)
+    return disk.work
 
 
 class TestGrowth:
@@ -316,3 +320,7 @@ class TestGrowth:
         grow(3, [], end=100 + 3 + 17, counted=1)
         with pytest.raises(GuestFault, match="clusters that nothing takes"):
             grow(3, [], end=100 + 3 + 18, counted=1)
+
+    def test_refcounts_are_looked_up_where_the_file_grows_by_more_than_that(self) -> None:
+        assert grow(3, [], end=100 + 3 + 16) == 0
+        assert grow(3, [], end=100 + 3 + 17, counted=1) == 20 * 16

@@ -203,6 +203,17 @@ def test_extents_are_what_was_written_last_however_it_overlaps(
         assert got == b"".join(within[n] for n in sorted(within))
 
 
+@pytest.mark.parametrize("count", [1, 126, 127, 128, 255, 256])
+def test_what_follows_an_extent_goes_behind_all_that_is_stored(count: int) -> None:
+    # Where the extent ends, the last block of the store may end as well.
+    staged = StagedWrites()
+    staged.write(300, sector(1), 0)
+    staged.write(0, sector(2) * count, 0)
+    staged.write(count, sector(3), 0)
+    numbers = {**dict.fromkeys(range(count), 2), count: 3, 300: 1}
+    assert all_sectors(staged)[0] == {n: sector(byte) for n, byte in numbers.items()}
+
+
 class TestMemory:
     """No more than 1.3 times what is staged, however it comes."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from instar.vmm.amend.result import AmendOutcome
 from instar.vmm.base.errors import HostError
 from instar.vmm.fleet import supply as module
 from instar.vmm.fleet.supply import Supply, Taken
+from tests.support.project import ROOT
 from tests.unit.command import make_result
 
 
@@ -117,3 +119,27 @@ def test_no_more_names_are_kept_than_promised(
         taken.append(one.before is not None)
         supply.done(one)
     assert taken == [False, False, False, True, False]
+
+
+def test_as_many_names_are_kept_as_the_decision_says() -> None:
+    text = (ROOT / "docs/decisions/0014-a-batch-knows-images-by-device-and-inode.md").read_text()
+    assert f"the last {module.REMEMBERED:,} images" in text
+
+
+def test_no_more_paths_wait_for_an_image_than_have_room(names: list[str]) -> None:
+    read: list[str] = []
+
+    def paths() -> Iterator[str]:
+        for name in [names[0]] * 3000:
+            read.append(name)
+            yield name
+
+    supply = Supply(paths())
+    taken = take(supply)
+    for _ in range(2):
+        assert supply.take() is None
+        assert len(read) == 1 + 1024
+    supply.done(taken)
+    assert take(supply).path == names[0]
+    assert supply.take() is None
+    assert len(read) == 1 + 1 + 1024
