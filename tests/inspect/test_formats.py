@@ -163,6 +163,18 @@ def test_a_disk_image_that_is_a_cd_too_is_refused(tmp_path: Path, qemu: Qemu) ->
     assert run("--safe", path) == 1
 
 
+@pytest.mark.parametrize(
+    ("version", "form"), [(0, "raw"), (1, "qcow"), (2, "qcow2"), (3, "qcow2"), (4, "qcow2")]
+)
+def test_a_qcow2_image_is_one_in_any_version_but_the_first(version: int, form: str) -> None:
+    data = bytearray(Image().build())
+    data[4:8] = version.to_bytes(4, "big")
+    found = recognise(
+        bytes(data[:NEAR_SIZE]), lambda at, size: bytes(data[at : at + size]), 1 << 20
+    )
+    assert found == (form, ())
+
+
 @pytest.mark.parametrize("before", [0, 1, 489, 490, 491, 5000])
 def test_the_end_of_a_file_is_looked_at_however_short_it_is(before: int) -> None:
     for form, contents, end in (
