@@ -19,14 +19,16 @@ from tests.support.forge import (
     Snapshot,
     Zero,
     ZeroAllocated,
+    layout,
 )
 from tests.support.forge.model import ZERO, Model
-from tests.support.planner import SECTOR, Answer, accepted_by_contract, apply, ask
+from tests.support.planner import HEADER_LIMIT, SECTOR, Answer, accepted_by_contract, apply, ask
 
 TOGGLE = AmendRequest.of(lazy_refcounts=True)
 DOWN = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 40)
 BACKING = bytes(range(1, 252)) * 40_000
 UNKNOWN = 0x11111111
+FIRST_READ = abi.INSTAR_AHEAD_HEAD_SIZE
 
 
 def verdict(planner: Any, data: bytes, request: AmendRequest) -> tuple[str, ...]:
@@ -83,6 +85,30 @@ class TestHeader:
         data = bytearray(image.build())
         data[8:16] = offset.to_bytes(8, "big")
         assert verdict(planner, bytes(data), TOGGLE) == refusals
+
+    @pytest.mark.parametrize(
+        ("end", "reads", "refusals"),
+        [
+            (FIRST_READ, 1, ()),
+            (FIRST_READ + 8, 2, ()),
+            (HEADER_LIMIT, 2, ()),
+            (HEADER_LIMIT + 8, 2, ("header_too_large",)),
+        ],
+    )
+    def test_a_header_is_read_on_if_it_is_longer_than_the_first_read(
+        self, planner: Any, end: int, reads: int, refusals: tuple[str, ...]
+    ) -> None:
+        length = end - layout.HEADER_LENGTH - 2 * 8  # heads: of the extension, and the end marker
+        image = Image(cluster_bits=17, extensions=[Extension(UNKNOWN, b"x" * length)])
+        data = image.build()
+        assert data[end - 9 : end + 1] == b"x" + bytes(9)
+        answer = ask(planner, data, TOGGLE)
+        assert (answer.read_calls, answer.refusals) == (reads, refusals)
+        if refusals:
+            assert answer.details == {"end": end, "limit": HEADER_LIMIT}
+        else:
+            after = apply(data, answer.writes)
+            assert after[SECTOR:] == data[SECTOR:]
 
     @pytest.mark.parametrize(
         ("field", "reason"),

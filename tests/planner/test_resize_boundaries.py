@@ -8,7 +8,8 @@ import pytest
 
 from instar import abi
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Data, Image, parse_header
+from tests.support.disks import with_size
+from tests.support.forge import Data, Image, Reader, parse_header
 from tests.support.planner import accepted_by_contract, apply, ask
 
 GROWTH = 1 << 30
@@ -46,6 +47,35 @@ def test_an_l1_entry_is_there_for_each_table_that_is_begun(
         1,
     )
     assert answer.read_calls <= 4 + (1 << bits) // (1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("bits", "extended"), [(9, 0), (16, 0), (16, 1), (17, 0), (17, 1), (18, 0)]
+)
+@pytest.mark.parametrize("less", [0, 512])
+def test_what_hides_behind_the_end_is_found_up_to_the_end_of_the_table_and_no_further(
+    planner: Any, bits: int, extended: bool, less: int
+) -> None:
+    """Another table follows; of large ones, parts are read that need not end with the table."""
+    entries = (1 << bits) // (16 if extended else 8)
+    for first in (2, 36, entries // 2 + 1, entries - 1):
+        for hidden in (None, first, (first + entries) // 2, entries - 1):
+            clusters = {0: Data(b"d")} | ({} if hidden is None else {hidden: Data(b"hidden")})
+            image = Image(
+                cluster_bits=bits,
+                extended_l2=bool(extended),
+                size=entries << bits,
+                clusters=clusters,
+            )
+            regions = image.regions()
+            assert regions["l2_table[0]"].stop == regions["refcount_table"].start
+            data = with_size(image.build(), (first << bits) - less)
+            answer, after = resize(planner, data, entries << bits)
+            writes = [(write.phase, write.offset, len(write.data)) for write in answer.writes]
+            assert (writes == SWITCH) == (hidden is None)
+            reader = Reader(after)
+            assert reader.read(0) == image.contents()[0]
+            assert hidden is None or not any(reader.read(hidden))
 
 
 def test_a_usual_grow_takes_two_reads_and_one_write(planner: Any) -> None:
