@@ -83,6 +83,20 @@ def test_what_was_read_ahead_is_what_a_request_reads(rogues: Rogues, path: Path)
     assert staged.phases() == [abi.INSTAR_PHASE_SWITCH]
 
 
+def test_frames_wait_until_they_fill_the_buffer(rogues: Rogues, path: Path) -> None:
+    TOGGLED.image.write(path)
+    seen: list[tuple[int, int]] = []
+    result = instar.amend(
+        path,
+        payload=rogues.payload("honest/full_buffer"),
+        progress=lambda done, total: seen.append((done, total)),
+        **TOGGLED.request,
+    )
+    assert result.action == "amended"
+    size = abi.FrameHeader_SIZE + abi.AmendProgress_SIZE
+    assert seen == [(1, 2)] * (abi.INSTAR_TRANSMIT_MAX // size)
+
+
 @pytest.mark.parametrize("size", [8, 4096 - 127, 0xFFFFFFFF])
 def test_the_operation_does_nothing_about_options_that_it_cannot_read(
     path: Path, monkeypatch: pytest.MonkeyPatch, size: int

@@ -142,6 +142,7 @@ OTHERS = {
     # Ends
     "exit_code": "the guest gave up with code 7",
     "executor_panic": "the guest gave up with code 2",
+    "executor_panic_of_many": "the guest gave up with code 2",
     "exit_without_result": NO_RESULT,
     "writes_then_exit": NO_RESULT,
     "text_as_result": NO_RESULT,
