@@ -20,7 +20,7 @@ from instar.vmm.inspect.looker import Looker
 from tests.differential.generate import case_of
 from tests.hostile.case import Case
 from tests.hostile.catalogue import CASES as HOSTILE
-from tests.support.forge import Compressed, Data, Image, Snapshot, parse_header
+from tests.support.forge import Compressed, Data, Extension, Image, Snapshot, parse_header
 from tests.support.looks.checking import differences
 from tests.support.looks.damage import damage
 from tests.support.looks.divergences import CHECK, explain
@@ -176,6 +176,59 @@ def test_a_window_may_begin_anywhere_in_a_refcount_block(
         for one in (whole, parted)
     ]
     assert same[0] == same[1]
+
+
+def test_each_finding_is_told_once_in_however_many_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong with a cluster is told in its window, and all else in the first one."""
+    path = tmp_path / "t.qcow2"
+    first, copied = 100_000, 1 << 63  # a cluster behind the first window, and its flag
+    image = Image(
+        cluster_bits=10,
+        size=512 << 10,
+        refcount_order=1,
+        clusters={n: Data(b"d") for n in range(0, 512, 128)},
+        holes=range(1, first),
+        extensions=[Extension(0x11111111, b"x" * 800)],
+    )
+    regions = {name: region.start for name, region in image.regions().items()}
+    data, l1_table, table = first << 10, regions["l1_table"], regions["l2_table[0]"]
+    blocks, last = regions["refcount_table"], regions["refcount_block[24]"]
+    words = {
+        l1_table + 8: regions["l2_table[1]"],  # not flagged
+        l1_table + 16: regions["l2_table[2]"] | copied | 1,  # reserved
+        l1_table + 24: regions["l2_table[3]"] + 512 | copied,  # within a cluster
+        table: data,  # not flagged
+        **{table + 8 * n: data + 1024 | copied for n in range(1, 5)},  # one user too many
+        table + 40: regions["l2_table[1]"] | copied,
+        table + 48: data | copied | 2,  # reserved
+        table + 56: data + 512 | copied,  # within a cluster
+        table + 64: copied | 1 << 62 | 600,  # compressed
+        table + 72: copied | 1 << 40,  # after the end
+        blocks: last,  # a second time
+        blocks + 8: 1 << 40,  # after the end
+        blocks + 16: last + 1,  # reserved
+        blocks + 8 * 25: last + 512,  # within a cluster
+    }
+    patches = [(at, word.to_bytes(8, "big")) for at, word in words.items()]
+    replace(image, patches=patches, refcounts={first + 2: 0, first + 20: 1}).write(path)
+    os.truncate(path, 25 * 4096 + 5 << 10)
+    whole = instar.check(path)
+    monkeypatch.setattr("instar.vmm.inspect.ram_for", lambda _image: 0)
+    parted = instar.check(path)
+    assert parted.vm_exits > whole.vm_exits
+    same = [
+        replace(one, vm_exits=0, findings=tuple(sorted(one.findings, key=repr)))
+        for one in (whole, parted)
+    ]
+    assert same[0] == same[1]
+    assert {one.name for one in whole.findings} == {
+        *("refcount_overflow", "block_refcount", "cluster_refcount", "cluster_leaked"),
+        *("l2_table_copied", "cluster_copied", "block_unreadable", "overlap"),
+        *("region_outside", "cluster_unaligned", "compressed_copied", "l1_reserved", "l2_reserved"),
+        *("l2_table_unaligned", "block_outside", "block_reserved", "block_unaligned"),
+    }
 
 
 @pytest.mark.parametrize("fields", [{"dirty": True}, {"corrupt": True}])
