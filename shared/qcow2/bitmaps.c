@@ -16,13 +16,13 @@
 
 /* To come across the name of another bitmap takes as long as to read so many bytes. */
 #define NAME_WORK 16u
+#define SLOTS_PER_NAME 2u
 /* FNV-1a. Whoever makes names with one hash has his own image called unsound. */
 #define HASH_START UINT64_C(0xcbf29ce484222325)
 #define HASH_PRIME UINT64_C(0x100000001b3)
 
-_Static_assert((QCOW2_BITMAPS_MAX & (QCOW2_BITMAPS_MAX + 1)) == 0 &&
-                   2 * (QCOW2_BITMAPS_MAX + 1) * sizeof(uint64_t) <= BATCH_SIZE,
-               "two slots for the name of each bitmap");
+_Static_assert(SLOTS_PER_NAME * QCOW2_BITMAPS_MAX * sizeof(uint64_t) <= BATCH_SIZE,
+               "there is memory for all slots");
 
 bool refuse_bitmaps(struct qcow2_image *image)
 {
@@ -76,9 +76,7 @@ uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitm
 
 bool start_names(struct qcow2_image *image, struct bitmap_names *names)
 {
-    names->slots = 2;
-    while (names->slots < UINT64_C(2) * image->header.nb_bitmaps)
-        names->slots *= 2;
+    names->slots = (uint64_t)SLOTS_PER_NAME * image->header.nb_bitmaps;
     uint64_t size = names->slots * sizeof(uint64_t);
     if (!spend(&image->file.budget, size))
         return false;
@@ -100,11 +98,12 @@ static bool note_name(struct qcow2_image *image, const struct bitmap *bitmap,
                       const struct bitmap_names *names, bool *repeated)
 {
     uint64_t *words = image->memory->words, hash = hash_name(bitmap);
-    uint64_t slot = hash & (names->slots - 1);
+    uint64_t slot = hash % names->slots;
     while (words[slot] && words[slot] != hash) {
         if (!spend(&image->file.budget, NAME_WORK))
             return false;
-        slot = (slot + 1) & (names->slots - 1);
+        if (++slot == names->slots)
+            slot = 0;
     }
     *repeated = words[slot] != 0;
     words[slot] = hash;

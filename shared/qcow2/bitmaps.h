@@ -44,7 +44,7 @@ enum bitmap_fault {
 
 /* The names of the bitmaps so far, as hashes in memory->words, which are nobody else's meanwhile. */
 struct bitmap_names {
-    uint64_t slots; /* a power of two */
+    uint64_t slots; /* more than there are names */
 };
 
 /* Of both, false means refused. */

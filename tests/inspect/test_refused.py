@@ -119,6 +119,48 @@ SOUND: Mapping[str, Image] = {
     "a bitmap of a disk that ends within a sector": bitmap(replace(V3, size=(1 << 20) + 511)),
 }
 
+# Names by what a check keeps of each, which is a hash of 64 bits (FNV-1a), in twice as many places
+# as there are names. The first two have the same.
+HASHED = {
+    "0": bytes.fromhex("100aed151e130a04301cea77150a"),
+    "0 again": bytes.fromhex("052f7d7c0c1403180c58e02f2c12"),
+    "2": bytes.fromhex("30010d720f017c1b03051b01fe10"),
+    "7": bytes.fromhex("0b25eb350116391d05051c23150b"),
+    "9": bytes.fromhex("0c04320f0a13177fd433762efa1f"),
+    "15": bytes.fromhex("071d3d270b7c1c191933e4081c0a"),
+    "17": bytes.fromhex("040b181b7003262a130af31f3105"),
+    "23": bytes.fromhex("02040f031f3a093a3b0c3c03080a"),
+}
+
+
+@pytest.mark.parametrize(
+    ("names", "repeated"),
+    [
+        (("0", "0"), 1),
+        (("0", "0 again"), 1),
+        (("2", "7", "2", "2"), 2),
+        (("0", "2"), 0),
+        (("0", "9", "17", "2"), 0),
+        (("0", "9", "17", "9"), 1),
+        (("7", "15", "23", "2"), 0),
+        (("7", "15", "23", "23"), 1),
+    ],
+)
+def test_names_of_bitmaps_are_told_apart_by_their_hashes(
+    names: tuple[str, ...], repeated: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.qcow2"
+    bitmaps(*(Bitmap(name=HASHED[name]) for name in names)).write(path)
+    result = instar.check(path)
+    assert [finding.name for finding in result.findings] == ["bitmap_name"] * repeated
+
+
+def test_what_follows_a_name_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.qcow2"
+    patch = ("bitmap_directory", 64, b"after the directory")
+    bitmaps(Bitmap(name=b"of eight"), Bitmap(name=b"of eight"), patches=[patch]).write(path)
+    assert [finding.name for finding in instar.check(path).findings] == ["bitmap_name"]
+
 
 @pytest.mark.parametrize("what", UNSOUND)
 def test_what_qemu_img_refuses_is_not_called_sound(
