@@ -63,13 +63,22 @@ static void overlay(const struct io_range *range, uint32_t phase)
         }
 }
 
+/* What a request that fails leaves in its buffers is anything. */
+static void spoil(const struct io_range *ranges, uint32_t count)
+{
+    for (uint32_t i = 0; i < count && i < IO_RANGES_MAX; i++)
+        memset(ranges[i].buffer, 0xa5, ranges[i].length);
+}
+
 static bool read_memory(void *context, uint32_t phase, const struct io_range *ranges,
                         uint32_t count)
 {
     struct memory_image *image = context;
     image->outcome->read_calls++;
-    if (!begin(image, count && count <= IO_RANGES_MAX && phase <= INSTAR_PHASE_COUNT))
+    if (!begin(image, count && count <= IO_RANGES_MAX && phase <= INSTAR_PHASE_COUNT)) {
+        spoil(ranges, count);
         return false;
+    }
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *range = &ranges[i];
         if (!is_inside(image, range->offset, range->length)) {

@@ -42,17 +42,22 @@ static void parse_fields(struct qcow2_header *h, const uint8_t *raw)
         h->compression_type = raw[QCOW2_OFFSET_COMPRESSION_TYPE];
 }
 
+/* Without a size of clusters, nothing can be said of the other fields. */
+static bool check_cluster_bits(struct qcow2_image *image)
+{
+    struct qcow2_header *h = &image->header;
+    if (h->cluster_bits < QCOW2_CLUSTER_BITS_MIN || h->cluster_bits > QCOW2_CLUSTER_BITS_MAX)
+        return refuse(image->file.verdict, REFUSAL_CLUSTER_BITS, AMEND_ERROR_PARSE_FAILED,
+                      h->cluster_bits, 0, 0);
+    h->cluster_size = UINT32_C(1) << h->cluster_bits;
+    return true;
+}
+
 /* The geometry that every later check depends on. */
 static bool check_geometry(struct qcow2_image *image)
 {
     struct qcow2_header *h = &image->header;
     bool good = true;
-    if (h->cluster_bits < QCOW2_CLUSTER_BITS_MIN || h->cluster_bits > QCOW2_CLUSTER_BITS_MAX) {
-        refuse(image->file.verdict, REFUSAL_CLUSTER_BITS, AMEND_ERROR_PARSE_FAILED, h->cluster_bits,
-               0, 0);
-        return false;
-    }
-    h->cluster_size = UINT32_C(1) << h->cluster_bits;
     if (h->version == 3 &&
         (h->header_length < QCOW2_V3_HEADER_LENGTH_MIN || h->header_length % 8 != 0 ||
          h->header_length > h->cluster_size || h->header_length > HEADER_SIZE)) {
@@ -138,11 +143,9 @@ bool load_header(struct qcow2_image *image, uint64_t end)
 {
     if (end <= image->header_loaded)
         return true;
-    if (end > HEADER_SIZE) {
-        refuse(image->file.verdict, REFUSAL_HEADER_TOO_LARGE, AMEND_ERROR_SCRATCH_TOO_SMALL, end,
-               HEADER_SIZE, 0);
-        return false;
-    }
+    if (end > HEADER_SIZE)
+        return refuse(image->file.verdict, REFUSAL_HEADER_TOO_LARGE, AMEND_ERROR_SCRATCH_TOO_SMALL,
+                      end, HEADER_SIZE, 0);
     uint8_t *rest = image->memory->header + image->header_loaded;
     if (!read_image(&image->file, INSTAR_PHASE_PREPARE, image->header_loaded, rest,
                     HEADER_SIZE - image->header_loaded))
@@ -177,26 +180,21 @@ bool parse_header(struct qcow2_image *image)
     uint8_t *raw = image->memory->header;
     if (!read_start(image))
         return false;
-    if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC) {
-        refuse(image->file.verdict, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0, 0);
-        return false;
-    }
+    if (load_be32(raw + QCOW2_OFFSET_MAGIC) != QCOW2_MAGIC)
+        return refuse(image->file.verdict, REFUSAL_BAD_MAGIC, AMEND_ERROR_UNSUPPORTED_FORMAT, 0, 0,
+                      0);
     h->version = load_be32(raw + QCOW2_OFFSET_VERSION);
-    if (h->version != 2 && h->version != 3) {
-        refuse(image->file.verdict, REFUSAL_BAD_VERSION, AMEND_ERROR_UNSUPPORTED_FORMAT, h->version,
-               0, 0);
-        return false;
-    }
+    if (h->version != 2 && h->version != 3)
+        return refuse(image->file.verdict, REFUSAL_BAD_VERSION, AMEND_ERROR_UNSUPPORTED_FORMAT,
+                      h->version, 0, 0);
     uint32_t shortest = h->version == 3 ? QCOW2_V3_HEADER_LENGTH_MIN : QCOW2_V2_HEADER_LENGTH;
-    if (image->file.io->size < shortest) {
-        refuse(image->file.verdict, REFUSAL_TRUNCATED_HEADER, AMEND_ERROR_PARSE_FAILED,
-               image->file.io->size, shortest, 0);
-        return false;
-    }
+    if (image->file.io->size < shortest)
+        return refuse(image->file.verdict, REFUSAL_TRUNCATED_HEADER, AMEND_ERROR_PARSE_FAILED,
+                      image->file.io->size, shortest, 0);
     parse_fields(h, raw);
-    bool good = check_geometry(image);
-    if (h->cluster_size == 0)
+    if (!check_cluster_bits(image))
         return false;
+    bool good = check_geometry(image);
     check_features(image);
     if (!good)
         return false;

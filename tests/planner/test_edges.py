@@ -87,6 +87,50 @@ class TestHeader:
         assert verdict(planner, bytes(data), TOGGLE) == refusals
 
     @pytest.mark.parametrize(
+        ("at", "value", "refusals"),
+        [
+            (0, 0x51464900, ("not_qcow2",)),
+            (4, 1, ("version",)),
+            (4, 4, ("version",)),
+            (20, 8, ("cluster_bits",)),
+            (20, 22, ("cluster_bits",)),
+            (100, 108, ("header_length", "unknown_incompatible_features")),
+            (12, 111, ("backing_file", "unknown_incompatible_features")),
+            (24, 1 << 31, ("virtual_size", "unknown_incompatible_features")),
+        ],
+    )
+    def test_of_a_header_that_makes_no_sense_nothing_is_said_that_depends_on_it(
+        self, planner: Any, at: int, value: int, refusals: tuple[str, ...]
+    ) -> None:
+        """Neither of its tables, nor of its extensions, nor of what the host has seen of it."""
+        image = Image(
+            cluster_bits=9,
+            size=1 << 14,
+            incompatible_features=1 << 40,
+            backing_file=b"b",
+            extensions=[Extension(UNKNOWN, b"x")],
+            header={"l1_table_offset": 8, "snapshots_offset": 8},
+        )
+        sense = bytearray(image.build())
+        sense[116:120] = b"\xff" * 4  # how long the extension is
+        others = ("unknown_incompatible_features", "l1_table", "snapshot_table")
+        assert verdict(planner, bytes(sense), TOGGLE) == (*others, "header_extension")
+        assert ask(planner, bytes(sense[:103]), TOGGLE).refusals == ("truncated_header",)
+        data = bytearray(sense)
+        data[at : at + 4] = value.to_bytes(4, "big")
+        answer = ask(planner, bytes(data), TOGGLE, seen=bytes(sense))
+        assert (answer.refusals, answer.read_calls) == (refusals, 1)
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_header_that_cannot_be_read_is_refused_for_that_alone(
+        self, planner: Any, number: int
+    ) -> None:
+        data = Image(extensions=[Extension(UNKNOWN, b"x" * FIRST_READ)]).build()
+        assert ask(planner, data, TOGGLE).read_calls == 2
+        answer = ask(planner, data, TOGGLE, fail_read=number)
+        assert (answer.refusals, answer.read_calls) == (("read_failed",), number)
+
+    @pytest.mark.parametrize(
         ("end", "reads", "refusals"),
         [
             (FIRST_READ, 1, ()),
