@@ -191,6 +191,36 @@ class TestBitmaps:
             data = self.moved(start + apart)
             assert verdict(planner, data, request_) == ("bitmaps_extension",)
 
+    @pytest.mark.parametrize(
+        ("at", "value", "is_taken"),
+        [
+            (0, b"\0\0\0\1", True),
+            (0, b"\0\0\0\0", False),
+            (0, b"\0\1\0\0", False),
+            *((4 + n, b"\1", False) for n in range(4)),  # reserved
+            (0, b"\0\0\xff\xff", True),
+            (8, (65535 << 10).to_bytes(8, "big"), True),
+            (8, ((65535 << 10) + 1).to_bytes(8, "big"), False),
+        ],
+    )
+    def test_an_extension_says_how_many_bitmaps_there_are_and_no_more_than_can_be(
+        self, planner: Any, at: int, value: bytes, is_taken: bool
+    ) -> None:
+        """A toggle has nothing to do with the directory itself."""
+        data = bytearray(self.IMAGE.build())
+        extension = data.index((0x23852875).to_bytes(4, "big") + (24).to_bytes(4, "big")) + 8
+        assert data[extension : extension + 8] == b"\0\0\0\1" + bytes(4)
+        data[extension + at : extension + at + len(value)] = value
+        expected = () if is_taken else ("bitmaps_extension",)
+        assert verdict(planner, bytes(data), TOGGLE) == expected
+
+    @pytest.mark.parametrize("length", [16, 23, 25, 32])
+    def test_an_extension_of_another_length_is_refused(self, planner: Any, length: int) -> None:
+        data = bytearray(self.IMAGE.build())
+        extension = data.index((0x23852875).to_bytes(4, "big") + (24).to_bytes(4, "big")) + 8
+        data[extension - 4 : extension] = length.to_bytes(4, "big")
+        assert verdict(planner, bytes(data), TOGGLE) == ("bitmaps_extension",)
+
     def test_a_directory_behind_the_end_names_nothing(self, planner: Any) -> None:
         request = AmendRequest.of(compat=2)
         data = self.IMAGE.build()
@@ -379,6 +409,21 @@ class TestWalks:
         before, after = tables_of(image, bytes(data), answer)
         assert zeros_in(before)
         assert not zeros_in(after)
+
+    def test_l1_tables_of_up_to_192_entries_are_read_together(self, planner: Any) -> None:
+        def reads(tables: int) -> int:
+            snapshots = [
+                Snapshot(name=b"%d" % n, clusters={0: Data(b"%d" % n), 1: Zero()}) for n in range(8)
+            ]
+            size = tables * ENTRIES * SECTOR
+            image = Image(cluster_bits=9, size=size, snapshots=snapshots)
+            answer = ask(planner, image.build(), DOWN)
+            assert answer.planned
+            return answer.read_calls
+
+        walks = 1
+        assert reads(192) == reads(191)
+        assert reads(193) == reads(192) + walks * 7
 
     def test_a_long_l1_table_is_walked_to_its_end(self, planner: Any) -> None:
         entries = 3 * 8192 + 5  # of an L1 table, which is read 8192 at a time

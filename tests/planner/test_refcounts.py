@@ -184,6 +184,36 @@ def test_new_blocks_count_themselves_at_every_width(order: int) -> None:
     check(image, changes, books)
 
 
+def blocks_of(image: bytes) -> int:
+    """How many refcount blocks there are: the other structures are the table's clusters."""
+    return len(structure(image)) - parse_header(image).refcount_table_clusters
+
+
+@pytest.mark.parametrize(
+    ("more", "blocks"),
+    [(0, 0), (1, 1), (255, 1), (256, 2), (510, 2), (511, 3), (16 * 255, 16), (17 * 255, 17)],
+)
+def test_there_are_as_many_new_blocks_as_count_themselves_and_what_is_taken(
+    more: int, blocks: int
+) -> None:
+    image = small(4).build()
+    free = 256 - sum(cluster < 256 for cluster in stored_refcounts(Reader(image)))
+    changes: list[Change] = [Take() for _ in range(free + more)]
+    books = change_books(image, changes)
+    assert books.planned, books.refusals
+    assert blocks_of(books.after) == blocks_of(image) + blocks
+    check(image, changes, books)
+
+
+@pytest.mark.parametrize(("run", "blocks"), [(254, 1), (255, 2), (509, 2), (510, 3)])
+def test_new_blocks_for_a_run_leave_a_cluster_over(run: int, blocks: int) -> None:
+    image = small(4).build()
+    books = change_books(image, [Take(run)])
+    assert books.planned, books.refusals
+    assert blocks_of(books.after) == blocks_of(image) + blocks
+    check(image, [Take(run)], books)
+
+
 @pytest.mark.parametrize(("bits", "run", "blocks"), [(17, 16_370, 1), (21, 1 << 20, 5)])
 def test_new_blocks_are_whole_where_they_are_larger_than_what_is_written_at_once(
     bits: int, run: int, blocks: int

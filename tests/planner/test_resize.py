@@ -187,3 +187,66 @@ def test_a_last_cluster_that_snapshots_share_gives_way_to_a_copy(
     answer = ask(planner, case.data, case.request)
     assert answer.planned, answer.refusals
     assert_resized(planner, case, answer)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("size", "backed", "backing_size", "over_backing"),
+    [
+        (9 << 9, True, None, True),
+        (9 << 9, True, (4 << 9) + 1, True),
+        (9 << 9, True, 4 << 9, False),
+        (9 << 9, False, 1 << 20, False),
+        (3 << 9, True, 1 << 20, False),
+    ],
+)
+def test_a_disk_of_version_2_does_not_grow_over_a_longer_backing_file(
+    planner: Any,
+    version: int,
+    size: int,
+    backed: bool,
+    backing_size: int | None,
+    over_backing: bool,
+) -> None:
+    """It has no zero clusters that would hide what that has there."""
+    backing_file = b"base" if backed else None
+    data = Image(version=version, cluster_bits=9, size=4 << 9, backing_file=backing_file).build()
+    case = Resize(data, size, backing_size)
+    answer = ask(planner, data, case.request)
+    if over_backing and version == 2:
+        assert answer.refusals == ("grow_over_backing_v2",)
+    else:
+        assert answer.planned, answer.refusals
+        hides = over_backing and version == 3
+        assert any(write.offset > SECTOR for write in answer.writes) == hides
+
+
+SUBCLUSTER = 512
+STATES: dict[str, Cluster | None] = {"data": Data(b"p"), "zeros": Zero(), "nothing": None}
+
+
+@pytest.mark.parametrize("backed", [False, True], ids=["alone", "backed"])
+@pytest.mark.parametrize("last", STATES)
+@pytest.mark.parametrize("behind", STATES)
+@pytest.mark.parametrize("apart", [0, 1, 511])
+def test_what_is_behind_the_end_within_a_subcluster_must_be_its_own(
+    planner: Any, backed: bool, last: str, behind: str, apart: int
+) -> None:
+    """Where the head of a subcluster is the backing file's, its rest cannot become zeros."""
+    own = {0: Data(b"d"), 4: STATES[last], 5: STATES[behind], 31: STATES[behind]}
+    parts = {number: state for number, state in own.items() if state is not None}
+    image = Image(
+        cluster_bits=14,
+        extended_l2=True,
+        size=1 << 14,
+        backing_file=b"base" if backed else None,
+        clusters={0: Subclusters(parts)},
+    )
+    data = with_size(image.build(), 5 * SUBCLUSTER - apart)
+    case = Resize(data, 3 << 14)
+    answer = ask(planner, data, case.request)
+    if backed and last == "nothing" and apart:
+        assert answer.refusals == ("grow_head_over_backing",)
+        assert answer.details["virtual_size"] == 5 * SUBCLUSTER - apart
+    else:
+        assert_resized(planner, case, answer)
