@@ -186,7 +186,7 @@ def test_new_blocks_count_themselves_at_every_width(order: int) -> None:
 
 def blocks_of(image: bytes) -> int:
     """How many refcount blocks there are: the other structures are the table's clusters."""
-    return len(structure(image)) - parse_header(image).refcount_table_clusters
+    return len(structure(image)) - int(parse_header(image).refcount_table_clusters)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,31 @@ def test_new_blocks_are_whole_where_they_are_larger_than_what_is_written_at_once
     counts = encode([1] * (run + blocks), 6).ljust(blocks << bits, b"\0")
     written = {write.offset: write.data for write in books.writes if write.offset >= start}
     assert b"".join(data for _, data in sorted(written.items())) == counts
+
+
+def test_new_blocks_and_a_new_table_are_written_in_pieces_that_end_with_them() -> None:
+    """A piece has 64 KiB at most, and each of the last ones is shorter."""
+    image, run = small(6).build(), 530_000
+    books = change_books(image, [Take(run)], max_growth=1 << 40)
+    assert books.planned, books.refusals
+    header = parse_header(books.after)
+    table, size = header.refcount_table_offset, header.refcount_table_clusters << 9
+    old, new = blocks_of(image), blocks_of(books.after) - blocks_of(image)
+    start = old * 64 << 9  # where the clusters end that the old blocks count
+    assert table == start + (new << 9)
+    assert table + size == books.taken[0][0] << 9
+    for begin, end in ((start, table), (table, table + size)):
+        assert end - begin > 0x10000
+        assert (end - begin) % 0x10000
+        pieces = [write for write in books.writes if begin <= write.offset < end]
+        assert max(len(write.data) for write in pieces) == 0x10000
+        assert max(write.offset + len(write.data) for write in pieces) == end
+    counts = encode([1] * (new + header.refcount_table_clusters + run), 6)
+    assert books.after[start:table] == counts.ljust(new << 9, b"\0")
+    before = parse_header(image).refcount_table_offset
+    names = b"".join((start + (n << 9)).to_bytes(8, "big") for n in range(new))
+    names = image[before : before + 8 * old] + names
+    assert books.after[table : table + size] == names.ljust(size, b"\0")
 
 
 @pytest.mark.parametrize("order", [4, 5, 6])

@@ -222,7 +222,7 @@ def test_a_disk_of_version_2_does_not_grow_over_a_longer_backing_file(
 
 
 SUBCLUSTER = 512
-STATES: dict[str, Cluster | None] = {"data": Data(b"p"), "zeros": Zero(), "nothing": None}
+STATES: dict[str, Data | Zero | None] = {"data": Data(b"p"), "zeros": Zero(), "nothing": None}
 
 
 @pytest.mark.parametrize("backed", [False, True], ids=["alone", "backed"])
