@@ -11,6 +11,7 @@ from instar.abi import INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import change_limit, work_limit
+from .terms import OutsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,15 +57,6 @@ def is_zeros(data: bytes | bytearray, start: int, end: int) -> bool:
 def is_all_stored(data: bytes) -> bool:
     """Whether it can be seen at a glance that no such block is left out."""
     return 0 not in data[::_BLOCK]
-
-
-class OutsideError(Exception):
-    """A table is not inside the image; tables.py says whose fault that is."""
-
-    def __init__(self, offset: int) -> None:
-        """Take the table's offset."""
-        super().__init__(f"the guest accepted a table at {offset:#x}, outside the image")
-        self.offset = offset
 
 
 class Disk:

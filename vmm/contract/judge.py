@@ -17,7 +17,7 @@ from ..request.kinds import tell_text
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .header import HeaderStates
 from .rules import allowed, expected, is_satisfied, judge_request, rules_of
-from .terms import Change, Judgement, Spare
+from .terms import Change, Judgement, OutsideError, Spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def judge(
         return _judge(original, request, staged, claim)
     except MalformedHeader as error:
         raise GuestFault(f"the guest accepted or made a malformed header: {error}") from error
+    except OutsideError as error:
+        raise GuestFault(str(error)) from error
     except (MemoryError, OverflowError, RecursionError) as error:
         # The budgets come first; if they do not, it is for something that no planner stages.
         raise GuestFault(f"the guest stages what cannot be judged: {error}") from error

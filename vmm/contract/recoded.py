@@ -18,11 +18,12 @@ from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
-from .disk import Disk, OutsideError
+from .disk import Disk
 from .limits import check_tables
 from .pending import Pending
 from .roles import Roles, State
 from .structures import Snapshots, kept_bitmaps
+from .terms import OutsideError
 from .touched import Touched
 from .widths import Width
 from .zeroed import Zeroed
@@ -66,12 +67,9 @@ def judge_recoded(
             be judged.
     """
     recoded = Recoded(original, before, after, staged)
-    try:
-        recoded.judge(is_device=is_device)
-        if before.fields["version"] < after.fields["version"]:
-            recoded.judge_snapshots()
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    recoded.judge(is_device=is_device)
+    if before.fields["version"] < after.fields["version"]:
+        recoded.judge_snapshots()
     if is_device or header:
         recoded.judge_roles(header=header, is_device=is_device)
     return recoded.work

@@ -24,7 +24,7 @@ from ..qcow2.probe import (
     REFCOUNT_ORDER_V2,
 )
 from .differences import PREPARE, SWITCH
-from .disk import Disk, OutsideError
+from .disk import Disk
 from .limits import check_tables
 from .pending import Pending
 from .recounted import Recounted, refcount_structures
@@ -86,11 +86,8 @@ def judge_repair(
     after = _judge_header(original, states, staged)
     if staged.end() > -(-original.size // SECTOR_SIZE) + request.max_growth // SECTOR_SIZE:
         raise GuestFault("the guest lets the file grow by more than it may")
-    try:
-        repaired = _Repaired(original, before, after, staged)
-        right = repaired.judge(request)
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    repaired = _Repaired(original, before, after, staged)
+    right = repaired.judge(request)
     cleared = dirty and not after.fields["incompatible_features"] & INCOMPATIBLE_DIRTY
     if dirty and cleared != right:
         raise GuestFault("the guest leaves the image dirty, or clean, without a reason")

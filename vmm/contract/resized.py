@@ -9,7 +9,7 @@ from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from .books import Books
 from .differences import PREPARE
-from .disk import Disk, OutsideError
+from .disk import Disk
 from .layer import Layer
 from .limits import check_tables
 from .pending import Pending
@@ -31,24 +31,21 @@ def judge_resized(
 ) -> tuple[tuple[str, ...], int]:
     """Judge a change of which nothing is staged but the header. Arguments as judge_tables() has.
 
-    Returns warnings and the work, as that does. Raises GuestFault and ImageRejected.
+    Returns warnings and the work, as that does. Raises what that does.
     """
     old, new = before.fields, after.fields
     for fields in (old, new):
         check_tables(fields)
     disk = Disk(original, old["cluster_bits"], 0)
-    try:
-        place = old["snapshots_offset"], old["nb_snapshots"]
-        if place[1] and Snapshots(disk, *place, old["size"]).lacks_extra_data:
-            raise GuestFault("the guest resizes a snapshot, which has the size of the header")
-        table = old["refcount_table_offset"], old["refcount_table_clusters"]
-        books = Books(disk, *table, old.get("refcount_order", 4), windows_max=0)
-        prepare = Pending(staged, PREPARE, disk.cluster_size // SECTOR_SIZE)
-        layer = Layer(disk, before, after, prepare, backing_size)
-        layer.judge(books)
-        bitmaps = kept_bitmaps(before, after)
-        if bitmaps is not None:
-            judge_bitmaps_fit(disk, bitmaps, old["size"], new["size"])
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    place = old["snapshots_offset"], old["nb_snapshots"]
+    if place[1] and Snapshots(disk, *place, old["size"]).lacks_extra_data:
+        raise GuestFault("the guest resizes a snapshot, which has the size of the header")
+    table = old["refcount_table_offset"], old["refcount_table_clusters"]
+    books = Books(disk, *table, old.get("refcount_order", 4), windows_max=0)
+    prepare = Pending(staged, PREPARE, disk.cluster_size // SECTOR_SIZE)
+    layer = Layer(disk, before, after, prepare, backing_size)
+    layer.judge(books)
+    bitmaps = kept_bitmaps(before, after)
+    if bitmaps is not None:
+        judge_bitmaps_fit(disk, bitmaps, old["size"], new["size"])
     return tuple(layer.warnings), disk.work

@@ -25,7 +25,7 @@ from .differences import (
     SWITCH,
     ZEROES,
 )
-from .disk import Disk, OutsideError
+from .disk import Disk
 from .growth import judge_growth
 from .layer import Layer
 from .limits import check_tables
@@ -41,7 +41,7 @@ from .structures import (
     judge_bitmaps_fit,
     kept_bitmaps,
 )
-from .terms import Spare
+from .terms import OutsideError, Spare
 from .touched import Touched
 from .version_2 import Version2
 from .zeroed import Zeroed
@@ -60,19 +60,15 @@ _ENTRIES = 64  # in a sector of an L2 table
 def explain(original: Original, before: HeaderView, sector: int) -> Refusal | None:
     """Say what is wrong with an image in which a cluster to be zeroed has another use too.
 
-    None if by its refcount the cluster is free, and holds no refcounts: the guest is to blame, as
-    it is where there are no such tables (GuestFault).
+    None if by its refcount the cluster is free, and holds no refcounts: the guest is to blame.
+    OutsideError where there are no such tables.
     """
     disk = Disk(original, before.fields["cluster_bits"], 0)
     books = _books(disk, before, 0)
     cluster = sector * SECTOR_SIZE >> disk.cluster_bits
-    offset = cluster << disk.cluster_bits
-    try:
-        refcount = books.old(cluster)
-        if not refcount and offset not in (block for _, block in books.blocks()):
-            return None
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    offset, refcount = cluster << disk.cluster_bits, books.old(cluster)
+    if not refcount and offset not in (block for _, block in books.blocks()):
+        return None
     return too_few_references(offset, refcount)
 
 
@@ -115,13 +111,11 @@ def judge_tables(
         GuestFault: something is missing, wrong, or has no place there.
         ImageRejected: a cluster that is free by its refcount, or has one user, is used by the
             image for something else, or it is too much to be judged.
+        OutsideError: a table is not inside the image.
     """
-    try:
-        tables = _Tables(original, before, after, staged, zeroes, allowed)
-        layer = tables.layer(backing_size) if (SWITCH, LAYER) in allowed else None
-        tables.judge(dropped, layer, header=header)
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    tables = _Tables(original, before, after, staged, zeroes, allowed)
+    layer = tables.layer(backing_size) if (SWITCH, LAYER) in allowed else None
+    tables.judge(dropped, layer, header=header)
     if layer is None:
         return (), tables.work, Spare((), None)
     return tuple(layer.warnings), tables.work, tables.spare()

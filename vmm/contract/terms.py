@@ -37,6 +37,19 @@ class Claim:
     """The version and feature words it says the image now has."""
 
 
+class OutsideError(Exception):
+    """A table is not inside the image.
+
+    Where the guest could have done without it, whoever reads it makes that a refusal. All others
+    leave it to judge(), to which it is a fault of the guest.
+    """
+
+    def __init__(self, offset: int) -> None:
+        """Take the table's offset."""
+        super().__init__(f"the guest accepted a table at {offset:#x}, outside the image")
+        self.offset = offset
+
+
 SPARE_MAX = 1 << 16
 """Holes that are made at most: more of them have the room of small files each."""
 

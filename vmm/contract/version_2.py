@@ -7,7 +7,7 @@ entry is reserved there, and compressed data are of zlib. A guest may have left 
 from __future__ import annotations
 
 from ..base.errors import GuestFault
-from .disk import COMPRESSED, ZERO, Disk, OutsideError
+from .disk import COMPRESSED, ZERO, Disk
 from .l1_tables import l2_tables
 from .structures import Snapshots
 
@@ -79,15 +79,10 @@ def judge_untouched(original: Original, before: HeaderView) -> None:
     """Judge an image of which a downgrade changes the header alone. GuestFault, ImageRejected."""
     fields, judgement = before.fields, Version2(before)
     disk = Disk(original, fields["cluster_bits"], 0)
-    try:
-        snapshots = Snapshots(
-            disk, fields["snapshots_offset"], fields["nb_snapshots"], fields["size"]
-        )
-        judgement.judge_snapshots(snapshots)
-        layers = [(fields["l1_table_offset"], fields["l1_size"]), *snapshots.l1_tables]
-        for row in disk.rows(l2_tables(disk, layers, set())):
-            start = row.start << disk.cluster_bits
-            for piece in disk.pieces(start, len(row) * disk.cluster_size):
-                judgement.judge_tables([(start, piece)], disk.cluster_size)
-    except OutsideError as error:
-        raise GuestFault(str(error)) from error
+    snapshots = Snapshots(disk, fields["snapshots_offset"], fields["nb_snapshots"], fields["size"])
+    judgement.judge_snapshots(snapshots)
+    layers = [(fields["l1_table_offset"], fields["l1_size"]), *snapshots.l1_tables]
+    for row in disk.rows(l2_tables(disk, layers, set())):
+        start = row.start << disk.cluster_bits
+        for piece in disk.pieces(start, len(row) * disk.cluster_size):
+            judgement.judge_tables([(start, piece)], disk.cluster_size)
