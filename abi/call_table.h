@@ -34,9 +34,9 @@ struct block_segment {
 struct call_table {
     uint32_t magic;
     uint32_t version;
-    /* Each puts all ranges before the host with one doorbell at most: what was read ahead needs none, and
-     * little that is written goes along with the next. `phase` is INSTAR_PHASE_*, with the meaning it has
-     * in a block request. False: the host reported an error. */
+    /* Each puts all ranges before the host at once. What was read ahead needs no doorbell, and little that
+     * is written goes along with the next one. `phase` is INSTAR_PHASE_*, with the meaning it has in a
+     * block request. False: the host reported an error. */
     bool (*read_blocks)(uint32_t phase, const struct block_range *ranges, uint32_t count);
     bool (*write_blocks)(uint32_t phase, const struct block_range *ranges, uint32_t count);
     /* Zero the segments, which lie in the DMA window, in INSTAR_PHASE_PREPARE. */
