@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import instar
 from instar.vmm.request.options import Compat
 from tests.confinement.scenes import LAZY, SCENES, Scene, write_image
-from tests.support.process import ALL, run
+from tests.support.process import ALL, command, run
 
 pytestmark = pytest.mark.kvm
 
@@ -48,6 +49,22 @@ def test_confinement_comes_before_the_first_read(tmp_path: Path) -> None:
     without = f"{patch}; confine.BARRIERS = ()"
     done = run("amend", *LAZY, image, patch=without)
     assert (done.returncode, "once confined: ('open', '/dev/null')" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size"), [(("amend", *LAZY), 0), (("info",), 0), (("check",), 512)]
+)
+def test_so_much_of_the_image_is_read_before_confinement(
+    tmp_path: Path, arguments: tuple[str, ...], size: int
+) -> None:
+    image, log = write_image(SCENES["amended"], tmp_path), tmp_path / "log"
+    strace = ["strace", "-y", "-qq", "-o", str(log), "-e", "trace=/read,seccomp"]
+    subprocess.run([*strace, *command(*arguments, image)], capture_output=True, check=True)
+    calls = log.read_text(errors="replace").splitlines()
+    (confined,) = (at for at, call in enumerate(calls) if call.startswith("seccomp("))
+    read = [at for at, call in enumerate(calls) if f"<{tmp_path}/" in call]
+    assert read[-1] > confined
+    assert sum(int(calls[at].rpartition("= ")[2]) for at in read if at < confined) == size
 
 
 def test_output_may_go_to_a_file_that_is_larger_than_the_image(tmp_path: Path) -> None:
