@@ -66,6 +66,7 @@ LIES = {
     "a kind that is none": "real = {'error': {'kind': [], 'message': 'x'}}",
     "much": "os.write(3, b'.[' + b'[],' * 10_000 + b'[]]')",
     "deep": 'exec(\'for n in range(9): os.write(3, b"+" + b"[" * 32768)\')',
+    "the truth, and a MiB of spaces": "return honest(answer + b' ' * (1 << 20))",
     "a long number": 'exec(\'for n in range(9): os.write(3, b"+" + b"9" * 32768)\')',
 }
 
