@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -227,9 +227,23 @@ def test_new_blocks_are_whole_where_they_are_larger_than_what_is_written_at_once
     assert b"".join(data for _, data in sorted(written.items())) == counts
 
 
-def test_new_blocks_and_a_new_table_are_written_in_pieces_that_end_with_them() -> None:
+def with_long_table(clusters: int) -> bytes:
+    """An image with such a refcount table, most of it zeros, right behind which is something."""
+    first, end = 8, 8 + clusters
+    counts = dict.fromkeys(range(first, end), 1)
+    image = replace(small(6), holes=range(first, end), refcounts=counts)
+    data, table = bytearray(image.build()), image.regions()["refcount_table"]
+    assert any(data[end << 9 : end + 1 << 9])
+    words = data[table.start : table.stop]
+    data[first << 9 : (first << 9) + len(words)] = words
+    data[48:60] = (first << 9).to_bytes(8, "big") + clusters.to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("image", [small(6).build(), with_long_table(130)], ids=["short", "long"])
+def test_new_blocks_and_a_new_table_are_written_in_pieces_that_end_with_them(image: bytes) -> None:
     """A piece has 64 KiB at most, and each of the last ones is shorter."""
-    image, run = small(6).build(), 530_000
+    run = 530_000
     books = change_books(image, [Take(run)], max_growth=1 << 40)
     assert books.planned, books.refusals
     header = parse_header(books.after)
