@@ -192,6 +192,29 @@ class TestBitmaps:
             assert verdict(planner, data, request_) == ("bitmaps_extension",)
 
     @pytest.mark.parametrize(
+        ("size", "names"),
+        [
+            (31, b""),
+            (32, b"\3\0one"),
+            (55, b"\3\0one"),
+            (56, b"\3\0one"),
+            (63, b"\3\0one"),
+            (64, b"\3\0one\3\0two"),
+            (72, b"\3\0one\3\0two"),
+        ],
+    )
+    def test_an_entry_ends_with_the_directory_at_the_latest(
+        self, planner: Any, size: int, names: bytes
+    ) -> None:
+        one, two = (Bitmap(name=name, granularity_bits=9) for name in (b"one", b"two"))
+        data = bytearray(replace(self.IMAGE, bitmaps=[one, two]).build())
+        place = data.index((64).to_bytes(8, "big"))
+        data[place : place + 8] = size.to_bytes(8, "big")
+        answer = ask(planner, bytes(data), AmendRequest.of(compat=2))
+        assert (answer.refusals, answer.names) == (("downgrade_bitmaps",), names)
+        assert verdict(planner, bytes(data), DOWN) == (() if size == 64 else ("bitmaps",))
+
+    @pytest.mark.parametrize(
         ("at", "value", "is_taken"),
         [
             (0, b"\0\0\0\1", True),

@@ -90,6 +90,21 @@ def test_of_a_large_l1_table_only_what_holds_anything_is_staged(planner: Any) ->
     assert sum(len(write.data) for write in answer.writes) == 5 * 512
 
 
+@pytest.mark.parametrize("entries", [131_072 - 64, 131_072, 131_072 + 64, 131_072 + 100])
+def test_a_long_l1_table_is_copied_to_its_end_and_no_further(planner: Any, entries: int) -> None:
+    """A piece has 1 MiB."""
+    span = 64 << 9
+    clusters = {64 * n: Data(b"d") for n in (0, 5, 131_000, entries - 1)}
+    image = Image(cluster_bits=9, size=entries * span, clusters=clusters)
+    data, more = image.build(), 64
+    _, after = resize(planner, data, (entries + more) * span)
+    old, new = parse_header(data), parse_header(after)
+    assert (new.l1_size, new.l1_table_offset > len(data)) == (entries + more, True)
+    words = data[old.l1_table_offset :][: 8 * entries]
+    size = -(-8 * (entries + more) // 512) * 512
+    assert after[new.l1_table_offset :] == words.ljust(size, b"\0")
+
+
 @pytest.mark.parametrize(
     ("size", "bits", "reason"),
     [
