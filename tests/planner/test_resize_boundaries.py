@@ -17,9 +17,12 @@ BITS = [*((bits, False) for bits in range(9, 22)), *((bits, True) for bits in ra
 SWITCH = [(abi.INSTAR_PHASE_SWITCH, 0, 512)]
 
 
-def resize(planner: Any, data: bytes, size: int, *, shrink: bool = False) -> tuple[Any, bytes]:
+def resize(
+    planner: Any, data: bytes, size: int, *, shrink: bool = False, device: bool = False
+) -> tuple[Any, bytes]:
     """The answer, and the image that it leads to."""
-    request = AmendRequest.of(size=size, shrink=shrink, max_growth=GROWTH)
+    growth: dict[str, Any] = {"max_growth": 0, "fixed_size": True} if device else {}
+    request = AmendRequest.of(size=size, shrink=shrink, **({"max_growth": GROWTH} | growth))
     answer = ask(planner, data, request)
     assert answer.planned, answer.refusals
     accepted_by_contract(data, request, answer)
@@ -91,18 +94,22 @@ def test_of_a_large_l1_table_only_what_holds_anything_is_staged(planner: Any) ->
 
 
 @pytest.mark.parametrize("entries", [131_072 - 64, 131_072, 131_072 + 64, 131_072 + 100])
-def test_a_long_l1_table_is_copied_to_its_end_and_no_further(planner: Any, entries: int) -> None:
-    """A piece has 1 MiB."""
-    span = 64 << 9
+@pytest.mark.parametrize("device", [False, True], ids=["file", "device"])
+def test_a_long_l1_table_is_copied_to_its_end_and_no_further(
+    planner: Any, entries: int, device: bool
+) -> None:
+    """A piece has 1 MiB. On a device, zeros are written too, as anything may be there."""
+    more, span = 64, 64 << 9
     clusters = {64 * n: Data(b"d") for n in (0, 5, 131_000, entries - 1)}
-    image = Image(cluster_bits=9, size=entries * span, clusters=clusters)
-    data, more = image.build(), 64
-    _, after = resize(planner, data, (entries + more) * span)
+    data = Image(cluster_bits=9, size=entries * span, clusters=clusters).build()
+    rest = b"\xff" * (4 << 20 if device else 0)
+    _, after = resize(planner, data + rest, (entries + more) * span, device=device)
     old, new = parse_header(data), parse_header(after)
-    assert (new.l1_size, new.l1_table_offset > len(data)) == (entries + more, True)
+    assert (new.l1_size, new.l1_table_offset >= len(data)) == (entries + more, True)
     words = data[old.l1_table_offset :][: 8 * entries]
-    size = -(-8 * (entries + more) // 512) * 512
-    assert after[new.l1_table_offset :] == words.ljust(size, b"\0")
+    end = new.l1_table_offset + -(-8 * (entries + more) // 512) * 512
+    assert after[new.l1_table_offset : end] == words.ljust(end - new.l1_table_offset, b"\0")
+    assert after[end:] == rest[end - len(data) :]
 
 
 @pytest.mark.parametrize(
