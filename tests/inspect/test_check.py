@@ -15,7 +15,7 @@ import pytest
 import instar
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.inspect import check_image
-from instar.vmm.inspect.check import ram_for
+from instar.vmm.inspect.check import CheckFrames, ram_for
 from instar.vmm.inspect.looker import Looker
 from tests.differential.generate import case_of
 from tests.hostile.case import Case
@@ -346,6 +346,20 @@ def test_a_sound_image_is_read_once(tmp_path: Path) -> None:
         file.write(b"\0")  # the flag
     assert instar.check(path).vm_exits > once
     assert instar.check(path).exit_status == 2
+
+
+@pytest.mark.parametrize(("each", "is_enough"), [(100, False), (200, True)])
+def test_a_cluster_that_is_data_and_no_more_costs_a_check_little(
+    each: int, is_enough: bool, tmp_path: Path
+) -> None:
+    """Nearly all clusters are such, and others cost twice as much."""
+    path, count = tmp_path / "t.qcow2", 8192
+    clusters = {n: Data(b"d") for n in range(count)}
+    replace(REFCOUNTS, cluster_bits=9, size=count << 9, clusters=clusters).write(path)
+    frames = CheckFrames()
+    with Looker("check") as looker, ImageFile(str(path), writable=False) as image:
+        looker.look(image, frames.receive, 10.0, work_max=(1 << 20) + count * each)
+    assert (not frames.refusals) == is_enough
 
 
 def test_memory_is_as_large_as_the_image_asks_for_and_no_larger_than_64_mib(
