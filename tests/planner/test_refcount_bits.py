@@ -104,6 +104,25 @@ def test_the_last_cluster_of_the_file_may_be_short() -> None:
     assert min(structure(after)) << 12 == -(-len(image) // 4096) * 4096
 
 
+def test_progress_is_told_up_to_50_times_of_each_of_two_readings() -> None:
+    full = range(30, 25_600)  # a part that is read has 256
+    image = replace(small(4), holes=full, refcounts=dict.fromkeys(full, 1)).build()
+    asked = request(5)
+    answer = ask(load_planner(), image, asked, progress=True)
+    assert answer.planned
+    parts = len(image) // 512 // 256 // 3  # more than a fiftieth
+    assert 0 <= answer.progress_calls - 2 * parts <= 2
+    assert ask(load_planner(), image, asked).progress_calls == 0
+
+
+def test_no_progress_is_told_of_what_is_refused() -> None:
+    """The refcounts are read all the same, to say whether they fit."""
+    image = replace(small(4), backing_file=b"b").build()
+    asked = request(3, backing_file=b"other")
+    answer = ask(load_planner(), image, asked, progress=True)
+    assert (answer.refusals, answer.progress_calls) == (("backing_change",), 0)
+
+
 def test_only_what_is_not_zero_is_staged() -> None:
     image = small(4, 21).build()
     answer, after = recode(image, 6)
