@@ -111,6 +111,7 @@ def test_progress_is_told_up_to_50_times_of_each_of_two_readings() -> None:
     answer = ask(load_planner(), image, asked, progress=True)
     assert answer.planned
     parts = len(image) // 512 // 256 // 3  # more than a fiftieth
+    assert not answer.misuse
     assert 0 <= answer.progress_calls - 2 * parts <= 2
     assert ask(load_planner(), image, asked).progress_calls == 0
 
