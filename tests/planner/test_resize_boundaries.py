@@ -112,6 +112,17 @@ def test_a_long_l1_table_is_copied_to_its_end_and_no_further(
     assert after[end:] == rest[end - len(data) :]
 
 
+def test_tables_that_are_dropped_are_read_many_at_a_time(planner: Any) -> None:
+    def reads(tables: int) -> int:
+        clusters = {64 * n: Data(b"d") for n in range(1 + tables)}
+        data = Image(cluster_bits=9, size=(1 + tables) * 64 << 9, clusters=clusters).build()
+        return int(resize(planner, data, 64 << 9, shrink=True)[0].read_calls)
+
+    at_once = 40
+    assert reads(at_once) == reads(1)
+    assert reads(at_once + 1) == reads(1) + 1
+
+
 @pytest.mark.parametrize(
     ("size", "bits", "reason"),
     [

@@ -97,6 +97,13 @@ def test_frames_wait_until_they_fill_the_buffer(rogues: Rogues, path: Path) -> N
     assert seen == [(1, 2)] * (abi.INSTAR_TRANSMIT_MAX // size)
 
 
+def test_a_call_takes_so_many_ranges_and_no_more(rogues: Rogues, path: Path) -> None:
+    staged = staged_by(rogues.payload("honest/most_ranges"), path)
+    found = sectors(staged, abi.INSTAR_PHASE_PREPARE)
+    assert found == {100 + n: bytes([n + 1]) * 512 for n in range(40)}
+    assert staged.phases() == [abi.INSTAR_PHASE_PREPARE, abi.INSTAR_PHASE_SWITCH]
+
+
 @pytest.mark.parametrize("size", [8, 4096 - 127, 0xFFFFFFFF])
 def test_the_operation_does_nothing_about_options_that_it_cannot_read(
     path: Path, monkeypatch: pytest.MonkeyPatch, size: int
