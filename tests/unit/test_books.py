@@ -59,6 +59,36 @@ def test_what_is_out_of_range_is_not_packed(order: int, wrong: str) -> None:
         width.pack(counts)
 
 
+COUNTS = st.lists(st.integers(0, 300), min_size=64, max_size=64)
+
+
+@given(COUNTS, st.sampled_from(ORDERS), st.sampled_from(ORDERS))
+def test_refcounts_get_another_width_if_they_fit(counts: list[int], old: int, new: int) -> None:
+    width, to = Width(old), Width(new)
+    counts = [min(count, width.most) for count in counts]
+    data = width.pack(counts)
+    assert width.last(data) == max((n for n, count in enumerate(counts) if count), default=-1)
+    if max(counts) <= to.most:
+        assert width.recode(data, to) == to.pack(counts)
+    else:
+        with pytest.raises(OverflowError):
+            width.recode(data, to)
+
+
+@given(COUNTS, st.sampled_from(ORDERS), st.integers(0, 63))
+def test_a_refcount_rises_from_0_and_falls_from_more(
+    counts: list[int], order: int, index: int
+) -> None:
+    width = Width(order)
+    counts = [min(count, width.most) for count in counts]
+    data, by = bytearray(width.pack(counts)), -1 if counts[index] else 1
+    assert not width.add(data, index, -by)
+    assert data == width.pack(counts)
+    assert width.add(data, index, by)
+    counts[index] += by
+    assert data == width.pack(counts)
+
+
 def image(order: int, counts: dict[int, int]) -> bytes:
     """A refcount table and one block, of a file that ends after them."""
     block = bytearray(512)

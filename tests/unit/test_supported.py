@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
+
+from instar.vmm.base.errors import HostError
+from instar.vmm.base.supported import check_machine
 
 # What another platform looks like from inside, as far as instar can see it.
 LACKING = "for name in ('fcntl', 'resource', 'mmap', '_ctypes', '_posixsubprocess'):\n"
@@ -78,3 +83,28 @@ def test_the_library_raises_host_error_and_its_errors_are_there(place: str, name
     code, found = FOUND[place]
     code += "import instar\ntry:\n    instar.{name}\nexcept instar.HostError as e:\n    print(e)"
     assert run(code.replace("{name}", name)).stdout == f"{line_of(found)}\n"
+
+
+@pytest.mark.parametrize(
+    ("largest", "machine", "found"),
+    [
+        ((1 << 63) - 1, "x86_64", ""),
+        ((1 << 32) + 1, "x86_64", ""),
+        (1 << 32, "x86_64", "Linux on x86_64, and Python is for 32 bits"),
+        ((1 << 31) - 1, "x86_64", "Linux on x86_64, and Python is for 32 bits"),
+        ((1 << 31) - 1, "i686", "Linux on i686, and Python is for 32 bits"),
+        ((1 << 63) - 1, "aarch64", "Linux on aarch64"),
+    ],
+)
+def test_processor_and_python_have_64_bits(largest: int, machine: str, found: str) -> None:
+    system = os.uname_result(("Linux", "host", "6.12", "#1", machine))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "maxsize", largest)
+        patch.setattr(os, "uname", lambda: system)
+        patch.setattr(platform, "machine", lambda: machine)
+        try:
+            check_machine()
+            said = ""
+        except HostError as error:
+            said = str(error)
+    assert said == (line_of(found) if found else "")
