@@ -243,6 +243,34 @@ class TestRegisters:
         assert sregs.efer & 0x500 == 0x500
         assert sregs.cr4 & 0x20
 
+    def test_each_segment_has_the_rights_that_an_entry_to_64_bit_mode_asks_for(
+        self, machine: Machine
+    ) -> None:
+        """Intel SDM vol. 3C, 27.3.1.2: flat code and data, accessed, and a TSS that is busy."""
+        none = dict.fromkeys(KVM_SEGMENT.kinds, 0)
+        flat = {**none, "limit": 0xFFFFFFFF, "present": 1, "dpl": 3, "s": 1, "g": 1}
+        data = {**flat, "selector": 0x2B, "type": 3, "db": 1}
+        tss = {"base": machine.sregs.tr.base, "limit": 104 + 128, "selector": 0x40}
+        expected = {
+            "cs": {**flat, "selector": 0x33, "type": 11, "l": 1},
+            **dict.fromkeys(("ds", "es", "fs", "gs", "ss"), data),
+            "tr": {**none, **tss, "type": 11, "present": 1},
+            "ldt": {**none, "unusable": 1},
+        }
+        assert {name: vars(getattr(machine.sregs, name)) for name in expected} == expected
+
+    def test_control_registers_have_what_64_bit_mode_needs_and_no_more(
+        self, machine: Machine
+    ) -> None:
+        sregs = machine.sregs
+        assert (sregs.cr0, sregs.cr4, sregs.efer) == (0x80050033, 0x620, 0xD00)
+        assert (sregs.cr2, sregs.cr8, sregs.apic_base, any(sregs.interrupt_bitmap)) == (
+            0,
+            0,
+            0,
+            False,
+        )
+
     def test_it_has_no_io_privilege_and_no_interrupts(self, machine: Machine) -> None:
         assert machine.regs.rflags == 0x2
 
