@@ -26,6 +26,7 @@ from tests.support.rows import RECORDED, REFUSALS, Row
 from tests.support.verdicts import ACCEPTED, Request, ask_instar, fingerprint
 
 LAZY_ON = Request(lazy_refcounts=True)
+DOWNGRADE = Request(compat="0.10")
 IO_ERROR = b"\1"
 """VIRTIO_BLK_S_IOERR, which the host has no reason to send: its own errors end the run."""
 
@@ -112,7 +113,7 @@ def test_a_header_that_changes_while_it_is_read_is_a_mismatch(
 @pytest.mark.kvm
 def test_a_guest_that_cannot_read_says_so(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block, "_S_OK", IO_ERROR)
-    assert ask_instar(image, LAZY_ON) == "read_failed"
+    assert ask_instar(image, DOWNGRADE) == "read_failed"  # of more than what was read ahead
 
 
 @pytest.mark.kvm
@@ -121,7 +122,11 @@ def test_a_guest_that_cannot_write_says_so(image: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(block, "_S_OK", IO_ERROR)
 
     monkeypatch.setattr(StagedWrites, "write", fail)
-    assert ask_instar(image, LAZY_ON) == "write_failed"
+    before = fingerprint(image)
+    with pytest.raises(instar.ImageRejected) as caught:
+        instar.amend(image, refcount_bits=64)  # writes more than goes along with the result
+    assert [refusal.name for refusal in caught.value.refusals] == ["write_failed"]
+    assert fingerprint(image) == before
 
 
 @pytest.mark.kvm
