@@ -184,7 +184,8 @@ def test_bytecode_larger_than_what_is_read_at_once_is_left_to_python(module: Pat
     assert value_of(module) == 1
 
 
-@pytest.mark.parametrize("flags", [["-O"], ["-X", "pycache_prefix=/nonexistent"]])
+# -B: Python would make the folder, and lay bytecode into it.
+@pytest.mark.parametrize("flags", [["-O"], ["-B", "-X", "pycache_prefix=/nonexistent"]])
 def test_where_bytecode_lies_elsewhere_all_is_left_to_python(flags: list[str]) -> None:
     code = """
 import builtins, instar.vmm, json
