@@ -35,6 +35,7 @@ NEEDS_test := compiler strace losetup cryptsetup allocators
 NEEDS_pythons := $(NEEDS_test)
 NEEDS_environments := python venv
 NEEDS_planner := compiler
+NEEDS_collect := compiler
 NEEDS_site := python venv
 NEEDS_mutants := $(NEEDS_test)
 NEEDS_fuzz := compiler $(if $(filter-out planner inspect repair,$(firstword $(ARGS))),,clang)
@@ -43,7 +44,7 @@ NEEDS := $(if $(and $(IN_VENV),$(if $(wildcard $(INSTALLED)),,new)),python venv)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help needs demo test pythons dev guest planner qemu downloads environments format check fuzz mutants bench dist site clean
+.PHONY: help needs demo test pythons collect dev guest planner qemu downloads environments format check fuzz mutants bench dist site clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -75,7 +76,11 @@ define each_python
 endef
 
 pythons: | needs ## run the tests that depend on the interpreter on the oldest and the newest Python
-	$(call each_python,test,ARGS='-m "not any_python" $(INTERPRETER_TESTS)')
+	$(call each_python,collect test,ARGS='-m "not any_python" $(INTERPRETER_TESTS)')
+
+# Of the other tests too: on an old Python a file may be no test at all.
+collect: dev planner ## see that all tests can be read
+	@mkdir -p build && $(PY) -m pytest --collect-only -qq >build/collected || { tail -n 20 build/collected; exit 1; }
 
 environments: downloads $(PAYLOAD) ## make the environments of "make pythons"
 	$(call each_python,dev)

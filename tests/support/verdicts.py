@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ _CHUNK = 16 * PAGE
 ACCEPTED = frozenset({"amended", "noop"})
 """What instar can say but the names of its reasons."""
 
-NOTHING: FrozenDict[str, Any] = FrozenDict({})
 MIRROR = {"changed": "amended", "unchanged": "noop", "refused": "refused"}
 """What instar says if it does as qemu-img does. "refused, changed" has no counterpart."""
 
@@ -43,7 +42,7 @@ class Request:
     """Whether instar removes bitmaps; qemu-img cannot be asked."""
     more: str = ""
     """Other options, as -o has them."""
-    allowed: FrozenDict[str, Any] = NOTHING
+    allowed: FrozenDict[str, Any] = field(default_factory=FrozenDict)
     """What instar may do besides, by keywords; qemu-img is not asked, or need not be."""
     alone: bool = False
     """Whether only instar is asked, as qemu-img would take minutes."""
