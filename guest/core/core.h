@@ -10,9 +10,9 @@
 /* The DMA window: what was read ahead; request headers and status bytes; data of requests that wait; the
  * transmit buffer; then the operation's part. */
 #define CORE_REQUESTS_ADDR INSTAR_AHEAD_END
-#define CORE_WAITING_ADDR 0x5aa00
-#define CORE_TRANSMIT_ADDR 0x5b000
-#define CORE_WORKSPACE_ADDR 0x5c000
+#define CORE_WAITING_ADDR (CORE_REQUESTS_ADDR + 0x400)
+#define CORE_TRANSMIT_ADDR (CORE_WAITING_ADDR + 0x600)
+#define CORE_WORKSPACE_ADDR (CORE_TRANSMIT_ADDR + INSTAR_TRANSMIT_MAX)
 
 /* Codes of INSTAR_PORT_EXIT; all of them are guest faults to the host, which ends a run
  * with its result. */
