@@ -65,6 +65,7 @@ def judge_recoded(
         GuestFault: a refcount is wrong, or something else is staged.
         ImageRejected: the image uses a cluster that by its refcount is free; or it is too much to
             be judged.
+        OutsideError: a table is not inside the image.
     """
     recoded = Recoded(original, before, after, staged)
     recoded.judge(is_device=is_device)

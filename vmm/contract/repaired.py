@@ -72,6 +72,7 @@ def judge_repair(
     Raises:
         GuestFault: something is wrong that is staged, or missing.
         ImageRejected: it takes too much work or memory to tell.
+        OutsideError: a table is not inside the image.
     """
     before = states.before
     dirty = bool(before.fields.get("incompatible_features", 0) & INCOMPATIBLE_DIRTY)

@@ -31,7 +31,7 @@ def judge_resized(
 ) -> tuple[tuple[str, ...], int]:
     """Judge a change of which nothing is staged but the header. Arguments as judge_tables() has.
 
-    Returns warnings and the work, as that does. Raises what that does.
+    Returns warnings and the work, as that does, and raises what that raises.
     """
     old, new = before.fields, after.fields
     for fields in (old, new):

@@ -76,7 +76,10 @@ def has_zero_flag(table: bytes | bytearray) -> bool:
 
 
 def judge_untouched(original: Original, before: HeaderView) -> None:
-    """Judge an image of which a downgrade changes the header alone. GuestFault, ImageRejected."""
+    """Judge an image of which a downgrade changes the header alone.
+
+    Raises GuestFault, ImageRejected and OutsideError.
+    """
     fields, judgement = before.fields, Version2(before)
     disk = Disk(original, fields["cluster_bits"], 0)
     snapshots = Snapshots(disk, fields["snapshots_offset"], fields["nb_snapshots"], fields["size"])
