@@ -19,6 +19,7 @@ from instar.vmm.machine.payload import load_payload
 from tests.confinement.test_isolation import SAMPLE, rights
 from tests.support.forge import Bitmap, Image
 from tests.support.process import run
+from tests.support.sparse import settle
 
 IMAGES = {
     "sound": replace(SAMPLE, bitmaps=[Bitmap(name=b"one")]),
@@ -48,6 +49,7 @@ def outcome(call: Any, path: Path, **keywords: Any) -> Any:
 def test_what_is_found_is_what_this_process_finds(command: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
     IMAGES[name].write(path)
+    settle(path)
     before = path.read_bytes(), path.stat().st_mtime_ns
     inside = outcome(LOOKS[command], path)
     assert outcome(LOOKS[command], path, isolation="process") == inside

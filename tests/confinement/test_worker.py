@@ -16,6 +16,7 @@ from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_calls import BY_CHANCE
 from tests.support.forge import Data, Image, Zero, ZeroAllocated
 from tests.support.process import command, guest_code, run
+from tests.support.sparse import stored
 
 pytestmark = pytest.mark.kvm
 
@@ -239,13 +240,13 @@ def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) 
 
 def test_a_worker_is_told_what_an_image_may_cost(tmp_path: Path) -> None:
     images = write_some(tmp_path, 2)
+    sizes = [stored(image) for image in images]
     patch = "import instar.vmm.image.image_file as f; f.WORK_MIN, f.WORK_FACTOR = 1000, 1"
     done = run(*MANY, "-j1", *images, patch=patch)
-    for image in images:
+    for image, size in zip(images, sizes, strict=True):
         kind, message = outcomes(done.stdout)[image.name]
         assert kind == "ImageRejected"
-        allowed = 1000 + image.stat().st_blocks * 512
-        assert f"takes more work than to read {allowed} bytes" in message
+        assert f"takes more work than to read {1000 + size} bytes" in message
 
 
 def test_an_outcome_of_any_length_comes_through(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.crash.cases import DOWNGRADE, LAZY_OFF, LAZY_ON, UPGRADE, Case
 from tests.crash.recorder import Write, instar, record, replay
+from tests.support.sparse import settle, stored
 
 pytestmark = pytest.mark.kvm
 
@@ -83,8 +84,7 @@ def amended(request: pytest.FixtureRequest, tmp_path: Path) -> Amended:
     if os.geteuid() == 0:
         os.chown(image, NOBODY, NOBODY)
     os.link(image, tmp_path / "another name")
-    with image.open("rb") as file:
-        os.fsync(file.fileno())
+    settle(image)
     data, status, holes = image.read_bytes(), image.stat(), holes_in(image)
     recording = record(instar("-o", case.transition.options), image)
     assert recording.run.status == 0, recording.run.stderr
@@ -120,7 +120,7 @@ def test_holes_stay_holes(amended: Amended) -> None:
 def test_no_more_is_allocated_than_what_is_written(amended: Amended) -> None:
     granule = amended.status.st_blksize
     room = sum(len(write.data) + 2 * granule for write in amended.writes)
-    assert (amended.image.stat().st_blocks - amended.status.st_blocks) * 512 <= room
+    assert stored(amended.image) - amended.status.st_blocks * 512 <= room
 
 
 def test_extended_attributes_stay(tmp_path: Path) -> None:

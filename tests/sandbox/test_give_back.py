@@ -16,6 +16,7 @@ from tests.support.disks import disk, snapshots
 from tests.support.forge import Data, Image, Reader, Snapshot
 from tests.support.forge.audit import faults
 from tests.support.recipe import make
+from tests.support.sparse import stored
 
 pytestmark = pytest.mark.kvm
 
@@ -29,11 +30,6 @@ SHARED = Image(
     snapshots=[Snapshot(name=b"s", clusters={n: Data(b"d") for n in range(0, 700, 2)})],
 )
 AT_A_TABLES_END, WITHIN_A_TABLE = 512 << BITS, 100 << BITS
-
-
-def stored(path: Path) -> int:
-    os.sync()
-    return path.stat().st_blocks * 512
 
 
 @pytest.mark.parametrize("image", [PLAIN, SHARED], ids=["alone", "with a snapshot"])

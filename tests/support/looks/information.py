@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import instar
 from tests.support.looks.divergences import explain
 from tests.support.qemu import Qemu
+from tests.support.sparse import settle
 
 
 def ask_qemu(qemu: Qemu, image: Path, *flags: str) -> tuple[dict[str, Any] | None, str]:
@@ -60,8 +60,7 @@ def additions(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def unexplained(qemu: Qemu, image: Path) -> list[str]:
     """How the two differ on an image, but for what the registry holds."""
-    with image.open("rb") as file:
-        os.fsync(file.fileno())  # until then the file system may think of another actual-size
+    settle(image)
     found = findings(qemu, image)
     problems: tuple[str, ...] = ()
     if found and (ours := ask_instar(image)[0]) is not None:
