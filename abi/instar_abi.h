@@ -12,33 +12,34 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 6
+#define INSTAR_ABI_VERSION 7
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may
- * have more RAM than the least, in steps of it: all that is more belongs to the DMA window. */
+ * have more RAM than the least, in steps of it: all that is more belongs to the DMA window. What every
+ * run touches lies without gaps within eight pages at a multiple of eight: KVM maps so many at a fault. */
 #define INSTAR_RAM_SIZE 0x200000
 #define INSTAR_RAM_MAX 0x4000000
-#define INSTAR_STACK_ADDR 0x6000       /* unmapped guard pages lie below and above */
-#define INSTAR_STACK_SIZE 0x4000
-#define INSTAR_QUEUE_ADDR 0xb000       /* the block queue, then the transmit queue */
+#define INSTAR_QUEUE_ADDR 0x8000       /* the block queue, then the transmit queue */
 #define INSTAR_QUEUE_PAGES_SIZE 0x2000
-#define OPERATION_CONFIG_ADDR 0xe000   /* the request: AmendConfig and options; read-only to the guest */
+#define OPERATION_CONFIG_ADDR 0xa000   /* the request: AmendConfig and options; read-only to the guest */
 #define OPERATION_CONFIG_SIZE 0x1000
+#define INSTAR_STACK_ADDR 0xb000       /* it ends at a page that cannot be written, and starts at an unmapped one */
+#define INSTAR_STACK_SIZE 0x4000
 #define INSTAR_CORE_ADDR 0x10000       /* the executor image */
 #define INSTAR_CORE_LIMIT 0x8000       /* its largest memory extent, .bss included */
 #define INSTAR_CALL_TABLE_ADDR 0x10000 /* read-only, the first bytes of the executor image */
 #define INSTAR_OPERATION_ADDR 0x18000  /* the operation image */
 #define INSTAR_OPERATION_LIMIT 0x40000 /* its largest memory extent, .bss included */
-#define INSTAR_DMA_ADDR 0x59000        /* the DMA window, to the end of RAM: no buffer may lie outside */
+#define INSTAR_DMA_ADDR 0x58000        /* the DMA window, to the end of RAM: no buffer may lie outside */
 
 /* What every run reads first is in the DMA window before the guest starts, which spares it an exit: a list
  * of parts of the image, the first of them its head, as requests to read in INSTAR_PHASE_PREPARE would fill
  * them. A part of length 0 is none. */
-#define INSTAR_AHEAD_ADDR 0x59000       /* struct AheadPart, INSTAR_AHEAD_PARTS times */
+#define INSTAR_AHEAD_ADDR 0x58000       /* struct AheadPart, INSTAR_AHEAD_PARTS times */
 #define INSTAR_AHEAD_PARTS 3
-#define INSTAR_AHEAD_DATA_ADDR 0x59200  /* what is in the parts */
-#define INSTAR_AHEAD_END 0x5a600
+#define INSTAR_AHEAD_DATA_ADDR 0x58200  /* what is in the parts */
+#define INSTAR_AHEAD_END 0x59600
 #define INSTAR_AHEAD_HEAD_SIZE 0x1000   /* bytes of the head, or all whole sectors of a shorter image */
 
 struct AheadPart {
@@ -55,14 +56,14 @@ struct AheadPart {
 /* Virtqueues: virtio 1.2, 2.7 "Split Virtqueues"; no negotiation, all addresses agreed here. */
 #define INSTAR_BLOCK_QUEUE 0
 #define INSTAR_BLOCK_QUEUE_SIZE 128
-#define INSTAR_BLOCK_DESC_ADDR 0xb000
-#define INSTAR_BLOCK_AVAIL_ADDR 0xb800
-#define INSTAR_BLOCK_USED_ADDR 0xbc00
+#define INSTAR_BLOCK_DESC_ADDR 0x8000
+#define INSTAR_BLOCK_AVAIL_ADDR 0x8800
+#define INSTAR_BLOCK_USED_ADDR 0x8c00
 #define INSTAR_TRANSMIT_QUEUE 1
 #define INSTAR_TRANSMIT_QUEUE_SIZE 4
-#define INSTAR_TRANSMIT_DESC_ADDR 0xc400
-#define INSTAR_TRANSMIT_AVAIL_ADDR 0xc480
-#define INSTAR_TRANSMIT_USED_ADDR 0xc4c0
+#define INSTAR_TRANSMIT_DESC_ADDR 0x9400
+#define INSTAR_TRANSMIT_AVAIL_ADDR 0x9480
+#define INSTAR_TRANSMIT_USED_ADDR 0x94c0
 #define INSTAR_BOTH_QUEUES 2              /* the block queue, and then the transmit queue */
 #define INSTAR_BLOCK_REQUEST_MAX 0x100000 /* bytes of data in one block request */
 #define INSTAR_TRANSMIT_MAX 4096          /* bytes in one transmit buffer */

@@ -247,11 +247,11 @@ def test_every_address_of_the_header_lies_in_a_region() -> None:
         assert any(start <= address < start + size for _, start, size in REGIONS), name
 
 
-def test_the_stack_lies_between_guard_pages() -> None:
-    guards = (abi.INSTAR_STACK_ADDR - PAGE, abi.INSTAR_STACK_ADDR + abi.INSTAR_STACK_SIZE)
-    for guard in guards:
-        for name, address, size in REGIONS:
-            assert guard + PAGE <= address or address + size <= guard, name
+def test_the_stack_lies_between_pages_that_cannot_be_written() -> None:
+    assert abi.OPERATION_CONFIG_ADDR + abi.OPERATION_CONFIG_SIZE == abi.INSTAR_STACK_ADDR
+    above = abi.INSTAR_STACK_ADDR + abi.INSTAR_STACK_SIZE
+    for name, address, size in REGIONS:
+        assert above + PAGE <= address or address + size <= above, name
 
 
 def test_the_call_table_opens_the_executor_image() -> None:

@@ -71,7 +71,7 @@ class WatchedMemory(GuestMemory):
         self._judge(address, size, *((self.watch.rings,) if self.watch else ()))
         return super().read(address, size)
 
-    def write(self, address: int, data: bytes | bytearray) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         self._judge(address, len(data), *((self.watch.used,) if self.watch else ()))
         self.dirty.append((address, len(data)))
         super().write(address, data)

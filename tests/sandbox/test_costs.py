@@ -208,8 +208,15 @@ def resident(machine: Machine) -> int:
     return page * sum(word >> 63 for word in words)
 
 
-def test_a_switch_with_a_kept_machine_has_all_memory_at_hand(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+TURNS: dict[str, list[dict[str, Any]]] = {
+    "switches": [{"lazy_refcounts": True}, {"lazy_refcounts": False}],
+    "sizes": [{"size": 10 << 30}, {"size": 64 << 20, "shrink": True}],
+}
+
+
+@pytest.mark.parametrize("turns", TURNS)
+def test_amends_with_a_kept_machine_have_all_memory_at_hand(
+    path: Path, turns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that a reset gives back to the kernel takes 20 us to be there again."""
     plain(path)
@@ -223,8 +230,8 @@ def test_a_switch_with_a_kept_machine_has_all_memory_at_hand(
 
     monkeypatch.setattr(Machine, "reset", reset)
     with instar.Sandbox() as sandbox:
-        for lazy in (True, False, True):
-            sandbox.amend(path, lazy_refcounts=lazy)
+        for number in range(3):
+            sandbox.amend(path, **TURNS[turns][number % 2])
     assert len(found) == 6
     assert len(set(found[1:])) == 1
 
@@ -248,4 +255,4 @@ def test_the_largest_disk_takes_a_table_of_a_mebibyte_of_which_two_sectors_are_w
     # The table of refcounts once on each side, the guest's block of them before the switch and
     # after, the judge's L2 table; the header twice, L1 entries and the block's first sector.
     assert result.bytes_read <= (5 << 16) + (4 << 12)
-    assert touched[0] <= 400 << 10  # not the mebibyte of zeros
+    assert touched[0] <= 420 << 10  # not the mebibyte of zeros

@@ -149,9 +149,10 @@ def test_a_guest_that_leaves_traces_everywhere_leaves_none_behind_a_reset(
     write_image(path, payload)
     pristine = machine.look()
     registers = {"regs", "xsave"} if payload.images[1].name == "traces" else {"regs", "sregs"}
-    for _ in range(2):
+    for filled_to in (0, INSTAR_DMA_ADDR + 1, INSTAR_DMA_ADDR + 0x42ABC, RAM_SIZE, 1 << 63):
         if not leaves_traces(machine, path, payload):
             return
+        machine._filled_to = filled_to
         dirty = machine.look()
         assert registers | {"memory"} <= differences(dirty, pristine)
         for address, size in writable(payload):

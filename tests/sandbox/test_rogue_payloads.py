@@ -29,12 +29,12 @@ PAGE_FAULTS = {
     "write_core_text": 0x11000,
     "write_rodata": 0x18000,
     "write_call_table": 0x10008,
-    "write_config": 0xE008,
+    "write_config": 0xA008,
     "read_page_tables": 0x2000,
     "write_page_tables": 0x5000,
-    "read_tss": 0x1000,
-    "write_tss": 0x1068,
-    "read_unmapped_ram": 0x58000,
+    "read_tss": 0xF000,
+    "write_tss": 0xF068,
+    "read_unmapped_ram": 0x57000,
     "read_beyond_ram": 0x200000,
     "write_beyond_ram": 0x200000,
     "mmio_like": 0xFEE00300,
@@ -44,10 +44,10 @@ PAGE_FAULTS = {
 
 # Payload: where it jumped to.
 EXECUTIONS = {
-    "execute_stack": 0x6010,
+    "execute_stack": 0xB010,
     "execute_dma": 0x5D000,
-    "execute_queue": 0xC800,
-    "execute_config": 0xE000,
+    "execute_queue": 0x9800,
+    "execute_config": 0xA000,
     "execute_call_table": 0x10000,
     "execute_null": 0,
 }
@@ -117,8 +117,8 @@ WINDOW = "buffer of {} bytes at {} is not in the DMA window"
 
 # Payload: the message as a regular expression.
 OTHERS = {
-    "stack_overflow": r"the guest faulted at .*:rogue\+0x0\), last page fault at 0x5ff8",
-    "stack_underflow": r"the guest faulted at .*:rogue\+0x0\), last page fault at 0xa000",
+    "stack_overflow": r"the guest faulted at .*:rogue\+0x0\), last page fault at 0xaff8",
+    "stack_underflow": r"the guest faulted at .*:rogue\+0x0\), last page fault at 0xf000",
     "execute_data": r"the guest faulted at (0x1[a-f]...) \(no function\), last page fault at \1",
     "syscall": r"the guest faulted at .*, last page fault at 0x0",
     # Traps, which some kernels report with the next instruction's address.

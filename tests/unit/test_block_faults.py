@@ -222,7 +222,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "is not in the DMA window",
     ),
     "data over the page tables": (
-        {"kind": IN, "data": (boot.system_address(), 512, WRITE)},
+        {"kind": IN, "data": (boot.tables_address(), 512, WRITE)},
         "is not in the DMA window",
     ),
     "a status outside the window": (

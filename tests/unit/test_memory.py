@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault
+from instar.vmm.devices import memory as memory_module
 from instar.vmm.devices.memory import PAGE_SIZE, GuestMemory
 
 SIZE = 4 * PAGE_SIZE
@@ -33,6 +34,19 @@ def memory() -> Iterator[GuestMemory]:
     memory = GuestMemory(SIZE)
     yield memory
     memory.close()
+
+
+def test_populated_memory_is_there_and_zero_where_the_kernel_can(memory: GuestMemory) -> None:
+    memory.write(PAGE_SIZE, b"kept")
+    memory.populate(0, 2 * PAGE_SIZE)
+    assert memory.read(0, SIZE) == bytes(PAGE_SIZE) + b"kept".ljust(SIZE - PAGE_SIZE, b"\0")
+
+
+def test_a_kernel_that_populates_nothing_is_no_error(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "_MADV_POPULATE_WRITE", 9999)
+    memory.populate(0, PAGE_SIZE)
 
 
 def test_fresh_memory_is_zero(memory: GuestMemory) -> None:
@@ -107,3 +121,9 @@ def test_any_range_is_read_whole_or_is_a_fault(address: int, size: int) -> None:
         assert not 0 <= address <= address + size <= PAGE_SIZE or size < 0
     finally:
         memory.close()
+
+
+@pytest.mark.parametrize(("address", "size"), OUTSIDE.values(), ids=OUTSIDE)
+def test_nothing_outside_is_populated(memory: GuestMemory, address: int, size: int) -> None:
+    with pytest.raises(GuestFault):
+        memory.populate(address, size)

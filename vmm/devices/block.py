@@ -72,6 +72,8 @@ class BlockDevice:
         self.budget = image.budget
         self.staged = image.stage(max_growth)
         self.bytes_read = 0
+        self.filled_to = 0
+        """The guest address after the last byte that was read into the guest's memory."""
 
     def read_ahead(self, along: Iterable[int] = ()) -> None:
         """Give the guest what it would ask for first: the image's head, and sectors along with it.
@@ -139,6 +141,7 @@ class BlockDevice:
         self.bytes_read += size
         if self.bytes_read > self.budget:
             raise GuestFault(f"more than {self.budget} bytes read")
+        self.filled_to = max(self.filled_to, address + size)
         with self._memory.view(address, size) as view:
             self._image.read_into(sector * SECTOR_SIZE, view)
             if phase:

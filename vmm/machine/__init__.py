@@ -70,6 +70,7 @@ class Machine:
         self._payload = payload
         self.ram_size = ram_size
         self._snapshot: Snapshot | None = None
+        self._filled_to = 0
         self.vm_exits = 0
         """How often the guest of the last run stopped for the host."""
         try:
@@ -77,7 +78,7 @@ class Machine:
         except OSError as error:
             raise HostError(f"no memory for the guest: {error.strerror}") from error
         self._closers = [self._memory.close]
-        boot.load(self._memory, payload, boot.cached_system_pages(payload, ram_size))
+        boot.load(self._memory, payload, boot.cached_page_tables(payload, ram_size))
         try:
             self._vcpu = self._create_vcpu()
         except OSError as error:
@@ -127,7 +128,7 @@ class Machine:
         with another image. HostError if KVM fails; the machine must be closed then.
         """
         assert self._snapshot is not None  # noqa: S101 - a mistake of this package, not of a guest
-        _kvm(self._snapshot.restore)
+        _kvm(self._snapshot.restore, self._filled_to)
 
     def close(self) -> None:
         """End the virtual machine."""
@@ -174,6 +175,7 @@ class Machine:
         try:
             self._run_guest(block, timeout, spent)
         finally:
+            self._filled_to = block.filled_to
             if debug and self._serial.text:
                 debug(self._serial.text.decode("ascii", "replace"))
         self._serial.check_ended()

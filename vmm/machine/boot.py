@@ -2,15 +2,18 @@
 
 Guest memory, guest-virtual = guest-physical (addresses from abi/instar_abi.h):
 
-    0x000000  not mapped
-    0x001000  one page with the TSS, supervisor only; page tables, not mapped
-    0x006000  stack RW, unmapped pages below and above
-    0x00b000  virtqueues RW
-    0x00e000  AmendConfig R
+    0x000000  not mapped; page tables from 0x1000 on
+    0x008000  virtqueues RW
+    0x00a000  AmendConfig R
+    0x00b000  stack RW
+    0x00f000  TSS, supervisor only
     0x010000  executor: call table and constants R, text RX, data RW
     0x018000  operation: constants R, text RX, data RW
-    0x058000  not mapped
-    0x059000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
+    0x058000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
+
+A fault is dear where KVM keeps page tables of its own. At each, it maps up to eight pages, those
+from the last multiple of eight to the first that is not there, in the guest's tables or the host's.
+So what every run touches lies without gaps, and the host has it before the guest starts.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
     from ..kvm.vcpu import Vcpu
     from .payload import Image, Payload
 
-_TSS, _PML4, _PDPT, _PD, _PT = (PAGE_SIZE + i * PAGE_SIZE for i in range(5))
+_PML4, _PDPT, _PD, _PT = (PAGE_SIZE + i * PAGE_SIZE for i in range(4))
+_TSS = INSTAR_STACK_ADDR + INSTAR_STACK_SIZE
+_MAPPED_AT_A_FAULT = 8  # pages: PTE_PREFETCH_NUM of Linux, arch/x86/kvm/mmu/mmu.c
 LARGE_PAGE_SIZE = INSTAR_RAM_SIZE
 """What one page table covers, and the processor's next larger page."""
 
@@ -84,25 +89,24 @@ def code_end(payload: Payload) -> int:
     return -(-end // PAGE_SIZE) * PAGE_SIZE
 
 
-def system_pages(payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> bytearray:
-    """The page tables and the TSS, for the memory from system_address() on.
+def page_tables(payload: Payload, ram_size: int = INSTAR_RAM_SIZE) -> bytearray:
+    """The page tables, for the memory from tables_address() on.
 
     `ram_size` is a multiple of LARGE_PAGE_SIZE, in bytes.
     """
-    pages = bytearray(5 * PAGE_SIZE)
+    tables = bytearray(4 * PAGE_SIZE)
     for table, target in ((_PML4, _PDPT), (_PDPT, _PD), (_PD, _PT)):
-        pack_into("<Q", pages, table - _TSS, target | _TABLE)
+        pack_into("<Q", tables, table - _PML4, target | _TABLE)
     for address, size, flags in mappings(payload):
         bits = _rights(flags)
         for page in range(address, address + size, PAGE_SIZE):
-            pack_into("<Q", pages, _PT - _TSS + page // PAGE_SIZE * 8, page | bits)
+            pack_into("<Q", tables, _PT - _PML4 + page // PAGE_SIZE * 8, page | bits)
     for page in range(LARGE_PAGE_SIZE, ram_size, LARGE_PAGE_SIZE):
         entry = page | _LARGE | _rights(PF_R | PF_W)
-        pack_into("<Q", pages, _PD - _TSS + page // LARGE_PAGE_SIZE * 8, entry)
+        pack_into("<Q", tables, _PD - _PML4 + page // LARGE_PAGE_SIZE * 8, entry)
     tss_entry = _TSS | _PRESENT | _ACCESSED | _NO_EXECUTE
-    pack_into("<Q", pages, _PT - _TSS + _TSS // PAGE_SIZE * 8, tss_entry)
-    _put_tss(pages)
-    return pages
+    pack_into("<Q", tables, _PT - _PML4 + _TSS // PAGE_SIZE * 8, tss_entry)
+    return tables
 
 
 def _rights(flags: int) -> int:
@@ -111,39 +115,44 @@ def _rights(flags: int) -> int:
     return bits | (0 if flags & PF_X else _NO_EXECUTE)
 
 
-def system_address() -> int:
-    """Where system_pages() belong."""
-    return _TSS
+def tables_address() -> int:
+    """Where page_tables() belong."""
+    return _PML4
 
 
-def _put_tss(pages: bytearray) -> None:
-    pack_into("<H", pages, 102, _IO_MAP_BASE)
-    bitmap = _IO_MAP_BASE
+def _task_state() -> bytes:
+    """The TSS, whose bitmap opens the three ports."""
     # One more byte of ones ends the bitmap: the processor reads two bytes for every access.
-    pages[bitmap : bitmap + _IO_MAP_BYTES + 1] = b"\xff" * (_IO_MAP_BYTES + 1)
+    bitmap = bytearray(b"\xff" * (_IO_MAP_BYTES + 1))
     for port in _OPEN_PORTS:
-        pages[bitmap + port // 8] &= ~(1 << port % 8)
+        bitmap[port // 8] &= ~(1 << port % 8)
+    head = bytearray(_IO_MAP_BASE)
+    pack_into("<H", head, 102, _IO_MAP_BASE)
+    return bytes(head + bitmap)
 
 
 _latest: list[tuple[Payload, int, bytes]] = []
 
 
-def cached_system_pages(payload: Payload, ram_size: int) -> bytes:
-    """What system_pages() returns; that of the latest payload is kept, for it takes 60 us."""
-    for known, size, pages in _latest:
+def cached_page_tables(payload: Payload, ram_size: int) -> bytes:
+    """What page_tables() returns; that of the latest payload is kept, for it takes 60 us."""
+    for known, size, tables in _latest:
         if known is payload and size == ram_size:
-            return pages
-    pages = bytes(system_pages(payload, ram_size))
-    _latest[:] = [(payload, ram_size, pages)]  # in one step, for all threads
-    return pages
+            return tables
+    tables = bytes(page_tables(payload, ram_size))
+    _latest[:] = [(payload, ram_size, tables)]  # in one step, for all threads
+    return tables
 
 
 def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> None:
-    """Put the images and `tables`, which are system_pages(), into fresh memory."""
+    """Put the images, the TSS and `tables`, which are page_tables(), into fresh memory."""
+    memory.populate(0, code_end(payload))
+    memory.populate(INSTAR_DMA_ADDR, _MAPPED_AT_A_FAULT * PAGE_SIZE)
     for image in payload.images:
         for segment in image.segments:
             memory.write(segment.address, segment.data)
-    memory.write(system_address(), tables)
+    memory.write(tables_address(), tables)
+    memory.write(_TSS, _task_state())
 
 
 def set_registers(vcpu: Vcpu, ram_size: int, core: Image, operation: Image) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from instar.abi import INSTAR_DMA_ADDR
 
+from ..devices.memory import PAGE_SIZE
 from ..kvm.state import read_state, write_state
 
 TYPE_CHECKING = False
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from ..kvm.vcpu import Vcpu
 
 # Every run uses the start of the DMA window, and all that lies below the end of the operation's
-# image: that is written anew. The pages of the rest go back to the kernel, which gives zeroed ones
-# when they are touched next. Both take a few microseconds; writing all of the memory takes fifty.
+# image: that is written anew, as is the window up to where data was read to, for the next image
+# may well need as much. The pages of the rest go back to the kernel, which gives zeroed ones when
+# they are touched next: each costs the guest a fault, but writing all of the memory takes longer.
 _OFTEN_USED = 0x30000
+_WRITTEN_MAX = 0x80000
 
 
 class Snapshot:
@@ -33,16 +36,22 @@ class Snapshot:
         self._memory = memory
         self._vcpu = vcpu
         self._low = memory.read(0, code_end)
-        self._zeros = bytes(_OFTEN_USED)
+        self._zeros = memoryview(bytes(_WRITTEN_MAX))
         self._registers = read_state(vcpu.fd, xsave_size)
 
-    def restore(self) -> None:
-        """Make the machine what it was. OSError from KVM, after which it must not run again."""
+    def restore(self, filled_to: int = 0) -> None:
+        """Make the machine what it was. OSError from KVM, after which it must not run again.
+
+        `filled_to` is the guest address up to which the run read data; any number will do.
+        """
         # Without this, KVM would finish the last OUT at the next entry, on the new registers.
         self._vcpu.run_immediate_exit()
         write_state(self._vcpu.fd, self._registers)
-        memory, start, end = self._memory, len(self._low), INSTAR_DMA_ADDR + _OFTEN_USED
+        memory, start = self._memory, len(self._low)
+        pages = -(-(filled_to - INSTAR_DMA_ADDR) // PAGE_SIZE)
+        used = max(_OFTEN_USED, min(pages * PAGE_SIZE, _WRITTEN_MAX))
         memory.write(0, self._low)
         memory.discard(start, INSTAR_DMA_ADDR - start)
-        memory.write(INSTAR_DMA_ADDR, self._zeros)
+        memory.write(INSTAR_DMA_ADDR, self._zeros[:used])
+        end = INSTAR_DMA_ADDR + used
         memory.discard(end, memory.size - end)

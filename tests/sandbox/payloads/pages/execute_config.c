@@ -1,4 +1,4 @@
 /* Test side, rogue payload: runs the request. */
 #include "../rogue.h"
 
-ROGUE_AT(0xe000, "jmp *%rax")
+ROGUE_AT(0xa000, "jmp *%rax")

@@ -1,4 +1,4 @@
 /* Test side, rogue payload: reads the TSS. */
 #include "../rogue.h"
 
-ROGUE_AT(0x1000, "movb (%rax), %al")
+ROGUE_AT(0xf000, "movb (%rax), %al")

@@ -1,4 +1,4 @@
 /* Test side, rogue payload: writes the request. */
 #include "../rogue.h"
 
-ROGUE_AT(0xe008, "movb %al, (%rax)")
+ROGUE_AT(0xa008, "movb %al, (%rax)")

@@ -1,4 +1,4 @@
 /* Test side, rogue payload: opens all ports in the TSS. */
 #include "../rogue.h"
 
-ROGUE_AT(0x1068, "movb %al, (%rax)")
+ROGUE_AT(0xf068, "movb %al, (%rax)")
