@@ -6,6 +6,7 @@ What qemu-img refuses after its first steps it leaves half done; instar leaves i
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,17 @@ def assert_alike(
     assert image.read_bytes() == before
 
 
-@pytest.mark.parametrize("qemu", all_versions(), ids=str)
-@pytest.mark.parametrize("name", RECIPES)
+def turns() -> Iterator[tuple[str, Qemu]]:
+    """Each image with the oldest version and the newest, and those between in turn."""
+    found = all_versions()
+    for number, name in enumerate(RECIPES):
+        chosen = {*found[:1], *found[1:-1][number % 3 :: 3], *found[-1:]}
+        yield from ((name, qemu) for qemu in found if qemu in chosen)
+
+
+@pytest.mark.parametrize(("name", "qemu"), [*turns()], ids=str)
 def test_options_of_several_steps_do_what_qemu_img_does(
-    qemu: Qemu, name: str, tmp_path: Path
+    name: str, qemu: Qemu, tmp_path: Path
 ) -> None:
     image = make(qemu, tmp_path, RECIPES[name])
     plain = image.read_bytes()

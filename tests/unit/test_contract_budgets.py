@@ -17,6 +17,8 @@ from instar.vmm.image.staging import StagedWrites
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Extension, Image
 
+pytestmark = pytest.mark.any_python
+
 BITMAPS = 0x23852875
 SECONDS = 20.0
 """Of processor time: ten times what it takes here, and a hundredth of what an attack would want."""

@@ -32,6 +32,8 @@ from tests.support.forge import (
 from tests.support.reference import Model, downgrade, upgrade
 from tests.support.table_images import BACKED, DOWNGRADES, MIXED, SMALL, UPGRADES
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.mark.parametrize("name", DOWNGRADES)
 def test_a_downgrade_that_fills_zero_clusters_may_be_committed(name: str) -> None:

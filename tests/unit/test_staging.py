@@ -14,6 +14,8 @@ from instar.vmm.base.errors import GuestFault
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse, staging_budget
 from tests.support.staged import all_sectors, sectors
 
+pytestmark = pytest.mark.any_python
+
 SIXTEEN = b"".join(bytes([number]) * SECTOR_SIZE for number in range(16))
 
 
