@@ -11,18 +11,9 @@ from multiprocessing import get_context
 
 import pytest
 
-from instar.vmm.contract import (
-    disk,
-    growth,
-    header,
-    limits,
-    refcounts,
-    structures,
-    tables,
-    version_2,
-    widths,
-)
+from instar.vmm.contract import growth, header, tables, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
+from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
 from tests.fuzz import contract_lies
 from tests.fuzz.contract import Tally, _alarms, _run_image, _tell, run

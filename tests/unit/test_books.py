@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.books import FREED, LESSENED, TAKEN, Books
-from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.pending import Pending
-from instar.vmm.contract.refcounts import Refcounts
+from instar.vmm.contract.reader.disk import Disk
+from instar.vmm.contract.reader.refcounts import Refcounts
+from instar.vmm.contract.reader.widths import Width
 from instar.vmm.contract.terms import Original
-from instar.vmm.contract.widths import Width
 from instar.vmm.image.staging import StagedWrites
 
 ORDERS = range(7)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
-from instar.vmm.contract.disk import Disk
 from instar.vmm.contract.growth import judge_growth
 from instar.vmm.contract.pending import Pending
+from instar.vmm.contract.reader.disk import Disk
 from instar.vmm.contract.terms import Original, OutsideError
 from instar.vmm.contract.zeroed import NEW, OWN, Zeroed
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites

@@ -9,7 +9,7 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
-from instar.vmm.contract.widths import Width
+from instar.vmm.contract.reader.widths import Width
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Data, Image, Snapshot, parse_header
 from tests.support.planner import Answer, Write, accepted_by_contract, ask

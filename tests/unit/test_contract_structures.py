@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
-from instar.vmm.contract.disk import Disk
-from instar.vmm.contract.limits import SNAPSHOTS_MAX
-from instar.vmm.contract.structures import Snapshots, bitmap_clusters
+from instar.vmm.contract.reader.disk import Disk
+from instar.vmm.contract.reader.limits import SNAPSHOTS_MAX
+from instar.vmm.contract.reader.structures import Snapshots, bitmap_clusters
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Image, Snapshot, Zero, ZeroAllocated

@@ -14,7 +14,7 @@ from instar import abi
 from instar.abi import INSTAR_PHASE_MAPPING as MAPPING
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract import tables
-from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.reader.disk import Disk
 from instar.vmm.contract.terms import Original
 from tests.support.forge import (
     Bitmap,

@@ -9,7 +9,7 @@ import pytest
 
 from instar.vmm.contract import spare as spare_module
 from instar.vmm.contract.books import FREED, LESSENED, TAKEN
-from instar.vmm.contract.disk import Disk
+from instar.vmm.contract.reader.disk import Disk
 from instar.vmm.contract.spare import spare_of
 from instar.vmm.contract.terms import Original, Spare
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites

@@ -11,15 +11,15 @@ from itertools import compress
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import overlap
 from ..image.staging import SECTOR_SIZE
-from .refcounts import Refcounts
+from .reader.refcounts import Refcounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .disk import Disk
     from .pending import Pending
-    from .widths import Counts
+    from .reader.disk import Disk
+    from .reader.widths import Counts
 
 TAKEN, FREED, LESSENED = 1, 2, 3
 """What becomes of a cluster whose refcount changes."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .books import Books
-    from .disk import Disk
+    from .reader.disk import Disk
 
 _CLUSTER_WORK = 16  # bytes: to look a refcount up in a row takes as long as reading so many
 _AT_ONCE = 16  # blocks: what the planner appends at most, if it has use for them

@@ -12,7 +12,7 @@ from struct import unpack
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, is_zeros, stored
+from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
 
@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..qcow2.header_view import HeaderView
     from .books import Books
-    from .disk import Disk
     from .pending import Pending
+    from .reader.disk import Disk
 
 COMPRESSED_TAIL = (
     "the disk ended within a compressed cluster: what that has behind the old end now shows"

@@ -15,10 +15,10 @@ from ..image.staging import StagedWrites
 from ..qcow2.header_view import MalformedHeader, view_header
 from ..qcow2.probe import EXTENSION_LUKS, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
 from .books import Books
-from .disk import Disk
-from .limits import LUKS_REGION_MAX, check_tables
+from .reader.disk import Disk
+from .reader.limits import LUKS_REGION_MAX, check_tables
+from .reader.structures import Snapshots, kept_bitmaps
 from .roles import Roles, State
-from .structures import Snapshots, kept_bitmaps
 from .terms import OutsideError
 from .touched import Touched
 from .zeroed import Zeroed

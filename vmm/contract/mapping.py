@@ -13,7 +13,7 @@ from instar.abi import INSTAR_PHASE_FLAGS, INSTAR_PHASE_MAPPING
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import too_few_references
 from ..image.staging import SECTOR_SIZE
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
+from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
 from .version_2 import judge_zero_flags
 from .zeroed import NEW, OWN
 
@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..image.staging import StagedWrites
     from .books import Books
-    from .disk import Disk
     from .pending import Pending
+    from .reader.disk import Disk
     from .zeroed import Zeroed
 
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from .differences import BLOCKS, LAYER, PREPARE, REFCOUNT_TABLE, SNAPSHOTS_PLACE, SWITCH
-from .limits import SNAPSHOT_TABLE_MAX
+from .reader.limits import SNAPSHOT_TABLE_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from .books import Books
     from .differences import Differences
-    from .disk import Disk
     from .pending import Pending
-    from .structures import Snapshots
+    from .reader.disk import Disk
+    from .reader.structures import Snapshots
 
 
 class Moved:

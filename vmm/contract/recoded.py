@@ -18,14 +18,14 @@ from ..image.staging import SECTOR_SIZE
 from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
-from .disk import Disk
-from .limits import check_tables
 from .pending import Pending
+from .reader.disk import Disk
+from .reader.limits import check_tables
+from .reader.structures import Snapshots, kept_bitmaps
+from .reader.widths import Width
 from .roles import Roles, State
-from .structures import Snapshots, kept_bitmaps
 from .terms import OutsideError
 from .touched import Touched
-from .widths import Width
 from .zeroed import Zeroed
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..base.errors import GuestFault
 from ..qcow2.probe import REFCOUNT_ORDER_V2
 from .differences import PREPARE
-from .disk import stored
+from .reader.disk import stored
 from .recoded import Recoded, Structures
 
 TYPE_CHECKING = False
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from ..image.staging import StagedWrites
     from ..qcow2.header_view import HeaderView
-    from .disk import Disk
-    from .references import References
+    from .reader.disk import Disk
+    from .reader.reference_counts import ReferenceCounts
 
 
 def refcount_structures(disk: Disk, fields: dict[str, int]) -> tuple[range, dict[int, int]]:
@@ -48,7 +48,7 @@ def _entries(disk: Disk, offset: int, size: int) -> Iterator[tuple[int, int]]:
 class _Counted(Structures):
     """In the place of old refcount structures: what has been counted, with no structure in it."""
 
-    def __init__(self, disk: Disk, order: int, references: References) -> None:
+    def __init__(self, disk: Disk, order: int, references: ReferenceCounts) -> None:
         super().__init__(disk, order, range(0), {})
         counts = references.counts
         step = self.in_block
@@ -63,7 +63,7 @@ class Recounted(Recoded):
 
     def __init__(
         self,
-        references: References,
+        references: ReferenceCounts,
         before: HeaderView,
         after: HeaderView,
         staged: StagedWrites,

@@ -1,7 +1,7 @@
 """Host side: judges the flags that a repair sets in the active L1 and L2 tables.
 
 An entry says whether its cluster has no other user, so all follow from what has been counted. No
-table is anything else too (references.py): to write one changes nothing that is read.
+table is anything else too (reference_counts.py): to write one changes nothing that is read.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from instar.abi import INSTAR_PHASE_MAPPING
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, stored
 from .pending import Pending
+from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..image.staging import StagedWrites
-    from .disk import Disk
-    from .references import References
+    from .reader.disk import Disk
+    from .reader.reference_counts import ReferenceCounts
 
 
 def take_sectors(phase: Pending, place: int, old: bytes, new: bytes) -> None:
@@ -34,7 +34,7 @@ def take_sectors(phase: Pending, place: int, old: bytes, new: bytes) -> None:
 
 
 def judge_flags(
-    references: References, disk: Disk, fields: Mapping[str, int], staged: StagedWrites
+    references: ReferenceCounts, disk: Disk, fields: Mapping[str, int], staged: StagedWrites
 ) -> None:
     """See that all flags will be right, and that nothing else is staged with them. GuestFault."""
     _Flags(references, disk, fields, staged).judge()
@@ -47,7 +47,11 @@ def judge_no_flags(disk: Disk, staged: StagedWrites) -> None:
 
 class _Flags:
     def __init__(
-        self, references: References, disk: Disk, fields: Mapping[str, int], staged: StagedWrites
+        self,
+        references: ReferenceCounts,
+        disk: Disk,
+        fields: Mapping[str, int],
+        staged: StagedWrites,
     ) -> None:
         self._references, self._disk, self._fields = references, disk, fields
         self._mapping = Pending(staged, INSTAR_PHASE_MAPPING, disk.cluster_size // SECTOR_SIZE)

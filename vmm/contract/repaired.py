@@ -1,9 +1,9 @@
 """Host side: judges a repair, of which all can be computed: refcounts and flags follow from tables.
 
-The judge counts all references itself (references.py), and then knows each refcount and each flag
-that there must be. The guest is believed nothing but where new refcount structures are, and that
-only where nothing can be: after the end of the file, or on a block device in clusters that nothing
-refers to.
+The judge counts all references itself (reference_counts.py), and then knows each refcount and each
+flag that there must be. The guest is believed nothing but where new refcount structures are, and
+that only where nothing can be: after the end of the file, or on a block device in clusters that
+nothing refers to.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..qcow2.probe import (
     REFCOUNT_ORDER_V2,
 )
 from .differences import PREPARE, SWITCH
-from .disk import Disk
-from .limits import check_tables
 from .pending import Pending
+from .reader.disk import Disk
+from .reader.limits import check_tables
+from .reader.reference_counts import ReferenceCounts
+from .reader.widths import Width
 from .recounted import Recounted, refcount_structures
-from .references import References
 from .reflagged import judge_flags, judge_no_flags, take_sectors
-from .widths import Width
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class _Repaired:
         disk = self._disk = Disk(original, before.fields["cluster_bits"], staged.size())
         self._shift = disk.cluster_bits - 9
         self._order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
-        self._references = References(disk, before, self._order)
+        self._references = ReferenceCounts(disk, before, self._order)
 
     @property
     def work(self) -> int:

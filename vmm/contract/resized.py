@@ -9,11 +9,11 @@ from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from .books import Books
 from .differences import PREPARE
-from .disk import Disk
 from .layer import Layer
-from .limits import check_tables
 from .pending import Pending
-from .structures import Snapshots, judge_bitmaps_fit, kept_bitmaps
+from .reader.disk import Disk
+from .reader.limits import check_tables
+from .reader.structures import Snapshots, judge_bitmaps_fit, kept_bitmaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,18 +11,18 @@ from __future__ import annotations
 import instar.abi as abi
 
 from ..base.record import record
-from .disk import is_all_stored, stored
-from .l1_tables import apart, l2_tables
-from .structures import bitmap_clusters, luks_clusters
+from .reader.disk import is_all_stored, stored
+from .reader.l1_tables import apart, l2_tables
+from .reader.structures import bitmap_clusters, luks_clusters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .books import Books
-    from .disk import Disk
     from .mapping import ClusterMapping
-    from .structures import Snapshots
+    from .reader.disk import Disk
+    from .reader.structures import Snapshots
     from .touched import Touched
     from .version_2 import Version2
 

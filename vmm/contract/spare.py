@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..image.staging import StagedWrites
     from .books import Books
-    from .disk import Disk
+    from .reader.disk import Disk
 
 
 def spare_of(disk: Disk, books: Books, staged: StagedWrites) -> Spare:

@@ -25,22 +25,22 @@ from .differences import (
     SWITCH,
     ZEROES,
 )
-from .disk import Disk
 from .growth import judge_growth
 from .layer import Layer
-from .limits import check_tables
 from .mapping import ClusterMapping
 from .moved import Moved
 from .pending import Pending
-from .roles import Roles, State
-from .spare import spare_of
-from .structures import (
+from .reader.disk import Disk
+from .reader.limits import check_tables
+from .reader.structures import (
     Snapshots,
     bitmap_clusters,
     judge_bitmaps_dropped,
     judge_bitmaps_fit,
     kept_bitmaps,
 )
+from .roles import Roles, State
+from .spare import spare_of
 from .terms import OutsideError, Spare
 from .touched import Touched
 from .version_2 import Version2

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from .disk import COMPRESSED, OFFSET_MASK, ZERO
+from .reader.disk import COMPRESSED, OFFSET_MASK, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .disk import Disk
     from .pending import Pending
+    from .reader.disk import Disk
 
 SUBCLUSTERS = 32
 """In a cluster of an image with extended L2 entries."""

@@ -7,9 +7,9 @@ entry is reserved there, and compressed data are of zlib. A guest may have left 
 from __future__ import annotations
 
 from ..base.errors import GuestFault
-from .disk import COMPRESSED, ZERO, Disk
-from .l1_tables import l2_tables
-from .structures import Snapshots
+from .reader.disk import COMPRESSED, ZERO, Disk
+from .reader.l1_tables import l2_tables
+from .reader.structures import Snapshots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from struct import unpack
 
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
+from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

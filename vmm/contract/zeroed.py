@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..image.staging import Numbers
-    from .disk import Disk
+    from .reader.disk import Disk
 
 NEW, OWN = 1, 2
 """Reasons: an entry takes the cluster, or has it already."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from struct import unpack
 
-from ..base.errors import GuestFault, ImageRejected
-from ..base.refusals import bad_refcount_table
-from ..image.staging import SECTOR_SIZE
+from ...base.errors import GuestFault, ImageRejected
+from ...base.refusals import bad_refcount_table
+from ...image.staging import SECTOR_SIZE
 from .disk import stored
 from .limits import REFCOUNT_TABLE_MAX
 from .widths import Width

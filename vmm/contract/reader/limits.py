@@ -6,7 +6,7 @@ they bound what it is believed to have accepted, and what it makes.
 
 from __future__ import annotations
 
-from ..base.errors import GuestFault
+from ...base.errors import GuestFault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from struct import unpack
 
 from instar.abi import INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 
-from ..base.errors import GuestFault, ImageRejected
-from ..base.refusals import change_limit, work_limit
-from .terms import OutsideError
+from ...base.errors import GuestFault, ImageRejected
+from ...base.refusals import change_limit, work_limit
+from ..terms import OutsideError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
 
-    from .terms import Original
+    from ..terms import Original
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""

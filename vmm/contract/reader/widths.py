@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from ..base.arrays import array
-from ..image.staging import SECTOR_SIZE
+from ...base.arrays import array
+from ...image.staging import SECTOR_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ..base.errors import GuestFault
-from ..base.record import record
-from ..qcow2.probe import EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
+from ...base.errors import GuestFault
+from ...base.record import record
+from ...qcow2.probe import EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
 from .disk import OFFSET_MASK
 from .limits import (
     BITMAP_DIRECTORY_MAX,
@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..qcow2.header_view import HeaderView
+    from ...qcow2.header_view import HeaderView
     from .disk import Disk
 
 """Types of header extensions."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from struct import unpack
 
-from ..base.arrays import array
-from ..base.errors import GuestFault
-from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
+from ...base.arrays import array
+from ...base.errors import GuestFault
+from ...qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, stored
 from .structures import Snapshots, bitmap_clusters, kept_bitmaps, luks_clusters
 
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..qcow2.header_view import HeaderView
+    from ...qcow2.header_view import HeaderView
     from .disk import Disk
 
 _SECTOR = 512
@@ -29,7 +29,7 @@ _CLUSTERS_MAX = 1 << 25  # of an image whose references are counted
 _TWO_USES = "the guest accepted a structure in cluster {}, which has another use"
 
 
-class References:
+class ReferenceCounts:
     """Counts of all references but those to refcount structures, of the image as it is.
 
     Memory goes with the number of clusters in the file, 2 bytes each, or 4 where refcounts are

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.contract.disk import COMPRESSED, COPIED, ZERO, Disk
-from instar.vmm.contract.references import References
+from instar.vmm.contract.reader.disk import COMPRESSED, COPIED, ZERO, Disk
+from instar.vmm.contract.reader.reference_counts import ReferenceCounts
 from instar.vmm.contract.terms import Original
 from instar.vmm.qcow2.header_view import view_header
 from tests.support.forge import Bitmap, Compressed, Data, Image, Reader, Snapshot, ZeroAllocated
@@ -36,7 +36,7 @@ IMAGES = {
 BOOKS = ("refcount_table", "refcount_block")
 
 
-def references_of(image: Image, data: bytes | None = None) -> References:
+def references_of(image: Image, data: bytes | None = None) -> ReferenceCounts:
     data = image.build() if data is None else data
 
     def read(offset: int, size: int) -> bytes:
@@ -44,7 +44,7 @@ def references_of(image: Image, data: bytes | None = None) -> References:
 
     header = view_header(read)
     disk = Disk(Original(read, len(data), 1 << 30), image.cluster_bits, 0)
-    return References(disk, header, header.fields.get("refcount_order", 4))
+    return ReferenceCounts(disk, header, header.fields.get("refcount_order", 4))
 
 
 @pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
