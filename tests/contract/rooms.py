@@ -18,7 +18,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/__main__.py": ("vmm/cli",),
     "vmm/public.py": (
         *("vmm/api.py", "vmm/looks.py", "vmm/repair.py", "vmm/fleet", "vmm/amend"),
-        *("vmm/contract", "vmm/inspect", "vmm/request", "vmm/base"),
+        *("vmm/inspect", "vmm/contract/terms.py", "vmm/request", "vmm/base"),
     ),
     "vmm/cli": (
         *(
@@ -26,8 +26,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "vmm/repair.py",
             "vmm/fleet",
             "vmm/amend",
-            "vmm/contract",
             "vmm/inspect",
+            "vmm/contract/terms.py",
             "vmm/machine",
         ),
         *("vmm/confine", "vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
@@ -47,13 +47,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "vmm/api.py": ("vmm/fleet", "vmm/amend", "vmm/machine", "vmm/request", "vmm/base"),
     "vmm/fleet": (
-        *("vmm/amend", "vmm/contract", "vmm/inspect", "vmm/machine", "vmm/confine", "vmm/image"),
-        *("vmm/qcow2", "vmm/request", "vmm/base", "abi"),
+        *("vmm/amend", "vmm/inspect", "vmm/contract/terms.py", "vmm/machine", "vmm/confine"),
+        *("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),
     ),
     "vmm/amend": (
         *(
             "vmm/__init__.py",
             "vmm/contract",
+            "vmm/contract/terms.py",
             "vmm/luks",
             "vmm/machine",
             "vmm/image",
@@ -65,7 +66,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "vmm/luks": ("vmm/image", "vmm/request", "vmm/base", "abi"),
     "vmm/inspect": (*("vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),),
-    "vmm/contract": ("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),
+    "vmm/contract": (
+        *("vmm/contract/reader", "vmm/contract/terms.py", "vmm/image", "vmm/qcow2"),
+        *("vmm/request", "vmm/base", "abi"),
+    ),
+    "vmm/contract/reader": (
+        *("vmm/contract/terms.py", "vmm/image", "vmm/qcow2", "vmm/base", "abi"),
+    ),
+    "vmm/contract/terms.py": ("vmm/base",),
     "vmm/machine": ("vmm/devices", "vmm/image", "vmm/kvm", "vmm/base", "abi"),
     "vmm/devices": ("vmm/image", "vmm/base", "abi"),
     "vmm/confine": ("vmm/image", "vmm/base", "abi"),
