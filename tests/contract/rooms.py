@@ -53,6 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/amend": (
         *(
             "vmm/__init__.py",
+            "vmm/contract/judge.py",
             "vmm/contract",
             "vmm/contract/terms.py",
             "vmm/luks",
@@ -66,6 +67,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "vmm/luks": ("vmm/image", "vmm/request", "vmm/base", "abi"),
     "vmm/inspect": (*("vmm/machine", "vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),),
+    "vmm/contract/judge.py": (
+        *("vmm/contract/repair", "vmm/contract", "vmm/contract/terms.py"),
+        *("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base"),
+    ),
+    "vmm/contract/repair": (
+        *("vmm/contract", "vmm/contract/reader", "vmm/contract/terms.py"),
+        *("vmm/image", "vmm/qcow2", "vmm/request", "vmm/base", "abi"),
+    ),
     "vmm/contract": (
         *("vmm/contract/reader", "vmm/contract/terms.py", "vmm/image", "vmm/qcow2"),
         *("vmm/request", "vmm/base", "abi"),

@@ -10,7 +10,7 @@ import pytest
 from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract.reader.disk import Disk
-from instar.vmm.contract.recounted import refcount_structures
+from instar.vmm.contract.repair.recounted import refcount_structures
 from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Compressed, Data, Image, Snapshot, parse_header

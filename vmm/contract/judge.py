@@ -43,7 +43,7 @@ def preload(request: AmendRequest) -> None:
     """Import what judge() may need, for a process that can open no file afterwards."""
     rules_of(request)
     if request.repairs:
-        from . import repaired  # noqa: F401
+        from .repair import repaired  # noqa: F401
     if request.writes_tables or request.moves_header:
         # Many changes write the fields of the header only.
         from . import one_sector, tables  # noqa: F401
@@ -89,7 +89,7 @@ def _judge(
     work = 0
     spare = Spare((), None)
     if request.repairs:
-        from .repaired import judge_repair
+        from .repair.repaired import judge_repair
 
         ends = {"amended": claim.amended, "atomic": claim.atomic}
         after, work = judge_repair(original, states, request, staged, **ends)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_MAPPING
 
-from ..base.errors import GuestFault
-from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import (
+from ...base.errors import GuestFault
+from ...image.staging import SECTOR_SIZE
+from ...qcow2.probe import (
     AUTOCLEAR_KNOWN,
     EXTENSION_BACKING_FORMAT,
     EXTENSION_BITMAPS,
@@ -23,22 +23,22 @@ from ..qcow2.probe import (
     INCOMPATIBLE_KNOWN,
     REFCOUNT_ORDER_V2,
 )
-from .differences import PREPARE, SWITCH
-from .pending import Pending
-from .reader.disk import Disk
-from .reader.limits import check_tables
-from .reader.reference_counts import ReferenceCounts
-from .reader.widths import Width
+from ..differences import PREPARE, SWITCH
+from ..pending import Pending
+from ..reader.disk import Disk
+from ..reader.limits import check_tables
+from ..reader.reference_counts import ReferenceCounts
+from ..reader.widths import Width
 from .recounted import Recounted, refcount_structures
 from .reflagged import judge_flags, judge_no_flags, take_sectors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image.staging import StagedWrites
-    from ..qcow2.header_view import HeaderView
-    from ..request import AmendRequest
-    from .header import HeaderStates
-    from .terms import Original
+    from ...image.staging import StagedWrites
+    from ...qcow2.header_view import HeaderView
+    from ...request import AmendRequest
+    from ..header import HeaderStates
+    from ..terms import Original
 
 MAPPING = INSTAR_PHASE_MAPPING
 _PLACE = slice(48, 60)  # where the header names the refcount table

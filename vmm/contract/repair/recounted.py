@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from ..base.errors import GuestFault
-from ..qcow2.probe import REFCOUNT_ORDER_V2
-from .differences import PREPARE
-from .reader.disk import stored
-from .recoded import Recoded, Structures
+from ...base.errors import GuestFault
+from ...qcow2.probe import REFCOUNT_ORDER_V2
+from ..differences import PREPARE
+from ..reader.disk import stored
+from ..recoded import Recoded, Structures
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..image.staging import StagedWrites
-    from ..qcow2.header_view import HeaderView
-    from .reader.disk import Disk
-    from .reader.reference_counts import ReferenceCounts
+    from ...image.staging import StagedWrites
+    from ...qcow2.header_view import HeaderView
+    from ..reader.disk import Disk
+    from ..reader.reference_counts import ReferenceCounts
 
 
 def refcount_structures(disk: Disk, fields: dict[str, int]) -> tuple[range, dict[int, int]]:

@@ -10,18 +10,18 @@ from itertools import compress
 
 from instar.abi import INSTAR_PHASE_MAPPING
 
-from ..base.errors import GuestFault
-from ..image.staging import SECTOR_SIZE
-from .pending import Pending
-from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, stored
+from ...base.errors import GuestFault
+from ...image.staging import SECTOR_SIZE
+from ..pending import Pending
+from ..reader.disk import COMPRESSED, COPIED, OFFSET_MASK, stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..image.staging import StagedWrites
-    from .reader.disk import Disk
-    from .reader.reference_counts import ReferenceCounts
+    from ...image.staging import StagedWrites
+    from ..reader.disk import Disk
+    from ..reader.reference_counts import ReferenceCounts
 
 
 def take_sectors(phase: Pending, place: int, old: bytes, new: bytes) -> None:
