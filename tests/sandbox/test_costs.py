@@ -39,6 +39,7 @@ OWN = {
         "vmm.image.commit",
         "vmm.confine",
         "vmm.contract",
+        "vmm.contract.amended",
         "vmm.contract.differences",
         "vmm.contract.header",
         "vmm.contract.judge",

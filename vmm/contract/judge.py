@@ -2,41 +2,28 @@
 
 Whatever the guest is, after this the change is one that was asked for. The image is looked at as it
 is, and as it will be after each phase; what differs must be what the rules of the options allow in
-that phase (rules/). This file judges the header cluster, which is all of most changes; tables.py
-judges the rest. What the host cannot see is in docs/threat-model.md.
+that phase (rules/). An amend is judged by amended.py, a repair by repair/, and that there was
+nothing to do here. What the host cannot see is in docs/threat-model.md.
 """
 
 from __future__ import annotations
 
-from ..base.errors import GuestFault, ImageRejected
+from ..base.errors import GuestFault
 from ..base.record import FrozenDict
-from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
-from ..qcow2.probe import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS
 from ..request.kinds import tell_text
-from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
+from .amended import Amended
+from .differences import SWITCH
 from .header import HeaderStates
-from .rules import allowed, expected, is_satisfied, judge_request, rules_of
+from .rules import is_satisfied, judge_features, rules_of
 from .terms import Change, Judgement, OutsideError, Spare
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image.staging import Numbers, StagedWrites
+    from ..image.staging import StagedWrites
     from ..qcow2.header_view import HeaderView
     from ..request import AmendRequest
     from .terms import Claim, Original
-
-_V3_LENGTH = 112
-_WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
-_FIELDS = slice(24, 60)  # from the size to the refcount table
-_REFCOUNTS = slice(48, 60), slice(96, 100)  # what tells of the refcounts
-# The incompatible features of an image that may be amended, and of one that may become version 2.
-_AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
-_OUTSIDE = "the guest reports success, yet wrote nothing or outside the header"
-_LAYER = ("l1_size", "l1_table_offset")
-_FIELD = "the guest changes a header field that it must not change"
-_TABLE_PLACE = ("refcount_table_offset", "refcount_table_clusters")
-_PLACES = (*_TABLE_PLACE, "snapshots_offset")
 
 
 def preload(request: AmendRequest) -> None:
@@ -94,7 +81,7 @@ def _judge(
         ends = {"amended": claim.amended, "atomic": claim.atomic}
         after, work = judge_repair(original, states, request, staged, **ends)
     elif claim.amended:
-        amended = _Amended(original, states, request, staged)
+        amended = Amended(original, states, request, staged)
         after = amended.judge(claim.atomic)
         warnings, work, spare = amended.warnings, amended.work, amended.spare
     else:
@@ -139,197 +126,6 @@ def _judge_noop(
         raise GuestFault("the guest reports a no-op, yet wrote")
     if not is_satisfied(request, before):
         raise GuestFault("the guest reports a no-op, yet the image is not as asked")
-    _judge_features(before, before.fields["version"])
+    judge_features(before, before.fields["version"])
     if not atomic:
         raise GuestFault("the guest's switch is not the one it reports")
-
-
-def _judge_features(before: HeaderView, version: int) -> None:
-    features = before.fields.get("incompatible_features", 0)
-    if features & ~_AMENDABLE or (version == 2 and features & ~_EXPRESSIBLE):
-        raise GuestFault("the guest amends an image whose features forbid it")
-
-
-class _Amended:
-    """Judges an amend that changes something."""
-
-    def __init__(
-        self, original: Original, states: HeaderStates, request: AmendRequest, staged: StagedWrites
-    ) -> None:
-        self._original, self._states = original, states
-        self._before = states.before
-        self._request = request
-        self._staged = staged
-        self.warnings: tuple[str, ...] = ()
-        self.work = 0
-        self.spare = Spare((), None)
-        self._allowed = allowed(request, states.before)
-        self._expected = expected(request, states.before)
-        self._recodes = (SWITCH, RECODED) in self._allowed
-
-    def judge(self, atomic: bool) -> HeaderView:
-        """Return the amended header."""
-        before, request, states = self._before, self._request, self._states
-        if not states.is_switched() or states.is_cut():
-            raise GuestFault(_OUTSIDE)
-        states.judge_phases(self._allowed)
-        if atomic != (self._staged.count(SWITCH) == 1) or (states.has_slack() and not atomic):
-            raise GuestFault("the guest's switch is not the one it reports")
-        states.judge_prefixes()
-        after = states.view(SWITCH)
-        if {(SWITCH, LAYER), (SWITCH, BITMAPS)} <= self._allowed and not _bitmaps_of(after):
-            self._expected.drop_bitmaps()  # tables.py sees whether that is needed
-        self._judge_fields(after)
-        _judge_request(before, request)
-        if after.name != self._expected.name:
-            raise GuestFault("the guest changes the backing file name")
-        dropped = self._judge_extensions(after)
-        self._judge_rest(after, dropped)
-        states.judge_need(after)
-        states.judge_unnamed(after, cleared=(SWITCH, LAYOUT) in self._allowed)
-        if not atomic:
-            self._judge_torn(after)
-        return after
-
-    def _judge_torn(self, after: HeaderView) -> None:
-        from .one_sector import could_be_one
-
-        if could_be_one(self._before, after):
-            raise GuestFault("the guest switches by several sectors, where one would do")
-
-    def _judge_fields(self, after: HeaderView) -> None:
-        before, places = self._before, self._states.places
-        wanted = {**self._expected.fields, **places}
-        if self._recodes:
-            wanted.update((name, after.fields[name]) for name in _TABLE_PLACE)
-        elif (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
-            wanted["snapshots_offset"] = after.fields["snapshots_offset"]
-        if (SWITCH, LAYER) in self._allowed:
-            wanted.update((name, after.fields[name]) for name in _LAYER)
-        fields = dict(after.fields)
-        del fields["backing_file_offset"]
-        differs = not fields.items() <= before.fields.items()
-        if before.raw[:4] != after.raw[:4] or fields != wanted:
-            raise GuestFault(_FIELD)
-        if differs and (SWITCH, HEADER) not in self._allowed:
-            raise GuestFault(_FIELD)
-        if (SWITCH, LAYOUT) not in self._allowed:
-            self._judge_bytes(after)
-        elif fields["version"] == 3 and after.unknown != self._unknown():
-            raise GuestFault("the guest sets header fields that nobody asked for")
-
-    def _unknown(self) -> bytes:
-        """The fields of version 3 that this file does not know, as they must be."""
-        before = self._before
-        return before.unknown if before.fields["version"] == 3 else bytes(_V3_LENGTH - 104)
-
-    def _judge_bytes(self, after: HeaderView) -> None:
-        """Only words that are compared by name may change in a header that keeps its layout."""
-        old, new = bytearray(self._before.raw), bytearray(after.raw)
-        parts = [_WORDS] if after.fields["version"] == 3 else []
-        if (SWITCH, LAYER) in self._allowed:
-            parts.append(_FIELDS)
-        parts += _REFCOUNTS if self._recodes else ()
-        for part in parts:
-            new[part] = old[part]
-        if old != new:
-            raise GuestFault("the guest changes more of the header than the feature words")
-
-    def _judge_extensions(self, after: HeaderView) -> bytes | None:
-        """Return the bitmaps extension if it is dropped and its clusters are to be released."""
-        before = self._before
-        bitmaps = _bitmaps_of(before)
-        downgraded = after.fields["version"] < before.fields["version"]
-        if bitmaps and downgraded and (SWITCH, BITMAPS) not in self._allowed:
-            raise GuestFault("the guest downgrades an image with bitmaps")
-        wanted = self._expected.extensions
-        if after.extensions != wanted:
-            raise GuestFault("the guest changes, adds or drops a header extension")
-        dropped = bitmaps and not _bitmaps_of(after)
-        # Else a program that does not know bitmaps has written, and may have used the clusters.
-        if not dropped or not before.fields["autoclear_features"] & AUTOCLEAR_BITMAPS:
-            return None
-        if len(bitmaps) > 1:
-            raise GuestFault("the guest accepted two bitmaps extensions")
-        return bitmaps[0]
-
-    def _judge_rest(self, after: HeaderView, dropped: bytes | None) -> None:
-        """Judge what is staged besides the header, if there is anything."""
-        before, staged = self._before.fields, self._staged
-        if self._recodes:
-            self._judge_recoded(after)
-            return
-        zeroes = self._judge_zeroes()
-        moved = any(before[name] != after.fields[name] for name in _PLACES)
-        outside = staged.size() != self._states.size() or len(zeroes[0]) or moved or dropped
-        header = self._states.changes_others()
-        completes = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and before["nb_snapshots"]
-        layer = (SWITCH, LAYER) in self._allowed
-        if not (outside or header or completes or layer):
-            if after.fields["version"] < before["version"]:
-                from .version_2 import judge_untouched
-
-                judge_untouched(self._original, self._before)
-            return
-        if not layer and (SWITCH, LAYOUT) not in self._allowed:
-            raise GuestFault(_OUTSIDE)
-        image = self._original, self._before, after
-        if layer and not (outside or header):
-            from .resized import judge_resized
-
-            backing_size = self._request.backing_size
-            self.warnings, self.work = judge_resized(*image, staged, backing_size)
-            return
-        self._judge_end()
-        from .tables import judge_tables
-
-        self.warnings, self.work, self.spare = judge_tables(
-            *(*image, staged, zeroes, self._allowed, dropped),
-            header=header,
-            backing_size=self._request.backing_size,
-        )
-
-    def _judge_end(self) -> None:
-        end = -(-self._original.size // SECTOR_SIZE)
-        if self._staged.end() > end + self._request.max_growth // SECTOR_SIZE:
-            raise GuestFault("the guest lets the file grow by more than it may")
-
-    def _judge_recoded(self, after: HeaderView) -> None:
-        """Judge the new refcounts, with which nothing else is staged outside the header."""
-        others = len(self._judge_zeroes()[0]) or self._states.places
-        if others or (SWITCH, LAYER) in self._allowed:
-            raise GuestFault("the guest changes more than the refcounts' width")
-        self._judge_end()
-        from .recoded import judge_recoded
-
-        self.work = judge_recoded(
-            *(self._original, self._before, after, self._staged),
-            header=self._states.changes_others(),
-            is_device=self._request.fixed_size,
-        )
-
-    def _judge_zeroes(self) -> tuple[Numbers, Numbers]:
-        try:
-            return self._staged.zeroed()
-        except ZeroedInUse as error:
-            fault = GuestFault(str(error))
-            if self._request.compat != 2:
-                raise fault from error
-            from .tables import explain
-
-            refusal = explain(self._original, self._before, error.sector)
-            if refusal is None:
-                raise fault from error
-            raise ImageRejected((refusal,)) from error
-
-
-def _bitmaps_of(header: HeaderView) -> list[bytes]:
-    return [data for kind, data in header.extensions if kind == EXTENSION_BITMAPS]
-
-
-def _judge_request(before: HeaderView, request: AmendRequest) -> None:
-    """The request is one that has to be carried out, as far as the header tells."""
-    if is_satisfied(request, before):
-        raise GuestFault("the guest reports success, yet the image was as asked before")
-    _judge_features(before, request.compat or before.fields["version"])
-    judge_request(request, before)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _KNOWN: dict[str, Rule] = {}
 
+# The incompatible features of an image that may be amended, and of one that may become version 2.
+_AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
+
 
 class Draft:
     """A header as it is to be; what is not changed here must be as it was."""
@@ -96,6 +99,13 @@ def expected(request: AmendRequest, before: HeaderView) -> Draft:
     for rule in rules_of(request):
         rule.expect(request, before, draft)
     return draft
+
+
+def judge_features(before: HeaderView, version: int) -> None:
+    """GuestFault if an image with this header may not be amended, or not have this version."""
+    features = before.fields.get("incompatible_features", 0)
+    if features & ~_AMENDABLE or (version == 2 and features & ~_EXPRESSIBLE):
+        raise GuestFault("the guest amends an image whose features forbid it")
 
 
 def judge_request(request: AmendRequest, before: HeaderView) -> None:
