@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from ...base.errors import GuestFault
 from ...base.record import record
-from ...qcow2.probe import AUTOCLEAR_BITMAPS, AUTOCLEAR_KNOWN, EXTENSION_BITMAPS
+from ...qcow2.probe import (
+    AUTOCLEAR_BITMAPS,
+    AUTOCLEAR_KNOWN,
+    EXTENSION_BITMAPS,
+    INCOMPATIBLE_COMPRESSION,
+    INCOMPATIBLE_DATA_FILE,
+    INCOMPATIBLE_EXTENDED_L2,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +26,10 @@ if TYPE_CHECKING:
 
 _KNOWN: dict[str, Rule] = {}
 
-# The incompatible features of an image that may be amended, and of one that may become version 2.
-_AMENDABLE, _EXPRESSIBLE = 0x1C, 0x08
+_AMENDABLE = INCOMPATIBLE_DATA_FILE | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2
+"""The incompatible features that an image may have which is amended."""
+_EXPRESSIBLE = INCOMPATIBLE_COMPRESSION
+"""Those of one that becomes version 2, or is that."""
 
 
 class Draft:
