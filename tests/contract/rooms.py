@@ -82,7 +82,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/contract/reader": (
         *("vmm/contract/terms.py", "vmm/image", "vmm/qcow2", "vmm/base", "abi"),
     ),
-    "vmm/contract/terms.py": ("vmm/base",),
+    "vmm/contract/terms.py": ("vmm/image", "vmm/qcow2", "vmm/base"),
     "vmm/machine": ("vmm/devices", "vmm/image", "vmm/kvm", "vmm/base", "abi"),
     "vmm/devices": ("vmm/image", "vmm/base", "abi"),
     "vmm/confine": ("vmm/image", "vmm/base", "abi"),

@@ -7,7 +7,7 @@ from ..image.staging import SECTOR_SIZE, ZeroedInUse
 from ..qcow2.probe import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .rules import allowed, expected, is_satisfied, judge_features, judge_request
-from .terms import Spare
+from .terms import Spare, Transition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,13 +137,20 @@ class Amended:
 
     def _judge_rest(self, after: HeaderView, dropped: bytes | None) -> None:
         """Judge what is staged besides the header, if there is anything."""
-        before, staged = self._before.fields, self._staged
+        transition = Transition(
+            original=self._original,
+            before=self._before,
+            after=after,
+            staged=self._staged,
+            zeroes=self._judge_zeroes(),
+            allowed=self._allowed,
+        )
         if self._recodes:
-            self._judge_recoded(after)
+            self._judge_recoded(transition)
             return
-        zeroes = self._judge_zeroes()
+        before, zeroed = self._before.fields, len(transition.zeroes[0])
         moved = any(before[name] != after.fields[name] for name in _PLACES)
-        outside = staged.size() != self._states.size() or len(zeroes[0]) or moved or dropped
+        outside = self._staged.size() != self._states.size() or zeroed or moved or dropped
         header = self._states.changes_others()
         completes = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and before["nb_snapshots"]
         layer = (SWITCH, LAYER) in self._allowed
@@ -155,20 +162,17 @@ class Amended:
             return
         if not layer and (SWITCH, LAYOUT) not in self._allowed:
             raise GuestFault(_OUTSIDE)
-        image = self._original, self._before, after
+        backing_size = self._request.backing_size
         if layer and not (outside or header):
             from .resized import judge_resized
 
-            backing_size = self._request.backing_size
-            self.warnings, self.work = judge_resized(*image, staged, backing_size)
+            self.warnings, self.work = judge_resized(transition, backing_size)
             return
         self._judge_end()
         from .tables import judge_tables
 
         self.warnings, self.work, self.spare = judge_tables(
-            *(*image, staged, zeroes, self._allowed, dropped),
-            header=header,
-            backing_size=self._request.backing_size,
+            transition, dropped, header=header, backing_size=backing_size
         )
 
     def _judge_end(self) -> None:
@@ -176,16 +180,16 @@ class Amended:
         if self._staged.end() > end + self._request.max_growth // SECTOR_SIZE:
             raise GuestFault("the guest lets the file grow by more than it may")
 
-    def _judge_recoded(self, after: HeaderView) -> None:
+    def _judge_recoded(self, transition: Transition) -> None:
         """Judge the new refcounts, with which nothing else is staged outside the header."""
-        others = len(self._judge_zeroes()[0]) or self._states.places
+        others = len(transition.zeroes[0]) or self._states.places
         if others or (SWITCH, LAYER) in self._allowed:
             raise GuestFault("the guest changes more than the refcounts' width")
         self._judge_end()
         from .recoded import judge_recoded
 
         self.work = judge_recoded(
-            *(self._original, self._before, after, self._staged),
+            transition,
             header=self._states.changes_others(),
             is_device=self._request.fixed_size,
         )

@@ -34,28 +34,17 @@ if TYPE_CHECKING:
 
     from ..image.staging import StagedWrites
     from ..qcow2.header_view import HeaderView
-    from .terms import Original
+    from .terms import Transition
 
 _WINDOW = 1 << 16  # clusters whose refcounts are judged at once
 _BLOCK_MEMORY = 300  # bytes to know of a refcount block
 
 
-def judge_recoded(
-    original: Original,
-    before: HeaderView,
-    after: HeaderView,
-    staged: StagedWrites,
-    *,
-    header: bool,
-    is_device: bool,
-) -> int:
+def judge_recoded(transition: Transition, *, header: bool, is_device: bool) -> int:
     """Judge what is staged outside the header, whose change is judged but for the table's place.
 
     Args:
-        original: the image file.
-        before: the header as it is.
-        after: the header as it will be, with another refcount_order.
-        staged: what the guest wrote.
+        transition: the step; its header gets another refcount_order.
         header: whether bytes of the header cluster change that other structures may own.
         is_device: whether the image cannot grow.
 
@@ -67,9 +56,9 @@ def judge_recoded(
             be judged.
         OutsideError: a table is not inside the image.
     """
-    recoded = Recoded(original, before, after, staged)
+    recoded = Recoded(transition)
     recoded.judge(is_device=is_device)
-    if before.fields["version"] < after.fields["version"]:
+    if transition.before.fields["version"] < transition.after.fields["version"]:
         recoded.judge_snapshots()
     if is_device or header:
         recoded.judge_roles(header=header, is_device=is_device)
@@ -112,13 +101,12 @@ class Structures:
 class Recoded:
     """Judges refcounts that are written anew, by the old ones."""
 
-    def __init__(
-        self, original: Original, before: HeaderView, after: HeaderView, staged: StagedWrites
-    ) -> None:
+    def __init__(self, transition: Transition) -> None:
+        before, after, staged = transition.before, transition.after, transition.staged
         self._before, self._staged = before, staged
         for header in (before, after):
             check_tables(header.fields)
-        disk = Disk(original, before.fields["cluster_bits"], staged.size())
+        disk = Disk(transition.original, before.fields["cluster_bits"], staged.size())
         order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
         place = before.fields["refcount_table_offset"], before.fields["refcount_table_clusters"]
         self._books = Books(disk, *place, order, 0)

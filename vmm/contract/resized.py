@@ -17,32 +17,25 @@ from .reader.structures import Snapshots, judge_bitmaps_fit, kept_bitmaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..image.staging import StagedWrites
-    from ..qcow2.header_view import HeaderView
-    from .terms import Original
+    from .terms import Transition
 
 
-def judge_resized(
-    original: Original,
-    before: HeaderView,
-    after: HeaderView,
-    staged: StagedWrites,
-    backing_size: int,
-) -> tuple[tuple[str, ...], int]:
+def judge_resized(transition: Transition, backing_size: int) -> tuple[tuple[str, ...], int]:
     """Judge a change of which nothing is staged but the header. Arguments as judge_tables() has.
 
     Returns warnings and the work, as that does, and raises what that raises.
     """
+    before, after = transition.before, transition.after
     old, new = before.fields, after.fields
     for fields in (old, new):
         check_tables(fields)
-    disk = Disk(original, old["cluster_bits"], 0)
+    disk = Disk(transition.original, old["cluster_bits"], 0)
     place = old["snapshots_offset"], old["nb_snapshots"]
     if place[1] and Snapshots(disk, *place, old["size"]).lacks_extra_data:
         raise GuestFault("the guest resizes a snapshot, which has the size of the header")
     table = old["refcount_table_offset"], old["refcount_table_clusters"]
     books = Books(disk, *table, old.get("refcount_order", 4), windows_max=0)
-    prepare = Pending(staged, PREPARE, disk.cluster_size // SECTOR_SIZE)
+    prepare = Pending(transition.staged, PREPARE, disk.cluster_size // SECTOR_SIZE)
     layer = Layer(disk, before, after, prepare, backing_size)
     layer.judge(books)
     bitmaps = kept_bitmaps(before, after)

@@ -49,10 +49,8 @@ from .zeroed import Zeroed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..base.errors import Refusal
-    from ..image.staging import Numbers, StagedWrites
     from ..qcow2.header_view import HeaderView
-    from .differences import Differences
-    from .terms import Original
+    from .terms import Original, Transition
 
 _ENTRIES = 64  # in a sector of an L2 table
 
@@ -79,12 +77,7 @@ def _books(disk: Disk, header: HeaderView, windows_max: int) -> Books:
 
 
 def judge_tables(
-    original: Original,
-    before: HeaderView,
-    after: HeaderView,
-    staged: StagedWrites,
-    zeroes: tuple[Numbers, Numbers],
-    allowed: Differences,
+    transition: Transition,
     dropped: bytes | None,
     *,
     header: bool,
@@ -93,13 +86,8 @@ def judge_tables(
     """Judge what is staged besides the header, whose change is judged already.
 
     Args:
-        original: the image file.
-        before: the header as it is.
-        after: the header as it will be; only the place of the refcount table and of the snapshot
-            table are still open.
-        staged: what the guest wrote.
-        zeroes: the ranges to be zeroed, as StagedWrites.zeroed() gives them.
-        allowed: what the options allow.
+        transition: the step; of the header as it will be, only the place of the refcount table
+            and of the snapshot table are still open.
         dropped: the bitmaps extension whose clusters are to be released, if any.
         header: whether bytes of the header cluster change that other structures may own.
         backing_size: what the backing file has at most, in bytes, as AmendRequest has it.
@@ -113,8 +101,8 @@ def judge_tables(
             image for something else, or it is too much to be judged.
         OutsideError: a table is not inside the image.
     """
-    tables = _Tables(original, before, after, staged, zeroes, allowed)
-    layer = tables.layer(backing_size) if (SWITCH, LAYER) in allowed else None
+    tables = _Tables(transition)
+    layer = tables.layer(backing_size) if (SWITCH, LAYER) in transition.allowed else None
     tables.judge(dropped, layer, header=header)
     if layer is None:
         return (), tables.work, Spare((), None)
@@ -124,31 +112,24 @@ def judge_tables(
 class _Tables:
     """One judgement: the books and what is known of the image."""
 
-    def __init__(
-        self,
-        original: Original,
-        before: HeaderView,
-        after: HeaderView,
-        staged: StagedWrites,
-        zeroes: tuple[Numbers, Numbers],
-        allowed: Differences,
-    ) -> None:
+    def __init__(self, transition: Transition) -> None:
+        before, after, staged = transition.before, transition.after, transition.staged
         self._before, self._after, self._staged = before, after, staged
-        self._old, self._new, self._allowed = before.fields, after.fields, allowed
+        self._old, self._new, self._allowed = before.fields, after.fields, transition.allowed
         for header in (before, after):
             check_tables(header.fields)
-        disk = self._disk = Disk(original, self._old["cluster_bits"], staged.size())
+        disk = self._disk = Disk(transition.original, self._old["cluster_bits"], staged.size())
         first = disk.cluster_size // SECTOR_SIZE
         self._pending = [Pending(staged, phase, first) for phase in range(INSTAR_PHASE_COUNT)]
         windows = sum(pending.count for pending in self._pending)
         self._books = _books(disk, before, windows)
         entries = _ENTRIES * self._pending[MAPPING].count
-        self._zeroed = Zeroed(disk, *zeroes, entries)
+        self._zeroed = Zeroed(disk, *transition.zeroes, entries)
         self._snapshots = Snapshots(
             disk, self._old["snapshots_offset"], self._old["nb_snapshots"], self._old["size"]
         )
         self._entries_max = entries * (1 + self._old["nb_snapshots"])
-        self._moved = Moved(disk, self._books, self._pending, self._old, self._new, allowed)
+        self._moved = Moved(disk, self._books, self._pending, self._old, self._new, self._allowed)
         downgrades = self._new["version"] < self._old["version"]
         self._version_2 = Version2(before) if downgrades else None
 

@@ -8,6 +8,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ..image.staging import Numbers, StagedWrites
+    from ..qcow2.header_view import HeaderView
+
     Reader = Callable[[int, int], bytes]
 
 
@@ -35,6 +38,24 @@ class Claim:
     """Whether the switch is one sector."""
     fields: Mapping[str, int]
     """The version and feature words it says the image now has."""
+
+
+@record
+class Transition:
+    """One step of an amend, whose header is judged already: from what image to what."""
+
+    original: Original
+    """The image file."""
+    before: HeaderView
+    """The header as it is."""
+    after: HeaderView
+    """The header as it will be; where it has tables that move is still open."""
+    staged: StagedWrites
+    """What the guest wrote."""
+    zeroes: tuple[Numbers, Numbers]
+    """The ranges to be zeroed, as StagedWrites.zeroed() gives them."""
+    allowed: frozenset[tuple[int, str]]
+    """What the options allow: differences.Differences."""
 
 
 class OutsideError(Exception):
