@@ -125,6 +125,17 @@ class _Tables:
         self._books = _books(disk, before, windows)
         entries = _ENTRIES * self._pending[MAPPING].count
         self._zeroed = Zeroed(disk, *transition.zeroes, entries)
+        # An empty name is none to qemu too.
+        self._backed = bool(before.name or after.name)
+        self._mapping = ClusterMapping(
+            *(disk, staged, self._books, self._zeroed),
+            backed=self._backed,
+            encrypted=self._old["crypt_method"] != 0,
+        )
+        self._plain = False
+        # The clusters that must be L2 tables of any layer, and of the active one.
+        self._mapped: set[int] = set()
+        self._flagged: set[int] = set()
         self._snapshots = Snapshots(
             disk, self._old["snapshots_offset"], self._old["nb_snapshots"], self._old["size"]
         )
@@ -148,6 +159,19 @@ class _Tables:
         return spare_of(self._disk, self._books, self._staged)
 
     def judge(self, dropped: bytes | None, layer: Layer | None, *, header: bool) -> None:
+        """See what enters the books, what becomes of L2 entries, and who uses what is touched.
+
+        `layer` is the active layer as it will be, where the size changes.
+        """
+        self._enter(dropped, layer)
+        self._judge_entries(alone=not (layer or dropped))
+        self._judge_uses(layer, header=header)
+        end = self._staged.end() * SECTOR_SIZE
+        most = self._books.taken if layer else self._entries_max
+        judge_growth(self._disk, self._books, self._new, end, most)
+
+    def _enter(self, dropped: bytes | None, layer: Layer | None) -> None:
+        """Judge what moves or goes as a whole, and enter in the books what it takes and frees."""
         self._moved.judge_refcount_table()
         self._moved.judge_snapshots(self._snapshots)
         if layer:
@@ -160,22 +184,33 @@ class _Tables:
                 judge_bitmaps_dropped(self._disk, dropped, *sizes)
         if dropped is not None:
             self._books.release(bitmap_clusters(self._disk, dropped))
-        # An empty name is none to qemu too.
-        backed = bool(self._before.name or self._after.name)
-        mapping = ClusterMapping(
-            *(self._disk, self._staged, self._books, self._zeroed),
-            backed=backed,
-            encrypted=self._old["crypt_method"] != 0,
-        )
+
+    def _judge_entries(self, *, alone: bool) -> None:
+        """Judge the L2 entries that change; `alone` is whether no size and no bitmap does."""
+        mapped, flagged = self._pending[MAPPING], self._pending[FLAGS]
         # No other L2 entry can change where nothing else is staged: each table is read once.
-        plain = (
-            not (layer or backed or dropped or any(True for _ in self._zeroed.rows()))
+        self._plain = (
+            alone
+            and not (self._backed or any(True for _ in self._zeroed.rows()))
             and self._maps_only()
         )
-        tables, flagged = self._judge_entries(mapping, plain=plain)
+        if (mapped.count and (MAPPING, ZEROES) not in self._allowed) or (
+            flagged.count and (FLAGS, COPIED) not in self._allowed
+        ):
+            raise GuestFault("the guest changes L2 entries in an upgrade")
+        if self._plain:
+            self._mapped = self._mapping.tables(mapped)
+            return
+        if mapped.count:
+            self._mapped = self._mapping.judge(mapped)
+        if flagged.count:
+            self._flagged = self._mapping.judge_flags(flagged)
+
+    def _judge_uses(self, layer: Layer | None, *, header: bool) -> None:
+        """See that nothing else uses what the change touches, and that all of it had a reason."""
         touched = Touched(
             *(self._disk.cluster_bits, self._books, self._zeroed),
-            *(tables | flagged, self._moved.written),
+            *(self._mapped | self._flagged, self._moved.written),
         )
         if layer and layer.written is not None:
             touched.add_data(layer.written)
@@ -185,6 +220,18 @@ class _Tables:
         # add up: so this comes first.
         if touched.any() or not layer:
             roles.judge_structures(state, header=header)
+        self._finish()
+        if layer:
+            # One step of a request changes either of them.
+            if self._mapped or self._flagged or self._version_2:
+                raise GuestFault("the guest changes the size and L2 entries at once")
+            if touched.any():
+                self._judge_layer(roles, layer)
+        elif touched.any() or self._version_2:
+            self._judge_layers(roles, state)
+
+    def _finish(self) -> None:
+        """See that all that is staged has been judged, and that what is zeroed had to be."""
         self._books.judge(self._pending[PREPARE], self._pending[RELEASE])
         for pending in self._pending:
             pending.finish()
@@ -192,17 +239,6 @@ class _Tables:
             raise GuestFault("the guest zeroes clusters for nothing")
         if self._version_2:
             self._version_2.judge_snapshots(self._snapshots)
-        if layer:
-            # One step of a request changes either of them.
-            if tables or flagged or self._version_2:
-                raise GuestFault("the guest changes the size and L2 entries at once")
-            if touched.any():
-                self._judge_layer(roles, layer)
-        elif touched.any() or self._version_2:
-            self._judge_layers(roles, state, mapping, tables, flagged, plain=plain)
-        end = self._staged.end() * SECTOR_SIZE
-        most = self._books.taken if layer else self._entries_max
-        judge_growth(self._disk, self._books, self._new, end, most)
 
     def _maps_only(self) -> bool:
         """Whether nothing but L2 entries is staged besides the header."""
@@ -210,18 +246,6 @@ class _Tables:
             pending.count for pending in self._pending if pending is not self._pending[MAPPING]
         )
         return self._pending[MAPPING].count > 0 and not any(others)
-
-    def _judge_entries(self, mapping: ClusterMapping, *, plain: bool) -> tuple[set[int], set[int]]:
-        """Return the clusters that must be L2 tables of any layer, and of the active one."""
-        mapped, flagged = self._pending[MAPPING], self._pending[FLAGS]
-        if (mapped.count and (MAPPING, ZEROES) not in self._allowed) or (
-            flagged.count and (FLAGS, COPIED) not in self._allowed
-        ):
-            raise GuestFault("the guest changes L2 entries in an upgrade")
-        if plain:
-            return mapping.tables(mapped), set()
-        tables = mapping.judge(mapped) if mapped.count else set()
-        return tables, mapping.judge_flags(flagged) if flagged.count else set()
 
     def _state(self, given_up: range) -> State:
         return State(
@@ -234,24 +258,15 @@ class _Tables:
             self._moved.moves_snapshots,
         )
 
-    def _judge_layers(
-        self,
-        roles: Roles,
-        state: State,
-        mapping: ClusterMapping,
-        written: set[int],
-        flagged: set[int],
-        *,
-        plain: bool,
-    ) -> None:
+    def _judge_layers(self, roles: Roles, state: State) -> None:
         try:
             active, others = roles.judge_l2_tables(state)
-            if flagged - active:
+            if self._flagged - active:
                 raise GuestFault("the guest sets flags outside the active layer's L2 tables")
-            if written - active - others:
+            if self._mapped - active - others:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
-            everything = active | others, mapping, self._version_2
-            roles.judge_data(*everything, extended=state.extended, plain=plain)
+            everything = active | others, self._mapping, self._version_2
+            roles.judge_data(*everything, extended=state.extended, plain=self._plain)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise
