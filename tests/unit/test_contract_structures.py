@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.base.refusals import SNAPSHOTS_MAX
 from instar.vmm.contract.reader.disk import Disk
-from instar.vmm.contract.reader.limits import SNAPSHOTS_MAX
 from instar.vmm.contract.reader.structures import Snapshots, bitmap_clusters
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest

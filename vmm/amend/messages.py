@@ -43,7 +43,7 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
-from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2
 from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
 from .result import ByteRange
 

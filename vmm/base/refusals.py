@@ -34,6 +34,13 @@ USES = {
 }
 """What a cluster is used for, by its number in the ABI."""
 
+ENTRY_SIZE, SNAPSHOT_SIZE = 8, 40
+"""Bytes of an entry of a table of offsets, and of a snapshot without its texts."""
+L1_TABLE_MAX, REFCOUNT_TABLE_MAX = 32 << 20, 8 << 20
+"""Bytes of the active L1 table and of a refcount table that every qemu takes."""
+SNAPSHOTS_MAX = 1 << 16
+"""Snapshots of an image that every qemu takes."""
+
 _NAMES_SHOWN, _NAME_LENGTH = 8, 64
 
 _CODES = {
@@ -189,8 +196,6 @@ _TOO_FAR = "no image of such a disk is so large, so the place itself is damaged"
 _PLACES = ("", _ENDS_EARLY, _TOO_MANY, _TOO_FAR)
 """All that _judge_place() can say."""
 
-_ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, of a snapshot without its texts
-_L1_MOST, _SNAPSHOTS_MOST, _REFCOUNT_TABLE_MOST = 32 << 20, 40 << 16, 8 << 20  # bytes, as qemu's
 _SPARE = 64 << 30  # bytes: the VM states of snapshots, and all that is no data
 
 
@@ -221,13 +226,13 @@ def _length_of(
 ) -> tuple[int, int] | None:
     """The bytes of what a refusal is about, 0 if it does not say, and how many there can be."""
     if reason == abi.REFUSAL_L1_TABLE:
-        return detail["entries"] * _ENTRY, _longest_l1_table(header, cluster_size)
+        return detail["entries"] * ENTRY_SIZE, _longest_l1_table(header, cluster_size)
     if reason == abi.REFUSAL_SNAPSHOT_TABLE and detail["snapshot"]:
-        return detail["count"] * _ENTRY, _longest_l1_table(header, cluster_size)
+        return detail["count"] * ENTRY_SIZE, _longest_l1_table(header, cluster_size)
     if reason == abi.REFUSAL_SNAPSHOT_TABLE:
-        return detail["count"] * _SNAPSHOT, _SNAPSHOTS_MOST
+        return detail["count"] * SNAPSHOT_SIZE, SNAPSHOT_SIZE * SNAPSHOTS_MAX
     if reason == abi.REFUSAL_REFCOUNT_TABLE:
-        return detail["clusters"] * cluster_size, _REFCOUNT_TABLE_MOST
+        return detail["clusters"] * cluster_size, REFCOUNT_TABLE_MAX
     if reason == abi.REFUSAL_LUKS_REGION:
         return detail["length"], 1 << 64
     return (0, 0) if reason == abi.REFUSAL_L2_TABLE else None
@@ -236,9 +241,9 @@ def _length_of(
 def _longest_l1_table(header: Mapping[str, int], cluster_size: int) -> int:
     """Bytes for the disk, and for as much again and a VM state after it."""
     if "size" not in header:
-        return _L1_MOST
+        return L1_TABLE_MAX
     covered = cluster_size * (cluster_size // 16)  # by an entry, with the larger L2 entries
-    return min(-(-(2 * header["size"] + _SPARE) // covered) * _ENTRY, _L1_MOST)
+    return min(-(-(2 * header["size"] + _SPARE) // covered) * ENTRY_SIZE, L1_TABLE_MAX)
 
 
 def _largest_file(header: Mapping[str, int], cluster_size: int) -> int:

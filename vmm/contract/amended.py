@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from ..base.errors import GuestFault, ImageRejected
 from ..image.staging import SECTOR_SIZE, ZeroedInUse
-from ..qcow2.probe import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS
+from ..qcow2 import (
+    AUTOCLEAR_BITMAPS,
+    EXTENSION_BITMAPS,
+    HEADER_LENGTH_V3,
+    HEADER_LENGTH_V3_MIN,
+    REFCOUNT_TABLE_BYTES,
+    REFCOUNT_TABLE_FIELDS,
+)
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .rules import allowed, expected, is_satisfied, judge_features, judge_request
 from .terms import Spare, Transition
@@ -17,15 +24,13 @@ if TYPE_CHECKING:
     from .header import HeaderStates
     from .terms import Original
 
-_V3_LENGTH = 112
 _WORDS = slice(80, 96)  # the compatible and the autoclear word in the header
 _FIELDS = slice(24, 60)  # from the size to the refcount table
-_REFCOUNTS = slice(48, 60), slice(96, 100)  # what tells of the refcounts
+_REFCOUNTS = REFCOUNT_TABLE_BYTES, slice(96, 100)  # what tells of the refcounts
 _OUTSIDE = "the guest reports success, yet wrote nothing or outside the header"
 _LAYER = ("l1_size", "l1_table_offset")
 _FIELD = "the guest changes a header field that it must not change"
-_TABLE_PLACE = ("refcount_table_offset", "refcount_table_clusters")
-_PLACES = (*_TABLE_PLACE, "snapshots_offset")
+_PLACES = (*REFCOUNT_TABLE_FIELDS, "snapshots_offset")
 
 
 class Amended:
@@ -83,7 +88,7 @@ class Amended:
         before, places = self._before, self._states.places
         wanted = {**self._expected.fields, **places}
         if self._recodes:
-            wanted.update((name, after.fields[name]) for name in _TABLE_PLACE)
+            wanted.update((name, after.fields[name]) for name in REFCOUNT_TABLE_FIELDS)
         elif (SWITCH, SNAPSHOTS_PLACE) in self._allowed and wanted["nb_snapshots"]:
             wanted["snapshots_offset"] = after.fields["snapshots_offset"]
         if (SWITCH, LAYER) in self._allowed:
@@ -103,7 +108,9 @@ class Amended:
     def _unknown(self) -> bytes:
         """The fields of version 3 that this file does not know, as they must be."""
         before = self._before
-        return before.unknown if before.fields["version"] == 3 else bytes(_V3_LENGTH - 104)
+        if before.fields["version"] == 3:
+            return before.unknown
+        return bytes(HEADER_LENGTH_V3 - HEADER_LENGTH_V3_MIN)
 
     def _judge_bytes(self, after: HeaderView) -> None:
         """Only words that are compared by name may change in a header that keeps its layout."""

@@ -6,6 +6,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
+from ..qcow2 import REFCOUNT_ORDER_V2, REFCOUNT_TABLE_BYTES
 from ..qcow2.header_view import HEADER_LIMIT, MalformedHeader, view_header
 from .differences import PREPARE, REFCOUNT_TABLE, SLACK, SWITCH, TABLE_PLACE
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .differences import Differences
     from .terms import Original
 
-_TABLE_PLACE = slice(48, 60)  # where the header names the refcount table's offset and clusters
 _TOO_EARLY = "the guest changes the old header before the switch"
 
 
@@ -104,7 +104,7 @@ class HeaderStates:
         moved = self._phases[REFCOUNT_TABLE].get(0)
         if moved is None:
             return
-        old, place = self._read(0, SECTOR_SIZE), _TABLE_PLACE
+        old, place = self._read(0, SECTOR_SIZE), REFCOUNT_TABLE_BYTES
         if moved != old[: place.start] + moved[place] + old[place.stop :]:
             raise GuestFault(_TOO_EARLY)
         self.places = {
@@ -167,7 +167,7 @@ class HeaderStates:
         table = fields["refcount_table_offset"]
         entry = self._read(table, 8) if table < self._size else b""
         block = int.from_bytes(entry, "big") & -SECTOR_SIZE
-        bits = 1 << fields.get("refcount_order", 4)
+        bits = 1 << fields.get("refcount_order", REFCOUNT_ORDER_V2)
         data = self._read(block, max(bits // 8, 1)) if 0 < block < self._size else b""
         return int.from_bytes(data, "big") & ((1 << bits) - 1)
 

@@ -11,7 +11,7 @@ from struct import unpack
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2
 from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters

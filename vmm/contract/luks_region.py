@@ -12,8 +12,14 @@ import instar.abi as abi
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside
 from ..image.staging import StagedWrites
+from ..qcow2 import (
+    CRYPT_LUKS,
+    EXTENSION_LUKS,
+    INCOMPATIBLE_DATA_FILE,
+    INCOMPATIBLE_EXTENDED_L2,
+    REFCOUNT_ORDER_V2,
+)
 from ..qcow2.header_view import MalformedHeader, view_header
-from ..qcow2.probe import EXTENSION_LUKS, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
 from .books import Books
 from .reader.disk import Disk
 from .reader.limits import LUKS_REGION_MAX, check_tables
@@ -27,8 +33,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..qcow2.header_view import HeaderView
     from .terms import Original
-
-_LUKS = 2  # crypt_method
 
 
 def judge_luks_region(original: Original) -> tuple[tuple[int, int], int]:
@@ -64,7 +68,7 @@ def _find(header: HeaderView) -> tuple[tuple[int, int], tuple[tuple[int, bytes],
     GuestFault if there is none.
     """
     places = [at for at, (kind, _) in enumerate(header.extensions) if kind == EXTENSION_LUKS]
-    if header.fields["crypt_method"] != _LUKS or not places:
+    if header.fields["crypt_method"] != CRYPT_LUKS or not places:
         raise GuestFault("the guest accepted an image without a LUKS header")
     data = header.extensions[places[-1]][1]
     if len(data) != 16:
@@ -80,7 +84,7 @@ def _judge(
     fields = header.fields
     features = fields.get("incompatible_features", 0)
     table = fields["refcount_table_offset"], fields["refcount_table_clusters"]
-    books = Books(disk, *table, fields.get("refcount_order", 4), windows_max=0)
+    books = Books(disk, *table, fields.get("refcount_order", REFCOUNT_ORDER_V2), windows_max=0)
     snapshots = Snapshots(disk, fields["snapshots_offset"], fields["nb_snapshots"], fields["size"])
     nothing = StagedWrites(0).zeroed()
     use = abi.AMEND_USE_CRYPTO_HEADER

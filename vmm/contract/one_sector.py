@@ -7,22 +7,22 @@ headers without room for both layouts only.
 from __future__ import annotations
 
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.header_view import HEADER_LIMIT
+from ..qcow2 import HEADER_LENGTH_V2
+from ..qcow2.header_view import EXTENSION_HEADER, HEADER_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..qcow2.header_view import HeaderView
 
-_EXTENSION_HEADER, _V2_LENGTH = 8, 72
-_LAST = SECTOR_SIZE - _EXTENSION_HEADER  # where an extension over the old header may start
+_LAST = SECTOR_SIZE - EXTENSION_HEADER.size  # where an extension over the old header may start
 
 
 def could_be_one(before: HeaderView, after: HeaderView) -> bool:
     """Whether what `after` says has room where one sector switches to it."""
-    start = after.fields.get("header_length", _V2_LENGTH)
-    sizes = [_EXTENSION_HEADER + -(-len(data) // 8) * 8 for _, data in after.extensions]
+    start = after.fields.get("header_length", HEADER_LENGTH_V2)
+    sizes = [EXTENSION_HEADER.size + -(-len(data) // 8) * 8 for _, data in after.extensions]
     name = len(after.name or b"")
-    end = start + sum(sizes) + _EXTENSION_HEADER
+    end = start + sum(sizes) + EXTENSION_HEADER.size
     stays = after.name == before.name and before.fields["backing_file_offset"] >= end
     apart = _room(before, after_name=True)
     if end <= SECTOR_SIZE and (stays or end + name <= SECTOR_SIZE or name <= apart):

@@ -15,7 +15,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
+from ..qcow2 import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
 from .pending import Pending

@@ -13,7 +13,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import table_outside, too_few_references
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import INCOMPATIBLE_EXTENDED_L2
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import (
     COPIED,
@@ -73,7 +73,7 @@ def explain(original: Original, before: HeaderView, sector: int) -> Refusal | No
 def _books(disk: Disk, header: HeaderView, windows_max: int) -> Books:
     fields = header.fields
     place = fields["refcount_table_offset"], fields["refcount_table_clusters"]
-    return Books(disk, *place, fields.get("refcount_order", 4), windows_max)
+    return Books(disk, *place, fields.get("refcount_order", REFCOUNT_ORDER_V2), windows_max)
 
 
 def judge_tables(

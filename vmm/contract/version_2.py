@@ -7,7 +7,8 @@ entry is reserved there, and compressed data are of zlib. A guest may have left 
 from __future__ import annotations
 
 from ..base.errors import GuestFault
-from .reader.disk import COMPRESSED, ZERO, Disk
+from ..qcow2 import INCOMPATIBLE_COMPRESSION
+from .reader.disk import COMPRESSED, NOT_COMPRESSED, ZERO, Disk
 from .reader.l1_tables import l2_tables
 from .reader.structures import Snapshots
 
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from ..qcow2.header_view import HeaderView
     from .terms import Original
 
-_COMPRESSION_TYPE = 8  # incompatible feature
 _EVEN = bytes(range(0, 256, 2))
-_NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 56)
 
 
 class Version2:
@@ -27,7 +26,7 @@ class Version2:
     def __init__(self, before: HeaderView) -> None:
         """Take the header as it is."""
         # "compression_type": it is not zlib if and only if the feature is there.
-        self._zlib = not before.fields["incompatible_features"] & _COMPRESSION_TYPE
+        self._zlib = not before.fields["incompatible_features"] & INCOMPATIBLE_COMPRESSION
 
     def judge_snapshots(self, snapshots: Snapshots) -> None:
         """GuestFault for a snapshot with a size that version 2 has no field for."""
@@ -53,7 +52,7 @@ class Version2:
         """
         if not written:
             judge_zero_flags(table, offset)
-        if not self._zlib and table[0::8].translate(None, _NOT_COMPRESSED):
+        if not self._zlib and table[0::8].translate(None, NOT_COMPRESSED):
             raise GuestFault(f"the guest leaves what zlib cannot read in the table at {offset:#x}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from struct import unpack
 
-from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO
+from .reader.disk import COMPRESSED, COPIED, NOT_COMPRESSED, OFFSET_MASK, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
-_NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 56)
 _MISSES = 8  # matches between two entries, after which a search of bytes is given up
 
 
@@ -89,7 +88,7 @@ class Watch:
         if not self._pages or not table:
             return None
         # What is compressed may go on in the next page.
-        if _has_others(table[0::_ENTRY], _NOT_COMPRESSED):
+        if _has_others(table[0::_ENTRY], NOT_COMPRESSED):
             return self._search_words(table)
         high, low = table[self._high :: _ENTRY], table[self._high + 1 :: _ENTRY]
         if _is_zero(high) and _is_zero(low) and all(_is_zero(table[at::_ENTRY]) for at in _OFFSET):

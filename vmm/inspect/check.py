@@ -25,14 +25,8 @@ from ..base.errors import GuestFault, ImageRejected
 from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
 from ..image.image_file import count_budget
-from ..qcow2.probe import (
-    INCOMPATIBLE_CORRUPT,
-    INCOMPATIBLE_DIRTY,
-    PROBE_SIZE,
-    header_fields,
-    other_format,
-    parse_fixed_header,
-)
+from ..qcow2 import INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY
+from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, counted_as, describe_finding
 
 TYPE_CHECKING = False

@@ -13,20 +13,27 @@ from instar.abi import (
 
 from ..base.errors import GuestFault, HostError, ImageRejected
 from ..base.refusals import Circumstances, translate
-from ..qcow2.probe import (
+from ..qcow2 import (
     AUTOCLEAR_BITMAPS,
     AUTOCLEAR_DATA_FILE_RAW,
     AUTOCLEAR_KNOWN,
+    CLUSTER_BITS_MAX,
+    CLUSTER_BITS_MIN,
+    COMPATIBLE_KNOWN,
+    COMPATIBLE_LAZY_REFCOUNTS,
+    CRYPT_AES,
+    CRYPT_LUKS,
+    HEADER_LENGTH_V3_MIN,
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_DIRTY,
     INCOMPATIBLE_EXTENDED_L2,
     INCOMPATIBLE_KNOWN,
     NO_ICOUNT,
-    PROBE_SIZE,
-    header_fields,
-    other_format,
+    REFCOUNT_ORDER_MAX,
+    REFCOUNT_ORDER_V2,
 )
+from ..qcow2.probe import PROBE_SIZE, header_fields, other_format
 from .formats import NEAR_SIZE, recognise
 from .frames import INFO_READ_ALL, InfoFrames
 from .luks import describe_luks
@@ -46,8 +53,7 @@ if TYPE_CHECKING:
 _UNREADABLE = frozenset({"refcount_order"})
 """Problems of a header that leave nothing to tell."""
 _BITMAP_FLAGS = (("in-use", 1), ("auto", 2))
-_LUKS = 2  # "Header", crypt_method
-_COMPRESSION_TYPE = 104  # "Header", where the header is longer than that
+_COMPRESSION_TYPE = HEADER_LENGTH_V3_MIN  # "Header", where the header is longer than that
 
 
 def describe_image(
@@ -139,10 +145,11 @@ class _Reading:
         What it says nothing of it must have a reason for, which is a problem of the image then.
         """
         header, frames = self._header, self._frames
-        if not (9 <= header["cluster_bits"] <= 21 and header.get("refcount_order", 4) <= 6):
+        bits, order = header["cluster_bits"], header.get("refcount_order", REFCOUNT_ORDER_V2)
+        if not CLUSTER_BITS_MIN <= bits <= CLUSTER_BITS_MAX or order > REFCOUNT_ORDER_MAX:
             raise GuestFault("the guest took a header for sound that is not")
         size = header["backing_file_size"] if header["backing_file_offset"] else 0
-        is_luks = header["crypt_method"] == _LUKS
+        is_luks = header["crypt_method"] == CRYPT_LUKS
         of_header = {
             "a backing file": (len(frames.texts.get(INFO_TEXT_BACKING_FILE, b"")), size),
             "a LUKS header": (frames.luks is not None, is_luks),
@@ -172,17 +179,18 @@ class _Reading:
         details: dict[str, object] = {
             "compat": "0.10" if header["version"] == 2 else "1.1",
             "compression-type": "zstd" if zstd else "zlib",
-            "refcount-bits": 1 << header.get("refcount_order", 4),
+            "refcount-bits": 1 << header.get("refcount_order", REFCOUNT_ORDER_V2),
         }
         if header["version"] > 2:
-            details["lazy-refcounts"] = bool(header["compatible_features"] & 1)
+            compatible = header["compatible_features"]
+            details["lazy-refcounts"] = bool(compatible & COMPATIBLE_LAZY_REFCOUNTS)
             details["corrupt"] = self._has(INCOMPATIBLE_CORRUPT)
             details["extended-l2"] = self._has(INCOMPATIBLE_EXTENDED_L2)
         if INFO_TEXT_DATA_FILE in self._frames.texts and header["version"] > 2:
             details["data-file"] = self._text(INFO_TEXT_DATA_FILE) or ""
         if self._has(INCOMPATIBLE_DATA_FILE):
             details["data-file-raw"] = bool(header["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW)
-        if header["crypt_method"] == 1:
+        if header["crypt_method"] == CRYPT_AES:
             details["encrypt"] = {"format": "aes"}
         elif self._frames.luks is not None:
             details["encrypt"] = describe_luks(self._frames.luks)
@@ -231,9 +239,12 @@ def _unknown_features(
     header: Mapping[str, int], names: Mapping[tuple[int, int], bytes]
 ) -> Iterator[FeatureInfo]:
     """Set bits that this program does not know, by the host's reading, with the image's names."""
-    for number, (kind, known) in enumerate(
-        (("incompatible", INCOMPATIBLE_KNOWN), ("compatible", 1), ("autoclear", AUTOCLEAR_KNOWN))
-    ):
+    words = (
+        ("incompatible", INCOMPATIBLE_KNOWN),
+        ("compatible", COMPATIBLE_KNOWN),
+        ("autoclear", AUTOCLEAR_KNOWN),
+    )
+    for number, (kind, known) in enumerate(words):
         bits = header.get(f"{kind}_features", 0) & ~known
         for bit in range(bits.bit_length()):
             if bits >> bit & 1:

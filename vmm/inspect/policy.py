@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ..base.errors import UsageError
 from ..base.record import record
-from ..qcow2.probe import (
+from ..base.refusals import ENTRY_SIZE, SNAPSHOT_SIZE
+from ..qcow2 import (
     INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_DIRTY,
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from .result import ImageInfo
-
-_ENTRY, _SNAPSHOT = 8, 40  # bytes of an L1 entry, and of a snapshot's least entry
 
 
 @record
@@ -121,8 +120,8 @@ def _table_ends(header: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Where the tables that the header names have to end, in bytes of the file."""
     bits = header["cluster_bits"]
     if header["l1_size"]:
-        yield "L1 table", header["l1_table_offset"] + header["l1_size"] * _ENTRY
+        yield "L1 table", header["l1_table_offset"] + header["l1_size"] * ENTRY_SIZE
     clusters = header["refcount_table_clusters"]
     yield "refcount table", header["refcount_table_offset"] + (clusters << bits)
     if header["nb_snapshots"]:
-        yield "snapshot table", header["snapshots_offset"] + header["nb_snapshots"] * _SNAPSHOT
+        yield "snapshot table", header["snapshots_offset"] + header["nb_snapshots"] * SNAPSHOT_SIZE

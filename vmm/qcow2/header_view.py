@@ -9,16 +9,20 @@ from __future__ import annotations
 from struct import Struct
 
 from ..base.record import record
-from .probe import (
+from . import (
     AUTOCLEAR_DATA_FILE_RAW,
+    CLUSTER_BITS_MAX,
+    CLUSTER_BITS_MIN,
     EXTENSION_BACKING_FORMAT,
     EXTENSION_DATA_FILE,
     EXTENSION_FEATURE_NAMES,
+    HEADER_LENGTH_V2,
+    HEADER_LENGTH_V3_MIN,
     INCOMPATIBLE_DATA_FILE,
     REFCOUNT_ORDER_MAX,
     REFCOUNT_ORDER_V2,
-    header_fields,
 )
+from .probe import header_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
 HEADER_LIMIT = 0x10000
 """The part of the header cluster that fields and extensions may use, in bytes."""
 
-_V2_LENGTH = 72
-_EXTENSION_HEADER = Struct(">II")  # type, length
+EXTENSION_HEADER = Struct(">II")
+"""The type and the length of an extension."""
 _END = 0
 _NAME_MAX = 1023
 
@@ -84,16 +88,17 @@ def view_header(read: Callable[[int, int], bytes]) -> HeaderView:
     if len(start) < 512:
         raise MalformedHeader("short header")
     fields = header_fields(start)
-    length = fields.get("header_length", _V2_LENGTH)
+    length = fields.get("header_length", HEADER_LENGTH_V2)
     bits = fields["cluster_bits"]
-    if fields["version"] not in (2, 3) or not 9 <= bits <= 21 or length % 8:
+    known = CLUSTER_BITS_MIN <= bits <= CLUSTER_BITS_MAX
+    if fields["version"] not in (2, 3) or not known or length % 8:
         raise MalformedHeader("version, cluster_bits or header_length")
     if fields.get("refcount_order", REFCOUNT_ORDER_V2) > REFCOUNT_ORDER_MAX:
         raise MalformedHeader("refcount_order")
     cluster_size = 1 << bits
     name_offset = fields["backing_file_offset"]
     limit = name_offset or cluster_size
-    if not _V2_LENGTH <= length <= limit <= cluster_size or length > HEADER_LIMIT:
+    if not HEADER_LENGTH_V2 <= length <= limit <= cluster_size or length > HEADER_LIMIT:
         raise MalformedHeader("header_length or backing_file_offset")
     name = None
     if name_offset:
@@ -103,7 +108,8 @@ def view_header(read: Callable[[int, int], bytes]) -> HeaderView:
         name = read(name_offset, size)
     walk = _Walk(read, start)
     extensions = tuple(walk.extensions(length, limit))
-    unknown = walk.take(104, length - 104) if length > 104 else b""
+    most = max(length - HEADER_LENGTH_V3_MIN, 0)
+    unknown = walk.take(HEADER_LENGTH_V3_MIN, most) if most else b""
     return HeaderView(fields, walk.take(0, min(walk.end, limit)), unknown, extensions, name)
 
 
@@ -127,8 +133,8 @@ class _Walk:
     def extensions(self, at: int, limit: int) -> list[tuple[int, bytes]]:
         found = []
         while at < limit:
-            kind, size = _EXTENSION_HEADER.unpack(self.take(at, _EXTENSION_HEADER.size))
-            at += _EXTENSION_HEADER.size
+            kind, size = EXTENSION_HEADER.unpack(self.take(at, EXTENSION_HEADER.size))
+            at += EXTENSION_HEADER.size
             if size > limit - at:
                 raise MalformedHeader("extension reaches beyond its limit")
             if kind == _END:

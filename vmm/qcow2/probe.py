@@ -10,6 +10,14 @@ from struct import Struct
 
 from ..base.errors import ImageRejected
 from ..base.record import record
+from . import (
+    CLUSTER_BITS_MAX,
+    CLUSTER_BITS_MIN,
+    COMPATIBLE_LAZY_REFCOUNTS,
+    HEADER_LENGTH_V2,
+    REFCOUNT_ORDER_MAX,
+    REFCOUNT_ORDER_V2,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,20 +44,6 @@ V3_FIELDS = (
     *("refcount_order", "header_length"),
 )
 _ALL_FIELDS = (*HEADER_FIELDS, *V3_FIELDS)
-
-# The specification's feature bits and types of header extensions, as in shared/qcow2/qcow2.h.
-INCOMPATIBLE_DIRTY, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE = 1, 2, 4
-INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_EXTENDED_L2, INCOMPATIBLE_KNOWN = 8, 16, 0x1F
-AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, AUTOCLEAR_KNOWN = 1, 2, 3
-EXTENSION_BACKING_FORMAT, EXTENSION_FEATURE_NAMES = 0xE2792ACA, 0x6803F857
-EXTENSION_DATA_FILE, EXTENSION_BITMAPS, EXTENSION_LUKS = 0x44415441, 0x23852875, 0x0537BE77
-
-REFCOUNT_ORDER_V2 = 4
-"""What version 2 has instead of a field: 16 bits."""
-REFCOUNT_ORDER_MAX = 6
-"""What the widest refcounts have, which are of 64 bits."""
-NO_ICOUNT = (1 << 64) - 1
-"""In a snapshot: it was not taken under record and replay."""
 
 # Offset, signature, the format's name in qemu, and in words; then what is no image format.
 SIGNATURES = (
@@ -98,7 +92,8 @@ class FixedHeader:
     @property
     def cluster_size(self) -> int:
         """In bytes; 0 where cluster_bits are out of range."""
-        return 1 << self.cluster_bits if 9 <= self.cluster_bits <= 21 else 0
+        bits = self.cluster_bits
+        return 1 << bits if CLUSTER_BITS_MIN <= bits <= CLUSTER_BITS_MAX else 0
 
     @property
     def refcount_bits(self) -> int:
@@ -108,7 +103,7 @@ class FixedHeader:
     @property
     def lazy_refcounts(self) -> bool:
         """Whether the lazy refcounts bit is set."""
-        return bool(self.compatible_features & 1)
+        return bool(self.compatible_features & COMPATIBLE_LAZY_REFCOUNTS)
 
 
 def header_fields(head: bytes) -> dict[str, int]:
@@ -166,7 +161,7 @@ def identify(head: bytes, tail: bytes) -> str:
     for offset, signature, _, words in PACKED:
         if head[offset : offset + len(signature)] == signature:
             return f"a file packed by {words}, to be unpacked first"
-    if len(head) < 72:
+    if len(head) < HEADER_LENGTH_V2:
         return f"a file of {len(head)} bytes, too short for any image"
     return "a raw image, or no image at all"
 

@@ -23,6 +23,8 @@ OFFSET_MASK = 0x00FFFFFFFFFFFE00
 """The host offset in an entry of an L1, L2 or bitmap table."""
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 """The flags in an entry of an L1 or L2 table."""
+NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 56)
+"""What the first byte of an entry can be that does not name compressed data."""
 
 PIECE = 1 << 20
 """What is read of a table at a time, in bytes."""

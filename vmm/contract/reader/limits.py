@@ -1,23 +1,25 @@
 """Host side: what every version of qemu takes of an image, and so all that a change may leave.
 
 QEMU's block/qcow2.h has the same limits. The planner keeps to them when it accepts an image; here
-they bound what it is believed to have accepted, and what it makes.
+they bound what it is believed to have accepted, and what it makes. Three of them are in
+base/refusals.py, whose words need them; L1 tables of snapshots are looked at where they are read.
 """
 
 from __future__ import annotations
 
 from ...base.errors import GuestFault
+from ...base.refusals import (
+    ENTRY_SIZE,
+    L1_TABLE_MAX,
+    REFCOUNT_TABLE_MAX,
+    SNAPSHOT_SIZE,
+    SNAPSHOTS_MAX,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-REFCOUNT_TABLE_MAX = 8 << 20
-"""Bytes of a refcount table."""
-L1_TABLE_MAX = 32 << 20
-"""Bytes of the active L1 table; those of snapshots are looked at where they are read."""
-SNAPSHOTS_MAX = 1 << 16
-"""Snapshots of an image."""
 SNAPSHOT_TABLE_MAX = 64 << 20
 """Bytes of a snapshot table."""
 SNAPSHOT_EXTRA_MAX = 1024
@@ -40,8 +42,8 @@ def check_tables(fields: Mapping[str, int]) -> None:
     cluster_size = 1 << fields["cluster_bits"]
     sizes = (
         ("refcount", fields["refcount_table_clusters"] * cluster_size, REFCOUNT_TABLE_MAX),
-        ("L1", 8 * fields["l1_size"], L1_TABLE_MAX),
-        ("snapshot", 40 * fields["nb_snapshots"], 40 * SNAPSHOTS_MAX),
+        ("L1", ENTRY_SIZE * fields["l1_size"], L1_TABLE_MAX),
+        ("snapshot", SNAPSHOT_SIZE * fields["nb_snapshots"], SNAPSHOT_SIZE * SNAPSHOTS_MAX),
     )
     for name, size, most in sizes:
         if size > most:

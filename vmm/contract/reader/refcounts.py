@@ -8,10 +8,9 @@ from __future__ import annotations
 from struct import unpack
 
 from ...base.errors import GuestFault, ImageRejected
-from ...base.refusals import bad_refcount_table
+from ...base.refusals import REFCOUNT_TABLE_MAX, bad_refcount_table
 from ...image.staging import SECTOR_SIZE
 from .disk import stored
-from .limits import REFCOUNT_TABLE_MAX
 from .widths import Width
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ from struct import unpack
 
 from ...base.arrays import array
 from ...base.errors import GuestFault
-from ...qcow2.probe import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
+from ...qcow2 import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
 from .disk import COMPRESSED, COPIED, OFFSET_MASK, stored
 from .structures import Snapshots, bitmap_clusters, kept_bitmaps, luks_clusters
 

@@ -11,7 +11,8 @@ from struct import Struct
 
 from ...base.errors import GuestFault
 from ...base.record import record
-from ...qcow2.probe import EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
+from ...base.refusals import SNAPSHOTS_MAX
+from ...qcow2 import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
 from .disk import OFFSET_MASK
 from .limits import (
     BITMAP_DIRECTORY_MAX,
@@ -19,7 +20,6 @@ from .limits import (
     BITMAPS_MAX,
     SNAPSHOT_EXTRA_MAX,
     SNAPSHOT_TABLE_MAX,
-    SNAPSHOTS_MAX,
 )
 
 TYPE_CHECKING = False
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from ...qcow2.header_view import HeaderView
     from .disk import Disk
 
-"""Types of header extensions."""
-
-_BITMAPS_VALID = 1  # autoclear feature
 _SNAPSHOT = Struct(">QIHHIIQII")
 _BITMAPS = Struct(">IIQQ")
 _BITMAP = Struct(">QIIBBHI")
@@ -124,7 +121,7 @@ class _BitmapEntry:
 
 def kept_bitmaps(before: HeaderView, after: HeaderView) -> bytes | None:
     """The extension of bitmaps that are in force as the image is, and stay."""
-    if not before.fields.get("autoclear_features", 0) & _BITMAPS_VALID:
+    if not before.fields.get("autoclear_features", 0) & AUTOCLEAR_BITMAPS:
         return None
     kept = [data for kind, data in after.extensions if kind == EXTENSION_BITMAPS]
     return kept[0] if kept else None

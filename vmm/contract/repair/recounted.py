@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...base.errors import GuestFault
-from ...qcow2.probe import REFCOUNT_ORDER_V2
+from ...qcow2 import REFCOUNT_ORDER_V2
 from ..differences import PREPARE
 from ..reader.disk import stored
 from ..recoded import Recoded, Structures

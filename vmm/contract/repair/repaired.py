@@ -8,11 +8,11 @@ nothing refers to.
 
 from __future__ import annotations
 
-from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_MAPPING
+from instar.abi import INSTAR_PHASE_COUNT
 
 from ...base.errors import GuestFault
 from ...image.staging import SECTOR_SIZE
-from ...qcow2.probe import (
+from ...qcow2 import (
     AUTOCLEAR_KNOWN,
     EXTENSION_BACKING_FORMAT,
     EXTENSION_BITMAPS,
@@ -22,8 +22,10 @@ from ...qcow2.probe import (
     INCOMPATIBLE_DIRTY,
     INCOMPATIBLE_KNOWN,
     REFCOUNT_ORDER_V2,
+    REFCOUNT_TABLE_BYTES,
+    REFCOUNT_TABLE_FIELDS,
 )
-from ..differences import PREPARE, SWITCH
+from ..differences import MAPPING, PREPARE, SWITCH
 from ..pending import Pending
 from ..reader.disk import Disk
 from ..reader.limits import check_tables
@@ -40,13 +42,10 @@ if TYPE_CHECKING:
     from ..header import HeaderStates
     from ..terms import Original
 
-MAPPING = INSTAR_PHASE_MAPPING
-_PLACE = slice(48, 60)  # where the header names the refcount table
 _INCOMPATIBLE, _AUTOCLEAR = slice(72, 80), slice(88, 96)
 _KNOWN_EXTENSIONS = {
     *(EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, EXTENSION_LUKS),
 }
-_TABLE = ("refcount_table_offset", "refcount_table_clusters")
 _PIECE = 1 << 16  # bytes of a refcount block that are judged at once
 
 
@@ -118,7 +117,7 @@ def _judge_header(original: Original, states: HeaderStates, staged: StagedWrites
         return before
     old = original.read(0, SECTOR_SIZE)
     wanted = bytearray(old)
-    wanted[_PLACE] = new[_PLACE]
+    wanted[REFCOUNT_TABLE_BYTES] = new[REFCOUNT_TABLE_BYTES]
     if before.fields["version"] == 3:
         cleared = int.from_bytes(old[_INCOMPATIBLE], "big") & ~INCOMPATIBLE_DIRTY
         if new[_INCOMPATIBLE] != old[_INCOMPATIBLE]:
@@ -153,7 +152,7 @@ class _Repaired:
         """Judge all that is staged outside the header; whether all refcounts will be right."""
         fields, new = self._before.fields, self._after.fields
         right = True
-        if any(fields[name] != new[name] for name in _TABLE):
+        if any(fields[name] != new[name] for name in REFCOUNT_TABLE_FIELDS):
             if request.leaves_errors:
                 raise GuestFault("the guest writes refcounts anew, where leaks were to go")
             Recounted(self._references, self._before, self._after, self._staged, self._disk).judge(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...base.errors import GuestFault
 from ...base.record import record
-from ...qcow2.probe import (
+from ...qcow2 import (
     AUTOCLEAR_BITMAPS,
     AUTOCLEAR_KNOWN,
     EXTENSION_BITMAPS,

@@ -5,8 +5,8 @@ Without leave to change them, what is given must be what is there, as qemu compa
 
 from __future__ import annotations
 
+from ...qcow2 import AUTOCLEAR_DATA_FILE_RAW, EXTENSION_BACKING_FORMAT
 from ...qcow2.header_view import texts_of
-from ...qcow2.probe import AUTOCLEAR_DATA_FILE_RAW, EXTENSION_BACKING_FORMAT
 from ..differences import HEADER, LAYOUT, PREPARE, SLACK, SWITCH
 from . import Rule
 

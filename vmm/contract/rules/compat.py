@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2 import HEADER_LENGTH_V3, REFCOUNT_ORDER_V2
 from ..differences import (
     BITMAPS,
     BLOCKS,
@@ -80,14 +81,14 @@ def _expect(request: AmendRequest, before: HeaderView, draft: Draft) -> None:
             del fields[name]
     elif before.fields["version"] == 2:
         fields.update(incompatible_features=0, compatible_features=0, autoclear_features=0)
-        fields.update(refcount_order=4, header_length=112)
+        fields.update(refcount_order=REFCOUNT_ORDER_V2, header_length=HEADER_LENGTH_V3)
     if request.compat < before.fields["version"]:
         draft.drop_bitmaps()
 
 
 def _forbid(request: AmendRequest, before: HeaderView) -> str:
     downgrade = request.compat < before.fields["version"]
-    if downgrade and before.fields["refcount_order"] != 4:
+    if downgrade and before.fields["refcount_order"] != REFCOUNT_ORDER_V2:
         return "the guest downgrades an image with another refcount width"
     return ""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...qcow2 import EXTENSION_DATA_FILE, INCOMPATIBLE_DATA_FILE
 from ...qcow2.header_view import text_of
-from ...qcow2.probe import EXTENSION_DATA_FILE, INCOMPATIBLE_DATA_FILE
 from . import Rule
 from .backing_file import RELAYOUT
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...qcow2.probe import AUTOCLEAR_DATA_FILE_RAW
+from ...qcow2 import AUTOCLEAR_DATA_FILE_RAW
 from . import Rule
 from .lazy_refcounts import TOGGLE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...qcow2 import COMPATIBLE_LAZY_REFCOUNTS
 from ..differences import HEADER, SWITCH
 from . import Rule
 
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
 TOGGLE = frozenset({(SWITCH, HEADER)})
 """The feature words in the header's first sector: nothing else, and nothing before."""
 
-_LAZY_REFCOUNTS = 1
-
 
 def _is_satisfied(request: AmendRequest, header: HeaderView) -> bool:
-    lazy = bool(header.fields.get("compatible_features", 0) & _LAZY_REFCOUNTS)
+    lazy = bool(header.fields.get("compatible_features", 0) & COMPATIBLE_LAZY_REFCOUNTS)
     return bool(lazy == request.lazy_refcounts)
 
 
@@ -29,8 +28,9 @@ def _allowed(_request: AmendRequest, _before: HeaderView) -> Differences:
 
 def _expect(request: AmendRequest, _before: HeaderView, draft: Draft) -> None:
     if draft.fields["version"] == 3:
-        draft.fields["compatible_features"] &= ~_LAZY_REFCOUNTS
-        draft.fields["compatible_features"] |= _LAZY_REFCOUNTS if request.lazy_refcounts else 0
+        draft.fields["compatible_features"] &= ~COMPATIBLE_LAZY_REFCOUNTS
+        if request.lazy_refcounts:
+            draft.fields["compatible_features"] |= COMPATIBLE_LAZY_REFCOUNTS
 
 
 def _forbid(request: AmendRequest, before: HeaderView) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...qcow2.probe import REFCOUNT_ORDER_V2
+from ...qcow2 import REFCOUNT_ORDER_V2
 from ..differences import HEADER, PREPARE, RECODED, SWITCH
 from . import Rule
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...qcow2.probe import AUTOCLEAR_BITMAPS, INCOMPATIBLE_DATA_FILE
+from ...qcow2 import AUTOCLEAR_BITMAPS, INCOMPATIBLE_DATA_FILE
 from ..differences import (
     BITMAPS,
     BLOCKS,
