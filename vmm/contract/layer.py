@@ -111,7 +111,7 @@ class Layer:
             raise GuestFault(f"the guest leaves an L1 table of {new['l1_size']} entries")
 
     def _judge_l1(self, cut: int | None, filled: int) -> None:
-        """The new table has the old one's entries, and none behind the boundary but new tables."""
+        """The new table has the old one's entries, and beyond the boundary none but new tables."""
         end = len(self._new_l1) if self._moves else 8 * -(-self._new["size"] // self._span)
         kept = 8 * (self._kept if cut is None else cut)
         rest = 8 * (self._kept + filled)
@@ -141,13 +141,13 @@ class Layer:
         return self._take(self._disk.clusters(offset, 1))
 
     def _wanted(self, cluster: int, count: int) -> bytes:
-        """The entries of clusters of the disk, from one on, that are behind the boundary."""
+        """The entries of clusters of the disk, from one on, that are beyond the boundary."""
         filled = min(max(self._fill_end - cluster, 0), count)
         zero = ZERO if self._step == 8 else ALL_SUBCLUSTERS << SUBCLUSTERS
         return zero.to_bytes(self._step, "big") * filled + bytes(self._step * (count - filled))
 
     def _judge_boundary(self, cut: int) -> None:
-        """The L2 table that maps both sides keeps what is before, and has nothing behind."""
+        """The L2 table that maps both sides keeps what is before, and has nothing beyond."""
         disk, place = self._disk, slice(8 * cut, 8 * cut + 8)
         old, new = (int.from_bytes(l1[place], "big") for l1 in (self._l1, self._new_l1))
         if old & OFFSET_MASK:
@@ -183,7 +183,7 @@ class Layer:
         return offset
 
     def _is_wanted(self, cluster: int, entry: bytes | bytearray) -> bool:
-        """Whether an entry behind the boundary shows nothing, and owns nothing."""
+        """Whether an entry beyond the boundary shows nothing, and owns nothing."""
         if entry == self._wanted(cluster, 1):
             return True
         word, rest = int.from_bytes(entry[:8], "big"), int.from_bytes(entry[8:], "big")
@@ -192,7 +192,7 @@ class Layer:
         return not word and cluster >= self._fill_end and not rest & ALL_SUBCLUSTERS
 
     def _judge_tail(self, at: int) -> None:
-        """The cluster that the old end is within shows nothing behind it."""
+        """The cluster that the old end is within shows nothing past it."""
         part = slice(at, at + self._step)
         tail = Tail(self._disk, self._prepare, self._at % self._disk.cluster_size)
         version, backed = self._old["version"], self._backed

@@ -42,7 +42,7 @@ def could_be_one(before: HeaderView, after: HeaderView) -> bool:
 
 
 def _room(before: HeaderView, *, after_name: bool) -> int:
-    """Bytes behind the first sector that the old header does not use, on one side of its name."""
+    """Bytes after the first sector that the old header does not use, on one side of its name."""
     start, limit = (
         max(len(before.raw), SECTOR_SIZE),
         min(1 << before.fields["cluster_bits"], HEADER_LIMIT),

@@ -21,7 +21,7 @@ _HEAD = "the guest grows over a backing file whose end is within an unallocated 
 
 
 class Tail:
-    """What may hide behind the old end of the disk, from a byte of its last cluster on."""
+    """What may hide beyond the old end of the disk, from a byte of its last cluster on."""
 
     def __init__(self, disk: Disk, prepare: Pending, start: int) -> None:
         """`prepare` is what the first phase writes, `start` the byte."""
@@ -30,7 +30,7 @@ class Tail:
     def standard(self, entry: bytes, *, backed: bool, zeros: bool) -> tuple[int, bytes]:
         """Up to which byte something may hide, 0 for none; and the entry as it must be.
 
-        `backed` says that a backing file has something behind the end, `zeros` whether there are
+        `backed` says that a backing file has something beyond the end, `zeros` whether there are
         zero clusters.
         """
         word = int.from_bytes(entry, "big")
@@ -43,20 +43,20 @@ class Tail:
         return 0, entry
 
     def extended(self, entry: bytes, *, backed: bool) -> tuple[int, bytes]:
-        """The same for an extended entry: subclusters that are wholly behind become zeros."""
+        """The same for an extended entry: subclusters that are wholly beyond it become zeros."""
         word, bitmap = int.from_bytes(entry[:8], "big"), int.from_bytes(entry[8:], "big")
         if word & COMPRESSED:
             return 0, entry
         size = self._disk.cluster_size // SUBCLUSTERS
         number, after = self._start // size, -(-self._start // size)
-        behind = ALL_SUBCLUSTERS >> after << after
+        beyond = ALL_SUBCLUSTERS >> after << after
         hidden = 0
         if number != after and bitmap >> number & 1:
             hidden = after * size
         elif number != after and not bitmap >> SUBCLUSTERS + number & 1 and backed:
             raise GuestFault(_HEAD)
-        if bitmap & behind or (backed and (bitmap >> SUBCLUSTERS) & behind != behind):
-            bitmap = (bitmap & ~behind) | behind << SUBCLUSTERS
+        if bitmap & beyond or (backed and (bitmap >> SUBCLUSTERS) & beyond != beyond):
+            bitmap = (bitmap & ~beyond) | beyond << SUBCLUSTERS
         return hidden, entry[:8] + bitmap.to_bytes(8, "big")
 
     def cleared(self, cluster: bytes, end: int) -> bytes:

@@ -66,7 +66,7 @@ class BlockDevice:
             INSTAR_BLOCK_AVAIL_ADDR,
             INSTAR_BLOCK_USED_ADDR,
         )
-        # What has been staged behind the end of the file can be read back.
+        # What has been staged past the end of the file can be read back.
         self._sectors = -(-image.size // SECTOR_SIZE)
         self._capacity = self._sectors + max_growth // SECTOR_SIZE
         self.budget = image.budget

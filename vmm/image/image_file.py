@@ -34,7 +34,7 @@ _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
 _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20
 _U64_MAX = (1 << 64) - 1
-_FAR = (1 << 63) - 1  # behind all files
+_FAR = (1 << 63) - 1  # past the end of any file
 _HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
 
 _KINDS = {
@@ -190,7 +190,7 @@ class ImageFile:
     def close(self) -> None:
         """Close the descriptor, which is gone even if that fails (close(2)).
 
-        A failure counts if something was written, though what was behind a barrier is on the disk.
+        A failure counts if something was written, though what came before a barrier is on the disk.
         """
         try:
             os.close(self.fd)

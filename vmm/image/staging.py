@@ -93,13 +93,13 @@ class StagedWrites:
     def scatter(self, sectors: Sequence[int], data: bytes, phase: int) -> None:
         """Stage sectors from anywhere; `data` has one after the other. As write() does it."""
         with memoryview(data) as view:
-            if self._scatter_behind(sectors, view, phase):
+            if self._scatter_after(sectors, view, phase):
                 return
         for at, sector in enumerate(sectors):
             self.write(sector, data[at * SECTOR_SIZE : (at + 1) * SECTOR_SIZE], phase)
 
-    def _scatter_behind(self, sectors: Sequence[int], data: memoryview, phase: int) -> bool:
-        """The same at once, if they ascend and lie behind all that is staged of their chunks."""
+    def _scatter_after(self, sectors: Sequence[int], data: memoryview, phase: int) -> bool:
+        """The same at once, if they ascend and lie after all that is staged of their chunks."""
         chunks, found = self._extents[phase], {}
         chunk, end, first, begin, extents = -1, 0, 0, 0, bytearray()
         for at, sector in enumerate(sectors, self._used):
@@ -154,7 +154,7 @@ class StagedWrites:
         return b"".join(_EXTENT.pack(*extent) for extent in sorted(merged))
 
     def _append(self, phase: int, data: memoryview) -> int:
-        """Put new sectors behind all others in the store; return where. GuestFault if too many."""
+        """Put new sectors after all others in the store; return where. GuestFault if too many."""
         count, at = len(data) // SECTOR_SIZE, self._used
         self._budget -= count
         if self._budget < 0:

@@ -23,7 +23,7 @@ KVM_GET_REGS = _IOC_READ | KVM_REGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x81
 KVM_SET_REGS = _IOC_WRITE | KVM_REGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x82
 KVM_GET_SREGS = _IOC_READ | KVM_SREGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x83
 KVM_SET_SREGS = _IOC_WRITE | KVM_SREGS.extent << _SIZE_SHIFT | _KVMIO << 8 | 0x84
-# The size of the head of struct kvm_signal_mask, without the signal set behind it.
+# The size of the head of struct kvm_signal_mask, without the signal set after it.
 KVM_SET_SIGNAL_MASK = (
     _IOC_WRITE | KVM_SIGNAL_MASK.offset("sigset") << _SIZE_SHIFT | _KVMIO << 8 | 0x8B
 )

@@ -100,7 +100,7 @@ KVM_RUN_HEAD = Layout(
 """The head of struct kvm_run, up to its union of exits."""
 
 KVM_RUN_IO = Layout(direction="B", size="B", port="H", count="I", data_offset="Q")
-"""struct kvm_run's io: where the exit was KVM_EXIT_IO; lies behind KVM_RUN_HEAD."""
+"""struct kvm_run's io: where the exit was KVM_EXIT_IO; lies after KVM_RUN_HEAD."""
 
 KVM_RUN_MMIO = Layout(phys_addr="Q", data="8s", len="I", is_write="B")
-"""struct kvm_run's mmio: where the exit was KVM_EXIT_MMIO; lies behind KVM_RUN_HEAD."""
+"""struct kvm_run's mmio: where the exit was KVM_EXIT_MMIO; lies after KVM_RUN_HEAD."""

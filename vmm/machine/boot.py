@@ -62,7 +62,7 @@ _CR4 = 0x620  # OSXMMEXCPT OSFXSR PAE
 _EFER = 0xD00  # NXE LMA LME
 _RFLAGS = 0x2  # IOPL 0: ports are open by the TSS's bitmap only
 
-_IO_MAP_BASE = 104  # Intel SDM vol. 3A, 8.7: the bitmap may start right behind the 64-bit TSS
+_IO_MAP_BASE = 104  # Intel SDM vol. 3A, 8.7: the bitmap may start right after the 64-bit TSS
 _IO_MAP_BYTES = 0x400 // 8
 _OPEN_PORTS = (INSTAR_PORT_EXIT, INSTAR_PORT_NOTIFY, INSTAR_PORT_SERIAL)
 _BUSY_TSS = 11

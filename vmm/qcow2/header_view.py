@@ -50,7 +50,7 @@ class HeaderView:
     raw: bytes
     """The bytes of fields and extensions, end marker included."""
     unknown: bytes
-    """Fields behind refcount_order and header_length; empty in version 2."""
+    """Fields after refcount_order and header_length; empty in version 2."""
     extensions: tuple[tuple[int, bytes], ...]
     """(type, data) in order, feature names left out: they are but words for error messages."""
     name: bytes | None

@@ -29,7 +29,7 @@ NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 5
 PIECE = 1 << 20
 """What is read of a table at a time, in bytes."""
 MEMORY_MIN, MEMORY_FACTOR = 64 << 20, 8
-"""What the judge may take of memory: so many bytes, and so many times what is staged and stored."""
+"""Memory the judge may use, in bytes: a base, and a multiple of what is staged and stored."""
 
 _READ_WORK = 1 << 14  # bytes: to judge anything takes as long as reading so many more
 _NEAR = 1 << 16
