@@ -91,7 +91,7 @@ def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | I
     A result has the fields of an AmendResult: the document itself, or its "result".
     """
     try:
-        document = json.loads(text, parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
+        document = _DECODER.decode(text.decode())
         if "error" in document:
             return _read_error(document["error"], expected.name)
         return _read_result(document.get("result", document), expected)
@@ -106,6 +106,9 @@ def _int(digits: str) -> int:
 
 def _refuse(_text: str) -> NoReturn:
     raise ValueError("a number that no amend has")
+
+
+_DECODER = json.JSONDecoder(parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
 
 
 def _read_result(document: Any, expected: Expected) -> AmendResult:
