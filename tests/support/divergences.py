@@ -54,8 +54,8 @@ DIVERGENCES = (
     Divergence(
         "dirty_refused",
         "repairs a dirty image as it opens it, then goes on",
-        "refuses (`dirty`)",
-        "to rebuild reference counts is `qemu-img check`'s work, and its user should see it",
+        "refuses (`dirty`) unless `--repair` is given",
+        "a repair rewrites refcounts; the user should ask for it",
         symptoms=("instar refuses: dirty",),
     ),
     Divergence(
@@ -78,8 +78,8 @@ DIVERGENCES = (
     Divergence(
         "no_secret_needed",
         "refuses to open an encrypted image without its secret",
-        "needs no secret",
-        "neither option touches encrypted bytes",
+        "needs none, except to change keyslots",
+        "nothing else touches encrypted bytes",
         symptoms=("qemu refuses: *'encrypt.key-secret'*",),
     ),
     Divergence(
@@ -269,9 +269,9 @@ DIVERGENCES = (
     Divergence(
         "bitmap_directory_not_read",
         "reads all bitmaps, and refuses if one is damaged",
-        "follows the bitmaps extension only to name the bitmaps that prevent a downgrade, or to "
-        "drop them",
-        "neither option touches bitmaps",
+        "follows bitmaps only where a downgrade or a change of `size` must name or drop them, "
+        "where a repair counts references, and where clusters that change could be theirs",
+        "nothing else touches bitmaps",
         symptoms=(
             "qemu refuses: *Bitmap *",
             "qemu refuses: *bitmap*",
