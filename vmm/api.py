@@ -83,7 +83,7 @@ def resize(
         path: the image, a regular file or a block device.
         size: the new size in bytes, or as text: "10G", or "+1G" and "-512M" for so much more or
             less. A multiple of 512.
-        shrink: whether the disk may become smaller, and lose what it has behind its new end.
+        shrink: whether the disk may become smaller, and lose what it has past its new end.
         backing_size: how many bytes the backing file's disk has at most; None stands for any
             number.
         drop_bitmaps: whether persistent bitmaps that do not fit the size are removed; else they

@@ -269,8 +269,8 @@ DIVERGENCES = (
     Divergence(
         "bitmap_directory_not_read",
         "reads all bitmaps, and refuses if one is damaged",
-        "follows bitmaps only where a downgrade or a change of `size` must name or drop them, "
-        "where a repair counts references, and where clusters that change could be theirs",
+        "follows bitmaps only where a downgrade or a change of `size` names or drops them, where "
+        "a repair counts references, and where clusters that change could be theirs",
         "nothing else touches bitmaps",
         symptoms=(
             "qemu refuses: *Bitmap *",
@@ -286,7 +286,7 @@ DIVERGENCES = (
     ),
     Divergence(
         "file_must_be_whole",
-        "takes a header that the file's end cuts short, and tables behind the end, which read as "
+        "takes a header that the file's end cuts short, and tables past the end, which read as "
         "zeros, or in the header cluster",
         "refuses (`truncated_header`, `refcount_table`, `l1_table`, `l2_table`, `snapshot_table`)",
         "the file is truncated or damaged, and should be looked at first",
@@ -347,9 +347,9 @@ DIVERGENCES = (
     ),
     Divergence(
         "zeroes_inside",
-        "fills a zero cluster with zeros wherever its host cluster is: behind the end the file "
-        "grows as far, and cluster 0 counts as none",
-        "refuses one behind the end of the file (`l2_entry`)",
+        "fills a zero cluster with zeros wherever its host cluster is: past the end the file "
+        "grows to reach it, and cluster 0 counts as none",
+        "refuses one past the end of the file (`l2_entry`)",
         "the image is damaged, and a file must not grow by more than was allowed",
         symptoms=("instar refuses: l2_entry",),
     ),
@@ -382,14 +382,14 @@ DIVERGENCES = (
     ),
     Divergence(
         "hidden_data_stays_hidden",
-        "grows a disk by its size alone: what an earlier shrink left behind its end shows again",
-        "drops what hides behind the end, and makes the rest of the last cluster zeros",
+        "grows a disk by its size alone: what an earlier shrink left past its end shows again",
+        "drops what hides past the end, and makes the rest of the last cluster zeros",
         "whoever has a disk that grew must not read what it had been before",
         symptoms=("contents: active",),
     ),
     Divergence(
         "hidden_clusters_released",
-        "leaks what an earlier shrink left behind the disk's end when it makes the disk smaller "
+        "leaks what an earlier shrink left past the disk's end when it makes the disk smaller "
         "still",
         "gives it up with the rest",
         "nothing would ever show or free these clusters again",

@@ -18,20 +18,20 @@ _ROWS = (
         kind=NUMBER,
         abi_key=0,
         help="Time to spend in PBKDF in milliseconds",
-        meaning="For how many milliseconds this machine has to try a passphrase on the keyslot; "
-        "2000 if it isn't said, and at least 1000 iterations.",
+        meaning="How many milliseconds it takes this machine to try a passphrase on the keyslot; "
+        "2000 by default, and at least 1000 iterations.",
         keyword="",
-        since="0.2",
+        since="0.1",
     ),
     Option(
         key="keyslot",
         kind=NUMBER,
         abi_key=0,
         help="Select a single keyslot to modify explicitly",
-        meaning="The keyslot, 0 to 7; if it isn't said, the first free one, or all that hold "
+        meaning="The keyslot, 0 to 7; by default the first free one, or all that hold "
         "`old-secret`.",
         keyword="",
-        since="0.2",
+        since="0.1",
         fault="Parameter '{key}' expects a number from 0 to 7, not {}",
     ),
     Option(
@@ -39,9 +39,9 @@ _ROWS = (
         kind=TEXT,
         abi_key=0,
         help="New secret to set in the matching keyslots. Empty string to erase",
-        meaning="The `id` of the secret that a keyslot shall hold; needed for `active`.",
+        meaning="The `id` of the secret that the keyslot is to hold; needed for `active`.",
         keyword="",
-        since="0.2",
+        since="0.1",
     ),
     Option(
         key="old-secret",
@@ -50,16 +50,16 @@ _ROWS = (
         help="Select all keyslots that match this password",
         meaning="The `id` of the secret whose keyslots are erased.",
         keyword="",
-        since="0.2",
+        since="0.1",
     ),
     Option(
         key="state",
         kind=CHOICE,
         abi_key=0,
         help="Select new state of affected keyslots (active/inactive)",
-        meaning="What becomes of the keyslot: it holds `new-secret`, or nothing.",
+        meaning="Whether the keyslot comes to hold `new-secret`, or nothing.",
         keyword="",
-        since="0.2",
+        since="0.1",
         choices={"active": 1, "inactive": 0},
         fault="Parameter '{key}' does not accept value {}",
     ),

@@ -173,11 +173,10 @@ PERMISSIONS = (
         kind=SIZE,
         flag=0,
         help="how far the file may grow, by default 1G",
-        meaning="By how much the file may grow where a downgrade has to fill zero clusters over a "
-        "backing file: bytes, or a number with a suffix k, M, G, T, P or E (powers of 1024), 1G if "
-        "it isn't said. A block device does not grow.",
-        keyword="by how many bytes the file may grow where a downgrade has to fill zero clusters "
-        "over a backing file; None stands for 1 GiB. A block device does not grow",
+        meaning="By how much the file may grow for new clusters: bytes, or a number with a suffix "
+        "k, M, G, T, P or E (powers of 1024); 1G by default. A block device does not grow.",
+        keyword="by how many bytes the file may grow for new clusters; None stands for 1 GiB. A "
+        "block device does not grow",
         since="0.1",
         default=1 << 30,
     ),
@@ -197,9 +196,9 @@ PERMISSIONS = (
         key="shrink",
         kind=FLAG,
         flag=AMEND_FLAG_SHRINK,
-        help="let the disk become smaller, and lose what is behind its new end",
-        meaning="Let the disk become smaller. What it has behind its new end is lost.",
-        keyword="whether the disk may become smaller, and lose what it has behind its new end",
+        help="let the disk become smaller, and lose what is past its new end",
+        meaning="Let the disk become smaller. What it has past its new end is lost.",
+        keyword="whether the disk may become smaller, and lose what it has past its new end",
         since="0.1",
     ),
     Permission(
@@ -208,8 +207,8 @@ PERMISSIONS = (
         flag=0,
         help="how large the backing file is at most, which makes growing cheaper",
         meaning="How large the disk of the backing file is at most. A disk that grows over a "
-        "backing file hides what that has behind the old end; instar does not open it, and so "
-        "hides it in all of the new part if it isn't told.",
+        "backing file hides what that has past the old end. instar does not open it, and so hides "
+        "all of the new part unless it is told.",
         keyword="how many bytes the backing file's disk has at most, for a disk that grows; None "
         "stands for any number",
         since="0.1",
