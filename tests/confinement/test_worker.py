@@ -246,7 +246,7 @@ def test_a_worker_is_told_what_an_image_may_cost(tmp_path: Path) -> None:
     for image, size in zip(images, sizes, strict=True):
         kind, message = outcomes(done.stdout)[image.name]
         assert kind == "ImageRejected"
-        assert f"takes more work than to read {1000 + size} bytes" in message
+        assert f"takes more work than reading {1000 + size} bytes" in message
 
 
 def test_an_outcome_of_any_length_comes_through(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_WORK_LIMIT: (
         "work_limit",
         ("limit",),
-        "to follow the image's tables takes more work than to read {limit} bytes, out of "
+        "following the image's tables takes more work than reading {limit} bytes, which is out of "
         "proportion to what the file holds; copy the image with qemu-img convert if it is to be "
         "trusted",
     ),
@@ -265,7 +265,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "change_limit",
         ("bytes", "ranges"),
         "the amend takes more than {bytes} bytes of tables, or {ranges} separate ranges to be "
-        "zeroed, which is more than is held back until it is judged; say with --backing-size "
+        "zeroed, which is more than instar stages for one change; say with --backing-size "
         "how far a backing file reaches if the disk grows over one, amend the image with "
         "qemu-img amend if it is to be trusted, or copy it with qemu-img convert",
     ),
@@ -295,7 +295,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_GROW_OVER_BACKING_V2: (
         "grow_over_backing_v2",
         ("virtual_size", "backing_size"),
-        "what the backing file has behind the disk's end of {virtual_size} bytes would show, "
+        "what the backing file has past the disk's end of {virtual_size} bytes would show, "
         "and version 2 has no zero clusters to hide it; amend the image to compat=1.1 first, "
         "or say with --backing-size that the backing file is no longer than the disk",
     ),
@@ -303,7 +303,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "grow_head_over_backing",
         ("virtual_size", "cluster_size"),
         "the disk ends at byte {virtual_size}, within a cluster of {cluster_size} bytes that "
-        "the backing file holds, and what that has behind the end would show; say with "
+        "the backing file holds, and what that has past the end would show; say with "
         "--backing-size that it has nothing there, or write to the disk's last cluster first",
     ),
     abi.REFUSAL_SIZE_DATA_FILE: (
@@ -538,7 +538,7 @@ FINDINGS = {
     abi.CHECK_SNAPSHOT_UNALIGNED: "a snapshot whose L1 table begins in no cluster",
     abi.CHECK_SNAPSHOT_SIZE: "a snapshot whose L1 table is too large",
     abi.CHECK_SNAPSHOT_DATA_FILE: "a snapshot and a data file",
-    abi.CHECK_BITMAP: "a bitmap of a kind that there is none of",
+    abi.CHECK_BITMAP: "a bitmap of an unknown type",
     abi.CHECK_BITMAP_ENTRY: "a bitmap whose table is not valid",
     abi.CHECK_BITMAP_TABLE: "a bitmap whose table is longer or shorter than its disk takes",
     abi.CHECK_BITMAP_NAME: "two bitmaps of one name",

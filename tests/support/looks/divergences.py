@@ -147,7 +147,7 @@ CHECK = (
         "follows tables for as long as it takes, which can be hours",
         "refuses an image that asks for more work than what it stores explains (`work_limit`)",
         "a verdict must come in bounded time",
-        ("instar refuses: to follow the image's tables takes more work*",),
+        ("instar refuses: following the image's tables takes more work*",),
     ),
     Divergence(
         "check_needs_nothing_else",
