@@ -69,12 +69,12 @@ def test_a_test_that_has_gone_is_noticed() -> None:
 
 
 (GROWTH,) = (row.default for row in PERMISSIONS if row.key == "max_growth")
-WORK = f"{WORK_MIN >> 20} MiB, and {WORK_FACTOR} times what is stored"
+WORK = f"{WORK_MIN >> 20} MiB, plus {WORK_FACTOR} times what the file stores"
 
 # What a row begins with, and a part of its second column.
 NUMBERS = {
     "wall-clock time": f"{request.TIMEOUT:g} s, ",
-    "exits": f"{EXIT_BUDGET:,}, and as many for each {WORK_OF_EXITS // WORK_FACTOR >> 20} MiB ",
+    "exits": f"{EXIT_BUDGET:,}, and as many again for each {WORK_OF_EXITS // WORK_FACTOR >> 20} ",
     "bytes read": WORK,
     "bytes staged": f" {abi.INSTAR_STAGED_MAX >> 20} MiB at most",
     "ranges zeroed": f"{abi.INSTAR_SEGMENTS_MAX:,}; ",
@@ -82,13 +82,13 @@ NUMBERS = {
     "bytes of text": f"{TEXT_BUDGET}",
     "bytes of messages": f"{FRAME_BUDGET >> 20} MiB",
     "work of the judge": (
-        f"{WORK}; {disk._READ_WORK >> 10} KiB for each read, "
-        f"{structures._CLUSTER_WORK} bytes for each cluster given up"
+        f"{WORK}; each read counts {disk._READ_WORK >> 10} KiB, "
+        f"each cluster given up {structures._CLUSTER_WORK} bytes"
     ),
-    "memory of the judge": f"{disk.MEMORY_MIN >> 20} MiB, and {disk.MEMORY_FACTOR} times ",
+    "memory of the judge": f"{disk.MEMORY_MIN >> 20} MiB, plus {disk.MEMORY_FACTOR} times ",
     "memory": f"{abi.INSTAR_RAM_SIZE >> 20} MiB of guest RAM; "
     f"up to {abi.INSTAR_RAM_MAX >> 20} MiB ",
-    "limits": f"{confine.MEMORY >> 20} MiB of memory more than at the start",
+    "limits": f"{confine.MEMORY >> 20} MiB more memory than at the start",
     "seccomp": f"{len(RULES)} system calls that a run needs, and {len(CLIENT_RULES)} that ",
 }
 
