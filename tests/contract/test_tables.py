@@ -69,7 +69,7 @@ def test_each_option_and_error_of_the_abi_is_in_the_page() -> None:
     assert rows == [(str(row.abi_key), row.key, kinds[row.abi_kind]) for row in OPTIONS_BY_KEY]
     listed = text.partition("\nErrors: ")[2].partition("\n\n")[0]
     numbers = {number for name, number in vars(abi).items() if name.startswith("AMEND_ERROR_")}
-    assert {int(number) for number in re.findall(r"(?:^|,\s)(\d+) ", listed)} == {0, *numbers}
+    assert {int(number) for number in re.findall(r"(?:^|,\s)(\d+)\s", listed)} == {0, *numbers}
 
 
 def test_each_row_of_the_code_is_a_row_of_a_table() -> None:
