@@ -38,15 +38,16 @@ class Divergence:
 DIVERGENCES = (
     Divergence(
         "no_op_writes_nothing",
-        "writes the header anew whatever is asked: it adds its own feature names, reverses unknown "
-        "extensions, clears unknown autoclear bits and all bytes that mean nothing",
-        "leaves an image that is already as asked untouched, its bytes and its modification time",
-        "a request that is already true is no reason to write",
+        "rewrites the header whatever is requested: it adds its own feature names, reverses "
+        "unknown extensions, clears unknown autoclear bits and all unused bytes",
+        "leaves an image that is already as requested untouched, its bytes and its modification "
+        "time",
+        "a request that is already met is no reason to write",
         symptoms=("qemu writes: noop",),
     ),
     Divergence(
         "refusal_leaves_nothing",
-        "may have written before it refuses: the steps done so far, or the corrupt bit",
+        "may have written something before it refuses: the steps done so far, or the corrupt bit",
         "has written nothing when it refuses",
         "a refusal must not change an image",
         symptoms=("qemu writes: refused",),
@@ -86,7 +87,7 @@ DIVERGENCES = (
         "backing_file_confirmed",
         "changes the backing file by `backing_file` and `backing_fmt`, and warns",
         "takes them for a confirmation, as later versions do; changes it with `--change-backing`",
-        "what a disk reads must not change by a request that others take for a question",
+        "what a disk reads must not change by a request that later versions take for a question",
         versions="5.2",
         symptoms=("instar refuses: backing_change",),
     ),
@@ -111,13 +112,13 @@ DIVERGENCES = (
     ),
     Divergence(
         "rebase_needs_a_name",
-        "takes the backing file away if `rebase -u` is given no `-b`",
+        "removes the backing file if `rebase -u` is given no `-b`",
         "asks for `-b`, which may be empty",
-        "a flag that was forgotten must not change what a disk reads",
+        "a forgotten flag must not change what a disk reads",
     ),
     Divergence(
         "rebase_is_not_shared",
-        "writes to an image that a program uses, if `rebase -u` is given `-U`",
+        "writes to an image that another program uses, if `rebase -u` is given `-U`",
         "refuses `-U`",
         "two programs that write to an image destroy it",
     ),
@@ -138,7 +139,7 @@ DIVERGENCES = (
         "lazy_on_with_downgrade",
         "accepts `compat=0.10,lazy_refcounts=on` where lazy refcounts are on, and drops them",
         "refuses (`lazy_needs_v3`), whatever the image says",
-        "what was asked for explicitly cannot be had",
+        "an explicit request cannot be met",
         symptoms=("instar refuses: lazy_needs_v3",),
     ),
     Divergence(
@@ -150,7 +151,7 @@ DIVERGENCES = (
     ),
     Divergence(
         "backing_file_may_be_longer",
-        "looks at the backing file, and lets a version 2 image grow if that is no longer",
+        "looks at the backing file, and lets a version 2 image grow if that is not longer",
         "refuses (`grow_over_backing_v2`), unless `--backing-size` says how long it is",
         "no file that an image names is opened",
         symptoms=("instar refuses: grow_over_backing_v2", "instar refuses: grow_head_over_backing"),
@@ -201,8 +202,8 @@ DIVERGENCES = (
     ),
     Divergence(
         "empty_snapshot_l1",
-        "fails on a snapshot that has no L1 table, as of an image of size 0 (`Cannot allocate "
-        "memory`, or a crash)",
+        "fails on a snapshot that has no L1 table, such as one of an image of size 0 (`Cannot "
+        "allocate memory`, or a crash)",
         "downgrades",
         "nothing is wrong with the image",
         symptoms=(
@@ -226,7 +227,7 @@ DIVERGENCES = (
         "adds its feature name table to version 3 where clusters are over 4 KiB, and refuses where "
         "that does not fit; puts its own in the place of another",
         "adds none, and drops it when it changes the version",
-        "they are words for error messages, and the room is worth more",
+        "they only serve error messages, and the space is worth more",
         symptoms=("qemu refuses: Failed to update the image header: No space left on device",),
     ),
     Divergence(
@@ -330,7 +331,7 @@ DIVERGENCES = (
         "failed_flush_is_an_error",
         "exits with 0 if the last flush fails, as it closes the image",
         "fails, and says that the image may be amended or not",
-        "who asked must know that nothing is sure",
+        "the caller must know that the outcome is uncertain",
     ),
     Divergence(
         "work_is_bounded",
@@ -371,7 +372,7 @@ DIVERGENCES = (
         "reserved_refcount_bits",
         "ignores the reserved bits in an entry of the refcount table",
         "refuses a downgrade that needs the entry (`refcount_table`)",
-        "the specification has them 0: the table is damaged",
+        "the specification requires them to be 0: the table is damaged",
     ),
     Divergence(
         "growth_limited",
@@ -384,35 +385,35 @@ DIVERGENCES = (
         "hidden_data_stays_hidden",
         "grows a disk by its size alone: what an earlier shrink left past its end shows again",
         "drops what hides past the end, and makes the rest of the last cluster zeros",
-        "whoever has a disk that grew must not read what it had been before",
+        "a disk that has grown must not show what it held before",
         symptoms=("contents: active",),
     ),
     Divergence(
         "hidden_clusters_released",
         "leaks what an earlier shrink left past the disk's end when it makes the disk smaller "
         "still",
-        "gives it up with the rest",
+        "frees it with the rest",
         "nothing would ever show or free these clusters again",
         symptoms=("check: leaks",),
     ),
     Divergence(
         "shrink_wants_asking",
-        "shrinks a disk by `amend -o size` without a question",
+        "shrinks a disk by `amend -o size` without asking",
         "refuses without `--shrink` (`shrink_not_allowed`), as `qemu-img resize` does",
-        "a slip of the pen must not lose data",
+        "a typing error must not lose data",
         symptoms=("instar refuses: shrink_not_allowed",),
     ),
     Divergence(
         "data_file_not_resized",
-        "cuts or extends the data file that the image names",
+        "truncates or extends the data file that the image names",
         "refuses (`size_data_file`)",
-        "a name in an image that is not trusted must not decide which files are cut",
+        "a name in an image that is not trusted must not decide which files are truncated",
         symptoms=("instar refuses: size_data_file",),
     ),
     Divergence(
         "bitmaps_not_resized",
         "makes the tables of bitmaps longer or shorter, and clears bits after the disk's end",
-        "refuses (`size_bitmaps`), but for a disk that grows and needs no longer tables",
+        "refuses (`size_bitmaps`), unless the disk grows and the tables need not become longer",
         "nobody has asked for it yet; bitmaps are made anew with the next full backup",
         symptoms=("instar refuses: size_bitmaps",),
     ),

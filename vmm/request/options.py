@@ -124,7 +124,7 @@ OPTIONS = (
         abi_key=OPTION_REFCOUNT_BITS,
         help="Width of a reference count entry in bits",
         meaning="The width of reference counts: 1, 2, 4, 8, 16, 32 or 64 bits. Any but 16 needs "
-        "compat 1.1, and each must hold the largest count there is.",
+        "compat 1.1, and the new width must hold the largest count in the image.",
         keyword="how many bits a reference count has: 1, 2, 4, 8, 16, 32 or 64",
         since="0.1",
         numbers=REFCOUNT_BITS,
@@ -139,8 +139,8 @@ OPTIONS = (
         kind=SIZE,
         abi_key=OPTION_SIZE,
         help="Virtual disk size",
-        meaning="The size of the disk, a multiple of 512 bytes. What a larger disk has more reads "
-        "as zeros; a smaller one needs `--shrink`. Snapshots keep their own size.",
+        meaning="The size of the disk, a multiple of 512 bytes. The new part of a larger disk "
+        "reads as zeros; a smaller disk needs `--shrink`. Snapshots keep their own size.",
         keyword="the size of the disk in bytes, a multiple of 512",
         since="0.1",
         least=512,
@@ -185,9 +185,9 @@ PERMISSIONS = (
         kind=FLAG,
         flag=AMEND_FLAG_CHANGE_BACKING,
         help="let backing_file and backing_fmt be others than the image's",
-        meaning="Let `backing_file` and `backing_fmt` change the image's. Without it they only "
-        "confirm it. Nothing looks at the backing files: what the guest of the disk reads changes "
-        "wherever they differ.",
+        meaning="Let `backing_file` and `backing_fmt` change the image's backing file. Without it "
+        "they only confirm it. No backing file is looked at: what a guest reads from the disk "
+        "changes wherever the old and the new one differ.",
         keyword="whether backing_file and backing_fmt may be others than the image's; else they "
         "confirm them",
         since="0.1",
@@ -220,9 +220,9 @@ PERMISSIONS = (
         kind=FLAG,
         flag=AMEND_FLAG_REPAIR,
         help="first repair an image that is marked dirty",
-        meaning="First repair an image that is marked dirty: count all references, and write "
-        "refcounts and flags by that. What only a guess could repair is refused. Another image is "
-        "amended as it is. May be given without an option.",
+        meaning="First repair an image that is marked dirty: count all references, and correct "
+        "refcounts and flags accordingly. What could only be repaired by guessing is refused. An "
+        "image that is not dirty is amended as it is. May be given without an option.",
         keyword="whether an image that is marked dirty is repaired first; else it is refused",
         since="0.1",
     ),
