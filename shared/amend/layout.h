@@ -7,15 +7,16 @@
 
 #include "amend/target.h"
 
-struct layout {
+/* The header as it will be. */
+struct new_header {
     struct qcow2_image *image;
     const struct target *target;
-    uint8_t *new_header; /* HEADER_SIZE bytes of memory */
-    bool atomic;         /* the switch is the write of one sector */
+    uint8_t *bytes;      /* HEADER_SIZE bytes of memory */
+    bool atomic;         /* the switch to it is the write of one sector */
     uint32_t fields_end; /* layout.c's own: where the extensions start if they move, else 0 */
 };
 
 /* Lay out the header for the target, and stage it. False: refused, no room. */
-bool lay_out_header(struct layout *layout);
+bool lay_out_header(struct new_header *new);
 
 #endif

@@ -56,24 +56,24 @@ static bool is_understood(const struct amendment *amendment)
            h->refcount_order <= QCOW2_REFCOUNT_ORDER_MAX;
 }
 
-static struct layout layout_of(struct amendment *amendment)
+static struct new_header new_header_of(struct amendment *amendment)
 {
-    return (struct layout){
+    return (struct new_header){
         .image = &amendment->image,
         .target = &amendment->target,
-        .new_header = amendment->workspace->new_header,
+        .bytes = amendment->workspace->new_header,
     };
 }
 
 /* Note what would be refused later, too: after a refusal nothing is staged. */
 static void look_ahead(struct amendment *amendment)
 {
-    struct layout layout = layout_of(amendment);
+    struct new_header new = new_header_of(amendment);
     for (const struct option *const *option = all_options; *option; option++)
         if ((*option)->foresee)
             (*option)->foresee(amendment);
     if (is_understood(amendment))
-        (void)lay_out_header(&layout);
+        (void)lay_out_header(&new);
 }
 
 /* Judge the image and what is asked of it. False: refused. */
@@ -137,13 +137,13 @@ static bool stage_tables(struct amendment *amendment)
 
 static bool plan_amended(struct amendment *amendment, struct amend_plan *plan)
 {
-    struct layout layout = layout_of(amendment);
+    struct new_header new = new_header_of(amendment);
     plan->action = AMEND_ACTION_AMENDED;
     bool staged = stage_tables(amendment);
     if (!staged && !is_understood(amendment))
         return false;
-    bool fits = lay_out_header(&layout); /* after a refusal only to see whether it would */
-    plan->atomic = layout.atomic;
+    bool fits = lay_out_header(&new); /* after a refusal only to see whether it would */
+    plan->atomic = new.atomic;
     return staged && fits;
 }
 
@@ -203,7 +203,7 @@ static bool plan_repaired(struct amendment *amendment, enum repair_extent extent
     struct qcow2_image *image = &amendment->image;
     struct target *target = &amendment->target;
     const struct qcow2_header *h = &image->header;
-    struct layout layout = layout_of(amendment);
+    struct new_header new = new_header_of(amendment);
     if (!stage_repair(image, target, &amendment->workspace->recode, memory, extent))
         return false;
     plan->atomic = true;
@@ -213,7 +213,7 @@ static bool plan_repaired(struct amendment *amendment, enum repair_extent extent
     bool header = target->incompatible_features != h->incompatible_features ||
                   target->autoclear_features != h->autoclear_features ||
                   target->refcount_table_offset != h->refcount_table_offset;
-    return !header || lay_out_header(&layout);
+    return !header || lay_out_header(&new);
 }
 
 bool plan_repair(const struct AmendConfig *config, const struct image_io *io,
