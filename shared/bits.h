@@ -1,4 +1,4 @@
-/* Pure, either side: bits of arrays, and rounding. */
+/* Pure, either side: bits of arrays, rounding, and the larger of two numbers. */
 #ifndef INSTAR_BITS_H
 #define INSTAR_BITS_H
 
@@ -27,6 +27,16 @@ static inline bool take_bit(uint64_t *bits, uint64_t n)
 static inline uint64_t round_up(uint64_t value, uint64_t unit)
 {
     return (value + unit - 1) & ~(unit - 1);
+}
+
+static inline uint64_t larger(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline uint64_t smaller(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
 }
 
 #endif

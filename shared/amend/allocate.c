@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "bits.h"
 #include "image/writes.h"
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
@@ -28,11 +29,6 @@ static uint64_t divide_up(uint64_t value, uint64_t by)
     return (value + by - 1) / by;
 }
 
-static uint64_t larger(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Lay an area out for a run of `run` clusters. False: the refcount table would be too large. */
 static bool lay_out(struct books *books, uint64_t run, struct area *area)
 {
@@ -40,7 +36,7 @@ static bool lay_out(struct books *books, uint64_t run, struct area *area)
     uint64_t per_block = entries_per_block(books->image),
              cluster_size = books->image->header.cluster_size;
     uint64_t wanted = divide_up(books->expected, per_block - 1);
-    uint64_t at_once = larger(1, wanted < BLOCKS_AT_ONCE ? wanted : BLOCKS_AT_ONCE);
+    uint64_t at_once = larger(1, smaller(wanted, BLOCKS_AT_ONCE));
     *area = (struct area){.first = r->blocks * per_block, .blocks = at_once, .run = run};
     /* Each block counts itself, and leaves at least one cluster over. The table moves at once, if what
      * may follow needs that: its old place is not written to. */

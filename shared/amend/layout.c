@@ -30,16 +30,6 @@ struct span {
     uint32_t end;
 };
 
-static uint32_t larger(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static struct span name_span(const struct qcow2_header *h)
 {
     uint32_t start = (uint32_t)h->backing_file_offset;
@@ -226,14 +216,14 @@ static void start_header(struct new_header *new, bool keep_name)
 static struct span free_span(const struct qcow2_header *h, bool after_name)
 {
     struct span name = name_span(h);
-    uint32_t limit = smaller(h->cluster_size, HEADER_SIZE);
-    uint32_t start = larger(h->extensions_end, SECTOR);
+    uint64_t limit = smaller(h->cluster_size, HEADER_SIZE);
+    uint64_t start = larger(h->extensions_end, SECTOR);
     if (name.start && after_name)
         start = larger(start, name.end);
     else if (name.start)
         limit = smaller(limit, name.start);
-    start = (uint32_t)round_up(start, 8);
-    return (struct span){start, larger(start, limit)};
+    start = round_up(start, 8);
+    return (struct span){(uint32_t)start, (uint32_t)larger(start, limit)};
 }
 
 static uint32_t span_size(struct span span)
@@ -246,8 +236,8 @@ static bool is_empty(const struct new_header *new, struct span span)
 {
     const uint8_t *old = new->image->memory->header, *bytes = new->bytes;
     struct span name = name_span(&new->image->header);
-    uint32_t end = (uint32_t)round_up(span.end, SECTOR);
-    for (uint32_t at = larger(span.start, new->image->header.extensions_end); at < end; at++)
+    uint64_t end = round_up(span.end, SECTOR);
+    for (uint64_t at = larger(span.start, new->image->header.extensions_end); at < end; at++)
         if (old[at] && old[at] != bytes[at] && (at < name.start || at >= name.end))
             return false;
     return true;

@@ -4,15 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bits.h"
+
 #define SECTOR IO_SECTOR_SIZE
 
 static _Thread_local struct host_write *writes;
 static _Thread_local uint32_t write_count, write_room;
-
-static uint64_t smaller(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static void forget_writes(void)
 {
@@ -25,10 +22,10 @@ static bool note_write(const struct host_write *write)
 {
     if (write_count == write_room) {
         uint32_t room = write_room ? 2 * write_room : 64;
-        struct host_write *larger = realloc(writes, room * sizeof(*writes));
-        if (!larger)
+        struct host_write *grown = realloc(writes, room * sizeof(*writes));
+        if (!grown)
             return false;
-        writes = larger;
+        writes = grown;
         write_room = room;
     }
     writes[write_count++] = *write;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "bits.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/bytes.h"
 #include "qcow2/extensions.h"
@@ -18,18 +19,13 @@ struct telling {
     struct bitmap_names names;
 };
 
-static uint32_t at_most(uint32_t value, uint32_t limit)
-{
-    return value < limit ? value : limit;
-}
-
 static void tell_text(struct telling *telling, uint32_t text, const uint8_t *bytes, uint32_t size)
 {
     uint8_t *payload = telling->workspace->records.bytes;
     uint32_t done = 0;
     do {
         const uint32_t head[] = {text, done};
-        uint32_t part = at_most(size - done, FRAME_PAYLOAD_MAX - (uint32_t)sizeof(head));
+        uint32_t part = (uint32_t)smaller(size - done, FRAME_PAYLOAD_MAX - sizeof(head));
         memcpy(payload, head, sizeof(head));
         memcpy(payload + sizeof(head), bytes + done, part);
         telling->sink->send(telling->sink->context, FRAME_INFO_TEXT, payload,
@@ -114,8 +110,8 @@ static void tell_snapshot(void *context, const struct snapshot *snapshot, uint32
         .date_sec = snapshot->date_sec,
         .date_nsec = snapshot->date_nsec,
         .l1_size = snapshot->l1_size,
-        .id_size = (uint16_t)at_most(snapshot->id_size, INFO_SNAPSHOT_ID_MAX),
-        .name_size = (uint16_t)at_most(name_size, INFO_SNAPSHOT_NAME_MAX),
+        .id_size = (uint16_t)smaller(snapshot->id_size, INFO_SNAPSHOT_ID_MAX),
+        .name_size = (uint16_t)smaller(name_size, INFO_SNAPSHOT_NAME_MAX),
     };
     uint64_t text = snapshot->offset + QCOW2_SNAPSHOT_HEADER_SIZE + snapshot->extra_data_size;
     uint32_t size = (uint32_t)sizeof(head) + head.id_size + head.name_size;
