@@ -214,15 +214,8 @@ static bool plan_anew(struct new_header *new)
 /* Fields change, and nothing moves in the header. */
 static bool plan_field_change(struct new_header *new)
 {
-    uint8_t *bytes = new->bytes;
-    memcpy(bytes, new->image->memory->header, SECTOR);
-    put_fields(bytes, new->target);
-    if (new->target->version >= 3) {
-        store_be64(bytes + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, new->target->incompatible_features);
-        store_be64(bytes + QCOW2_OFFSET_COMPATIBLE_FEATURES, new->target->compatible_features);
-        store_be64(bytes + QCOW2_OFFSET_AUTOCLEAR_FEATURES, new->target->autoclear_features);
-        store_be32(bytes + QCOW2_OFFSET_REFCOUNT_ORDER, new->target->refcount_order);
-    }
+    memcpy(new->bytes, new->image->memory->header, SECTOR);
+    put_fields(new);
     return finish(new, (struct span){0, 0}, (struct span){0, SECTOR}) == FITS;
 }
 

@@ -125,8 +125,10 @@ bool changes_version(const struct new_header *new)
     return new->target->version != new->image->header.version;
 }
 
-void put_fields(uint8_t *bytes, const struct target *target)
+void put_fields(struct new_header *new)
 {
+    const struct target *target = new->target;
+    uint8_t *bytes = new->bytes;
     store_be32(bytes + QCOW2_OFFSET_VERSION, target->version);
     store_be64(bytes + QCOW2_OFFSET_SIZE, target->size);
     store_be32(bytes + QCOW2_OFFSET_L1_SIZE, target->l1_size);
@@ -134,6 +136,12 @@ void put_fields(uint8_t *bytes, const struct target *target)
     store_be64(bytes + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, target->refcount_table_offset);
     store_be32(bytes + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, target->refcount_table_clusters);
     store_be64(bytes + QCOW2_OFFSET_SNAPSHOTS_OFFSET, target->snapshots_offset);
+    if (target->version >= 3) {
+        store_be64(bytes + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, target->incompatible_features);
+        store_be64(bytes + QCOW2_OFFSET_COMPATIBLE_FEATURES, target->compatible_features);
+        store_be64(bytes + QCOW2_OFFSET_AUTOCLEAR_FEATURES, target->autoclear_features);
+        store_be32(bytes + QCOW2_OFFSET_REFCOUNT_ORDER, target->refcount_order);
+    }
 }
 
 void start_header(struct new_header *new, bool keep_name)
@@ -153,14 +161,7 @@ void start_header(struct new_header *new, bool keep_name)
     if (keep_name && name.start < QCOW2_SECTOR_SIZE)
         memcpy(bytes + name.start, old + name.start,
                smaller(name.end, QCOW2_SECTOR_SIZE) - name.start);
-    put_fields(bytes, target);
-    if (target->version == 2)
-        return;
-    store_be64(bytes + QCOW2_OFFSET_INCOMPATIBLE_FEATURES, target->incompatible_features);
-    store_be64(bytes + QCOW2_OFFSET_COMPATIBLE_FEATURES, target->compatible_features);
-    store_be64(bytes + QCOW2_OFFSET_AUTOCLEAR_FEATURES, target->autoclear_features);
-    store_be32(bytes + QCOW2_OFFSET_REFCOUNT_ORDER, target->refcount_order);
-    if (!changes_version(new))
-        return;
-    store_be32(bytes + QCOW2_OFFSET_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);
+    put_fields(new);
+    if (target->version >= 3 && changes_version(new))
+        store_be32(bytes + QCOW2_OFFSET_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);
 }

@@ -57,8 +57,8 @@ uint32_t extensions_size(const struct new_header *new);
 /* Start the new header: sector 0 with the target's fields and nothing behind them, but for a name
  * that stays there; the rest as it is. */
 void start_header(struct new_header *new, bool keep_name);
-/* The fields that both versions have. */
-void put_fields(uint8_t *bytes, const struct target *target);
+/* Put the target's fields, those that its version has. */
+void put_fields(struct new_header *new);
 /* Put the extensions from the cursor on at `to`, with clean padding, as long as they end before
  * `limit`; returns where the last one ends. */
 uint32_t put_extensions(struct new_header *new, uint32_t to, struct cursor from, uint32_t limit);
