@@ -31,7 +31,9 @@ ZIG_HOST = "-target x86_64-linux-gnu".split()
 # The folders of shared/ that every operation on a qcow2 image is compiled with.
 READERS = ("shared", "shared/image", "shared/qcow2")
 OPERATION = ("guest/operation", "guest/common", *READERS)
-AMEND = ("shared/amend", "shared/amend/options", "shared/inspect", "shared/repair")
+AMEND = (
+    *("shared/plan", "shared/amend", "shared/amend/options", "shared/inspect", "shared/repair"),
+)
 # Image: the folders it is compiled from.
 IMAGES = {
     "core": ("guest/core", "guest/common"),

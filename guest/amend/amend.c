@@ -1,8 +1,8 @@
 /* Guest, untrusted: the amend operation; runs the planner on the block queue and carries out its plan. */
 #include <string.h>
 
-#include "amend/planner.h"
 #include "blocks.h"
+#include "plan/plan.h"
 
 static const struct AmendConfig *const config = (const struct AmendConfig *)OPERATION_CONFIG_ADDR;
 

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-#include "amend/planner.h"
 #include "host/memory_image.h"
+#include "plan/plan.h"
 
 #define COUNTS_SIZE 0x400000u
 

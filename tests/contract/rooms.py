@@ -1,8 +1,8 @@
 """Test side: the one table of rooms: which files may know of which, in Python and in C.
 
 test_rooms.py holds the host, the tests and the scripts to it, test_layers.py the C sources. A room
-is a folder, or a file (in C: a unit) that stands apart from its folder. Files are found, not
-listed: one that lies in no room of the table fails, as does a room that has gone.
+is a folder, or in Python a file that stands apart from its folder. Files are found, not listed:
+one that lies in no room of the table fails, as does a room that has gone.
 """
 
 from __future__ import annotations
@@ -125,18 +125,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "scripts/build_*.py": (),
     # The guest, and what is compiled into it and into a library of the tests.
     "guest/amend": (
-        *("guest/operation", "guest/common", "shared/amend/planner.*"),
-        *("shared/image", "shared", "abi"),
+        *("guest/operation", "guest/common", "shared/plan", "shared/image", "shared", "abi"),
     ),
     "guest/check": _LOOKS,
     "guest/info": _LOOKS,
     "guest/core": ("guest/common", "abi"),
     "guest/operation": ("shared/image", "abi"),
     "guest/common": ("abi",),
-    "shared/host": ("shared/amend/planner.*", "shared/amend", *_READERS),
-    "shared/amend/planner.*": (
-        *("shared/repair", "shared/amend/options", "shared/amend", *_READERS),
-    ),
+    "shared/host": ("shared/plan", "shared/amend", *_READERS),
+    "shared/plan": ("shared/repair", "shared/amend/options", "shared/amend", *_READERS),
     "shared/repair": ("shared/inspect", "shared/amend", *_READERS),
     "shared/amend/options": ("shared/amend", *_READERS),
     "shared/amend": _READERS,

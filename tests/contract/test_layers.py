@@ -28,9 +28,8 @@ def unit_of(source: Path) -> str:
 
 
 def room_of(source: Path) -> str:
-    """The room of a file: its unit, if that has a room of its own, or else its folder."""
-    unit = f"{unit_of(source)}.*"
-    return unit if unit in ROOMS else source.parent.relative_to(ROOT).as_posix()
+    """The room of a file, which is its folder."""
+    return source.parent.relative_to(ROOT).as_posix()
 
 
 def includes_of(source: Path) -> set[tuple[str, str]]:

@@ -9,7 +9,7 @@
 
 #include <stddef.h>
 
-#include "amend/planner.h"
+#include "plan/plan.h"
 
 #define CHUNKS_MAX 32u
 #define LATE_CALLS_MAX 4u /* reads after one has failed: the planner gives up soon */

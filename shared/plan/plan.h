@@ -4,8 +4,8 @@
  * stages which bytes to write in which phase. It has no I/O, no state and no allocation of its own:
  * all its memory is the caller's workspace.
  */
-#ifndef INSTAR_PLANNER_H
-#define INSTAR_PLANNER_H
+#ifndef INSTAR_PLAN_H
+#define INSTAR_PLAN_H
 
 #include <stdbool.h>
 #include <stdint.h>

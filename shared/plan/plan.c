@@ -1,5 +1,5 @@
 /* Pure, either side: from a request and an image to a plan or a verdict. */
-#include "amend/planner.h"
+#include "plan/plan.h"
 
 #include <string.h>
 
