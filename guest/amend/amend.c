@@ -2,7 +2,9 @@
 #include <string.h>
 
 #include "blocks.h"
-#include "plan/plan.h"
+#include "plan/amend.h"
+#include "plan/repair.h"
+#include "plan/result.h"
 
 static const struct AmendConfig *const config = (const struct AmendConfig *)OPERATION_CONFIG_ADDR;
 

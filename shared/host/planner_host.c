@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "host/memory_image.h"
-#include "plan/plan.h"
+#include "plan/amend.h"
+#include "plan/repair.h"
+#include "plan/result.h"
 
 #define COUNTS_SIZE 0x400000u
 

@@ -5,6 +5,8 @@
  */
 #include <string.h>
 
+#include "plan/amend.h"
+#include "plan/result.h"
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/refcounts.h"

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "plan/repair.h"
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"
 #include "redzones.h"

@@ -9,7 +9,12 @@
 
 #include <stddef.h>
 
+#include "amend/options/options.h"
+#include "amend/workspace.h"
+#include "image/io.h"
+#include "instar_abi.h"
 #include "plan/plan.h"
+#include "verdict.h"
 
 #define CHUNKS_MAX 32u
 #define LATE_CALLS_MAX 4u /* reads after one has failed: the planner gives up soon */

@@ -7,9 +7,9 @@
 #include "blocks.c"
 #undef write_blocks
 
+#include "amend/workspace.h"
 #include "bits.h"
 #include "instar_abi.h"
-#include "plan/plan.h"
 #include "qcow2/bytes.h"
 
 #define LIE __attribute__((unused)) static inline
