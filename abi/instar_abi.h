@@ -427,6 +427,13 @@ struct InfoBitmap {
 #define FRAME_CHECK_FINDINGS 23 /* CheckFindings: the first of them */
 #define CHECK_RESULT_MAGIC 0x4348434b
 
+/* The memory in which it counts. The host gives a run as much RAM as all clusters of the image take, as
+ * far as there can be so much; in less, the guest counts a window of them after the other. */
+#define CHECK_MEMORY_RESERVED 0x1d0000 /* bytes of RAM that are not for counts, at most */
+#define CHECK_COUNT_BYTES 3            /* of a cluster, where refcounts have up to 16 bits, */
+#define CHECK_WIDE_COUNT_BYTES 5       /* and where they have more */
+#define CHECK_COUNT_UNIT 4096          /* clusters; a window has room for a multiple of them */
+
 /* Kinds of findings; append-only. Their details are named in vmm/inspect/findings.py. */
 #define CHECK_REGION_OUTSIDE 1
 #define CHECK_REFCOUNT_OVERFLOW 2

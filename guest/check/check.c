@@ -11,6 +11,10 @@ static struct verdict verdict;
 
 _Static_assert(sizeof(struct check_workspace) <= CALL_TABLE_WORKSPACE_MIN,
                "the workspace does not fit the least RAM");
+/* What lies before a workspace is as large in any RAM. */
+_Static_assert(INSTAR_RAM_SIZE - CALL_TABLE_WORKSPACE_MIN + sizeof(struct check_workspace) <=
+                   CHECK_MEMORY_RESERVED,
+               "counts have less memory than the host takes them to have");
 
 operation_entry operation_start;
 

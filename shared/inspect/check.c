@@ -114,17 +114,16 @@ static bool check_windows(struct checking *checking, uint8_t *memory, uint64_t s
     uint64_t total = checking->file_clusters + 1;
     counts->memory = memory;
     counts->wide = checking->image.header.refcount_order > QCOW2_REFCOUNT_ORDER_DEFAULT;
-    uint64_t room = size / (bytes_of_count(counts->wide) + 1) / COUNTS_UNIT * COUNTS_UNIT;
+    uint64_t room = room_for_counts(size, counts->wide);
     if (room == 0)
         return refuse(checking->image.file.verdict, REFUSAL_WORK_LIMIT, AMEND_ERROR_WORK_LIMIT, 0,
                       0, 0);
     checking->to_walk = (total + room - 1) / room * checking->image.l1_entries;
     for (counts->first = 0; counts->first < total; counts->first += room) {
         counts->size = total - counts->first < room ? total - counts->first : room;
-        counts->uses = memory + round_up(counts->size, COUNTS_UNIT) * bytes_of_count(counts->wide);
         checking->once = counts->first == 0;
         checking->doubted = false;
-        uint64_t used = (uint64_t)(counts->uses + counts->size - memory);
+        uint64_t used = place_uses(counts);
         if (!spend(&checking->image.file.budget, used))
             return false;
         memset(memory, 0, used);

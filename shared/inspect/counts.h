@@ -5,6 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bits.h"
+#include "instar_abi.h"
+
 /* Counts of the clusters [first, first + size); of a larger image there is one such window after the
  * other. A count is 16 bits wide where the image's refcounts are no wider, else 32. */
 struct counts {
@@ -21,14 +24,28 @@ struct counts {
 #define SAID_SHARED 0x40u
 #define SAID_ALONE 0x80u
 
-/* Windows start at multiples of it, so that their refcounts, however wide, are whole sectors. */
-#define COUNTS_UNIT UINT64_C(4096)
 /* Clusters that are compared at once. */
 #define COUNTS_ROW 4u
 
-static inline uint64_t bytes_of_count(bool wide)
+_Static_assert(CHECK_COUNT_BYTES == sizeof(uint16_t) + 1 &&
+                   CHECK_WIDE_COUNT_BYTES == sizeof(uint32_t) + 1,
+               "a cluster has a count and a use");
+
+/* How many clusters can be counted in `size` bytes: windows start at multiples of CHECK_COUNT_UNIT, so
+ * that their refcounts, however wide, are whole sectors. */
+static inline uint64_t room_for_counts(uint64_t size, bool wide)
 {
-    return wide ? 4 : 2;
+    return size / (wide ? CHECK_WIDE_COUNT_BYTES : CHECK_COUNT_BYTES) / CHECK_COUNT_UNIT *
+           CHECK_COUNT_UNIT;
+}
+
+/* Have the uses follow the counts; returns how many bytes both take. */
+static inline uint64_t place_uses(struct counts *counts)
+{
+    uint64_t count = counts->wide ? sizeof(uint32_t) : sizeof(uint16_t);
+    uint64_t before = round_up(counts->size, CHECK_COUNT_UNIT) * count;
+    counts->uses = counts->memory + before;
+    return before + counts->size;
 }
 
 static inline bool is_counted(const struct counts *counts, uint64_t cluster)

@@ -105,16 +105,14 @@ static bool start_counts(struct repair *repair, const struct repair_memory *memo
     const struct qcow2_header *h = &image->header;
     uint64_t clusters = round_up(image->file.io->size, h->cluster_size) >> h->cluster_bits;
     counts->wide = h->refcount_order > QCOW2_REFCOUNT_ORDER_DEFAULT;
-    uint64_t most = memory->size / (bytes_of_count(counts->wide) + 1) / COUNTS_UNIT * COUNTS_UNIT;
+    uint64_t most = room_for_counts(memory->size, counts->wide);
     if (clusters >= most)
         return refuse(image->file.verdict, REFUSAL_REPAIR_TOO_LARGE, AMEND_ERROR_REPAIR, clusters,
                       most, 0);
     counts->size = clusters + 1;
     counts->memory = memory->counts;
-    counts->uses =
-        counts->memory + round_up(counts->size, COUNTS_UNIT) * bytes_of_count(counts->wide);
     repair->clusters = clusters;
-    uint64_t used = (uint64_t)(counts->uses - counts->memory) + counts->size;
+    uint64_t used = place_uses(counts);
     if (!spend(&image->file.budget, used))
         return false;
     memset(counts->memory, 0, used);

@@ -5,7 +5,11 @@ from __future__ import annotations
 from struct import Struct
 
 from instar.abi import (
+    CHECK_COUNT_BYTES,
+    CHECK_COUNT_UNIT,
+    CHECK_MEMORY_RESERVED,
     CHECK_RESULT_MAGIC,
+    CHECK_WIDE_COUNT_BYTES,
     FRAME_CHECK,
     FRAME_CHECK_FINDINGS,
     FRAME_PROGRESS,
@@ -45,9 +49,6 @@ _NUMBERS = (
     *("check_errors", "corruptions", "leaks", "overlaps", "total_clusters", "allocated_clusters"),
     *("fragmented_clusters", "compressed_clusters", "image_end_offset"),
 )
-_COUNT = 3  # bytes that the guest has for each cluster, for refcounts up to 16 bits; else 5
-_UNIT = 4096  # clusters, of which it has room for a multiple
-_WORKSPACE = 0x1D0000  # bytes of RAM that are not for counts
 
 
 @record
@@ -182,8 +183,10 @@ def ram_for(image: ImageFile) -> int:
     header = parse_fixed_header(image.read(0, PROBE_SIZE))
     if header is None or not header.cluster_size:
         return INSTAR_RAM_SIZE
-    clusters = -(-(image.size // header.cluster_size + 2) // _UNIT) * _UNIT
-    size = _WORKSPACE + clusters * (_COUNT if header.refcount_order <= 4 else _COUNT + 2)
+    clusters = image.size // header.cluster_size + 2
+    clusters = -(-clusters // CHECK_COUNT_UNIT) * CHECK_COUNT_UNIT
+    each = CHECK_COUNT_BYTES if header.refcount_order <= 4 else CHECK_WIDE_COUNT_BYTES
+    size = CHECK_MEMORY_RESERVED + clusters * each
     return min(max(-(-size // INSTAR_RAM_SIZE), 1) * INSTAR_RAM_SIZE, INSTAR_RAM_MAX)
 
 
