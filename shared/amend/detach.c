@@ -17,8 +17,6 @@
 /* To look at one takes as long as to read so many bytes. */
 #define SEARCH_WORK 16u
 
-#define ENTRIES_IN_SECTOR (QCOW2_SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
-
 /* What a visit works with; the agenda is about the part of an L2 table that is being visited. */
 struct detachment {
     struct books *books;
@@ -68,8 +66,8 @@ static bool note_pending(struct walk *walk, const struct io_range *part)
         uint64_t value = load_be64(entry), cluster = value & QCOW2_TABLE_OFFSET_MASK;
         uint64_t place = part->offset + n * QCOW2_TABLE_ENTRY_SIZE;
         uint64_t users;
-        if (n % ENTRIES_IN_SECTOR == 0 && !has_flagged(entry)) {
-            n += ENTRIES_IN_SECTOR - 1;
+        if (n % QCOW2_SECTOR_ENTRIES == 0 && !has_flagged(entry)) {
+            n += QCOW2_SECTOR_ENTRIES - 1;
             continue;
         }
         if (!is_zero_cluster(entry) || cluster == 0)

@@ -15,7 +15,6 @@
 #include "qcow2/qcow2.h"
 
 #define ENTRIES_AT_ONCE (BATCH_SIZE / QCOW2_TABLE_ENTRY_SIZE)
-#define SECTOR_ENTRIES (IO_SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
 
 static bool grows(const struct resize *r)
 {
@@ -138,7 +137,7 @@ static bool write_l1(struct resize *r, uint64_t offset)
     uint64_t kept = r->boundary.l1_kept, cut = r->cut ? kept - 1 : UINT64_MAX;
     uint64_t size = clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE) << h->cluster_bits;
     uint64_t entries = size / QCOW2_TABLE_ENTRY_SIZE;
-    uint64_t used = round_up(kept + r->filled, SECTOR_ENTRIES); /* zeros follow */
+    uint64_t used = round_up(kept + r->filled, QCOW2_SECTOR_ENTRIES); /* zeros follow */
     uint8_t *part = image->memory->batch;
     used = used < entries ? used : entries;
     for (uint64_t first = 0, end; first < used; first = end) {

@@ -50,8 +50,8 @@ static bool count_snapshots(struct checking *checking)
 static bool count_block(struct checking *checking, uint64_t index, uint64_t entry)
 {
     const struct qcow2_header *h = &checking->image.header;
-    uint64_t offset = entry & ~BLOCK_RESERVED, cluster = offset >> h->cluster_bits;
-    if (entry & BLOCK_RESERVED) {
+    uint64_t offset = entry & ~QCOW2_REFCOUNT_TABLE_RESERVED, cluster = offset >> h->cluster_bits;
+    if (entry & QCOW2_REFCOUNT_TABLE_RESERVED) {
         find(checking, CHECK_BLOCK_RESERVED, index, entry, 0);
         return true;
     }

@@ -24,7 +24,7 @@ bool read_entry(struct checking *checking, uint64_t index, uint64_t *entry)
 /* Whether a block cannot be read where this entry of the refcount table says that it is. */
 static bool is_no_place(const struct checking *checking, uint64_t entry)
 {
-    uint64_t offset = entry & ~BLOCK_RESERVED;
+    uint64_t offset = entry & ~QCOW2_REFCOUNT_TABLE_RESERVED;
     return offset % checking->image.header.cluster_size || offset > INT64_MAX;
 }
 
@@ -119,7 +119,7 @@ static bool compare_block(struct checking *checking, struct parts *parts, uint64
                           uint64_t end, uint64_t entry)
 {
     uint32_t order = checking->image.header.refcount_order;
-    uint64_t offset = entry & ~BLOCK_RESERVED;
+    uint64_t offset = entry & ~QCOW2_REFCOUNT_TABLE_RESERVED;
     bool unreadable = is_no_place(checking, entry);
     if (unreadable || !offset) {
         if (!flush_parts(parts))

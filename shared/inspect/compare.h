@@ -7,9 +7,6 @@
 
 #include "inspect/checking.h"
 
-/* "Refcount table": bits 0 to 8 of an entry are reserved. */
-#define BLOCK_RESERVED UINT64_C(0x1ff)
-
 /* Of all these, false means refused. */
 
 /* The refcount table's entry as it stands. */

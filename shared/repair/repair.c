@@ -21,9 +21,6 @@
 #include "qcow2/qcow2.h"
 #include "qcow2/refcounts.h"
 
-/* "Refcount table": bits 0 to 8 of an entry are reserved. */
-#define BLOCK_RESERVED UINT64_C(0x1ff)
-
 struct repair {
     struct qcow2_image *image;
     struct counts counts;
@@ -184,7 +181,7 @@ static bool mark_structures(struct repair *repair, bool count)
         uint64_t entry = load_be64(part + at % TABLE_SIZE), cluster = entry >> h->cluster_bits;
         if (entry == 0)
             continue;
-        repair->sound &= !(entry & BLOCK_RESERVED) && entry % h->cluster_size == 0;
+        repair->sound &= !(entry & QCOW2_REFCOUNT_TABLE_RESERVED) && entry % h->cluster_size == 0;
         if (cluster < clusters)
             mark(repair, cluster, AMEND_USE_REFCOUNT_BLOCK, count);
         else

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from _collections_abc import Mapping  # collections.abc would cost the command collections
 
+from instar.abi import INSTAR_PHASE_SWITCH
+
 from ..base.errors import InstarError, either, outcome_to_dict
 from ..base.record import record, to_dict
 from ..contract.terms import Change
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 else:  # typing would cost the command more than its amend
     Format = Action = Level = str
 
-SWITCH = 3
+SWITCH = INSTAR_PHASE_SWITCH
 """The phase that makes the amended header the valid one (INSTAR_PHASE_SWITCH)."""
 
 KEYSLOTS = tuple(f"keyslot_{number}" for number in range(8))
