@@ -174,10 +174,10 @@ static bool switch_table(struct books *books, uint8_t *sector)
     struct qcow2_image *image = books->image;
     const struct qcow2_header *h = &image->header;
     uint64_t bytes = books->counts.table_entries * QCOW2_TABLE_ENTRY_SIZE;
-    memcpy(sector, image->memory->header, QCOW2_SECTOR_SIZE);
+    memcpy(sector, image->memory->header, SECTOR_SIZE);
     store_be64(sector + QCOW2_OFFSET_REFCOUNT_TABLE_OFFSET, books->counts.table_offset);
     store_be32(sector + QCOW2_OFFSET_REFCOUNT_TABLE_CLUSTERS, (uint32_t)(bytes >> h->cluster_bits));
-    return write_image(&image->file, INSTAR_PHASE_REFCOUNT_TABLE, 0, sector, QCOW2_SECTOR_SIZE) &&
+    return write_image(&image->file, INSTAR_PHASE_REFCOUNT_TABLE, 0, sector, SECTOR_SIZE) &&
            release_clusters(books, h->refcount_table_offset,
                             (uint64_t)h->refcount_table_clusters << h->cluster_bits,
                             AMEND_USE_REFCOUNT_TABLE);

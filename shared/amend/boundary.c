@@ -13,8 +13,8 @@
 static const uint8_t *look_at_l1(struct qcow2_image *image, struct boundary *b, uint64_t index)
 {
     uint64_t place = image->header.l1_table_offset + index * QCOW2_TABLE_ENTRY_SIZE;
-    const uint8_t *sector = find_along(image, place - place % QCOW2_SECTOR_SIZE);
-    return sector ? sector + place % QCOW2_SECTOR_SIZE
+    const uint8_t *sector = find_along(image, place - place % SECTOR_SIZE);
+    return sector ? sector + place % SECTOR_SIZE
                   : look(&image->file, &b->l1, place, QCOW2_TABLE_ENTRY_SIZE);
 }
 
@@ -22,7 +22,7 @@ static const uint8_t *look_at_l1(struct qcow2_image *image, struct boundary *b, 
 static void open_l2(const struct qcow2_header *h, struct boundary *b, uint64_t index)
 {
     uint64_t start = index * l2_entry_size(h), left = h->cluster_size;
-    left -= start - start % QCOW2_SECTOR_SIZE;
+    left -= start - start % SECTOR_SIZE;
     b->l2.size = left < TABLE_SIZE ? (uint32_t)left : TABLE_SIZE;
 }
 
@@ -65,7 +65,7 @@ bool find_boundary(struct qcow2_image *image, uint64_t at, uint64_t end, uint64_
         .at = at,
         .fill_end = fill_end,
         .l1_kept = l1_entries_for(&image->header, at),
-        .l1 = {memory->table, l1 < TABLE_SIZE ? (uint32_t)round_up(l1, QCOW2_SECTOR_SIZE) : TABLE_SIZE,
+        .l1 = {memory->table, l1 < TABLE_SIZE ? (uint32_t)round_up(l1, SECTOR_SIZE) : TABLE_SIZE,
                INSTAR_PHASE_PREPARE, 0, .loaded = false},
         .l2 = {memory->other_table, TABLE_SIZE, INSTAR_PHASE_PREPARE, 0, .loaded = false},
     };

@@ -91,7 +91,7 @@ static bool detach_noted(struct walk *walk, const struct io_range *part, uint64_
     if (!detach_entry(walk, agenda->refcounts[table_number(walk, part, place)], entry))
         return false;
     if (load_be64(entry) != before)
-        set_bit(agenda->changed, n * QCOW2_TABLE_ENTRY_SIZE / QCOW2_SECTOR_SIZE);
+        set_bit(agenda->changed, n * QCOW2_TABLE_ENTRY_SIZE / SECTOR_SIZE);
     return true;
 }
 
@@ -131,8 +131,8 @@ static bool detach_part(struct walk *walk, const struct io_range *part)
     struct detachment *detachment = walk->context;
     if (!note_pending(walk, part) || !detach_pending(walk, part))
         return false;
-    for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE)
-        if (take_bit(detachment->agenda->changed, at / QCOW2_SECTOR_SIZE) &&
+    for (uint64_t at = 0; at < part->length; at += SECTOR_SIZE)
+        if (take_bit(detachment->agenda->changed, at / SECTOR_SIZE) &&
             !add_table_sector(walk, part, at))
             return false;
     return true;

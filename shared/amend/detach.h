@@ -11,8 +11,8 @@
 /* Entries of a part of an L2 table that are still to be looked at, and sectors that have changed. */
 struct agenda_memory {
     uint64_t pending[BATCH_SIZE / 8 / 64];              /* a bit for each entry */
-    uint64_t changed[BATCH_SIZE / IO_SECTOR_SIZE / 64]; /* a bit for each sector */
-    uint64_t refcounts[BATCH_SIZE / IO_SECTOR_SIZE];    /* of each table of a batch, as needed */
+    uint64_t changed[BATCH_SIZE / SECTOR_SIZE / 64]; /* a bit for each sector */
+    uint64_t refcounts[BATCH_SIZE / SECTOR_SIZE];    /* of each table of a batch, as needed */
 };
 
 /* Turn zero clusters that share their host cluster into plain ones; all are in these tables. `few` is memory

@@ -26,7 +26,7 @@ static bool drop_compressed(struct books *books, uint64_t place, uint64_t entry)
     uint32_t bits = image->header.cluster_bits, offset_bits = 70 - bits;
     uint64_t start = entry & ((UINT64_C(1) << offset_bits) - 1);
     uint64_t sectors = (entry & (QCOW2_L2_COMPRESSED - 1)) >> offset_bits;
-    uint64_t end = (start / QCOW2_SECTOR_SIZE + sectors + 1) * QCOW2_SECTOR_SIZE;
+    uint64_t end = (start / SECTOR_SIZE + sectors + 1) * SECTOR_SIZE;
     uint64_t first = cluster_of(image, start);
     if (!inside_image(image, first, round_up(end, image->header.cluster_size) - first))
         return refuse_entry(image, place, entry);
@@ -68,7 +68,7 @@ static bool flush_parts(struct dropping *dropping)
 static bool add_table(struct dropping *dropping, uint64_t table, uint64_t from)
 {
     struct qcow2_image *image = dropping->books->image;
-    uint64_t end = round_up(image->file.io->size, QCOW2_SECTOR_SIZE);
+    uint64_t end = round_up(image->file.io->size, SECTOR_SIZE);
     uint32_t part = image->header.cluster_size < BATCH_SIZE ? image->header.cluster_size : BATCH_SIZE;
     for (uint64_t at = table + from; at < table + image->header.cluster_size && at < end;) {
         uint64_t left = table + image->header.cluster_size - at, length = left < part ? left : part;
@@ -88,7 +88,7 @@ bool drop_entries(struct books *books, uint64_t table, uint64_t first)
 {
     uint64_t from = first * l2_entry_size(&books->image->header);
     struct dropping dropping = {.books = books, .kept_end = table + from};
-    return add_table(&dropping, table, from & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1)) &&
+    return add_table(&dropping, table, from & ~(uint64_t)(SECTOR_SIZE - 1)) &&
            flush_parts(&dropping);
 }
 

@@ -29,7 +29,7 @@ static bool count_sector(struct walk *walk, uint8_t *sector, bool *dropped)
 {
     struct downgrade_counts *counts = walk->context;
     *dropped = false;
-    for (uint8_t *p = sector; p < sector + QCOW2_SECTOR_SIZE; p += QCOW2_TABLE_ENTRY_SIZE) {
+    for (uint8_t *p = sector; p < sector + SECTOR_SIZE; p += QCOW2_TABLE_ENTRY_SIZE) {
         if (is_compressed_cluster(p)) {
             counts->compressed++;
             if (!is_apart_from_header(walk->image, p))
@@ -50,7 +50,7 @@ static bool count_sector(struct walk *walk, uint8_t *sector, bool *dropped)
 static bool count_part(struct walk *walk, const struct io_range *part)
 {
     struct downgrade_counts *counts = walk->context;
-    for (uint64_t at = 0; at < part->length; at += QCOW2_SECTOR_SIZE) {
+    for (uint64_t at = 0; at < part->length; at += SECTOR_SIZE) {
         uint64_t zero = counts->zero;
         bool dropped;
         if (!has_flagged(part->buffer + at))

@@ -10,23 +10,23 @@ static bool is_zeros(const uint8_t *sector)
 {
     const uint64_t *words = (const uint64_t *)sector;
     uint64_t any = 0;
-    for (uint32_t i = 0; i < IO_SECTOR_SIZE / sizeof(*words); i++)
+    for (uint32_t i = 0; i < SECTOR_SIZE / sizeof(*words); i++)
         any |= words[i];
     return any == 0;
 }
 
 static bool is_inside(const struct image *image, uint64_t offset)
 {
-    return image->fixed_size || offset < round_up(image->io->size, IO_SECTOR_SIZE);
+    return image->fixed_size || offset < round_up(image->io->size, SECTOR_SIZE);
 }
 
 bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last)
 {
     struct write_list list = {.phase = INSTAR_PHASE_PREPARE};
     bool inside = is_inside(image, offset);
-    for (uint32_t at = 0; at < length; at += IO_SECTOR_SIZE) {
-        bool kept = inside || (last && at + IO_SECTOR_SIZE == length) || !is_zeros(data + at);
-        if (kept && !add_write(image, &list, offset + at, data + at, IO_SECTOR_SIZE))
+    for (uint32_t at = 0; at < length; at += SECTOR_SIZE) {
+        bool kept = inside || (last && at + SECTOR_SIZE == length) || !is_zeros(data + at);
+        if (kept && !add_write(image, &list, offset + at, data + at, SECTOR_SIZE))
             return false;
     }
     return flush_writes(image, &list);
@@ -35,7 +35,7 @@ bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t l
 bool fill_fresh(struct image *image, uint64_t offset, uint64_t end, uint8_t *memory, uint32_t size)
 {
     if (offset < end && !is_inside(image, offset))
-        offset = end - IO_SECTOR_SIZE;
+        offset = end - SECTOR_SIZE;
     for (uint32_t length; offset < end; offset += length) {
         length = end - offset < size ? (uint32_t)(end - offset) : size;
         memset(memory, 0, length);

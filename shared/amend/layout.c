@@ -15,8 +15,6 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
-#define SECTOR QCOW2_SECTOR_SIZE
-
 /* Whether a way to lay the header out is one for this image. */
 enum fit {
     FITS, /* and all is staged */
@@ -30,7 +28,7 @@ static struct span free_span(const struct qcow2_header *h, bool after_name)
 {
     struct span name = name_span(h);
     uint64_t limit = smaller(h->cluster_size, HEADER_SIZE);
-    uint64_t start = larger(h->extensions_end, SECTOR);
+    uint64_t start = larger(h->extensions_end, SECTOR_SIZE);
     if (name.start && after_name)
         start = larger(start, name.end);
     else if (name.start)
@@ -49,7 +47,7 @@ static bool is_empty(const struct new_header *new, struct span span)
 {
     const uint8_t *old = new->image->memory->header, *bytes = new->bytes;
     struct span name = name_span(&new->image->header);
-    uint64_t end = round_up(span.end, SECTOR);
+    uint64_t end = round_up(span.end, SECTOR_SIZE);
     for (uint64_t at = larger(span.start, new->image->header.extensions_end); at < end; at++)
         if (old[at] && old[at] != bytes[at] && (at < name.start || at >= name.end))
             return false;
@@ -71,15 +69,15 @@ static bool find_room(const struct new_header *new, struct span *slack)
 
 static bool write_span(struct new_header *new, uint32_t phase, struct span span)
 {
-    uint32_t start = span.start & ~(SECTOR - 1);
+    uint32_t start = span.start & ~(SECTOR_SIZE - 1);
     return write_image(&new->image->file, phase, start, new->bytes + start,
-                       (uint32_t)round_up(span.end, SECTOR) - start);
+                       (uint32_t)round_up(span.end, SECTOR_SIZE) - start);
 }
 
 /* Write `slack`, unless it is empty, before all else; then switch with the sectors of `header`. */
 static enum fit finish(struct new_header *new, struct span slack, struct span header)
 {
-    new->atomic = header.end <= SECTOR;
+    new->atomic = header.end <= SECTOR_SIZE;
     /* Fields are the header's own, whoever else is in its cluster. */
     if (new->fields_end &&
         !is_header_alone(new->image, is_empty(new, slack) && is_empty(new, header)))
@@ -95,9 +93,9 @@ static enum fit plan_in_sector(struct new_header *new)
     struct span slack = {0, 0};
     uint32_t end = new->fields_end + extensions_size(new) + QCOW2_EXTENSION_HEADER_SIZE;
     bool stays = name_stays(new, end);
-    if (end > SECTOR)
+    if (end > SECTOR_SIZE)
         return DOES_NOT_FIT;
-    if (!stays && end + name_size(new) > SECTOR && !find_room(new, &slack))
+    if (!stays && end + name_size(new) > SECTOR_SIZE && !find_room(new, &slack))
         return DOES_NOT_FIT;
     if (!load_header(new->image, slack.end))
         return REFUSED;
@@ -105,7 +103,7 @@ static enum fit plan_in_sector(struct new_header *new)
     put_end_marker(new, put_extensions(new, new->fields_end, first_piece(new), end));
     if (!stays)
         put_name(new, slack.end ? slack.start : end);
-    return finish(new, slack, (struct span){0, SECTOR});
+    return finish(new, slack, (struct span){0, SECTOR_SIZE});
 }
 
 /* Downgrade: the extensions stay where they are, behind a filler over the former fields; one that is
@@ -118,19 +116,19 @@ static enum fit plan_bridge(struct new_header *new)
     if (target->version != 2 || !changes_version(new) || changes_text(target))
         return DOES_NOT_FIT;
     start_header(new, true);
-    if (extensions < SECTOR)
+    if (extensions < SECTOR_SIZE)
         memcpy(new->bytes + extensions, new->image->memory->header + extensions,
-               SECTOR - extensions);
+               SECTOR_SIZE - extensions);
     for (uint32_t at = extensions; next_extension(new->image, &at, &extension);) {
         if (is_carried(new, &extension))
             continue;
-        if (extension.offset < SECTOR)
+        if (extension.offset < SECTOR_SIZE)
             store_be32(new->bytes + extension.offset, QCOW2_EXTENSION_FEATURE_NAMES);
         else if (extension.type != QCOW2_EXTENSION_FEATURE_NAMES)
             return DOES_NOT_FIT;
     }
     put_filler(new, QCOW2_V2_HEADER_LENGTH, extensions);
-    return finish(new, (struct span){0, 0}, (struct span){0, SECTOR});
+    return finish(new, (struct span){0, 0}, (struct span){0, SECTOR_SIZE});
 }
 
 /* What fits of the extensions goes into sector 0, behind it a filler over all that the old
@@ -138,7 +136,8 @@ static enum fit plan_bridge(struct new_header *new)
 static enum fit plan_jump(struct new_header *new, bool after_name)
 {
     const struct qcow2_header *h = &new->image->header;
-    const uint32_t last = SECTOR - QCOW2_EXTENSION_HEADER_SIZE; /* where the filler may start */
+    /* Where the filler may start. */
+    const uint32_t last = SECTOR_SIZE - QCOW2_EXTENSION_HEADER_SIZE;
     struct span slack = free_span(h, after_name);
     struct cursor from = first_piece(new), ahead = from;
     struct piece piece;
@@ -159,7 +158,7 @@ static enum fit plan_jump(struct new_header *new, bool after_name)
     uint32_t end = put_end_marker(new, put_extensions(new, slack.start, from, slack.end));
     if (!stays)
         put_name(new, end);
-    return finish(new, slack, (struct span){0, SECTOR});
+    return finish(new, slack, (struct span){0, SECTOR_SIZE});
 }
 
 /* Without room for both layouts: the header cluster is written in one go, as qemu does, and
@@ -214,9 +213,9 @@ static bool plan_anew(struct new_header *new)
 /* Fields change, and nothing moves in the header. */
 static bool plan_field_change(struct new_header *new)
 {
-    memcpy(new->bytes, new->image->memory->header, SECTOR);
+    memcpy(new->bytes, new->image->memory->header, SECTOR_SIZE);
     put_fields(new);
-    return finish(new, (struct span){0, 0}, (struct span){0, SECTOR}) == FITS;
+    return finish(new, (struct span){0, 0}, (struct span){0, SECTOR_SIZE}) == FITS;
 }
 
 bool lay_out_header(struct new_header *new)

@@ -152,15 +152,14 @@ void start_header(struct new_header *new, bool keep_name)
     struct span name = name_span(&new->image->header);
     uint32_t kept = changes_version(new) ? QCOW2_V2_HEADER_LENGTH : new->fields_end;
     memcpy(bytes, old, new->image->header_loaded);
-    if (kept < QCOW2_SECTOR_SIZE)
-        memset(bytes + kept, 0, QCOW2_SECTOR_SIZE - kept);
+    if (kept < SECTOR_SIZE)
+        memset(bytes + kept, 0, SECTOR_SIZE - kept);
     if (target->backing_file.changed) {
         store_be64(bytes + QCOW2_OFFSET_BACKING_FILE_OFFSET, 0);
         store_be32(bytes + QCOW2_OFFSET_BACKING_FILE_SIZE, 0);
     }
-    if (keep_name && name.start < QCOW2_SECTOR_SIZE)
-        memcpy(bytes + name.start, old + name.start,
-               smaller(name.end, QCOW2_SECTOR_SIZE) - name.start);
+    if (keep_name && name.start < SECTOR_SIZE)
+        memcpy(bytes + name.start, old + name.start, smaller(name.end, SECTOR_SIZE) - name.start);
     put_fields(new);
     if (target->version >= 3 && changes_version(new))
         store_be32(bytes + QCOW2_OFFSET_HEADER_LENGTH, QCOW2_V3_HEADER_LENGTH);

@@ -101,7 +101,7 @@ static bool reach(const struct recoding *r, struct stream *stream, uint64_t offs
         return true;
     if (!r->image->file.fixed_size)
         skip_to(stream, offset & ~(uint64_t)(PIECE - 1));
-    return fill_to(stream, (offset & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1)) + QCOW2_SECTOR_SIZE);
+    return fill_to(stream, (offset & ~(uint64_t)(SECTOR_SIZE - 1)) + SECTOR_SIZE);
 }
 
 /* What is left of a block on a device, which has held something else, gets zeros. False: refused. */
@@ -175,7 +175,7 @@ static bool finish(struct recoding *r)
     uint64_t table_end = (r->places.table + r->places.table_size) << bits;
     uint64_t end = r->block + r->image->header.cluster_size;
     if (!r->image->file.fixed_size)
-        skip_to(&r->blocks, end - QCOW2_SECTOR_SIZE);
+        skip_to(&r->blocks, end - SECTOR_SIZE);
     else if (!fill_to(&r->table, table_end))
         return false;
     return fill_to(&r->blocks, end) && finish_stream(&r->blocks) && finish_stream(&r->table);

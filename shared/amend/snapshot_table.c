@@ -60,7 +60,7 @@ static bool put_bytes(struct output *out, const uint8_t *bytes, uint32_t size)
 /* Copy bytes of the old table. */
 static bool put_copy(struct output *out, uint64_t offset, uint32_t size)
 {
-    const uint32_t most = WINDOW_SIZE - QCOW2_SECTOR_SIZE;
+    const uint32_t most = WINDOW_SIZE - SECTOR_SIZE;
     while (size) {
         uint32_t part = size < most ? size : most;
         const uint8_t *bytes = look(&out->image->file, &out->image->structures, offset, part);

@@ -51,7 +51,7 @@ static bool search_bytes(struct books *books, struct tail *tail)
     struct qcow2_image *image = books->image;
     uint64_t cluster = tail->entry & QCOW2_TABLE_OFFSET_MASK, users;
     uint8_t *buffer = image->memory->batch;
-    uint64_t from = tail->start & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1);
+    uint64_t from = tail->start & ~(uint64_t)(SECTOR_SIZE - 1);
     uint8_t any = 0;
     if (!is_cluster(image, cluster))
         return refuse(image->file.verdict, REFUSAL_L2_ENTRY, AMEND_ERROR_PARSE_FAILED, 0, 0,
@@ -97,7 +97,7 @@ bool stage_tail(struct qcow2_image *image, const struct tail *tail, uint64_t cop
 {
     uint8_t *buffer = image->memory->batch;
     uint64_t size = image->header.cluster_size;
-    uint64_t present = round_up(image->file.io->size, QCOW2_SECTOR_SIZE) - tail->cluster;
+    uint64_t present = round_up(image->file.io->size, SECTOR_SIZE) - tail->cluster;
     if (!copy && present < size)
         size = present; /* a last cluster may be short */
     for (uint64_t at = 0; at < size; at += BATCH_SIZE) {
@@ -114,7 +114,7 @@ bool stage_tail(struct qcow2_image *image, const struct tail *tail, uint64_t cop
             memset(buffer + start, 0, end - start);
         if (copy && !write_fresh(&image->file, copy + at, buffer, part, at + part == size))
             return false;
-        uint64_t first = start & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1);
+        uint64_t first = start & ~(uint64_t)(SECTOR_SIZE - 1);
         if (!copy && !write_image(&image->file, INSTAR_PHASE_PREPARE, tail->cluster + at + first,
                                   buffer + first, (uint32_t)(end - first)))
             return false;

@@ -9,7 +9,7 @@
 
 static _Thread_local struct qcow2_memory image_memory;
 static _Thread_local struct books_memory books_memory;
-static _Thread_local uint8_t sector[IO_SECTOR_SIZE];
+static _Thread_local uint8_t sector[SECTOR_SIZE];
 
 static bool change(struct books *books, struct host_change *change)
 {

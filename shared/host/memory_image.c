@@ -6,8 +6,6 @@
 
 #include "bits.h"
 
-#define SECTOR IO_SECTOR_SIZE
-
 static _Thread_local struct host_write *writes;
 static _Thread_local uint32_t write_count, write_room;
 
@@ -42,8 +40,8 @@ static bool begin(struct memory_image *image, bool good)
 
 static bool is_inside(const struct memory_image *image, uint64_t offset, uint64_t length)
 {
-    return offset % SECTOR == 0 && length % SECTOR == 0 && length && offset <= image->limit &&
-           length <= image->limit - offset;
+    return offset % SECTOR_SIZE == 0 && length % SECTOR_SIZE == 0 && length &&
+           offset <= image->limit && length <= image->limit - offset;
 }
 
 /* What is staged for phases below `phase` covers what the image has, the highest phase on top. */
@@ -115,13 +113,13 @@ static bool write_memory(void *context, uint32_t phase, const struct io_range *r
 static bool scatter_memory(void *context, uint32_t phase, const struct io_sectors *sectors,
                            uint32_t count)
 {
-    struct io_range range = {.length = SECTOR};
+    struct io_range range = {.length = SECTOR_SIZE};
     if (count == 0 || count > IO_SECTORS_MAX)
         return write_memory(context, phase, 0, 0);
     for (uint32_t i = 0; i < count; i++) {
         struct memory_image *image = context;
-        range.offset = sectors->numbers[i] * SECTOR;
-        range.buffer = (uint8_t *)sectors->data + i * SECTOR;
+        range.offset = sectors->numbers[i] * SECTOR_SIZE;
+        range.buffer = (uint8_t *)sectors->data + i * SECTOR_SIZE;
         image->calls -= i > 0; /* one call in all */
         if (!write_memory(context, phase, &range, 1))
             return false;
@@ -135,8 +133,8 @@ static bool zero_memory(void *context, const struct io_segment *segments, uint32
     if (!begin(image, count && count <= INSTAR_ZEROES_SEGMENTS_MAX))
         return false;
     for (uint32_t i = 0; i < count; i++) {
-        struct host_write write = {INSTAR_PHASE_PREPARE, true, segments[i].sector * SECTOR,
-                                   (uint64_t)segments[i].num_sectors * SECTOR, 0};
+        struct host_write write = {INSTAR_PHASE_PREPARE, true, segments[i].sector * SECTOR_SIZE,
+                                   (uint64_t)segments[i].num_sectors * SECTOR_SIZE, 0};
         if (segments[i].flags || !is_inside(image, write.offset, write.length) ||
             !note_write(&write)) {
             image->outcome->misuse = true;
@@ -162,7 +160,7 @@ void open_memory(struct memory_image *memory, const uint8_t *image, uint64_t siz
     *memory = (struct memory_image){
         .bytes = image,
         .size = size,
-        .limit = (size + max_growth + SECTOR - 1) / SECTOR * SECTOR,
+        .limit = (size + max_growth + SECTOR_SIZE - 1) / SECTOR_SIZE * SECTOR_SIZE,
         .outcome = outcome,
     };
 }

@@ -11,13 +11,13 @@ struct image open_image(const struct image_io *io, struct verdict *verdict, uint
         .io = io,
         .verdict = verdict,
         .budget = {verdict, work_max, work_max},
-        .end = round_up(io->size, IO_SECTOR_SIZE),
+        .end = round_up(io->size, SECTOR_SIZE),
     };
 }
 
 bool may_extend_to(const struct image *image, uint64_t end)
 {
-    uint64_t size = round_up(image->io->size, IO_SECTOR_SIZE);
+    uint64_t size = round_up(image->io->size, SECTOR_SIZE);
     return end <= size || end - size <= image->max_growth;
 }
 
@@ -54,7 +54,7 @@ bool read_ranges(struct image *image, uint32_t phase, const struct io_range *ran
 bool read_image(struct image *image, uint32_t phase, uint64_t offset, uint8_t *buffer,
                 uint32_t length)
 {
-    uint64_t wanted = round_up(length, IO_SECTOR_SIZE);
+    uint64_t wanted = round_up(length, SECTOR_SIZE);
     uint64_t present = offset >= image->end ? 0 : image->end - offset;
     struct io_range range = {offset, wanted < present ? wanted : present, buffer};
     if (range.length && !read_ranges(image, phase, &range, 1))

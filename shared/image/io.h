@@ -8,7 +8,7 @@
 #include "image/budget.h"
 #include "verdict.h"
 
-#define IO_SECTOR_SIZE 512u
+#define SECTOR_SIZE 512u /* a disk's sector; qcow2 counts in the same */
 #define IO_RANGES_MAX 40u
 #define IO_SECTORS_MAX 126u
 
@@ -29,7 +29,7 @@ struct io_segment {
 /* Sectors from anywhere in the image, to be written with one request; 64 KiB, but for 16 bytes. */
 struct io_sectors {
     uint64_t numbers[IO_SECTORS_MAX]; /* in units of 512 bytes */
-    uint8_t data[IO_SECTORS_MAX * IO_SECTOR_SIZE];
+    uint8_t data[IO_SECTORS_MAX * SECTOR_SIZE];
 };
 
 /* Of all callbacks false means an I/O error. No range reaches beyond the end of the image and what it

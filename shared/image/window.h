@@ -19,7 +19,7 @@ struct window {
     bool any_order;       /* of what is looked at, none of which crosses a multiple of `size` */
     bool loaded;
     uint64_t offset;                                     /* of the data in the image */
-    uint64_t changed[WINDOW_SIZE / IO_SECTOR_SIZE / 64]; /* a bit for each sector */
+    uint64_t changed[WINDOW_SIZE / SECTOR_SIZE / 64]; /* a bit for each sector */
 };
 
 /* Have `length` bytes at `offset` in the window; they stay until the next call. Null: refused. */

@@ -29,7 +29,7 @@ static bool spend_on_writes(struct image *image, uint32_t requests, uint64_t byt
     if (bytes > INSTAR_STAGED_MAX - image->staged)
         return refuse_change(image);
     image->staged += bytes;
-    return spend_on_requests(&image->budget, requests, bytes / IO_SECTOR_SIZE * AMEND_SECTOR_WORK);
+    return spend_on_requests(&image->budget, requests, bytes / SECTOR_SIZE * AMEND_SECTOR_WORK);
 }
 
 bool flush_few(struct image *image, struct write_list *list)
@@ -40,9 +40,9 @@ bool flush_few(struct image *image, struct write_list *list)
         return false;
     if (count == 0)
         return true;
-    return spend_on_writes(image, 1, count * (uint64_t)IO_SECTOR_SIZE) &&
+    return spend_on_writes(image, 1, count * (uint64_t)SECTOR_SIZE) &&
            (image->io->scatter(image->io->context, list->phase, list->few, count) ||
-            refuse_write(image, list->few->numbers[0] * IO_SECTOR_SIZE));
+            refuse_write(image, list->few->numbers[0] * SECTOR_SIZE));
 }
 
 /* Have the ranges wait with the other few. */
@@ -52,9 +52,9 @@ static bool keep_few(struct image *image, struct write_list *list, uint32_t coun
         return false;
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *range = &list->ranges[i];
-        memcpy(list->few->data + list->few_count * IO_SECTOR_SIZE, range->buffer, range->length);
-        for (uint64_t at = 0; at < range->length; at += IO_SECTOR_SIZE)
-            list->few->numbers[list->few_count++] = (range->offset + at) / IO_SECTOR_SIZE;
+        memcpy(list->few->data + list->few_count * SECTOR_SIZE, range->buffer, range->length);
+        for (uint64_t at = 0; at < range->length; at += SECTOR_SIZE)
+            list->few->numbers[list->few_count++] = (range->offset + at) / SECTOR_SIZE;
     }
     return true;
 }
@@ -67,7 +67,7 @@ bool flush_writes(struct image *image, struct write_list *list)
         return false;
     if (count == 0)
         return true;
-    uint64_t bytes = sum_of_ranges(list->ranges, count), sectors = bytes / IO_SECTOR_SIZE;
+    uint64_t bytes = sum_of_ranges(list->ranges, count), sectors = bytes / SECTOR_SIZE;
     if (list->few && sectors <= IO_SECTORS_MAX && sectors <= count * SHORT_RANGE)
         return keep_few(image, list, count, sectors);
     return spend_on_writes(image, count, bytes) &&
@@ -112,14 +112,14 @@ bool flush_zeroes(struct image *image, struct zero_list *list)
     if (!spend_on_requests(&image->budget, 1, count * sizeof(*list->segments)))
         return false;
     return image->io->zero(image->io->context, list->segments, count) ||
-           refuse_write(image, list->segments[0].sector * IO_SECTOR_SIZE);
+           refuse_write(image, list->segments[0].sector * SECTOR_SIZE);
 }
 
 bool add_zeroes(struct image *image, struct zero_list *list, uint64_t offset, uint32_t length)
 {
-    uint64_t sector = offset / IO_SECTOR_SIZE, end = offset + length;
+    uint64_t sector = offset / SECTOR_SIZE, end = offset + length;
     /* A last cluster may be short, and reads as zeros after the end. */
-    uint32_t sectors = (uint32_t)((end < image->end ? end : image->end) - offset) / IO_SECTOR_SIZE;
+    uint32_t sectors = (uint32_t)((end < image->end ? end : image->end) - offset) / SECTOR_SIZE;
     struct io_segment *last = list->count ? &list->segments[list->count - 1] : 0;
     if (last && last->sector + last->num_sectors == sector &&
         last->num_sectors <= INT32_MAX - sectors) {

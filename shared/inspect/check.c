@@ -170,7 +170,7 @@ void check_image(const struct InspectConfig *config, const struct image_io *io,
             open_refcounts(&checking);
             checking.file_clusters = round_up(io->size, h->cluster_size) >> h->cluster_bits;
             checking.clusters = checking.file_clusters;
-            result->total_clusters = (h->size / QCOW2_SECTOR_SIZE * QCOW2_SECTOR_SIZE +
+            result->total_clusters = (h->size / SECTOR_SIZE * SECTOR_SIZE +
                                       h->cluster_size - 1) >> h->cluster_bits;
             if (check_windows(&checking, (uint8_t *)(workspace + 1), size))
                 result->image_end_offset = (checking.highest + 1) << h->cluster_bits;

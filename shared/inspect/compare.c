@@ -128,7 +128,7 @@ static bool compare_block(struct checking *checking, struct parts *parts, uint64
         return true;
     }
     offset += (first % entries_per_block(&checking->image) << order) / 8;
-    uint64_t bytes = round_up((end - first) << order, UINT64_C(8) * QCOW2_SECTOR_SIZE) / 8;
+    uint64_t bytes = round_up((end - first) << order, UINT64_C(8) * SECTOR_SIZE) / 8;
     for (uint64_t at = 0; at < bytes; at += PART_MAX)
         if (!add_part(parts, offset + at, bytes - at < PART_MAX ? (uint32_t)(bytes - at) : PART_MAX,
                       first + (at * 8 >> order)))

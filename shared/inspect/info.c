@@ -82,7 +82,7 @@ static void tell_backing_file(struct telling *telling)
     uint8_t *sectors = telling->workspace->sectors;
     uint64_t offset = telling->image.header.backing_file_offset;
     uint32_t size = telling->image.header.backing_file_size;
-    uint32_t skipped = (uint32_t)(offset % IO_SECTOR_SIZE);
+    uint32_t skipped = (uint32_t)(offset % SECTOR_SIZE);
     if (size && read_image(&telling->image.file, INSTAR_PHASE_PREPARE, offset - skipped, sectors,
                            skipped + size))
         tell_text(telling, INFO_TEXT_BACKING_FILE, sectors + skipped, size);

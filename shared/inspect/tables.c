@@ -42,7 +42,7 @@ static bool count_compressed(struct checking *checking, uint64_t entry, uint64_t
     uint32_t shift = 62 - (checking->image.header.cluster_bits - 8);
     uint64_t offset = entry & ((UINT64_C(1) << shift) - 1);
     uint64_t mask = (UINT64_C(1) << (checking->image.header.cluster_bits - 8)) - 1;
-    uint64_t size = ((entry >> shift & mask) + 1) * QCOW2_SECTOR_SIZE - offset % QCOW2_SECTOR_SIZE;
+    uint64_t size = ((entry >> shift & mask) + 1) * SECTOR_SIZE - offset % SECTOR_SIZE;
     if (entry & QCOW2_L2_COPIED)
         find(checking, CHECK_COMPRESSED_COPIED, offset, 0, 0);
     if (has_data_file(checking) || subclusters) {

@@ -69,7 +69,7 @@ uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitm
                               uint64_t disk_size)
 {
     uint32_t bits = bitmap->granularity_bits < 63 ? bitmap->granularity_bits : 63;
-    uint64_t size = disk_size / QCOW2_SECTOR_SIZE * QCOW2_SECTOR_SIZE; /* as qemu has it */
+    uint64_t size = disk_size / SECTOR_SIZE * SECTOR_SIZE; /* as qemu has it */
     uint64_t flags = (size >> bits) + !!(size & ((UINT64_C(1) << bits) - 1));
     return round_up((flags + 7) / 8, image->header.cluster_size) >> image->header.cluster_bits;
 }

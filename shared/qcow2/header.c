@@ -165,10 +165,10 @@ static bool read_start(struct qcow2_image *image)
     uint32_t count = end ? 1 : 0;
     memset(memory->header, 0, FIRST_READ);
     for (uint32_t i = 0; i < READ_ALONG_MAX; i++) {
-        if (image->along[i] % IO_SECTOR_SIZE || image->along[i] >= end)
+        if (image->along[i] % SECTOR_SIZE || image->along[i] >= end)
             image->along[i] = 0;
         if (image->along[i])
-            ranges[count++] = (struct io_range){image->along[i], IO_SECTOR_SIZE, memory->along[i]};
+            ranges[count++] = (struct io_range){image->along[i], SECTOR_SIZE, memory->along[i]};
     }
     image->header_loaded = FIRST_READ;
     return read_ranges(&image->file, INSTAR_PHASE_PREPARE, ranges, count);

@@ -29,7 +29,7 @@ bool read_sector(struct qcow2_image *image, uint64_t offset, const uint8_t **sec
         return true;
     *sector = image->memory->table;
     return read_image(&image->file, INSTAR_PHASE_PREPARE, offset, image->memory->table,
-                      IO_SECTOR_SIZE);
+                      SECTOR_SIZE);
 }
 
 bool inside_image(const struct qcow2_image *image, uint64_t offset, uint64_t length)

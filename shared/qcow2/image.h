@@ -18,7 +18,7 @@
 /* Memory for the readers; need not be initialised. */
 struct qcow2_memory {
     uint8_t header[HEADER_SIZE];
-    uint8_t along[READ_ALONG_MAX][IO_SECTOR_SIZE];
+    uint8_t along[READ_ALONG_MAX][SECTOR_SIZE];
     uint8_t table[TABLE_SIZE];
     uint8_t other_table[TABLE_SIZE];
     union {

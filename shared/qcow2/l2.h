@@ -25,7 +25,7 @@ static inline bool is_zero_cluster(const uint8_t *entry)
 static inline bool has_flagged(const uint8_t *sector)
 {
     uint64_t all = 0;
-    for (uint32_t at = 0; at < QCOW2_SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE)
+    for (uint32_t at = 0; at < SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE)
         all |= load_be64(sector + at);
     return all & (QCOW2_L2_COMPRESSED | QCOW2_L2_ZERO);
 }

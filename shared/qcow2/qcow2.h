@@ -7,8 +7,9 @@
 
 #include <stdint.h>
 
+#include "image/io.h"
+
 #define QCOW2_MAGIC UINT32_C(0x514649fb)
-#define QCOW2_SECTOR_SIZE 512u
 
 enum qcow2_header_offset {
     QCOW2_OFFSET_MAGIC = 0,
@@ -84,7 +85,7 @@ enum qcow2_header_offset {
 #define QCOW2_REFCOUNT_TABLE_SIZE_MAX (UINT64_C(8) << 20) /* bytes */
 #define QCOW2_REFCOUNT_TABLE_RESERVED UINT64_C(0x1ff)     /* bits of an entry */
 #define QCOW2_TABLE_ENTRY_SIZE 8u
-#define QCOW2_SECTOR_ENTRIES (QCOW2_SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
+#define QCOW2_SECTOR_ENTRIES (SECTOR_SIZE / QCOW2_TABLE_ENTRY_SIZE)
 #define QCOW2_TABLE_OFFSET_MASK UINT64_C(0x00fffffffffffe00)
 #define QCOW2_L2_COMPRESSED (UINT64_C(1) << 62)
 #define QCOW2_L2_ZERO (UINT64_C(1) << 0)

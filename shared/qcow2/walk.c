@@ -19,7 +19,7 @@
 #define SHORT_ENTRIES 192u /* of an L1 table that is read with others */
 #define SHORT_SIZE (SHORT_ENTRIES * QCOW2_TABLE_ENTRY_SIZE)
 
-_Static_assert(SHORT_SIZE % QCOW2_SECTOR_SIZE == 0, "whole sectors are read");
+_Static_assert(SHORT_SIZE % SECTOR_SIZE == 0, "whole sectors are read");
 _Static_assert(SHORT_SIZE *IO_RANGES_MAX <= TABLE_SIZE, "all fit the buffer");
 
 static bool flush_batch(struct walk *walk)
@@ -95,7 +95,7 @@ static bool add_to_batch(struct walk *walk, uint64_t offset, uint32_t size)
     }
     struct io_range *last = walk->range_count ? &walk->ranges[walk->range_count - 1] : 0;
     uint8_t *buffer = image->memory->batch + walk->batch_bytes;
-    uint64_t present = round_up(image->file.io->size, QCOW2_SECTOR_SIZE) - offset;
+    uint64_t present = round_up(image->file.io->size, SECTOR_SIZE) - offset;
     uint64_t length = size < present ? size : present;
     if (last && last->offset + last->length == offset)
         last->length += length;
@@ -174,11 +174,11 @@ static bool walk_part(struct walk *walk, uint64_t table_offset, uint64_t first, 
 static bool flush_queue(struct walk *walk)
 {
     struct io_range reads[IO_RANGES_MAX];
-    uint64_t limit = round_up(walk->image->file.io->size, QCOW2_SECTOR_SIZE);
+    uint64_t limit = round_up(walk->image->file.io->size, SECTOR_SIZE);
     uint32_t count = 0;
     for (uint32_t i = 0; i < walk->queued; i++) {
         const struct io_range *table = &walk->queue[i];
-        uint64_t length = round_up(table->length, QCOW2_SECTOR_SIZE);
+        uint64_t length = round_up(table->length, SECTOR_SIZE);
         uint64_t present = table->offset < limit ? limit - table->offset : 0;
         memset(table->buffer, 0, SHORT_SIZE);
         if (present)

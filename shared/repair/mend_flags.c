@@ -48,7 +48,7 @@ static bool mend_part(struct walk *walk, const struct io_range *part)
 static bool mend_l1_sector(const struct walk *walk, uint8_t *sector, uint64_t bytes)
 {
     bool changed = false;
-    for (uint64_t at = 0; at < bytes && at < QCOW2_SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE) {
+    for (uint64_t at = 0; at < bytes && at < SECTOR_SIZE; at += QCOW2_TABLE_ENTRY_SIZE) {
         uint64_t before = load_be64(sector + at), after = mended(walk, before, false);
         if (!(before & QCOW2_TABLE_OFFSET_MASK) || before == after)
             continue;
@@ -65,7 +65,7 @@ static bool mend_l1_table(struct walk *walk)
     struct image *file = &walk->image->file;
     uint64_t bytes = (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE;
     uint8_t *part = walk->image->memory->table;
-    for (uint64_t at = 0; at < bytes; at += QCOW2_SECTOR_SIZE) {
+    for (uint64_t at = 0; at < bytes; at += SECTOR_SIZE) {
         uint64_t left = bytes - at, offset = h->l1_table_offset + at;
         uint8_t *sector = part + at % TABLE_SIZE;
         if (at % TABLE_SIZE == 0 &&
@@ -74,7 +74,7 @@ static bool mend_l1_table(struct walk *walk)
                          left < TABLE_SIZE ? (uint32_t)left : TABLE_SIZE)))
             return false;
         if (mend_l1_sector(walk, sector, left) &&
-            !add_write(file, &walk->changes, offset, sector, QCOW2_SECTOR_SIZE))
+            !add_write(file, &walk->changes, offset, sector, SECTOR_SIZE))
             return false;
     }
     return flush_writes(file, &walk->changes);

@@ -196,8 +196,8 @@ static bool compare_part(struct repair *repair, uint64_t first, uint64_t end, ui
                          uint8_t *refcounts, struct write_list *lowered)
 {
     uint32_t order = repair->image->header.refcount_order;
-    uint64_t step = QCOW2_SECTOR_SIZE * UINT64_C(8) >> order; /* refcounts in a sector */
-    for (uint64_t at = 0; first < end; first += step, at += QCOW2_SECTOR_SIZE) {
+    uint64_t step = SECTOR_SIZE * UINT64_C(8) >> order; /* refcounts in a sector */
+    for (uint64_t at = 0; first < end; first += step, at += SECTOR_SIZE) {
         bool changed = false;
         for (uint64_t i = 0; i < step && first + i < end; i++) {
             uint64_t count = get_count(&repair->counts, first + i);
@@ -210,7 +210,7 @@ static bool compare_part(struct repair *repair, uint64_t first, uint64_t end, ui
         }
         if (changed && lowered &&
             !add_write(&repair->image->file, lowered, offset + at, refcounts + at,
-                       QCOW2_SECTOR_SIZE))
+                       SECTOR_SIZE))
             return false;
     }
     return !lowered || flush_writes(&repair->image->file, lowered);

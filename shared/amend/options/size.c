@@ -22,7 +22,7 @@ static void resolve(struct amendment *amendment, const struct option_value *aske
 static uint64_t largest_size(const struct qcow2_header *h)
 {
     uint64_t entries = QCOW2_L1_SIZE_MAX / QCOW2_TABLE_ENTRY_SIZE, span = l2_span(h);
-    uint64_t most = INT64_MAX & ~(uint64_t)(QCOW2_SECTOR_SIZE - 1);
+    uint64_t most = INT64_MAX & ~(uint64_t)(SECTOR_SIZE - 1);
     return most / span < entries ? most : entries * span;
 }
 
@@ -75,7 +75,7 @@ static void check(struct amendment *amendment)
     bool over_backing = has_backing_file(&amendment->image) && amendment->backing_size > h->size;
     if (!is_asked(amendment))
         return;
-    if (size == 0 || size % QCOW2_SECTOR_SIZE || size > largest_size(h))
+    if (size == 0 || size % SECTOR_SIZE || size > largest_size(h))
         refuse(verdict, REFUSAL_SIZE_LIMIT, AMEND_ERROR_SIZE, size, largest_size(h), 0);
     if (size < h->size && !amendment->may_shrink)
         refuse(verdict, REFUSAL_SHRINK_NOT_ALLOWED, AMEND_ERROR_SIZE, size, h->size, 0);

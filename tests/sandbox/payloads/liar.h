@@ -44,7 +44,7 @@ LIE uint8_t *word_at(uint64_t place, uint64_t offset, uint8_t *bytes, uint64_t l
 LIE const uint8_t *read_aside(uint64_t offset)
 {
     struct planner_workspace *workspace = (struct planner_workspace *)calls->workspace;
-    struct io_range range = {offset, IO_SECTOR_SIZE, (uint8_t *)(workspace + 1)};
+    struct io_range range = {offset, SECTOR_SIZE, (uint8_t *)(workspace + 1)};
     return read_blocks(0, INSTAR_PHASE_PREPARE, &range, 1) ? range.buffer : 0;
 }
 

@@ -3,7 +3,7 @@
 
 static void lie(uint32_t phase, uint64_t offset, uint8_t *bytes, uint64_t length)
 {
-    if (phase == INSTAR_PHASE_PREPARE && length > IO_SECTOR_SIZE && offset < config->image_size)
-        for (uint64_t at = 0; at < IO_SECTOR_SIZE; at++)
+    if (phase == INSTAR_PHASE_PREPARE && length > SECTOR_SIZE && offset < config->image_size)
+        for (uint64_t at = 0; at < SECTOR_SIZE; at++)
             bytes[at] = 0;
 }
