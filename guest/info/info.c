@@ -20,13 +20,14 @@ void operation_start(uint64_t workspace_size)
     const struct image_io io = {.size = config->image_size, .read = read_blocks};
     uint32_t waiting = 0;
     const struct sink sink = {&waiting, send_waiting};
+    const struct inspection inspection = {&io, config->work_max, &sink, &verdict};
     struct InfoResult result;
     if (!is_executor_known() || workspace_size < sizeof(*workspace) ||
         config->magic != INSPECT_CONFIG_MAGIC)
         return; /* without a result, which the host takes for a fault */
     if (!(config->flags & INSPECT_FLAG_QUIET))
         calls->debug("info: reading\n");
-    tell_info(config, &io, workspace, &sink, &result, &verdict);
+    tell_info(&inspection, workspace, &result);
     if (verdict.count)
         send_waiting(&waiting, FRAME_REFUSALS, verdict.refusals,
                      verdict.count * (uint32_t)sizeof(verdict.refusals[0]));

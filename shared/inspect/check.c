@@ -151,24 +151,24 @@ static void open_refcounts(struct checking *checking)
     };
 }
 
-void check_image(const struct InspectConfig *config, const struct image_io *io,
-                 struct check_workspace *workspace, uint64_t size, const struct sink *sink,
-                 struct CheckResult *result, struct verdict *verdict)
+void check_image(const struct inspection *inspection, struct check_workspace *workspace,
+                 uint64_t size, struct CheckResult *result)
 {
+    struct verdict *verdict = inspection->verdict;
     struct checking checking = {.records = &workspace->records, .result = result};
     struct qcow2_image *image = &checking.image;
     const struct qcow2_header *h = &image->header;
     memset(result, 0, sizeof(*result));
     result->magic = CHECK_RESULT_MAGIC;
     start_verdict(verdict);
-    open_qcow2(image, &workspace->image, io, verdict, config->work_max);
+    open_qcow2(image, &workspace->image, inspection->io, verdict, inspection->work_max);
     image->file.read_only = true;
-    start_records(&workspace->records, sink, FRAME_CHECK_FINDINGS);
+    start_records(&workspace->records, inspection->sink, FRAME_CHECK_FINDINGS);
     if (parse_header(image) && parse_extensions(image) && can_be_checked(verdict)) {
         check_snapshots(image, 0, 0);
         if (can_be_checked(verdict)) {
             open_refcounts(&checking);
-            checking.file_clusters = round_up(io->size, h->cluster_size) >> h->cluster_bits;
+            checking.file_clusters = round_up(image->file.io->size, h->cluster_size) >> h->cluster_bits;
             checking.clusters = checking.file_clusters;
             result->total_clusters = (h->size / SECTOR_SIZE * SECTOR_SIZE +
                                       h->cluster_size - 1) >> h->cluster_bits;

@@ -6,16 +6,13 @@
 #ifndef INSTAR_CHECK_H
 #define INSTAR_CHECK_H
 
-#include "image/io.h"
 #include "inspect/checking.h"
-#include "inspect/sink.h"
-#include "verdict.h"
+#include "inspect/inspection.h"
 
 /* Check the image; `size` bytes of memory follow the workspace, for counts. What keeps it from being
- * checked is in `verdict`, with its being dirty or corrupt, which does not. */
-void check_image(const struct InspectConfig *config, const struct image_io *io,
-                 struct check_workspace *workspace, uint64_t size, const struct sink *sink,
-                 struct CheckResult *result, struct verdict *verdict);
+ * checked is in the verdict, with its being dirty or corrupt, which does not. */
+void check_image(const struct inspection *inspection, struct check_workspace *workspace,
+                 uint64_t size, struct CheckResult *result);
 
 /* Count all references but those of the refcount table and of its blocks. False: refused. */
 bool count_contents(struct checking *checking);

@@ -197,16 +197,20 @@ static void tell_luks(struct telling *telling)
     telling->sink->send(telling->sink->context, FRAME_INFO_LUKS, sectors, INFO_LUKS_SIZE);
 }
 
-void tell_info(const struct InspectConfig *config, const struct image_io *io,
-               struct info_workspace *workspace, const struct sink *sink,
-               struct InfoResult *result, struct verdict *verdict)
+void tell_info(const struct inspection *inspection, struct info_workspace *workspace,
+               struct InfoResult *result)
 {
-    struct telling telling = {.workspace = workspace, .sink = sink, .result = result};
+    struct telling telling = {
+        .workspace = workspace,
+        .sink = inspection->sink,
+        .result = result,
+    };
+    struct verdict *verdict = inspection->verdict;
     struct qcow2_image *image = &telling.image;
     memset(result, 0, sizeof(*result));
     result->magic = INFO_RESULT_MAGIC;
     start_verdict(verdict);
-    open_qcow2(image, &workspace->image, io, verdict, config->work_max);
+    open_qcow2(image, &workspace->image, inspection->io, verdict, inspection->work_max);
     image->file.read_only = true;
     if (parse_header(image)) {
         result->read |= INFO_READ_HEADER;

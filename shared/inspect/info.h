@@ -6,10 +6,9 @@
 #ifndef INSTAR_INFO_H
 #define INSTAR_INFO_H
 
-#include "image/io.h"
+#include "inspect/inspection.h"
 #include "inspect/sink.h"
 #include "qcow2/image.h"
-#include "verdict.h"
 
 /* Need not be initialised. */
 struct info_workspace {
@@ -18,10 +17,9 @@ struct info_workspace {
     uint8_t sectors[1536]; /* the start of the LUKS header, or those with the backing file name */
 };
 
-/* Send to `sink` what can be read, and describe it in `result`; what is wrong with the image is in
- * `verdict`, and does not keep the rest from being told. */
-void tell_info(const struct InspectConfig *config, const struct image_io *io,
-               struct info_workspace *workspace, const struct sink *sink,
-               struct InfoResult *result, struct verdict *verdict);
+/* Send to the sink what can be read, and describe it in `result`; what is wrong with the image is in
+ * the verdict, and does not keep the rest from being told. */
+void tell_info(const struct inspection *inspection, struct info_workspace *workspace,
+               struct InfoResult *result);
 
 #endif

@@ -125,14 +125,13 @@ static void check_verdict(const struct look *look, uint32_t told)
 static void ask_info(struct look *look, const struct sparse *image, uint32_t place,
                      struct InfoResult *result)
 {
-    const struct InspectConfig config = {INSPECT_CONFIG_MAGIC, INSPECT_FLAG_QUIET, image->size,
-                                         look->work_max, 0};
     const struct image_io io = {.context = look, .size = image->size, .read = read_sparse};
     const struct sink sink = {look, take_frame};
+    const struct inspection inspection = {&io, look->work_max, &sink, &look->verdict};
     look->memory = (const uint8_t *)&info_memory[place];
     look->memory_size = sizeof(info_memory[place]);
     forget(&info_memory[place], sizeof(info_memory[place]));
-    tell_info(&config, &io, &info_memory[place], &sink, result, &look->verdict);
+    tell_info(&inspection, &info_memory[place], result);
     check_verdict(look, result->refusal_count);
     PROMISE(result->magic == INFO_RESULT_MAGIC && result->reserved == 0);
     PROMISE(look->records[FRAME_CHECK_FINDINGS] == 0);
@@ -147,15 +146,14 @@ static void ask_info(struct look *look, const struct sparse *image, uint32_t pla
 static void ask_check(struct look *look, const struct sparse *image, uint32_t place, uint32_t room,
                       struct CheckResult *result)
 {
-    const struct InspectConfig config = {INSPECT_CONFIG_MAGIC, INSPECT_FLAG_QUIET, image->size,
-                                         look->work_max, 0};
     const struct image_io io = {.context = look, .size = image->size, .read = read_sparse};
     const struct sink sink = {look, take_frame};
+    const struct inspection inspection = {&io, look->work_max, &sink, &look->verdict};
     struct check_memory *memory = &check_memory[place];
     look->memory = (const uint8_t *)memory;
     look->memory_size = sizeof(memory->workspace);
     forget(memory, sizeof(*memory));
-    check_image(&config, &io, &memory->workspace, room, &sink, result, &look->verdict);
+    check_image(&inspection, &memory->workspace, room, result);
     check_verdict(look, result->refusal_count);
     PROMISE(result->magic == CHECK_RESULT_MAGIC);
     PROMISE(look->records[FRAME_CHECK_FINDINGS] ==
