@@ -87,7 +87,7 @@ struct AheadPart {
 #define INSTAR_PHASE_FLAGS 5          /* OFLAG_COPIED of what the release has left to one user */
 #define INSTAR_PHASE_COUNT 6
 #define INSTAR_ZEROES_SEGMENTS_MAX 4096 /* in one WRITE_ZEROES request */
-#define INSTAR_SEGMENTS_MAX 0x100000    /* in all of them; one that goes on behind the last is none */
+#define INSTAR_SEGMENTS_MAX 0x100000    /* in all; one that begins where the last ends is none */
 #define INSTAR_STAGED_MAX 0x10100000    /* bytes of all OUT requests together: L2 tables of 2 TiB */
 
 /* The request for one amend. The current_* fields are what the host read at fixed offsets of the
@@ -98,7 +98,7 @@ struct AheadPart {
 #define AMEND_FLAG_PROGRESS 32      /* send FRAME_PROGRESS while scanning */
 #define AMEND_FLAG_DROP_BITMAPS 64  /* a downgrade removes persistent bitmaps */
 #define AMEND_FLAG_FIXED_SIZE 128   /* a block device: max_growth is 0 and cannot be raised */
-#define AMEND_FLAG_SHRINK 256       /* the disk may lose what lies behind its new end */
+#define AMEND_FLAG_SHRINK 256       /* the disk may lose what lies beyond its new end */
 #define AMEND_FLAG_CHANGE_BACKING 512 /* a backing file or format that differs is a change */
 /* One of these makes a run that changes no option: refcounts and flags become what the tables say. */
 #define AMEND_FLAG_REPAIR 1024       /* of an image that is dirty, which then is not */
@@ -106,8 +106,8 @@ struct AheadPart {
 #define AMEND_FLAG_REPAIR_ALL 4096   /* of any */
 #define AMEND_FLAG_KEYS 8192 /* the host is to change keyslots: say whether the image allows it */
 
-/* A guest refuses rather than do more work than work_max, which is in bytes that are read. What else
- * the host does for it counts as many bytes as take as long. */
+/* A guest refuses rather than do more work than work_max, in bytes read. Whatever else the host
+ * does for it counts as the bytes that it could read in that time. */
 #define AMEND_DOORBELL_WORK 0x38000
 #define AMEND_REQUEST_WORK 0x8000 /* each block request */
 #define AMEND_SECTOR_WORK 0x8000  /* each sector that is written */
@@ -161,7 +161,7 @@ struct OptionRecord {
     uint32_t length; /* IN, OUT: bytes of the value; 8 of a flag or number */
 };
 
-/* The verdict. Errors are append-only; nothing is left of 2. */
+/* The verdict. Errors are append-only; 2 is not used again. */
 #define AMEND_RESULT_MAGIC 0x414d5253
 #define AMEND_ACTION_NOOP 0
 #define AMEND_ACTION_AMENDED 1
@@ -427,8 +427,9 @@ struct InfoBitmap {
 #define FRAME_CHECK_FINDINGS 23 /* CheckFindings: the first of them */
 #define CHECK_RESULT_MAGIC 0x4348434b
 
-/* The memory in which it counts. The host gives a run as much RAM as all clusters of the image take, as
- * far as there can be so much; in less, the guest counts a window of them after the other. */
+/* The memory in which it counts. The host gives a run as much RAM as all clusters of the image
+ * take, as far as there can be so much; with less, the guest counts one window of them after
+ * another. */
 #define CHECK_MEMORY_RESERVED 0x1d0000 /* bytes of RAM that are not for counts, at most */
 #define CHECK_COUNT_BYTES 3            /* of a cluster, where refcounts have up to 16 bits, */
 #define CHECK_WIDE_COUNT_BYTES 5       /* and where they have more */

@@ -1,7 +1,7 @@
 /* Pure, either side: collects the reasons to refuse an image. */
 #include "verdict.h"
 
-/* Of a reason that holds for each of many snapshots the first few are enough. */
+/* Of a reason that holds for many snapshots, the first few are enough. */
 #define SAME_REASON_MAX 8
 
 void start_verdict(struct verdict *verdict)

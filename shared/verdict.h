@@ -23,7 +23,7 @@ struct verdict {
 /* Nothing is refused yet. */
 void start_verdict(struct verdict *verdict);
 
-/* Note a reason to refuse; of one reason, and of all, only so many are kept. Returns false. */
+/* Note a reason to refuse; of one reason, and of all, only the first are kept. Returns false. */
 bool refuse(struct verdict *verdict, uint32_t reason, uint32_t error, uint64_t detail0,
             uint64_t detail1, uint64_t detail2);
 

@@ -80,7 +80,7 @@ static bool submit(void)
     return end_waiting();
 }
 
-/* Have place for so many requests more. */
+/* Make room for this many more requests. */
 static bool make_room(uint32_t count)
 {
     return count <= CALL_TABLE_RANGES_MAX && (waiting <= CALL_TABLE_RANGES_MAX - count || submit());
@@ -112,7 +112,7 @@ bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count
     return waiting == before || submit();
 }
 
-/* The host stages what it is told in the end: so little has the time to wait, but its buffer has not. */
+/* A small write can wait for the next doorbell, but its buffer cannot: its data are copied. */
 static const uint8_t *keep(const struct block_range *range)
 {
     uint8_t *kept = (uint8_t *)CORE_WAITING_ADDR + waiting_bytes;

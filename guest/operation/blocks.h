@@ -1,4 +1,4 @@
-/* Guest, untrusted: what all operations share: the image behind the executor's block requests. */
+/* Guest, untrusted: what all operations share: the image, by the executor's block requests. */
 #ifndef INSTAR_BLOCKS_H
 #define INSTAR_BLOCKS_H
 

@@ -4,7 +4,7 @@
 
 #include "blocks.h"
 
-/* Bytes that may wait in the executor's buffer so that the largest frame still fits behind them. */
+/* Bytes that may wait in the executor's buffer so that the largest frame still fits after them. */
 #define WAITING_MAX (INSTAR_TRANSMIT_MAX - FRAME_PAYLOAD_MAX - (uint32_t)sizeof(struct FrameHeader))
 
 /* As sink.send has it; `context` counts the bytes that wait. */

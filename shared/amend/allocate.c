@@ -13,7 +13,7 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
-/* So many blocks at a time, if there is use for them: each append costs a few requests. */
+/* Blocks to append at a time, if there is use for them: each append costs a few requests. */
 #define BLOCKS_AT_ONCE 16u
 
 /* What is appended to the stretch that is covered by refcounts. */
@@ -21,7 +21,7 @@ struct area {
     uint64_t first; /* cluster */
     uint64_t blocks;
     uint64_t table; /* clusters of the new refcount table, which follows; 0: it stays */
-    uint64_t run;   /* clusters that are taken behind that */
+    uint64_t run;   /* clusters that are taken after that */
 };
 
 static uint64_t divide_up(uint64_t value, uint64_t by)
@@ -138,7 +138,7 @@ bool allocate_clusters(struct books *books, uint64_t count, uint64_t references,
             if (!append(books, 0, offset))
                 return false;
         }
-        /* Refcounts may go on far behind the end, and all be taken: no use in looking there. */
+        /* Refcounts may go on far past the end, and all be taken: no use in looking there. */
         if (!may_extend_to(&books->image->file, (cluster + 1) << bits))
             return extend_to(&books->image->file, (cluster + 1) << bits);
         if (!get_prepared_refcount(books, cluster << bits, &refcount, &covered))

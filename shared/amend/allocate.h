@@ -7,8 +7,8 @@
 
 #include "amend/books.h"
 
-/* Take `count` free clusters in a row, each with so many references; *offset is the first one's place.
- * False: refused. The books must have been told to expect them. */
+/* Take `count` free clusters in a row, each with this many references; *offset is the first one's
+ * place. False: refused. The books must have been told to expect them. */
 bool allocate_clusters(struct books *books, uint64_t count, uint64_t references, uint64_t *offset);
 
 #endif

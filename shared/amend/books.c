@@ -12,7 +12,7 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
-/* To give up a cluster here and in the host's books takes as long as to read so many bytes. */
+/* Cost of giving up a cluster, here and in the host's books, in bytes read. */
 #define RELEASE_WORK 1024u
 
 /* Blocks lie at a distance that is a power of two. */

@@ -23,8 +23,8 @@ struct books {
     struct window prepared;  /* with the clusters that are newly taken */
     struct window released;  /* with those that are given up too */
     uint64_t next;           /* the first cluster that may be free */
-    uint64_t total;          /* at most so many clusters are taken in all */
-    uint64_t expected;       /* and so many of these are still to come */
+    uint64_t total;          /* clusters that are taken at most, in all */
+    uint64_t expected;       /* those of them that are still to come */
     bool table_moved;
     bool any_released;
     bool any_left_alone; /* a cluster was given up that has one user left */
@@ -34,7 +34,8 @@ void open_books(struct books *books, struct books_memory *memory, struct qcow2_i
 
 /* Of all these, false means refused. */
 
-/* Get ready; at most `count` clusters more will be taken besides those of the refcounts' own. */
+/* Get ready; at most `count` more clusters will be taken, besides those of the refcounts
+ * themselves. */
 bool expect_clusters(struct books *books, uint64_t count);
 /* The refcount of any cluster at the end of the amend, as far as has been planned. */
 bool get_final_refcount(struct books *books, uint64_t offset, uint64_t *refcount);

@@ -1,11 +1,11 @@
-/* Pure, either side: finds what the untrusted image's active layer has at the end of its disk, and behind. */
+/* Pure, either side: what the untrusted image has at and past the end of its disk. */
 #include "amend/boundary.h"
 
 #include "qcow2/bytes.h"
 #include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
-#define ENTRY_WORK 16u /* to look at an entry takes as long as to read so many bytes */
+#define ENTRY_WORK 16u /* cost of a look at an entry, in bytes read */
 #define EXTENDED_ZERO (UINT64_C(0xffffffff) << 32) /* all subclusters read as zeros */
 #define EXTENDED_ALLOCATED UINT64_C(0xffffffff)
 

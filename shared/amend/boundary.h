@@ -9,11 +9,11 @@
 
 /* The last byte that both sizes have, and what the tables have of it. */
 struct boundary {
-    uint64_t at;          /* of the disk: here it begins that one of the sizes does not have it */
+    uint64_t at;          /* of the disk: from here on, one of the sizes does not have it */
     uint64_t fill_end;    /* number of a cluster of the disk: those before it have to hide a backing file */
     uint64_t l1_kept;     /* entries of the L1 table that map anything before the boundary */
     uint64_t table;       /* the L2 table that maps both sides of it; 0: there is none */
-    uint64_t first;       /* its first entry of a cluster that is wholly behind; 0 if none maps both */
+    uint64_t first;       /* its first entry of a cluster wholly past it; 0 if none maps both */
     uint64_t entry;       /* of the cluster that the boundary is within; 0 if it is within none */
     uint64_t subclusters; /* the second half of that entry, if it is extended */
     struct window l1, l2; /* over the two tables */
@@ -28,9 +28,10 @@ bool find_boundary(struct qcow2_image *image, uint64_t at, uint64_t end, uint64_
  * rest, is not 0. */
 bool has_l1_entries(struct qcow2_image *image, struct boundary *boundary, uint64_t first,
                     uint64_t end, bool *any);
-/* Whether an entry of the table behind the boundary, extended or not, is not what it should be. */
+/* Whether an entry of the table past the boundary, extended or not, is not what it should be. */
 bool has_remains(struct qcow2_image *image, struct boundary *boundary, bool *any);
-/* What entry `index` of the table behind the boundary has to be: nothing, or zeros over a backing file. */
+/* What the table's entry `index`, past the boundary, has to be: nothing, or zeros over a backing
+ * file. */
 void store_wanted(const struct qcow2_image *image, const struct boundary *boundary, uint64_t index,
                   uint8_t *entry);
 

@@ -12,9 +12,9 @@
 #include "qcow2/qcow2.h"
 #include "qcow2/walk.h"
 
-/* So many more entries for one that was read: then the next search looks at all that follow. */
+/* If one read served this many more entries, the next search looks at all that follow. */
 #define WORTH_A_SEARCH 16u
-/* To look at one takes as long as to read so many bytes. */
+/* Cost of a look at one, in bytes read. */
 #define SEARCH_WORK 16u
 
 /* What a visit works with; the agenda is about the part of an L2 table that is being visited. */
@@ -46,7 +46,7 @@ static bool detach_entry(struct walk *walk, uint64_t table_users, uint8_t *entry
     return true;
 }
 
-/* Which of the tables that the part has pieces of the entry at this place of the image is in. */
+/* Which table the entry at this place of the image is in, of those that the part has pieces of. */
 static uint64_t table_number(const struct walk *walk, const struct io_range *part, uint64_t place)
 {
     uint32_t bits = walk->image->header.cluster_bits;
@@ -95,8 +95,9 @@ static bool detach_noted(struct walk *walk, const struct io_range *part, uint64_
     return true;
 }
 
-/* With each entry those that follow and whose refcounts are at hand by then: host clusters may lie in
- * any order, and refcounts are read many at a time. Where few are found, the search gets shorter. */
+/* Detach with each entry those after it whose refcounts are at hand by then: host clusters may lie
+ * in any order, and refcounts are read many at a time. Where few are found, the search gets
+ * shorter. */
 static bool detach_pending(struct walk *walk, const struct io_range *part)
 {
     struct detachment *detachment = walk->context;

@@ -8,7 +8,7 @@
 #include "qcow2/qcow2.h"
 
 #define PROGRESS_STEPS 100u
-#define ENTRY_WORK 128u /* to look at an L1 entry takes as long as to read so many bytes */
+#define ENTRY_WORK 128u /* cost of a look at an L1 entry, in bytes read */
 
 /* Parts of L2 tables that are read together. */
 struct dropping {

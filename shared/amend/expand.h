@@ -9,7 +9,7 @@
 #include "amend/detach.h"
 #include "image/io.h"
 
-/* What L2 tables have that version 2 has not, or not in any image. */
+/* What L2 tables have that version 2 does not have, or not in every image. */
 struct downgrade_counts {
     uint64_t zero;
     uint64_t allocated; /* of these, with a cluster of their own */

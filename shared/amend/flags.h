@@ -6,8 +6,8 @@
 
 #include "amend/books.h"
 
-/* The part of the active layer that an amend leaves: so many entries of its L1 table, and all that they
- * name, but for what one L2 table has from a place in it on. */
+/* The part of the active layer that an amend keeps: the first entries of its L1 table and all that
+ * they name, except for what one L2 table has from some place on. */
 struct kept_layer {
     uint64_t l1_entries;
     uint64_t cut_table; /* 0: there is none */

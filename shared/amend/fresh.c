@@ -1,4 +1,4 @@
-/* Pure, either side: fills clusters that the untrusted image did not use, and a sparse file stays sparse. */
+/* Pure, either side: fills unused clusters of the untrusted image; a sparse file stays sparse. */
 #include "amend/fresh.h"
 
 #include <string.h>

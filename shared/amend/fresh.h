@@ -7,9 +7,9 @@
 
 #include "image/io.h"
 
-/* Stage a part of a structure, whole sectors, in INSTAR_PHASE_PREPARE. After the image's old end all is
- * zeros as soon as the file reaches so far: there sectors of zeros are left out, but for the `last` part's
- * last one, which has it reach so far. False: refused. */
+/* Stage a part of a structure, whole sectors, in INSTAR_PHASE_PREPARE. After the image's old end
+ * all is zeros as soon as the file reaches that far: there, sectors of zeros are left out, except
+ * for the last one of the `last` part, which makes the file reach that far. False: refused. */
 bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t length, bool last);
 
 /* Stage zeros in the same way up to `end`, where the structure ends; `memory` has room for `size` bytes. */

@@ -22,8 +22,8 @@ enum fit {
     REFUSED,
 };
 
-/* The largest span behind sector 0 that neither the old extensions nor the name use, from 8-aligned
- * `start` on; before or behind the name. */
+/* The largest span after sector 0 that neither the old extensions nor the name use, aligned to 8;
+ * before or after the name. */
 static struct span free_span(const struct qcow2_header *h, bool after_name)
 {
     struct span name = name_span(h);
@@ -106,7 +106,7 @@ static enum fit plan_in_sector(struct new_header *new)
     return finish(new, slack, (struct span){0, SECTOR_SIZE});
 }
 
-/* Downgrade: the extensions stay where they are, behind a filler over the former fields; one that is
+/* Downgrade: the extensions stay where they are, after a filler over the former fields; one that is
  * given up becomes a filler too, unless it lies after sector 0. */
 static enum fit plan_bridge(struct new_header *new)
 {
@@ -131,8 +131,8 @@ static enum fit plan_bridge(struct new_header *new)
     return finish(new, (struct span){0, 0}, (struct span){0, SECTOR_SIZE});
 }
 
-/* What fits of the extensions goes into sector 0, behind it a filler over all that the old
- * header still uses, and in slack behind that the other extensions, with the name if it has to. */
+/* What fits of the extensions goes into sector 0, then a filler over all that the old header still
+ * uses, and into slack after that the other extensions, with the name if it has to move. */
 static enum fit plan_jump(struct new_header *new, bool after_name)
 {
     const struct qcow2_header *h = &new->image->header;

@@ -1,4 +1,4 @@
-/* Pure, either side: puts the bytes of the amended header together, from the old ones and the target. */
+/* Pure, either side: puts the amended header together from the old one and the target. */
 #include "amend/new_header.h"
 
 #include <string.h>

@@ -31,7 +31,7 @@ struct piece {
     const uint8_t *data;
 };
 
-/* How far one is in the extensions of the new header: new ones first, then those that are carried. */
+/* A place in the extensions of the new header: new ones come first, then those that are carried. */
 struct cursor {
     uint32_t fresh;
     uint32_t at; /* in the old header */
@@ -41,7 +41,7 @@ bool changes_version(const struct new_header *new);
 
 /* Where the old header has the backing file name. */
 struct span name_span(const struct qcow2_header *h);
-/* Whether the name stays where it is; `end` is where the extensions will end, if they end before it. */
+/* Whether the name stays where it is; if the extensions end before it, they will end at `end`. */
 bool name_stays(const struct new_header *new, uint32_t end);
 /* Of the name as it will be, in bytes. */
 uint32_t name_size(const struct new_header *new);
@@ -54,7 +54,7 @@ bool next_piece(const struct new_header *new, struct cursor *cursor, struct piec
 /* Of all extensions of the new header, in bytes. */
 uint32_t extensions_size(const struct new_header *new);
 
-/* Start the new header: sector 0 with the target's fields and nothing behind them, but for a name
+/* Start the new header: sector 0 with the target's fields and nothing after them, except for a name
  * that stays there; the rest as it is. */
 void start_header(struct new_header *new, bool keep_name);
 /* Put the target's fields, those that its version has. */

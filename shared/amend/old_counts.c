@@ -10,7 +10,7 @@
 
 #define BUFFER_SIZE (COUNT_SOURCE_SIZE / 2)
 #define PART_SIZE 0x10000u
-/* Which of so many clusters in a row belong to structures is known at a time. */
+/* Clusters in a row of which it is known at a time whether they belong to structures. */
 #define SPAN_BITS 21u
 #define SPAN_SIZE (1u << SPAN_BITS >> 3) /* bytes */
 

@@ -22,7 +22,7 @@ struct old_counts {
     uint64_t firsts[IO_RANGES_MAX]; /* the first cluster that each part counts */
 };
 
-/* Judge the refcount table, which has been started to read, and get ready. False: refused. */
+/* Judge the refcount table, whose reading has begun, and get ready. False: refused. */
 bool open_old_counts(struct old_counts *old, struct refcounts *refcounts);
 struct count_source old_counts_source(struct old_counts *old);
 

@@ -132,7 +132,7 @@ static uint64_t count_blocks(const uint64_t *blocks, uint64_t *last)
     return count;
 }
 
-/* See that nothing else lies there, and that the file may grow so far. False: refused. */
+/* See that nothing else lies there, and that the file may grow that far. False: refused. */
 static bool check_places(struct places *places)
 {
     struct qcow2_image *image = places->image;

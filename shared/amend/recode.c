@@ -39,7 +39,7 @@ struct recoding {
     uint64_t passed, told; /* clusters of both times, for the progress */
 };
 
-/* Tell how far it is, at the cluster with this number of the one time or the other. */
+/* Tell how far it is, at the cluster with this number of the first time or the second. */
 static void tell_progress(struct recoding *r, uint64_t cluster)
 {
     const struct image *file = &r->image->file;

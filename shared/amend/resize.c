@@ -1,6 +1,6 @@
 /* Pure, either side: stages the active layer of the untrusted image for a disk of another size.
  *
- * What both sizes have stays; whatever the tables have behind that is dropped, whether the disk becomes
+ * What both sizes have stays; what the tables have beyond that is dropped, whether the disk becomes
  * smaller or larger, so that it never shows again. docs/qcow2.md says in which order.
  */
 #include "amend/resize.h"
@@ -26,7 +26,7 @@ static uint64_t clusters_for(const struct qcow2_header *h, uint64_t bytes)
     return round_up(bytes, h->cluster_size) >> h->cluster_bits;
 }
 
-/* The number of the cluster of the disk before which the backing file has something behind the old end. */
+/* The number of the disk's cluster before which the backing file has something past the old end. */
 static uint64_t fill_end(const struct resize *r, uint64_t backing_size)
 {
     const struct qcow2_header *h = &r->books->image->header;
@@ -48,7 +48,7 @@ static bool find_cut(struct resize *r)
     return true;
 }
 
-/* Whether the L1 table has to be another one, or does with more or less entries. */
+/* Whether the L1 table has to be another one, or will do with more or fewer entries. */
 static bool find_move(struct resize *r)
 {
     struct qcow2_image *image = r->books->image;
@@ -117,7 +117,7 @@ static bool fill_tables(struct resize *r)
     uint32_t size = l2_entry_size(h);
     uint64_t bytes = r->filled << h->cluster_bits;
     struct boundary behind = r->boundary;
-    behind.l1_kept++; /* these tables are those of the entries behind */
+    behind.l1_kept++; /* these tables are those of the entries after it */
     for (uint64_t at = 0; at < bytes; at += BATCH_SIZE) {
         uint32_t length = bytes - at < BATCH_SIZE ? (uint32_t)(bytes - at) : BATCH_SIZE;
         for (uint32_t i = 0; i < length; i += size)
@@ -230,7 +230,7 @@ static bool release_old(struct resize *r)
                              (l1 - kept) << h->cluster_bits, AMEND_USE_L1_TABLE));
 }
 
-/* Find out what both sizes have, and what hides behind that. */
+/* Find out what both sizes have, and what hides beyond that. */
 static bool start_resize(struct books *books, struct target *target, uint64_t backing_size,
                          struct resize *r)
 {

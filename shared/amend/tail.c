@@ -26,7 +26,8 @@ static bool find_hidden(struct qcow2_image *image, uint64_t at, bool backed, str
     return true;
 }
 
-/* The same in an extended entry's subclusters: those that are wholly behind become zeros or nothing. */
+/* The same in an extended entry's subclusters: those that are wholly past the end become zeros or
+ * nothing. */
 static bool find_hidden_subclusters(struct qcow2_image *image, uint64_t at, bool backed,
                                     struct tail *tail)
 {

@@ -8,9 +8,9 @@
 #include "amend/books.h"
 #include "amend/boundary.h"
 
-/* What hid behind the end must not show, nor what a backing file has there. */
+/* What hid past the end must not show, nor what a backing file has there. */
 struct tail {
-    uint64_t cluster;     /* with bytes behind the end that are not zeros; 0: there are none */
+    uint64_t cluster;     /* with bytes past the end that are not zeros; 0: there are none */
     uint64_t start, end;  /* of these in the cluster */
     bool shared;          /* a snapshot uses the cluster too, or may do so */
     uint64_t entry;       /* the cluster's entry, as it is to be but for a new place */
@@ -20,10 +20,10 @@ struct tail {
 
 /* Of all these, false means refused. */
 
-/* See what has to be done; `backed` says that a backing file has something behind the end. */
+/* See what has to be done; `backed` says that a backing file has something past the end. */
 bool find_tail(struct books *books, struct boundary *boundary, bool backed, struct tail *tail);
-/* Stage a copy of the cluster at `copy`, with zeros behind the end, or in place what of it changes; it
- * takes memory->batch. */
+/* Stage a copy of the cluster at `copy`, with zeros past the end, or, in place, what changes of it;
+ * this takes memory->batch. */
 bool stage_tail(struct qcow2_image *image, const struct tail *tail, uint64_t copy);
 
 #endif

@@ -67,9 +67,9 @@ struct image {
 
 struct image open_image(const struct image_io *io, struct verdict *verdict, uint64_t work_max);
 
-/* Whether the image may become so large, in bytes. */
+/* Whether the image may become this large, in bytes. */
 bool may_extend_to(const struct image *image, uint64_t end);
-/* Count the bytes up to `end` as part of the image. False: it may not grow so far. */
+/* Count the bytes up to `end` as part of the image. False: it may not grow that far. */
 bool extend_to(struct image *image, uint64_t end);
 
 /* Read whole sectors as they are before `phase`; after the image's end come zeros. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define SHORT_RANGE 8u /* sectors: a request of its own is not worth it for as many */
+#define SHORT_RANGE 8u /* sectors, which are not worth a request of their own */
 
 /* The host keeps all that is staged in memory until the end. */
 static bool refuse_change(struct image *image)
@@ -23,7 +23,7 @@ static bool is_void(const struct image *image)
     return image->verdict->count && !image->read_only;
 }
 
-/* Take so many bytes, in so many requests, of what may be staged. */
+/* Take this many bytes, in this many requests, off what may be staged. */
 static bool spend_on_writes(struct image *image, uint32_t requests, uint64_t bytes)
 {
     if (bytes > INSTAR_STAGED_MAX - image->staged)

@@ -28,14 +28,14 @@ struct checking {
     uint64_t highest;       /* the last cluster in use; 0 if there is none */
     bool once;              /* the first window: findings that are of no window are told */
     uint64_t walked;        /* L1 entries, */
-    uint64_t to_walk;       /* of so many in all windows; 0: nobody wants to know */
+    uint64_t to_walk;       /* of this many in all windows; 0: nobody wants to know */
     bool doubted;           /* a flag of the active tables may be wrong */
     uint64_t next;              /* where the next cluster is if the disk is not fragmented */
 };
 
 /* In the place of a refcount, which is cut to 2, one that cannot be read. */
 #define REFCOUNT_UNKNOWN 3u
-/* To count a cluster takes as long as to read so many bytes; to come to it, and to note a finding. */
+/* Costs in bytes read: of counting a cluster, of coming to it, and of noting a finding. */
 #define COUNT_WORK 16u
 #define REGION_WORK 128u
 #define FINDING_WORK 512u

@@ -8,8 +8,8 @@
 #include "bits.h"
 #include "instar_abi.h"
 
-/* Counts of the clusters [first, first + size); of a larger image there is one such window after the
- * other. A count is 16 bits wide where the image's refcounts are no wider, else 32. */
+/* Counts of the clusters [first, first + size); a larger image is counted in one such window after
+ * another. A count is 16 bits wide where the image's refcounts are no wider, else 32. */
 struct counts {
     uint8_t *memory;
     uint8_t *uses; /* a byte for each cluster: what it was first counted as, and what flags say of it */

@@ -235,8 +235,8 @@ static bool count_l1_entry(struct checking *checking, uint64_t index, uint64_t e
     return count_region(checking, offset, checking->image.header.cluster_size, AMEND_USE_L2_TABLE);
 }
 
-/* Compare the flag of an entry, and find whether it names a table whose refcount is known: of no other
- * does qemu-img look at the flags. False: refused. */
+/* Compare the flag of an entry, and find whether it names a table whose refcount is known: qemu-img
+ * looks at the flags of no other. False: refused. */
 static bool check_l1_entry(struct checking *checking, uint64_t index, uint64_t entry, bool *named)
 {
     uint64_t offset = entry & QCOW2_TABLE_OFFSET_MASK;

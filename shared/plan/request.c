@@ -1,4 +1,4 @@
-/* Pure, either side: finds out what a request makes of the untrusted image, and all that is against it. */
+/* Pure, either side: what a request makes of the untrusted image, and all that is against it. */
 #include "plan/request.h"
 
 #include "amend/keys.h"

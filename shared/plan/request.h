@@ -15,8 +15,8 @@
 void start_amendment(struct amendment *amendment, const struct AmendConfig *config,
                      const struct image_io *io, struct planner_workspace *workspace,
                      struct verdict *verdict);
-/* Judge the image and what is asked of it, and set the target. False: refused, for every reason that could
- * be established. */
+/* Judge the image and what is asked of it, and set the target. False: refused, for every reason
+ * that could be established. */
 bool resolve_request(struct amendment *amendment, const struct AmendConfig *config,
                      const struct asked_options *asked);
 /* Whether the tables, and the refcounts, of an image that is refused mean what they say. */

@@ -14,7 +14,7 @@
 #define GRANULARITY_BITS_MAX 31u
 #define SIZE_MAX_BYTES (UINT64_C(1) << 29)
 
-/* To come across the name of another bitmap takes as long as to read so many bytes. */
+/* Cost of coming across the name of another bitmap, in bytes read. */
 #define NAME_WORK 16u
 #define SLOTS_PER_NAME 2u
 /* FNV-1a. Whoever makes names with one hash has his own image called unsound. */

@@ -30,7 +30,7 @@ bool refuse_bitmaps(struct qcow2_image *image);
  * has said so. */
 bool walk_bitmaps(struct qcow2_image *image,
                   bool (*visit)(void *context, const struct bitmap *bitmap), void *context);
-/* How many entries the table of a bitmap of a disk of so many bytes has. */
+/* How many entries a bitmap's table has for a disk of this many bytes. */
 uint64_t bitmap_table_entries(const struct qcow2_image *image, const struct bitmap *bitmap,
                               uint64_t disk_size);
 

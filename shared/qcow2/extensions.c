@@ -123,7 +123,7 @@ bool parse_extensions(struct qcow2_image *image)
         crypto |= extension.type == QCOW2_EXTENSION_CRYPTO;
         at += end ? QCOW2_EXTENSION_HEADER_SIZE : extension.size;
     }
-    /* The padding of the last extension may reach into the name behind it. */
+    /* The padding of the last extension may reach into the name after it. */
     h->extensions_end = at < h->extensions_limit ? at : h->extensions_limit;
     if (h->crypt_method == QCOW2_CRYPT_LUKS && !crypto)
         refuse(image->file.verdict, REFUSAL_CRYPTO_EXTENSION, AMEND_ERROR_PARSE_FAILED, 0,

@@ -4,7 +4,7 @@
 #include "qcow2/bytes.h"
 #include "qcow2/qcow2.h"
 
-/* To look up a refcount takes as long as to read so many bytes. */
+/* Cost of a lookup, in bytes read. */
 #define LOOKUP_WORK 128u
 
 uint64_t load_refcount(const uint8_t *block, uint64_t index, uint32_t order)

@@ -14,7 +14,7 @@
 #include "qcow2/snapshots.h"
 
 #define PART_ENTRIES (TABLE_SIZE / QCOW2_TABLE_ENTRY_SIZE)
-#define ENTRY_WORK 128u /* to look at an L1 entry takes as long as to read so many bytes */
+#define ENTRY_WORK 128u /* cost of a look at an L1 entry, in bytes read */
 #define PROGRESS_STEPS 256u
 #define SHORT_ENTRIES 192u /* of an L1 table that is read with others */
 #define SHORT_SIZE (SHORT_ENTRIES * QCOW2_TABLE_ENTRY_SIZE)
@@ -83,8 +83,8 @@ static bool is_in_batch(const struct walk *walk, uint64_t offset)
     return false;
 }
 
-/* Take part of an L2 table into the batch, into the last range if it lies right behind that. What
- * is behind the image's end names nothing. */
+/* Take part of an L2 table into the batch, into the last range if it directly follows that. What is
+ * past the image's end names nothing. */
 static bool add_to_batch(struct walk *walk, uint64_t offset, uint32_t size)
 {
     struct qcow2_image *image = walk->image;

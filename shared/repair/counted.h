@@ -12,7 +12,7 @@
 struct counted {
     struct qcow2_image *image;
     struct counts *counts;
-    uint64_t clusters; /* so many are counted */
+    uint64_t clusters; /* that are counted */
     uint64_t next;     /* one of them */
 };
 

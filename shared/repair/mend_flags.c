@@ -34,7 +34,7 @@ static bool mend_entry(struct walk *walk, uint64_t place, uint8_t *entry)
     const struct mending *mending = walk->context;
     if (has_extended_l2(&walk->image->header) && place & QCOW2_TABLE_ENTRY_SIZE)
         return true; /* the second half of an entry */
-    /* Of the clusters of a data file none is shared. */
+    /* No cluster of a data file is shared. */
     store_be64(entry, mended(walk, load_be64(entry), mending->has_data_file));
     return true;
 }
@@ -44,7 +44,8 @@ static bool mend_part(struct walk *walk, const struct io_range *part)
     return change_part(walk, part, may_be_flagged, mend_entry);
 }
 
-/* Mend a sector of the active L1 table, with so many bytes of entries. Returns whether it has changed. */
+/* Mend a sector of the active L1 table, which has `bytes` of entries from here on. Returns whether
+ * it has changed. */
 static bool mend_l1_sector(const struct walk *walk, uint8_t *sector, uint64_t bytes)
 {
     bool changed = false;

@@ -149,7 +149,7 @@ static bool count_image(struct repair *repair, struct record_list *findings)
            refuse_finding(repair);
 }
 
-/* Count a cluster of a refcount structure, or no longer. */
+/* Count a cluster of a refcount structure, or stop counting it. */
 static void mark(struct repair *repair, uint64_t cluster, uint32_t use, bool count)
 {
     uint8_t *found = use_of(&repair->counts, cluster);
@@ -161,7 +161,7 @@ static void mark(struct repair *repair, uint64_t cluster, uint32_t use, bool cou
         set_count(&repair->counts, cluster, count);
 }
 
-/* Count the refcount table and its blocks, or no longer. False: refused. */
+/* Count the refcount table and its blocks, or stop counting them. False: refused. */
 static bool mark_structures(struct repair *repair, bool count)
 {
     struct qcow2_image *image = repair->image;

@@ -15,7 +15,7 @@ enum repair_extent {
     REPAIR_EVERYTHING,
 };
 
-/* Memory for a repair, which need not be initialised, but for these two. */
+/* Memory for a repair, of which only the first two need be set. */
 struct repair_memory {
     uint8_t *counts; /* where references are counted, aligned to 8 bytes */
     uint64_t size;   /* in bytes */

@@ -1,4 +1,4 @@
-/* Pure, either side: the option refcount_bits: refcounts of 1 to 64 bits, of which version 2 has but 16. */
+/* Pure, either side: the option refcount_bits: refcounts of 1 to 64 bits; version 2 has 16 only. */
 #include "amend/old_counts.h"
 #include "amend/options/option.h"
 #include "amend/recode.h"
