@@ -116,12 +116,12 @@ static bool fill_tables(struct resize *r)
     const struct qcow2_header *h = &image->header;
     uint32_t size = l2_entry_size(h);
     uint64_t bytes = r->filled << h->cluster_bits;
-    struct boundary behind = r->boundary;
-    behind.l1_kept++; /* these tables are those of the entries after it */
+    struct boundary beyond = r->boundary;
+    beyond.l1_kept++; /* these tables are those of the entries after it */
     for (uint64_t at = 0; at < bytes; at += BATCH_SIZE) {
         uint32_t length = bytes - at < BATCH_SIZE ? (uint32_t)(bytes - at) : BATCH_SIZE;
         for (uint32_t i = 0; i < length; i += size)
-            store_wanted(image, &behind, (at + i) / size, image->memory->batch + i);
+            store_wanted(image, &beyond, (at + i) / size, image->memory->batch + i);
         if (!write_fresh(&image->file, r->fill + at, image->memory->batch, length,
                          at + length == bytes))
             return false;

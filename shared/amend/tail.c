@@ -33,14 +33,14 @@ static bool find_hidden_subclusters(struct qcow2_image *image, uint64_t at, bool
 {
     uint64_t size = image->header.cluster_size / SUBCLUSTERS;
     uint64_t number = tail->start / size, after = (tail->start + size - 1) / size;
-    uint64_t behind = (UINT64_C(1) << SUBCLUSTERS) - (UINT64_C(1) << after);
+    uint64_t beyond = (UINT64_C(1) << SUBCLUSTERS) - (UINT64_C(1) << after);
     uint64_t zeros = tail->subclusters >> SUBCLUSTERS, mine = UINT64_C(1) << number;
     if (number != after && tail->subclusters & mine)
         tail->end = after * size;
     else if (number != after && !(zeros & mine) && backed)
         return refuse_head(image, at);
-    if ((tail->subclusters & behind) || (backed && (zeros & behind) != behind)) {
-        tail->subclusters = (tail->subclusters & ~behind) | behind << SUBCLUSTERS;
+    if ((tail->subclusters & beyond) || (backed && (zeros & beyond) != beyond)) {
+        tail->subclusters = (tail->subclusters & ~beyond) | beyond << SUBCLUSTERS;
         tail->changed = true;
     }
     return true;
