@@ -13,7 +13,7 @@ import pytest
 
 from instar.vmm import confine
 from instar.vmm.confine.rules import CLIENT_RULES, RULES, VCPU_REQUESTS, WORKER_RULES
-from instar.vmm.image.staging import staging_budget
+from instar.vmm.image.budgets import staging_budget
 from instar.vmm.kvm import ioctls
 from tests.support.process import ALL, attempt
 

@@ -241,7 +241,7 @@ def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) 
 def test_a_worker_is_told_what_an_image_may_cost(tmp_path: Path) -> None:
     images = write_some(tmp_path, 2)
     sizes = [stored(image) for image in images]
-    patch = "import instar.vmm.image.image_file as f; f.WORK_MIN, f.WORK_FACTOR = 1000, 1"
+    patch = "import instar.vmm.image.budgets as b; b.WORK_MIN, b.WORK_FACTOR = 1000, 1"
     done = run(*MANY, "-j1", *images, patch=patch)
     for image, size in zip(images, sizes, strict=True):
         kind, message = outcomes(done.stdout)[image.name]

@@ -12,7 +12,7 @@ from instar.vmm import confine, request
 from instar.vmm.confine.rules import CLIENT_RULES, RULES
 from instar.vmm.contract.reader import disk, structures
 from instar.vmm.devices.serial import FRAME_BUDGET, TEXT_BUDGET
-from instar.vmm.image.image_file import WORK_FACTOR, WORK_MIN
+from instar.vmm.image.budgets import WORK_FACTOR, WORK_MIN
 from instar.vmm.machine import EXIT_BUDGET, WORK_OF_EXITS
 from instar.vmm.request.options import PERMISSIONS
 

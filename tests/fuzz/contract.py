@@ -16,7 +16,7 @@ from typing import Any
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Judgement, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from tests.fuzz.contract_lies import lie
 from tests.fuzz.contract_mutations import Rogue
 from tests.fuzz.contract_plans import copy_of, honest_cases

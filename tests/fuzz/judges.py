@@ -7,7 +7,7 @@ from typing import Any
 
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.image.staging import StagedWrites
 from instar.vmm.qcow2.header_view import HEADER_LIMIT, HeaderView, MalformedHeader, view_header
 from instar.vmm.request import AmendRequest

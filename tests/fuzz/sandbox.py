@@ -19,7 +19,8 @@ from instar.vmm.amend.messages import Messages, pack_config
 from instar.vmm.base.errors import ImageRejected, InstarError
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Original
-from instar.vmm.image.image_file import WORK_MIN, ImageFile
+from instar.vmm.image.budgets import WORK_MIN
+from instar.vmm.image.image_file import ImageFile
 from instar.vmm.image.staging import StagedWrites, ZeroedInUse
 from instar.vmm.machine import Machine
 from instar.vmm.machine.payload import Payload, load_payload

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.amend.messages import OPTION_KINDS, pack_config, pack_options, read_options
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Image

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instar import abi
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planner import Answer, ask

@@ -53,6 +53,7 @@ OWN = {
     ),
     *(
         "vmm.qcow2.header_view",
+        "vmm.image.budgets",
         "vmm.image.image_file",
         "vmm.kvm",
         "vmm.base.c",

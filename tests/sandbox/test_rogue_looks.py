@@ -102,7 +102,7 @@ def test_what_cannot_be_is_a_guest_fault(rogues: Rogues, path: Path, name: str) 
 def test_a_look_ends_as_an_amend_does(
     rogues: Rogues, path: Path, name: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("instar.vmm.image.image_file.WORK_MIN", 0)
+    monkeypatch.setattr("instar.vmm.image.budgets.WORK_MIN", 0)
     timeout = 0.2 if name == "endless_loop" else 10
     error = rogues.look(name, path, Image(), CALLS[command], timeout=timeout)
     assert type(error) is instar.GuestFault

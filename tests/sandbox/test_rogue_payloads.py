@@ -10,7 +10,7 @@ import pytest
 
 from instar.vmm import machine
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.image import image_file
+from instar.vmm.image import budgets
 from tests.sandbox.rogues import FOLDER, LARGE, TOGGLED, UPGRADE, UPGRADED, Rogues, Set
 from tests.support.forge import Image, Zero
 
@@ -284,7 +284,7 @@ NO_ROGUES = {"honest", "keys", "liars", "looks", "probes", "repair", "traces"}
 TIMEOUTS = {"endless_loop": 0.2, "writes_then_hang": 0.2}
 BUDGETS = {
     "endless_requests": (machine, "EXIT_BUDGET", 500),
-    "too_many_reads": (image_file, "WORK_MIN", 0),
+    "too_many_reads": (budgets, "WORK_MIN", 0),
 }
 
 

@@ -10,7 +10,7 @@ from instar.vmm.amend.messages import pack_config
 from instar.vmm.base.refusals import translate
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.image.staging import StagedWrites
 from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest

@@ -15,7 +15,7 @@ from instar.vmm.amend.result import SWITCH
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Change, Claim, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.image.staging import StagedWrites
 from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest

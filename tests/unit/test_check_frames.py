@@ -11,7 +11,7 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
-from instar.vmm.image.image_file import count_budget
+from instar.vmm.image.budgets import count_budget
 from instar.vmm.inspect.check import CheckFrames, CheckResult, check_open
 from tests.support.forge import Image
 

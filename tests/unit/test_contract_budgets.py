@@ -12,7 +12,7 @@ from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.reader import disk
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.image.staging import StagedWrites
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Extension, Image

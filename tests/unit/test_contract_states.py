@@ -10,7 +10,7 @@ import pytest
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.request import AmendRequest
 from tests.support import planning
 from tests.support.forge import Image, Snapshot, Zero

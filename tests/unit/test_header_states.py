@@ -7,7 +7,7 @@ import pytest
 from instar.vmm.amend.result import SWITCH
 from instar.vmm.contract.header import HeaderStates
 from instar.vmm.contract.terms import Original
-from instar.vmm.image.image_file import WORK_MIN
+from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites
 from tests.support.forge import Image
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from instar.vmm.base.errors import HostError, InstarError, UsageError
-from instar.vmm.image import image_file
-from instar.vmm.image.image_file import WORK_FACTOR, WORK_MIN, ImageFile
+from instar.vmm.image import budgets, image_file
+from instar.vmm.image.budgets import WORK_FACTOR, WORK_MIN
+from instar.vmm.image.image_file import ImageFile
 from instar.vmm.qcow2 import header_view
 from tests.support.sparse import stored
 
@@ -184,7 +185,7 @@ class TestWork:
             assert image.work_max == WORK_MIN + WORK_FACTOR * 10
 
     def test_it_fits_the_config(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(image_file, "WORK_FACTOR", 1 << 60)
+        monkeypatch.setattr(budgets, "WORK_FACTOR", 1 << 60)
         with open_image(path) as image:
             assert image.work_max == (1 << 64) - 1
 

@@ -11,7 +11,7 @@ import pytest
 from instar import abi
 from instar.vmm import confine
 from instar.vmm.confine import Descriptors
-from instar.vmm.image.staging import staging_budget
+from instar.vmm.image.budgets import staging_budget
 
 MIB = 1 << 20
 USED = 100 * MIB

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse, staging_budget
+from instar.vmm.image.budgets import staging_budget
+from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse
 from tests.support.staged import all_sectors, sectors
 
 pytestmark = pytest.mark.any_python

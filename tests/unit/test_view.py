@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.image import view as view_module
+from instar.vmm.image.budgets import WORK_FACTOR, staging_budget
 from instar.vmm.image.commit import commit
-from instar.vmm.image.image_file import WORK_FACTOR, ImageFile
-from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, staging_budget
+from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites
 from instar.vmm.image.view import ImageView
 
 SECTORS = 24

@@ -10,8 +10,9 @@ from ..base.errors import ImageRejected
 from ..base.record import FrozenDict
 from ..contract.judge import judge, preload
 from ..contract.terms import Original
+from ..image.budgets import count_budget
 from ..image.commit import commit, give_back
-from ..image.image_file import ImageFile, count_budget
+from ..image.image_file import ImageFile
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header

@@ -17,7 +17,7 @@ from instar.abi import INSTAR_STAGED_MAX
 from ..base.c import addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
-from ..image.staging import staging_budget
+from ..image.budgets import staging_budget
 from .rules import CHAIN_RULES, CLIENT_RULES, KEY_RULES, READER_RULES, RULES, WORKER_RULES, assemble
 
 TYPE_CHECKING = False

@@ -6,13 +6,12 @@ import errno
 import os
 import stat
 
-from instar.abi import AMEND_SECTOR_WORK
-
 from ..base.c import get_limits, syscall
 from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
+from .budgets import staging_budget, stored_by, work_budget, work_max_of
 from .locks import FOR_CHANGE, lock_image
-from .staging import SECTOR_SIZE, StagedWrites, staging_budget
+from .staging import SECTOR_SIZE, StagedWrites
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
 """What is to be said of the image where an error comes after its switch."""
@@ -23,17 +22,11 @@ if TYPE_CHECKING:
 
 HEADERS_END = 0x10000
 """Where the part of a file ends that every amend may write, in bytes."""
-WORK_MIN = 1 << 29
-"""What any amend may cost, in bytes that are read."""
-WORK_FACTOR = 1024
-"""What an amend may cost for each byte of the image that is stored, not a hole."""
-_COUNT_MIN, _COUNT_FACTOR = 4 << 30, 128  # of count_budget()
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
 _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20
-_U64_MAX = (1 << 64) - 1
 _FAR = (1 << 63) - 1  # past the end of any file
 _HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
 
@@ -91,7 +84,7 @@ class ImageFile:
             os.close(self.fd)
             raise
         self.max_growth = 0 if self.is_device else max_growth
-        self.work_max = min(WORK_MIN + WORK_FACTOR * stored, _U64_MAX)
+        self.work_max = work_max_of(stored)
 
     @classmethod
     def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> ImageFile:
@@ -129,7 +122,7 @@ class ImageFile:
     @property
     def stored(self) -> int:
         """How many of its bytes are stored, and not holes; all that a file system counts."""
-        return max((self.work_max - WORK_MIN) // WORK_FACTOR, 0)
+        return stored_by(self.work_max)
 
     def stage(self, max_growth: int) -> StagedWrites:
         """Make room for what a guest stages, which may let the file grow by so many bytes."""
@@ -347,20 +340,6 @@ class ImageFile:
 
 def _make_hole(fd: int, offset: int, size: int) -> int:
     return syscall(_SYS_FALLOCATE, fd, _PUNCH_HOLE_KEEP_SIZE, offset, size)
-
-
-def work_budget(work_max: int, tables: int) -> int:
-    """What an amend may cost that takes so many bytes of new tables, in bytes that are read."""
-    return min(work_max + tables // SECTOR_SIZE * AMEND_SECTOR_WORK, _U64_MAX)
-
-
-def count_budget(stored: int) -> int:
-    """What it may cost to count the references of an image that stores so many bytes.
-
-    An amend may cost more. In bytes that are read it is a second of the worst image, and enough for
-    a hundred snapshots of 64 GiB that share all tables.
-    """
-    return _COUNT_MIN + _COUNT_FACTOR * stored
 
 
 def _open(path: str | bytes, flags: int) -> int:

@@ -1,7 +1,7 @@
 """Host side: the guest's writes, kept from the image until they have been judged.
 
 What is staged is extents of sectors, a list for each phase. Nobody outside this file knows how they
-are kept; docs/decisions/0018-staging-is-extents.md says why so.
+are kept; docs/decisions/0018-staging-is-extents.md says why.
 """
 
 from __future__ import annotations
@@ -21,25 +21,12 @@ if TYPE_CHECKING:
 
 SECTOR_SIZE = 512
 
-_HEADERS = 128 << 10  # twice what a header takes
 _CHUNK_SHIFT = 11
 _CHUNK = 1 << _CHUNK_SHIFT  # sectors: as many as one block request has
 _BLOCK = 128  # sectors in a block of the store
 _PIECE = 1 << 11  # sectors: what is written at a time, but for a block more
 _EXTENT = Struct("=HHI")  # first sector and end, within the chunk; where in the store it begins
 _RANGE = Struct("=QQ")
-
-
-def staging_budget(image_size: int, max_growth: int, tables: int = 0) -> int:
-    """The bytes that a guest may stage for an image of this size, which may grow by so many.
-
-    INSTAR_STAGED_MAX is the most for any image. `tables` are the bytes of new tables that the
-    request itself explains, whatever the image holds.
-
-    A sector of the image is written in two phases at most. Of what the file grows by, only tables
-    are staged: a refcount takes two bytes, and a cluster no less than 512.
-    """
-    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128 + tables)
 
 
 class ZeroedInUse(Exception):
@@ -319,7 +306,7 @@ class StagedWrites:
     def _sorted_ranges(self) -> Iterator[tuple[int, int]]:
         if self._ascending:
             return _RANGE.iter_unpack(self._ranges)
-        # As tuples they would take thrice the memory.
+        # As tuples they would take three times the memory.
         keys = sorted(first << 64 | count for first, count in _RANGE.iter_unpack(self._ranges))
         return (divmod(key, 1 << 64) for key in keys)
 

@@ -6,8 +6,8 @@ from bisect import bisect_right
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_SEGMENTS_MAX, INSTAR_STAGED_MAX
 
-from .image_file import WORK_FACTOR, work_budget
-from .staging import SECTOR_SIZE, StagedWrites, staging_budget
+from .budgets import WORK_FACTOR, staging_budget, work_budget
+from .staging import SECTOR_SIZE, StagedWrites
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from instar.abi import (
 from ..base.errors import GuestFault, ImageRejected
 from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
-from ..image.image_file import count_budget
+from ..image.budgets import count_budget
 from ..qcow2 import INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, counted_as, describe_finding
