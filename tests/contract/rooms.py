@@ -86,7 +86,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "vmm/machine": ("vmm/devices", "vmm/image", "vmm/kvm", "vmm/base", "abi"),
     "vmm/devices": ("vmm/image", "vmm/base", "abi"),
     "vmm/confine": ("vmm/image", "vmm/base", "abi"),
-    "vmm/image": ("vmm/base", "abi"),
+    "vmm/image": ("vmm/qcow2", "vmm/base", "abi"),
     "vmm/qcow2": ("vmm/base",),
     "vmm/request": ("vmm/base", "abi"),
     "vmm/kvm": ("vmm/base",),

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from instar.vmm.base.errors import HostError, InstarError, UsageError
-from instar.vmm.image import budgets, image_file
+from instar.vmm.image import budgets
 from instar.vmm.image.budgets import WORK_FACTOR, WORK_MIN
 from instar.vmm.image.image_file import ImageFile
-from instar.vmm.qcow2 import header_view
 from tests.support.sparse import stored
 
 
@@ -463,10 +462,6 @@ def failing(number: int) -> object:
         raise OSError(number, os.strerror(number))
 
     return fail
-
-
-def test_what_every_amend_may_write_ends_where_headers_do() -> None:
-    assert image_file.HEADERS_END == header_view.HEADER_LIMIT
 
 
 def test_what_lies_beyond_the_largest_file_reads_as_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from instar.abi import AMEND_SECTOR_WORK, INSTAR_STAGED_MAX
 
+from ..qcow2.header_view import HEADER_LIMIT
 from .staging import SECTOR_SIZE
 
 WORK_MIN = 1 << 29
@@ -12,7 +13,6 @@ WORK_FACTOR = 1024
 """What an amend may cost for each byte of the image that is stored, not a hole."""
 _COUNT_MIN, _COUNT_FACTOR = 4 << 30, 128  # of count_budget()
 
-_HEADERS = 128 << 10  # twice what a header takes
 _U64_MAX = (1 << 64) - 1
 
 
@@ -49,4 +49,4 @@ def staging_budget(image_size: int, max_growth: int, tables: int = 0) -> int:
     A sector of the image is written in two phases at most. Of what the file grows by, only tables
     are staged: a refcount takes two bytes, and a cluster no less than 512.
     """
-    return min(INSTAR_STAGED_MAX, _HEADERS + 2 * image_size + max_growth // 128 + tables)
+    return min(INSTAR_STAGED_MAX, 2 * (HEADER_LIMIT + image_size) + max_growth // 128 + tables)

@@ -9,6 +9,7 @@ import stat
 from ..base.c import get_limits, syscall
 from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
+from ..qcow2.header_view import HEADER_LIMIT
 from .budgets import staging_budget, stored_by, work_budget, work_max_of
 from .locks import FOR_CHANGE, lock_image
 from .staging import SECTOR_SIZE, StagedWrites
@@ -20,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-HEADERS_END = 0x10000
-"""Where the part of a file ends that every amend may write, in bytes."""
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
@@ -147,7 +146,7 @@ class ImageFile:
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
                 self._size_limit = get_limits(_RLIMIT_FSIZE)[0] if limited else _UNLIMITED
-                self.check_limit(min(status.st_size, HEADERS_END))
+                self.check_limit(min(status.st_size, HEADER_LIMIT))
                 self.allocated = status.st_blocks * 512
                 # Some file systems do not count blocks, and none has an image of nothing but holes.
                 return status.st_size, self.allocated or status.st_size
