@@ -184,7 +184,7 @@ def _repair(
     path: PathLike, looker: Looker, request: AmendRequest, seen: dict[str, Any]
 ) -> CheckResult:
     """Check, repair if there is anything to be, and check again."""
-    with ImageFile(os.fspath(path), writable=True, max_growth=request.max_growth) as image:
+    with ImageFile.open(os.fspath(path), writable=True, max_growth=request.max_growth) as image:
         image.lock()
         looker.provide(ram_for(image))
         before = check_open(looker, image, timeout=request.timeout, **seen)

@@ -114,7 +114,7 @@ class _Image(ImageFile):
 def _open_image() -> ImageFile:
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
         Path(file.name).write_bytes(CONTENTS)
-        return _Image(file.name, writable=True)
+        return _Image.open(file.name, writable=True)
 
 
 _memory = WatchedMemory()

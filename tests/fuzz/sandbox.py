@@ -110,7 +110,10 @@ class Differential:
 
     def _run_guest(self, case: Case, config: bytes) -> Plan:
         self._path.write_bytes(case.image)
-        with ImageFile(str(self._path), writable=False) as file, Machine(self._payload) as machine:
+        with (
+            ImageFile.open(str(self._path), writable=False) as file,
+            Machine(self._payload) as machine,
+        ):
             messages = Messages()
             staged = machine.run(file, config, TIMEOUT, messages.receive)
             self.exits += machine.vm_exits

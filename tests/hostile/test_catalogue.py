@@ -88,7 +88,7 @@ def assert_bounded(case: Case, outcome: Outcome, image: Path) -> None:
     assert outcome.memory < MEMORY
     assert not takes_longer(outcome.seconds, SECONDS), outcome.seconds
     if "work_limit" in outcome.reasons:
-        with ImageFile(str(image), writable=False) as file:
+        with ImageFile.open(str(image), writable=False) as file:
             work = file.work_max
         assert outcome.bytes_read + outcome.exits * AMEND_DOORBELL_WORK < 1.1 * work
     else:

@@ -352,7 +352,7 @@ def test_a_cluster_that_is_data_and_no_more_costs_a_check_little(
     clusters = {n: Data(b"d") for n in range(count)}
     replace(REFCOUNTS, cluster_bits=9, size=count << 9, clusters=clusters).write(path)
     frames = CheckFrames()
-    with Looker("check") as looker, ImageFile(str(path), writable=False) as image:
+    with Looker("check") as looker, ImageFile.open(str(path), writable=False) as image:
         looker.look(image, frames.receive, 10.0, work_max=(1 << 20) + count * each)
     assert (not frames.refusals) == is_enough
 
@@ -366,7 +366,7 @@ def test_memory_is_as_large_as_the_image_asks_for_and_no_larger_than_64_mib(
         for size in (1 << 20, 1 << 30, 1 << 40, 1 << 43):
             replace(REFCOUNTS, cluster_bits=bits, size=1 << 16, clusters={}).write(path)
             os.truncate(path, size)
-            with ImageFile(str(path), writable=False, is_to_change=False) as image:
+            with ImageFile.open(str(path), writable=False, is_to_change=False) as image:
                 sizes[bits, size] = ram_for(image) >> 20
     assert sizes == {
         (9, 1 << 20): 2,

@@ -344,7 +344,7 @@ def test_a_guest_that_writes_is_at_fault(tmp_path: Path) -> None:
     request = make_request({"lazy_refcounts": True})
     with (
         Machine(load_payload("amend")) as machine,
-        ImageFile(str(path), writable=False) as image,
+        ImageFile.open(str(path), writable=False) as image,
     ):
         size, work = image.size, image.work_max
         config = pack_config(head, request, size, work, progress=False, debug=False)

@@ -148,16 +148,16 @@ def test_what_only_the_forge_can_make_is_refused_and_not_touched(
 def test_a_block_device_that_is_full_is_not_asked_to_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = image_file.ImageFile._measure
+    measure = image_file._measure
 
-    def claim_device(self: image_file.ImageFile, *, limited: bool) -> tuple[int, int]:
-        self.is_device = True
-        return measure(self, limited=limited)
+    def claim_device(fd: int, name: str, **how: bool) -> tuple[int, int, bool, int]:
+        size, allocated, _, limit = measure(fd, name, **how)
+        return size, allocated, True, limit
 
     image = tmp_path / "t.qcow2"
     ZERO_OVER_BACKING.write(image)
     before = fingerprint(image)
-    monkeypatch.setattr(image_file.ImageFile, "_measure", claim_device)
+    monkeypatch.setattr(image_file, "_measure", claim_device)
     with pytest.raises(instar.ImageRejected, match="device") as caught:
         instar.amend(image, compat="0.10")
     assert [refusal.name for refusal in caught.value.refusals] == ["device_full"]

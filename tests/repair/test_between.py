@@ -124,7 +124,7 @@ def test_an_image_that_is_in_use_by_then_is_not_repaired(
     image = tmp_path / "t.qcow2"
     replace(LOW, dirty=False).write(image)
     before = image.read_bytes()
-    with ImageFile(str(image), writable=True) as user:
+    with ImageFile.open(str(image), writable=True) as user:
         told = check_and_mend(image, user.lock)
     assert told["error"]["kind"] == "ImageLocked"
     assert image.read_bytes() == before

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import instar
-from instar.vmm.image.image_file import ImageFile
+from instar.vmm.image import image_file
 from tests.repair.repairing import losses, refusal_of
 from tests.support import qemu as oracle
 from tests.support.forge import Bitmap, Compressed, Data, Extension, Image, Snapshot
@@ -253,16 +253,16 @@ def test_a_repair_that_needs_room_keeps_to_its_limit(tmp_path: Path) -> None:
 def test_a_repair_that_finds_no_room_on_a_block_device_says_so(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = ImageFile._measure
+    measure = image_file._measure
 
-    def claim_device(self: ImageFile, *, limited: bool) -> tuple[int, int]:
-        self.is_device = True
-        return measure(self, limited=limited)
+    def claim_device(fd: int, name: str, **how: bool) -> tuple[int, int, bool, int]:
+        size, allocated, _, limit = measure(fd, name, **how)
+        return size, allocated, True, limit
 
     image = tmp_path / "t.qcow2"
     replace(IMAGES["too low"], dirty=True).write(image)
     before = fingerprint(image)
-    monkeypatch.setattr(ImageFile, "_measure", claim_device)
+    monkeypatch.setattr(image_file, "_measure", claim_device)
     repair: Callable[[], object] = {
         "check": lambda: instar.check(image, repair="all"),
         "amend": lambda: instar.amend(image, repair=True),

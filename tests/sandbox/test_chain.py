@@ -382,7 +382,7 @@ class TestWhatAllStepsShare:
         monkeypatch.setattr(ImageView, "lay", note)
         untouched(image)
         amend_in_steps(path, requests(steps))
-        whole = ImageFile(os.fspath(path), writable=False).work_max
+        whole = ImageFile.open(os.fspath(path), writable=False).work_max
         assert whole > budgets[0] > budgets[1] > 0
         assert works[0] > 0  # a downgrade that is judged by the image's tables
 

@@ -88,7 +88,7 @@ def test_the_budget_of_exits_grows_with_what_may_be_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image(clusters={0: Data(b"\5"), 9000: Data(b"\6")}).write(path)
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         budget = image.budget
     monkeypatch.setattr("instar.vmm.machine.EXIT_BUDGET", 1)
     monkeypatch.setattr("instar.vmm.machine.WORK_OF_EXITS", budget // 2 + 1)

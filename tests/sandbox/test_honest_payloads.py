@@ -63,7 +63,7 @@ def test_the_run_ends_with_the_result_whatever_would_follow(
 def staged_by(payload: Payload, path: Path) -> StagedWrites:
     """What a payload stages on the image of TOGGLED; nobody judges it."""
     TOGGLED.image.write(path)
-    with Machine(payload) as machine, ImageFile(str(path), writable=False) as image:
+    with Machine(payload) as machine, ImageFile.open(str(path), writable=False) as image:
         return amend.plan(machine, image, AmendRequest.of(timeout=10, **TOGGLED.request)).staged
 
 

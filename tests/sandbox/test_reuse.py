@@ -111,7 +111,7 @@ def write_image(path: Path, payload: Payload) -> None:
 
 
 def run(machine: Machine, path: Path) -> Outcome:
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         return plan(machine, image, REQUEST)
 
 

@@ -117,7 +117,7 @@ class TestGrowth:
     def test_a_block_device_does_not_grow(self, tmp_path: Path) -> None:
         request = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=1 << 30)
         self.IMAGE.write(tmp_path / "image")
-        with ImageFile(str(tmp_path / "image"), writable=True, max_growth=1 << 30) as image:
+        with ImageFile.open(str(tmp_path / "image"), writable=True, max_growth=1 << 30) as image:
             assert request.fit(image.is_device) is request
             image.is_device = True
             fixed = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=0, fixed_size=True)

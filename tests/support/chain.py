@@ -46,7 +46,7 @@ def amend_in_steps(
     payload = payload or load_payload()
     growth = max(step.max_growth for step in steps)
     writable = not steps[0].dry_run
-    with ImageFile(str(path), writable=writable, max_growth=growth) as image:
+    with ImageFile.open(str(path), writable=writable, max_growth=growth) as image:
         warning = image.lock()
         with Machine(payload) as machine:
             machine.keep()

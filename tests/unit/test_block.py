@@ -45,7 +45,7 @@ def memory() -> Iterator[GuestMemory]:
 def image(tmp_path: Path) -> Iterator[ImageFile]:
     path = tmp_path / "image"
     path.write_bytes(CONTENTS)
-    with ImageFile(str(path), writable=True) as image:
+    with ImageFile.open(str(path), writable=True) as image:
         yield image
     assert path.read_bytes() == CONTENTS
 
@@ -142,7 +142,7 @@ def test_sectors_are_read_ahead_along_with_the_head_if_the_image_has_them(
     path = tmp_path / "image"
     contents = b"".join(n.to_bytes(8, "big") for n in range((9216 + 40) // 8))
     path.write_bytes(contents)
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         BlockDevice(memory, image).read_ahead(along)
     padded = contents.ljust(9728, b"\0")
     parts = [(0, padded[:4096]), *((at, padded[at : at + 512]) for at in found)]
@@ -156,7 +156,7 @@ def test_sectors_are_read_ahead_along_with_the_head_if_the_image_has_them(
 def test_an_empty_image_has_nothing_to_read_ahead(memory: GuestMemory, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"")
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         BlockDevice(memory, image).read_ahead((512, 1024))
     assert ahead(memory) == []
 
@@ -196,7 +196,7 @@ def test_what_lies_behind_the_end_of_the_file_reads_as_zeros(machine: Machine) -
 
 def test_an_empty_file_has_no_sector(memory: GuestMemory, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    with ImageFile(str(tmp_path / "empty"), writable=False) as image:
+    with ImageFile.open(str(tmp_path / "empty"), writable=False) as image:
         machine = Machine(memory, image)
         with pytest.raises(GuestFault, match=r"^block request for sector 0 of 0$"):
             machine.read(0, 512)
@@ -205,7 +205,7 @@ def test_an_empty_file_has_no_sector(memory: GuestMemory, tmp_path: Path) -> Non
 def test_the_largest_request_is_carried_out(memory: GuestMemory, tmp_path: Path) -> None:
     path = tmp_path / "large"
     path.write_bytes(b"x" * abi.INSTAR_BLOCK_REQUEST_MAX)
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         machine = Machine(memory, image)
         assert machine.read(0, abi.INSTAR_BLOCK_REQUEST_MAX) == path.read_bytes()
 
@@ -339,7 +339,7 @@ def test_a_file_that_fails_is_the_hosts_fault(machine: Machine, image: ImageFile
 def test_a_file_that_shrinks_reads_as_zeros(memory: GuestMemory, tmp_path: Path) -> None:
     path = tmp_path / "shrinking"
     path.write_bytes(b"x" * 2048)
-    with ImageFile(str(path), writable=False) as image:
+    with ImageFile.open(str(path), writable=False) as image:
         machine = Machine(memory, image)
         path.write_bytes(b"x" * 100)
         assert machine.read(0, 2048) == b"x" * 100 + bytes(1948)

@@ -247,7 +247,7 @@ def memory() -> Iterator[GuestMemory]:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageFile]:
     path: Path = tmp_path_factory.mktemp("block") / "image"
     path.write_bytes(b"i" * FILE_SIZE)
-    with ImageFile(str(path), writable=True) as image:
+    with ImageFile.open(str(path), writable=True) as image:
         yield image
     assert path.read_bytes() == b"i" * FILE_SIZE
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +18,9 @@ from instar.vmm.image.commit import commit
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.image.staging import StagedWrites
 from tests.support.staged import all_sectors
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def sector(byte: int) -> bytes:
@@ -48,10 +52,17 @@ GROWING = stage(
 class RecordingImage(ImageFile):
     """An image file that remembers what was done to it, and fails when it is told to."""
 
-    def __init__(self, path: Path, fail_at: int | None = None) -> None:
-        super().__init__(str(path), writable=True, max_growth=1 << 20)
+    fail_at: int | None = None
+
+    def __init__(self, *measured: Any, **more: Any) -> None:
+        super().__init__(*measured, **more)
         self.calls: list[tuple[object, ...]] = []
-        self.fail_at = fail_at
+
+    @classmethod
+    def of(cls, path: Path, fail_at: int | None = None) -> Self:
+        image = cls.open(str(path), writable=True, max_growth=1 << 20)
+        image.fail_at = fail_at
+        return image
 
     def _note(self, *call: object) -> None:
         if len(self.calls) == self.fail_at:
@@ -93,21 +104,21 @@ GROWING_CALLS = [
 def test_each_phase_ends_with_a_barrier(
     path: Path, staged: StagedWrites, calls: list[tuple[object, ...]]
 ) -> None:
-    image = RecordingImage(path)
+    image = RecordingImage.of(path)
     with image:
         commit(image, staged, flush=True)
         assert image.calls == calls
 
 
 def test_without_flush_the_order_is_the_same(path: Path) -> None:
-    image = RecordingImage(path)
+    image = RecordingImage.of(path)
     with image:
         commit(image, SLACK_AND_SWITCH, flush=False)
         assert image.calls == [call for call in CALLS if call != ("barrier",)]
 
 
 def test_nothing_to_write_is_nothing_done(path: Path) -> None:
-    image = RecordingImage(path)
+    image = RecordingImage.of(path)
     with image:
         commit(image, StagedWrites(), flush=True)
         assert image.calls == []
@@ -121,7 +132,7 @@ def test_a_failure_says_what_the_image_is_now(path: Path, fail_at: int) -> None:
         if switching
         else "the image reads as before"
     )
-    image = RecordingImage(path, fail_at)
+    image = RecordingImage.of(path, fail_at)
     with image:
         with pytest.raises(HostError, match=f"^{re.escape(f'the disk is gone; {state}')}$"):
             commit(image, SLACK_AND_SWITCH, flush=True)
@@ -136,7 +147,7 @@ AMENDED = "the image is amended, but may have leaked clusters, see instar check 
 @pytest.mark.parametrize("fail_at", range(len(GROWING_CALLS)))
 def test_a_failure_of_a_long_commit_does_too(path: Path, fail_at: int) -> None:
     state = LEAKS if fail_at < 8 else "the image may be amended or not" if fail_at < 10 else AMENDED
-    image = RecordingImage(path, fail_at)
+    image = RecordingImage.of(path, fail_at)
     with image:
         with pytest.raises(HostError, match=f"^the disk is gone; {state}"):
             commit(image, GROWING, flush=True)
@@ -145,7 +156,7 @@ def test_a_failure_of_a_long_commit_does_too(path: Path, fail_at: int) -> None:
 
 
 def test_an_entry_that_has_dropped_its_cluster_may_have_leaked_it(path: Path) -> None:
-    image = RecordingImage(path, fail_at=1)
+    image = RecordingImage.of(path, fail_at=1)
     with image, pytest.raises(HostError, match=f"^the disk is gone; {LEAKS}$"):
         commit(image, stage((2, 6), (SWITCH, 0), (4, 4)), flush=True)
 
@@ -153,7 +164,7 @@ def test_an_entry_that_has_dropped_its_cluster_may_have_leaked_it(path: Path) ->
 def test_a_read_only_file_is_the_hosts_fault(path: Path) -> None:
     message = r"^could not write .*; the image reads as before$"
     with (
-        ImageFile(str(path), writable=False) as image,
+        ImageFile.open(str(path), writable=False) as image,
         pytest.raises(HostError, match=message),
     ):
         commit(image, SLACK_AND_SWITCH, flush=True)
@@ -165,7 +176,7 @@ def test_a_file_that_cannot_grow_is_left_alone(path: Path, monkeypatch: pytest.M
         raise OSError(27, "File too large")
 
     monkeypatch.setattr(os, "ftruncate", refuse)
-    image = RecordingImage(path)
+    image = RecordingImage.of(path)
     with image:
         message = r"^could not extend '.*': File too large; the image reads as before$"
         with pytest.raises(HostError, match=message):
@@ -203,7 +214,7 @@ def test_the_file_is_what_was_staged_and_only_planned_ranges_change(
     for phase in all_sectors(staged):
         for number, data in phase.items():
             expected[number * 512 : number * 512 + 512] = data
-    image = RecordingImage(path)
+    image = RecordingImage.of(path)
     with image:
         commit(image, staged, flush=False)
         written = [call[1:] for call in image.calls]
@@ -219,5 +230,8 @@ def test_want_of_memory_says_what_the_image_is_now(path: Path) -> None:
         def write(self, offset: int, data: bytes) -> None:
             raise MemoryError
 
-    with Hungry(path) as image, pytest.raises(HostError, match=r"^out of memory; the image reads"):
+    with (
+        Hungry.of(path) as image,
+        pytest.raises(HostError, match=r"^out of memory; the image reads"),
+    ):
         commit(image, SLACK_AND_SWITCH, flush=True)

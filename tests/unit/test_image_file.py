@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def open_image(path: Path | str | bytes, *, writable: bool = True) -> ImageFile:
-    return ImageFile(str(path) if isinstance(path, Path) else path, writable=writable)
+    return ImageFile.open(str(path) if isinstance(path, Path) else path, writable=writable)
 
 
 def open_descriptors() -> set[str]:
@@ -103,7 +103,7 @@ class TestOpening:
 
     def test_nothing_counts_as_read_or_written_of_one_that_was_received(self, path: Path) -> None:
         image = ImageFile.received(os.open(path, os.O_RDWR), "image", 0, WORK_MIN)
-        assert (image.bytes_read, image.bytes_written) == (0, 0)
+        assert (image.bytes_read, image.bytes_written, image.allocated) == (0, 0, 0)
         image.close()
 
     def test_closing_closes_the_descriptor(self, path: Path) -> None:
@@ -453,7 +453,7 @@ class TestGrowing:
             assert path.stat().st_size == 10
 
     def test_what_it_may_grow_by_is_kept(self, path: Path) -> None:
-        with ImageFile(str(path), writable=True, max_growth=7) as image:
+        with ImageFile.open(str(path), writable=True, max_growth=7) as image:
             assert (image.max_growth, image.is_device) == (7, False)
 
 
@@ -467,7 +467,7 @@ def failing(number: int) -> object:
 def test_what_lies_beyond_the_largest_file_reads_as_nothing(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"x" * 1000)
-    with ImageFile(str(path), writable=True) as image:
+    with ImageFile.open(str(path), writable=True) as image:
         for offset in ((1 << 63) - 512, 1 << 63, 1 << 64):
             assert image.read(offset, 512) == b""
             view = memoryview(bytearray(b"y" * 512))

@@ -27,7 +27,7 @@ GROWTH = 8
 
 @contextmanager
 def opened(path: Path, growth: int = GROWTH * SECTOR_SIZE) -> Iterator[ImageFile]:
-    with ImageFile(str(path), writable=True, max_growth=growth) as image:
+    with ImageFile.open(str(path), writable=True, max_growth=growth) as image:
         yield image
 
 

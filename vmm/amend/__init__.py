@@ -147,7 +147,7 @@ def open_image(path: PathLike, request: AmendRequest) -> ImageFile:
     HostError, UsageError, and ImageRejected if it would be its own backing file.
     """
     name = os.fspath(path)
-    image = ImageFile(name, writable=not request.dry_run, max_growth=request.max_growth)
+    image = ImageFile.open(name, writable=not request.dry_run, max_growth=request.max_growth)
     if request.change_backing and request.backing_file:
         from .backing import check_not_itself
 

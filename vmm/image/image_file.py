@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from typing_extensions import Self
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
@@ -45,57 +46,83 @@ class ImageFile:
 
     def __init__(
         self,
+        fd: int,
+        name: str,
+        size: int,
+        work_max: int,
+        *,
+        max_growth: int = 0,
+        is_device: bool = False,
+        allocated: int = 0,
+        size_limit: int = _UNLIMITED,
+    ) -> None:
+        """Own an open descriptor, of which all this was measured; see open() and received()."""
+        self.fd = fd
+        self.name = name
+        self.size = size
+        self.work_max = work_max
+        self.max_growth = max_growth
+        """How many bytes a regular file may grow by; a block device does not."""
+        self.is_device = is_device
+        self.allocated = allocated
+        """Bytes that the file takes on its file system; 0 for a block device, or if not known."""
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self.tables = 0
+        """How many bytes of new tables what is asked for takes, whatever the image holds."""
+        self._hole = (0, 0)  # what was found last; nothing is written before all is read
+        self._size_limit = size_limit
+
+    @classmethod
+    def open(
+        cls,
         path: str | bytes,
         *,
         writable: bool,
         max_growth: int = 0,
         is_to_change: bool = True,
-    ) -> None:
+    ) -> Self:
         """Open `path`, following symbolic links. HostError if it is not an image file at all.
 
-        `max_growth` is how many bytes a regular file may grow by; a block device does not. What is
-        not to change, now or after a dry run, may be a block device that is read-only.
+        What is not to change, now or after a dry run, may be a block device that is read-only.
         """
-        self._is_to_change = is_to_change
-        self.name = os.fsdecode(path)
-        self.bytes_read = 0
-        self.bytes_written = 0
-        self.is_device = False
-        self.tables = 0
-        """How many bytes of new tables what is asked for takes, whatever the image holds."""
-        self.allocated = 0
-        """Bytes that the file takes on its file system; 0 for a block device."""
-        self._hole = (0, 0)  # what was found last; nothing is written before all is read
-        self._size_limit = _UNLIMITED
-        if not self.name:
+        name = os.fsdecode(path)
+        if not name:
             raise UsageError("the file name is empty; name an image file")
-        if "\0" in self.name:
+        if "\0" in name:
             raise UsageError("the file name holds a NUL byte; name an image file")
         try:
-            self.fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
+            fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
         except UnicodeEncodeError as error:
             raise UsageError("the file name has characters that no file name can have") from error
         except OSError as error:
-            raise self._open_error(error) from error
+            raise _open_error(name, error) from error
         try:
-            self.size, stored = self._measure(limited=writable)
+            size, allocated, is_device, limit = _measure(
+                *(fd, name), is_limited=writable, is_to_change=is_to_change
+            )
+            # Some file systems do not count blocks, and none has an image of nothing but holes.
+            image = cls(
+                *(fd, name, size, work_max_of(allocated or size)),
+                max_growth=0 if is_device else max_growth,
+                is_device=is_device,
+                allocated=allocated,
+                size_limit=limit,
+            )
+            image.check_limit(min(size, HEADER_LIMIT))
         except BaseException:
-            os.close(self.fd)
+            os.close(fd)
             raise
-        self.max_growth = 0 if self.is_device else max_growth
-        self.work_max = work_max_of(stored)
+        return image
 
     @classmethod
-    def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> ImageFile:
+    def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> Self:
         """Own a descriptor that another process of ours opened, and measured, as `name`.
 
         `max_growth` is None for a block device. Raises HostError.
         """
-        image = cls.__new__(cls)
-        image.name, image.fd, image.bytes_read, image.bytes_written = name, fd, 0, 0
-        image.is_device, image.max_growth = max_growth is None, max_growth or 0
-        image._size_limit, image._hole = _UNLIMITED, (0, 0)
-        image.work_max, image.tables = work_max, 0
+        is_device = max_growth is None
+        image = cls(fd, name, 0, work_max, max_growth=max_growth or 0, is_device=is_device)
         try:
             image.size = image._end()
         except HostError:
@@ -127,51 +154,6 @@ class ImageFile:
         """Make room for what a guest stages, which may let the file grow by so many bytes."""
         return StagedWrites(staging_budget(self.size, max_growth, self.tables))
 
-    def _open_error(self, error: OSError) -> HostError:
-        if error.errno == errno.EISDIR:
-            return HostError(f"could not open '{self.name}': it is a directory, not an image file")
-        if error.errno == errno.ENXIO:
-            return HostError(f"could not open '{self.name}': it is a socket or a missing device")
-        return HostError(f"could not open '{self.name}': {reason_of(error)}")
-
-    def _measure(self, *, limited: bool) -> tuple[int, int]:
-        """The size and what is stored of it, in bytes; of a block device, stat does not know it.
-
-        With `limited` the process must be allowed to write as far as headers reach: a limit on the
-        size of files cuts a write off wherever it lies, even within a sector. It is kept for
-        prepare_writes(): a confined process cannot ask for it any more.
-        """
-        try:
-            status = os.fstat(self.fd)
-            kind = stat.S_IFMT(status.st_mode)
-            if kind == stat.S_IFREG:
-                self._size_limit = get_limits(_RLIMIT_FSIZE)[0] if limited else _UNLIMITED
-                self.check_limit(min(status.st_size, HEADER_LIMIT))
-                self.allocated = status.st_blocks * 512
-                # Some file systems do not count blocks, and none has an image of nothing but holes.
-                return status.st_size, self.allocated or status.st_size
-            if kind == stat.S_IFBLK:
-                self.is_device = True
-                if self._is_to_change:
-                    self._check_device()
-                size = os.lseek(self.fd, 0, os.SEEK_END)
-                return size, size
-        except OSError as error:
-            raise self._failed("measure", error) from error
-        raise HostError(
-            f"'{self.name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device"
-        )
-
-    def _check_device(self) -> None:
-        """HostError if the block device is read-only, which the kernel lets it be opened with."""
-        from fcntl import ioctl
-
-        if any(ioctl(self.fd, _BLKROGET, bytes(4))):
-            raise HostError(
-                f"'{self.name}' is a read-only block device, and nothing was written; make it "
-                "writable (lvchange -prw, blockdev --setrw), or amend a copy"
-            )
-
     def check_limit(self, end: int) -> None:
         """HostError if the file may not be written as far as `end` (getrlimit(2))."""
         if self._size_limit < min(end, _UNLIMITED):
@@ -188,7 +170,7 @@ class ImageFile:
             os.close(self.fd)
         except OSError as error:
             if self.bytes_written and error.errno != errno.EINTR:
-                raise HostError(f"{self._failed('close', error)}; {UNSURE}") from error
+                raise HostError(f"{_failed(self.name, 'close', error)}; {UNSURE}") from error
 
     def __enter__(self) -> ImageFile:
         """Close at the end of the block."""
@@ -329,16 +311,61 @@ class ImageFile:
         try:
             return function(self.fd, *arguments) or 0
         except OSError as error:
-            raise self._failed(verb, error) from error
+            raise _failed(self.name, verb, error) from error
         except OverflowError as error:
-            raise self._failed(verb, OSError(errno.EFBIG, os.strerror(errno.EFBIG))) from error
-
-    def _failed(self, verb: str, error: OSError) -> HostError:
-        return HostError(f"could not {verb} '{self.name}': {error.strerror}")
+            too_large = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise _failed(self.name, verb, too_large) from error
 
 
 def _make_hole(fd: int, offset: int, size: int) -> int:
     return syscall(_SYS_FALLOCATE, fd, _PUNCH_HOLE_KEEP_SIZE, offset, size)
+
+
+def _measure(
+    fd: int, name: str, *, is_limited: bool, is_to_change: bool
+) -> tuple[int, int, bool, int]:
+    """Return the size, the bytes allocated, whether it is a block device, and a limit. HostError.
+
+    Stat does not know the size of a block device. With `is_limited` the limit is the process's own
+    on the size of files, which cuts a write off wherever it lies, even within a sector. It is asked
+    for here because a confined process cannot ask any more.
+    """
+    try:
+        status = os.fstat(fd)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFREG:
+            limit = get_limits(_RLIMIT_FSIZE)[0] if is_limited else _UNLIMITED
+            return status.st_size, status.st_blocks * 512, False, limit
+        if kind == stat.S_IFBLK:
+            if is_to_change:
+                _check_device(fd, name)
+            return os.lseek(fd, 0, os.SEEK_END), 0, True, _UNLIMITED
+    except OSError as error:
+        raise _failed(name, "measure", error) from error
+    raise HostError(f"'{name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device")
+
+
+def _check_device(fd: int, name: str) -> None:
+    """HostError if the block device is read-only, which the kernel lets it be opened with."""
+    from fcntl import ioctl
+
+    if any(ioctl(fd, _BLKROGET, bytes(4))):
+        raise HostError(
+            f"'{name}' is a read-only block device, and nothing was written; make it "
+            "writable (lvchange -prw, blockdev --setrw), or amend a copy"
+        )
+
+
+def _open_error(name: str, error: OSError) -> HostError:
+    if error.errno == errno.EISDIR:
+        return HostError(f"could not open '{name}': it is a directory, not an image file")
+    if error.errno == errno.ENXIO:
+        return HostError(f"could not open '{name}': it is a socket or a missing device")
+    return HostError(f"could not open '{name}': {reason_of(error)}")
+
+
+def _failed(name: str, verb: str, error: OSError) -> HostError:
+    return HostError(f"could not {verb} '{name}': {error.strerror}")
 
 
 def _open(path: str | bytes, flags: int) -> int:

@@ -47,7 +47,7 @@ def inspect_image(
         raise UsageError(f"Unknown driver '{format}'")
     check_timeout(timeout)
     sys.audit("instar.info", path)
-    with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
+    with ImageFile.open(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:
             image.lock(FOR_INFO)
         if before_read:
@@ -73,7 +73,7 @@ def check_image(
     check_path(path)
     check_timeout(timeout)
     sys.audit("instar.check", path)
-    with ImageFile(os.fspath(path), writable=False, is_to_change=False) as image:
+    with ImageFile.open(os.fspath(path), writable=False, is_to_change=False) as image:
         if not force_share:
             image.lock(FOR_CHECK)
         looker.provide(ram_for(image))
