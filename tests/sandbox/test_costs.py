@@ -30,6 +30,7 @@ OWN = {
         "abi",
         "vmm",
         "vmm.amend",
+        "vmm.cli.amend",
         "vmm.cli.arguments",
         "vmm.devices.block",
         "vmm.machine.boot",

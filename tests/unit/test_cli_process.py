@@ -28,7 +28,8 @@ def test_signals_are_the_callers_again_afterwards(
     during = []
     original = signal.signal(signal.SIGTERM, previous)
     monkeypatch.setattr(
-        cli, "show_debug", lambda _text: during.append(signal.getsignal(signal.SIGTERM))
+        "instar.vmm.cli.amend.show_debug",
+        lambda _text: during.append(signal.getsignal(signal.SIGTERM)),
     )
     try:
         assert cli.main(["amend", "--debug", *LAZY, "d"]) == 0
