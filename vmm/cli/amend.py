@@ -11,8 +11,8 @@ from ..base.errors import HostError, UsageError
 from ..base.supported import check_machine
 from ..request.keywords import (
     AMENDABLE_FORMAT,
-    CACHE_MODES,
     KEYS_FORMAT,
+    check_cache,
     check_format,
     make_request,
 )
@@ -130,7 +130,9 @@ def _carry_out(
 
         return amend_files(files, make, flags, report)
     if not files:
-        raise UsageError("Expecting one image file name")
+        from .files import check_files
+
+        check_files(files, flags)
     result = _call_amend(files[0], make, flags, report, own_process=own_process)
     report.result(result, quiet="quiet" in flags)
     return 0
@@ -212,8 +214,7 @@ def _call_amend(
 def _read_keywords(flags: dict[str, str]) -> dict[str, Any]:
     """What the flags say of a request, as keywords of make_request(). UsageError."""
     cache = flags.get("cache", "writeback")
-    if cache not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {cache}")
+    check_cache(cache)
     keywords: dict[str, Any] = {"cache": cache, "dry_run": "dry-run" in flags}
     if "format" in flags:
         keywords["format"] = flags["format"]

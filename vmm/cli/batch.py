@@ -10,19 +10,18 @@ import gc
 import os
 import sys
 
-from ..base.errors import UsageError
+from .files import check_files, check_many, names_of, read_jobs
 from .report import write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from ..amend.result import AmendOutcome
     from ..request import AmendRequest
     from .report import Report
 
-JOBS_MAX = 4096
 _KINDS = ("amended", "as asked", "failed")
 
 
@@ -37,40 +36,19 @@ def amend_files(
     `make` makes the request. Raises UsageError, or HostError if this machine can run
     no workers or the list cannot be read.
     """
-    jobs = read_jobs(flags.get("jobs", "1"))
-    if "debug" in flags:
-        raise UsageError("--debug shows the text of one sandbox; name one image, without --jobs")
-    if "null" in flags and "files-from" not in flags:
-        raise UsageError("--null is about the names of --files-from")
-    if not files and "files-from" not in flags:
-        raise UsageError("Expecting one image file name")
+    jobs = read_jobs(flags)
+    check_many(flags)
+    check_files(files, flags)
     request = make()
     gc.enable()  # unlike for one image, where the process is soon at its end
     report.use_lines()
-    paths: Iterable[str] = files
-    if "files-from" in flags:
-        paths = _chain(files, flags["files-from"], null="null" in flags)
     total = None if "files-from" in flags else len(files)
     required = "require-confinement" in flags
     # Imported here because a usage error needs none of it.
     from ..fleet.batch import amend_batch
 
-    outcomes = amend_batch(paths, request, jobs=jobs, required=required)
+    outcomes = amend_batch(names_of(files, flags), request, jobs=jobs, required=required)
     return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
-
-
-def read_jobs(text: str) -> int:
-    """The value of --jobs. UsageError if it is none."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= JOBS_MAX):
-        raise UsageError(f"--jobs: expected a number from 1 to {JOBS_MAX}, not '{text}'")
-    return int(text)
-
-
-def _chain(files: list[str], source: str, *, null: bool) -> Iterator[str]:
-    from .name_list import read_names
-
-    yield from files
-    yield from read_names(source, null=null)
 
 
 def _report(outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet: bool) -> int:

@@ -10,9 +10,8 @@ from ..base.supported import check_machine
 from ..inspect import check_image
 from ..inspect.looker import Looker
 from ..request.keywords import check_format
-from .arguments import read_seconds
 from .commands import CHECK
-from .look import confiner, look_at_all, read_arguments
+from .look import confiner, look_at_all, read_arguments, read_timeout
 from .report import Progress, check_told, show_debug, write
 
 TYPE_CHECKING = False
@@ -38,7 +37,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     if read is None:
         return 0
     flags = read.flags
-    timeout = read_seconds(flags.get("timeout", "30"))
+    timeout = read_timeout(flags)
     check_format(flags.get("format"), "checks")
     check_machine()
     confine = confiner(required="require-confinement" in flags)

@@ -8,10 +8,10 @@ from ..base.supported import check_machine
 from ..inspect import inspect_image
 from ..inspect.looker import Looker
 from ..inspect.policy import Policy
-from .arguments import read_seconds, read_size
+from .arguments import read_size
 from .commands import INFO
 from .info_text import describe
-from .look import confiner, look_at_all, read_arguments
+from .look import confiner, look_at_all, read_arguments, read_timeout
 from .report import check_told, show_debug, write
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
     for flag, why in _REFUSED.items():
         if flag in flags:
             raise UsageError(f"--{flag} is not supported: {why}")
-    timeout = read_seconds(flags.get("timeout", "30"))
+    timeout = read_timeout(flags)
     policy = _read_policy(flags)
     check_machine()
     confine = confiner(required="require-confinement" in flags)

@@ -9,18 +9,18 @@ from __future__ import annotations
 import gc
 import time
 
-from ..base.errors import UsageError
 from ..base.record import record
 from ..confine import Descriptors, confine
-from ..request.keywords import CACHE_MODES
-from .arguments import read_line
-from .batch import read_jobs
+from ..request import TIMEOUT
+from ..request.keywords import check_cache
+from .arguments import read_line, read_seconds
 from .commands import format_help
+from .files import check_files, check_many, names_of, read_jobs
 from .report import tell, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
     from ..image.image_file import ImageFile
@@ -51,26 +51,18 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     if "help" in flags:
         tell(format_help(command))
         return None
-    if flags.get("cache", "none") not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {flags['cache']}")
-    if "null" in flags and "files-from" not in flags:
-        raise UsageError("--null is about the names of --files-from")
-    if not files and "files-from" not in flags:
-        raise UsageError("Expecting one image file name")
+    check_cache(flags.get("cache", "none"))
+    check_files(files, flags)
     if len(files) == 1 and flags.keys().isdisjoint(("jobs", "files-from")):
         report.filename = files[0]
         return Arguments(flags, files, files, None)
-    if "debug" in flags:
-        raise UsageError("--debug shows the text of one sandbox; name one image, without --jobs")
-    return Arguments(flags, files, _names(files, flags), read_jobs(flags.get("jobs", "1")))
+    check_many(flags)
+    return Arguments(flags, files, names_of(files, flags), read_jobs(flags))
 
 
-def _names(files: list[str], flags: dict[str, str]) -> Iterator[str]:
-    yield from files
-    if "files-from" in flags:
-        from .name_list import read_names
-
-        yield from read_names(flags["files-from"], null="null" in flags)
+def read_timeout(flags: Mapping[str, str]) -> float:
+    """How many seconds the guest may run for. UsageError."""
+    return read_seconds(flags["timeout"]) if "timeout" in flags else TIMEOUT
 
 
 def look_at_all(

@@ -103,8 +103,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
         if option.kind == CHOICE and type(values[option.key]) is not str:
             option.take(values[option.key])
     check_format(values["format"], keys=values["keys"] is not None)
-    if values["cache"] not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {values['cache']}")
+    check_cache(values["cache"])
     asked = {option.key: option.take(values[option.key]) for option in given}
     if values["change_backing"]:  # else the image has it, whatever it is
         check_backing_format(values["backing_fmt"])
@@ -141,6 +140,12 @@ def check_backing_format(name: str | bytes | None) -> None:
     name = os.fsdecode(name or "")
     if name and name not in (AMENDABLE_FORMAT, *OTHER_FORMATS):
         raise UsageError(f"Invalid format name: '{name:.60}' is no format of a backing file")
+
+
+def check_cache(cache: str) -> None:
+    """UsageError if there is no cache mode of this name."""
+    if cache not in CACHE_MODES:
+        raise UsageError(f"Invalid cache option: {cache}")
 
 
 def check_format(
