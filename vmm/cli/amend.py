@@ -184,14 +184,9 @@ def _call_amend(
     from ..amend import amend_image
 
     def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
-        from ..confine import Descriptors, confine
+        from ..confine import confine_to
 
-        used = Descriptors(
-            *(image.fd, image.size, vcpu, image.max_growth, image.tables),
-            runs=runs,
-            keys=request.keys is not None,
-        )
-        confine(used, required=required)
+        confine_to(image, vcpu, runs, keys=request.keys is not None, required=required)
 
     shows_progress = "progress" in flags and "quiet" not in flags and not report.is_json
     progress = Progress() if shows_progress else None

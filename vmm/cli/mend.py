@@ -6,9 +6,11 @@ process can make no second machine. What happens to the image in between is seen
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..amend import amend_image
 from ..base.errors import UsageError
-from ..confine import Descriptors, confine
+from ..confine import confine_to
 from ..fleet.document import describe_unsure
 from ..repair import EXTENTS, NOT_CHECKED, make_repair, wants_repair
 from .arguments import read_size
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
-    from ..image.image_file import ImageFile
     from ..request import AmendRequest
     from .children import Steps
 
@@ -83,12 +84,7 @@ def _of_repaired(error: Document, action: str) -> Document:
 
 def _amend(name: str, request: AmendRequest, *, required: bool) -> Document:
     """Repair an image in this process, which is confined for that; what was done."""
-
-    def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
-        used = Descriptors(image.fd, image.size, vcpu, image.max_growth, image.tables, runs=runs)
-        confine(used, required=required)
-
-    result = amend_image(name, request, before_read=confine_process)
+    result = amend_image(name, request, before_read=partial(confine_to, required=required))
     return {
         "extent": request.mends,
         "action": result.action,

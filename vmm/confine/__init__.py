@@ -24,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..image.image_file import ImageFile
+
 # asm/unistd_64.h
 _SYS_CAPSET, _SYS_PRCTL, _SYS_PRLIMIT64, _SYS_SECCOMP = 126, 157, 302, 317
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 444, 446
@@ -100,6 +102,19 @@ def confine(descriptors: Descriptors, *, required: bool = False) -> None:
             f"this process cannot be confined as required, for want of {', '.join(missing)}; "
             "see instar doctor"
         )
+
+
+def confine_to(
+    image: ImageFile, vcpu: int, runs: int, *, keys: bool = False, required: bool = False
+) -> None:
+    """Confine this process to an amend of this image, as `before_read` of amend_image() is called.
+
+    Where `keys` change, random numbers are left to it; `required` is that of confine().
+    """
+    used = Descriptors(
+        *(image.fd, image.size, vcpu, image.max_growth, image.tables), runs=runs, keys=keys
+    )
+    confine(used, required=required)
 
 
 def keep_from_cores() -> None:

@@ -10,19 +10,18 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 
 from ..amend import amend_image
 from ..base.errors import error_fields, explain
 from ..base.record import load_dump
-from ..confine import Descriptors, confine, keep_from_cores
+from ..confine import confine_to, keep_from_cores
 from ..request import AmendRequest
 from .interrupts import on_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
-
-    from ..image.image_file import ImageFile
 
 
 def write_task(path: bytes, request: AmendRequest) -> memoryview:
@@ -56,17 +55,9 @@ def main() -> NoReturn:
         keep_from_cores()  # what is asked may have passphrases
         task = json.load(sys.stdin.buffer)
         request = AmendRequest.from_document(task["request"])
-
-        def confine_process(image: ImageFile, vcpu: int, runs: int) -> None:
-            used = Descriptors(
-                *(image.fd, image.size, vcpu, image.max_growth, image.tables),
-                runs=runs,
-                keys=request.keys is not None,
-            )
-            confine(used)
-
         sys.path += task["packages"]
-        document = {"result": amend_image(task["path"], request, before_read=confine_process)}
+        confine = partial(confine_to, keys=request.keys is not None)
+        document = {"result": amend_image(task["path"], request, before_read=confine)}
     except (Exception, KeyboardInterrupt) as error:
         document = {"error": error_fields(error)}
         status = explain(error)[1]
