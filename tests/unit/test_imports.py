@@ -201,7 +201,7 @@ import json, os, sys
 import instar.vmm
 FIND
 import instar.abi, instar.vmm.base.errors, instar.vmm.base.escape
-NAMES = "base.refusals", "base.reasons"
+NAMES = "base.refusals", "base.reasons", "base.findings"
 instar.vmm.hold(*NAMES)
 ran = any(f"instar.vmm.{name}" in sys.modules for name in NAMES)
 def refuse(*_arguments, **_keywords):

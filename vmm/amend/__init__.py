@@ -89,7 +89,7 @@ def _amend_luks(
 
 def preload_steps(steps: Sequence[AmendRequest]) -> None:
     """Import what the steps may need, for a process that can open no file afterwards."""
-    hold("base.refusals", "base.reasons")
+    hold("base.refusals", "base.reasons", "base.findings")
     for step in steps:
         preload(step)
         if step.keys is not None:

@@ -523,24 +523,3 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "leave no key; add the new one to a free keyslot, then erase this one",
     ),
 }
-
-FINDINGS = {
-    abi.CHECK_REGION_OUTSIDE: "a reference beyond the end of the file",
-    abi.CHECK_L1_RESERVED: "an L1 entry with reserved bits",
-    abi.CHECK_L2_TABLE_UNALIGNED: "an L2 table that begins in no cluster",
-    abi.CHECK_L2_RESERVED: "an L2 entry with reserved bits",
-    abi.CHECK_COMPRESSED_COPIED: "a compressed cluster with a copied flag",
-    abi.CHECK_COMPRESSED_DATA_FILE: "a compressed cluster and a data file",
-    abi.CHECK_COMPRESSED_SUBCLUSTERS: "a compressed cluster with subclusters",
-    abi.CHECK_SUBCLUSTERS: "subclusters that are both allocated and zero",
-    abi.CHECK_CLUSTER_UNALIGNED: "data that begin in no cluster",
-    abi.CHECK_UNALLOCATED_SUBCLUSTERS: "subclusters without a cluster",
-    abi.CHECK_SNAPSHOT_UNALIGNED: "a snapshot whose L1 table begins in no cluster",
-    abi.CHECK_SNAPSHOT_SIZE: "a snapshot whose L1 table is too large",
-    abi.CHECK_SNAPSHOT_DATA_FILE: "a snapshot and a data file",
-    abi.CHECK_BITMAP: "a bitmap of an unknown type",
-    abi.CHECK_BITMAP_ENTRY: "a bitmap whose table is not valid",
-    abi.CHECK_BITMAP_TABLE: "a bitmap whose table is longer or shorter than its disk takes",
-    abi.CHECK_BITMAP_NAME: "two bitmaps of one name",
-}
-"""What keeps an image from being repaired, as a guest finds it: CHECK_* of the ABI."""

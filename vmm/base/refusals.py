@@ -9,7 +9,8 @@ import instar.abi as abi
 
 from .errors import GuestFault, Refusal
 from .escape import escape
-from .reasons import FINDINGS, REASONS
+from .findings import FINDINGS
+from .reasons import REASONS
 from .record import record
 
 TYPE_CHECKING = False
@@ -173,7 +174,7 @@ def _phrase(
         users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
         which=_name_snapshot(names, detail.get("snapshot", 0)),
         luks_field=_name_luks_field(detail.get("place", 0)),
-        found=FINDINGS.get(detail.get("finding", 0), "an error"),
+        found=_name_finding(detail.get("finding", 0)),
         **detail,
     )
     if place:  # what a file that is too short has lost is not brought back by any advice
@@ -252,6 +253,11 @@ def _largest_file(header: Mapping[str, int], cluster_size: int) -> int:
     blocks = header.get("refcount_table_clusters", 0) * cluster_size // 8
     counted = blocks * (cluster_size * 8 >> min(header.get("refcount_order", 4), 6)) * cluster_size
     return min(2 * disks + _SPARE, counted or 1 << 64)
+
+
+def _name_finding(kind: int) -> str:
+    """What keeps an image from being repaired: a CHECK_* number from the guest."""
+    return (FINDINGS[kind][4] if kind in FINDINGS else "") or "an error"
 
 
 def _name_snapshot(names: tuple[bytes, ...], number: int) -> str:

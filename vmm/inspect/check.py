@@ -26,12 +26,13 @@ from instar.abi import (
 )
 
 from ..base.errors import GuestFault, ImageRejected
+from ..base.findings import CORRUPTION, ERROR, LEAK, OVERLAP
 from ..base.record import record, to_dict
 from ..base.refusals import Circumstances, translate
 from ..image.budgets import count_budget
 from ..qcow2 import INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
-from .findings import CORRUPTION, ERROR, LEAK, OVERLAP, Finding, counted_as, describe_finding
+from .findings import Finding, counted_as, describe_finding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
