@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from instar.vmm.base.errors import ImageRejected
+from instar.vmm.base.luks_layout import STRIPES, place_of
 from instar.vmm.base.refusals import luks_refusal
 from instar.vmm.luks import header as reader
 from tests.fuzz.luks import NAMES, Finding, check_one, run_batch
@@ -68,8 +69,8 @@ def _misname(_place: int, _value: int) -> None:
 
 def _any_stripes(raw: bytes, number: int) -> reader.Slot:
     whole = bytearray(raw)
-    at = reader.place_of(number, 44)
-    whole[at : at + 4] = reader.STRIPES.to_bytes(4, "big")
+    at = place_of(number, 44)
+    whole[at : at + 4] = STRIPES.to_bytes(4, "big")
     return read_slot(bytes(whole), number)
 
 

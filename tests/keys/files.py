@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from instar.vmm.base.luks_layout import SECTOR_SIZE
 from instar.vmm.luks.change import Changed, change_keys
-from instar.vmm.luks.header import SECTOR_SIZE, Header, Slot
+from instar.vmm.luks.header import Header, Slot
 from instar.vmm.luks.region import Region, open_slot
 from instar.vmm.request.keys import AddKey, EraseKey, check_keys
 from tests.support.luks import quick_clock

@@ -7,8 +7,8 @@ from itertools import combinations
 
 import pytest
 
+from instar.vmm.base.luks_layout import SECTOR_SIZE
 from instar.vmm.luks.change import Changed
-from instar.vmm.luks.header import SECTOR_SIZE
 from instar.vmm.request.keys import AddKey, EraseKey
 from tests.keys.files import FIRST, apply, change, holders
 

@@ -6,9 +6,11 @@ from struct import pack_into
 
 import pytest
 
+from instar.vmm.amend.result import KEYSLOTS
 from instar.vmm.base.errors import ImageRejected
+from instar.vmm.base.luks_layout import HEADER_SIZE, SLOTS
 from instar.vmm.base.refusals import is_known
-from instar.vmm.luks.header import HEADER_SIZE, read_header
+from instar.vmm.luks.header import read_header
 from tests.support.luks_headers import make_header
 
 LENGTH = 4040 * 512
@@ -118,3 +120,8 @@ def test_iterations_may_be_as_many_as_a_field_holds() -> None:
     pack_into(">I", raw, 164, 0xFFFFFFFF)
     pack_into(">I", raw, SLOT + 4, 0xFFFFFFFF)
     assert reason(bytes(raw)) == ""  # that they take too long is told when they are to be tried
+
+
+def test_a_result_names_as_many_slots_as_there_are() -> None:
+    assert len(KEYSLOTS) == SLOTS
+    assert HEADER_SIZE == 592

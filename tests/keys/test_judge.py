@@ -12,8 +12,8 @@ from struct import pack_into
 import pytest
 
 from instar import abi
+from instar.vmm.base.luks_layout import SECTOR_SIZE
 from instar.vmm.image.staging import StagedWrites
-from instar.vmm.luks.header import SECTOR_SIZE
 from instar.vmm.luks.judge import PlanFault, judge_keys
 from instar.vmm.luks.plan import Write, plan_add, plan_erase
 from instar.vmm.luks.region import Region, open_slot

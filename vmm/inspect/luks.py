@@ -5,24 +5,17 @@ Source: LUKS1 On-Disk Format Specification 1.2.3, "partition header". Nothing is
 
 from __future__ import annotations
 
-from struct import Struct
+from ..base.luks_layout import ACTIVE, FIELDS, MAGIC, SECTOR_SIZE, SLOT, SLOTS, place_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_HEADER = Struct(">6sH32s32s32sII20s32sI40s")
-_SLOT = Struct(">II32sII")
-_SLOTS = 8
-_MAGIC = b"LUKS\xba\xbe"
-_ACTIVE = 0x00AC71F3
-_SECTOR = 512
-
 
 def describe_luks(header: bytes) -> dict[str, Any]:
     """What qemu says of encryption by LUKS; no more than its name without a LUKS1 header."""
-    magic, version, *texts, payload, key_bytes, _, _, iterations, uuid = _HEADER.unpack_from(header)
-    if magic != _MAGIC or version != 1:
+    magic, version, *texts, payload, key_bytes, _, _, iterations, uuid = FIELDS.unpack_from(header)
+    if magic != MAGIC or version != 1:
         return {"format": "luks"}
     cipher, mode, hash_name = map(_text, texts)
     mode, _, generator = mode.partition("-")
@@ -35,9 +28,9 @@ def describe_luks(header: bytes) -> dict[str, Any]:
         "hash-alg": hash_name,
         "detached-header": False,
         "uuid": _text(uuid),
-        "payload-offset": payload * _SECTOR,
+        "payload-offset": payload * SECTOR_SIZE,
         "master-key-iters": iterations,
-        "slots": [_slot(header, _HEADER.size + i * _SLOT.size) for i in range(_SLOTS)],
+        "slots": [_slot(header, place_of(number)) for number in range(SLOTS)],
     }
     if generator:
         told["ivgen-alg"] = generator
@@ -47,9 +40,9 @@ def describe_luks(header: bytes) -> dict[str, Any]:
 
 
 def _slot(header: bytes, at: int) -> dict[str, Any]:
-    state, iterations, _, offset, stripes = _SLOT.unpack_from(header, at)
-    told: dict[str, Any] = {"active": state == _ACTIVE, "key-offset": offset * _SECTOR}
-    if state == _ACTIVE:
+    state, iterations, _, offset, stripes = SLOT.unpack_from(header, at)
+    told: dict[str, Any] = {"active": state == ACTIVE, "key-offset": offset * SECTOR_SIZE}
+    if state == ACTIVE:
         told.update(iters=iterations, stripes=stripes)
     return told
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from time import monotonic
 
 from ..base.errors import HostError, ImageRejected
+from ..base.luks_layout import SECTOR_SIZE
 from ..base.record import record
 from ..base.refusals import luks_refusal
 from ..image.staging import StagedWrites
 from ..request.keys import ITERATIONS_LEAST, AddKey
 from .crypto import check_primitives, rounds, wipe
-from .header import SECTOR_SIZE
 from .judge import judge_keys
 from .plan import find_spare, plan_add, plan_erase
 from .region import Region, Trials

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
 from ..base.errors import HostError
+from ..base.luks_layout import SECTOR_SIZE, STRIPES
 from ..request.keys import ITERATIONS_LEAST
-from .header import HASHES, SECTOR_SIZE, STRIPES
+from .header import HASHES
 from .library import explain_lack
 
 TYPE_CHECKING = False

@@ -6,9 +6,19 @@ cryptsetup would not read, or not write, is refused with the name of the field.
 
 from __future__ import annotations
 
-from struct import Struct
-
 from ..base.errors import ImageRejected
+from ..base.luks_layout import (
+    ACTIVE,
+    FIELDS,
+    HEADER_SIZE,
+    INACTIVE,
+    MAGIC,
+    SECTOR_SIZE,
+    SLOT,
+    SLOTS,
+    STRIPES,
+    place_of,
+)
 from ..base.record import record
 from ..base.refusals import luks_refusal
 
@@ -16,25 +26,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-HEADER_SIZE = 592
-"""Bytes of the header, with its slots."""
-SLOTS = 8
-SLOT_SIZE = 48
-FIRST_SLOT = 208
-"""Where the first slot is in the header; the others follow."""
-SECTOR_SIZE = 512
-STRIPES = 4000
-ACTIVE, INACTIVE = 0x00AC71F3, 0x0000DEAD
-"""The states of a slot."""
-SALT_SIZE = 32
-DIGEST_SIZE = 20
-
-_MAGIC = b"LUKS\xba\xbe"
-_FIELDS = Struct(">6sH32s32s32sII20s32sI40s")
-_SLOT = Struct(">II32sII")
 _FIRST_AREA = 4096 // SECTOR_SIZE
 # Where each field is that a refusal can be about.
-_VERSION, _PAYLOAD, _KEY_BYTES, _ITERATIONS = 6, 104, 108, 164
+_PAYLOAD, _KEY_BYTES, _ITERATIONS = 104, 108, 164
 _STATE, _SLOT_ITERATIONS, _KEY_OFFSET, _SLOT_STRIPES = 0, 4, 40, 44
 
 _IVS = ("plain", "plain64", "essiv:sha256")
@@ -93,12 +87,12 @@ class Header:
 def read_header(raw: bytes, length: int) -> Header:
     """Read HEADER_SIZE bytes, the start of a region of `length` bytes. ImageRejected.
 
-    Whatever the bytes are, this looks at each of them once or so.
+    The work is bounded: each byte is read about once.
     """
     if len(raw) != HEADER_SIZE:
         raise ImageRejected((luks_refusal("luks_truncated", len(raw), HEADER_SIZE),))
-    magic, version, *rest = _FIELDS.unpack_from(raw)
-    if magic != _MAGIC:
+    magic, version, *rest = FIELDS.unpack_from(raw)
+    if magic != MAGIC:
         raise ImageRejected((luks_refusal("luks_magic"),))
     if version != 1:
         raise ImageRejected((luks_refusal("luks_version", version),))
@@ -119,13 +113,8 @@ def read_header(raw: bytes, length: int) -> Header:
     return header
 
 
-def place_of(number: int, field: int = 0) -> int:
-    """Where a slot is in the header, or one of its fields."""
-    return FIRST_SLOT + number * SLOT_SIZE + field
-
-
 def _read_slot(raw: bytes, number: int) -> Slot:
-    state, iterations, salt, area, stripes = _SLOT.unpack_from(raw, place_of(number))
+    state, iterations, salt, area, stripes = SLOT.unpack_from(raw, place_of(number))
     if state not in (ACTIVE, INACTIVE):
         _refuse(place_of(number, _STATE), state)
     if state == ACTIVE and iterations < 1:
@@ -152,4 +141,4 @@ def pack_slot(raw: bytearray, slot: Slot) -> None:
     """Put a slot into the header's bytes."""
     state = ACTIVE if slot.active else INACTIVE
     fields = state, slot.iterations, slot.salt, slot.area, STRIPES
-    _SLOT.pack_into(raw, place_of(slot.number), *fields)
+    SLOT.pack_into(raw, place_of(slot.number), *fields)

@@ -11,9 +11,10 @@ from itertools import pairwise
 from instar.abi import INSTAR_PHASE_COUNT
 
 from ..base.errors import HostError, ImageRejected
+from ..base.luks_layout import FIRST_SLOT, HEADER_SIZE, SECTOR_SIZE, SLOT_SIZE, SLOTS
 from ..request.keys import AddKey
 from .crypto import wipe
-from .header import FIRST_SLOT, HEADER_SIZE, SECTOR_SIZE, SLOT_SIZE, SLOTS, read_header
+from .header import read_header
 from .region import HEADER_SECTORS, open_slot
 
 TYPE_CHECKING = False

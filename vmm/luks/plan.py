@@ -17,9 +17,10 @@ from instar.abi import (
     INSTAR_PHASE_SWITCH,
 )
 
+from ..base.luks_layout import SALT_SIZE, SECTOR_SIZE, SLOT_SIZE, place_of
 from ..base.record import record
 from .crypto import derive, encrypt, split, wipe
-from .header import SALT_SIZE, SECTOR_SIZE, SLOT_SIZE, Slot, pack_slot, place_of
+from .header import Slot, pack_slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hmac import compare_digest
 
 from ..base.errors import ImageRejected
+from ..base.luks_layout import DIGEST_SIZE, HEADER_SIZE, SECTOR_SIZE
 from ..base.refusals import luks_refusal
 from .crypto import decrypt, derive, measure, merge, rounds, wipe
-from .header import DIGEST_SIZE, HEADER_SIZE, SECTOR_SIZE, read_header
+from .header import read_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

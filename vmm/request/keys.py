@@ -6,6 +6,7 @@ The passphrases are the caller's buffers: no copy of them is made here, and none
 from __future__ import annotations
 
 from ..base.errors import UsageError
+from ..base.luks_layout import SLOTS
 from ..base.record import record
 
 TYPE_CHECKING = False
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from .kinds import Told
 
-SLOTS = 8
 ITER_TIME = 2000
 """What a passphrase takes to be tried, in milliseconds, if nothing else is said."""
 ITERATIONS_LEAST = 1000
