@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # as type checkers read no other form; a test compares it with what follows
     "AddKey",
     "AmendOutcome",
     "AmendResult",
@@ -66,53 +66,41 @@ __all__ = [
     "resize",
 ]
 
-_MODULES = {  # where they are, but for the errors
-    "AddKey": "request.keys",
-    "AmendOutcome": "amend.result",
-    "AmendResult": "amend.result",
-    "AmendStep": "amend.result",
-    "BitmapInfo": "inspect.result",
-    "ByteRange": "amend.result",
-    "Change": "contract.terms",
-    "CheckOutcome": "looks",
-    "CheckResult": "inspect.check",
-    "EraseKey": "request.keys",
-    "FeatureInfo": "inspect.result",
-    "Finding": "inspect.findings",
-    "ImageInfo": "inspect.result",
-    "InfoOutcome": "looks",
-    "Policy": "inspect.policy",
-    "Reference": "inspect.references",
-    "Sandbox": "amend.sandbox",
-    "SnapshotInfo": "inspect.result",
-    "Violation": "inspect.policy",
-    "amend": "api",
-    "amend_many": "fleet.many",
-    "check": "repair",
-    "check_many": "looks",
-    "info": "looks",
-    "info_many": "looks",
-    "rebase_unsafe": "api",
-    "resize": "api",
+_NAMES = {  # by the module that each is in
+    "amend.result": ("AmendOutcome", "AmendResult", "AmendStep", "ByteRange"),
+    "amend.sandbox": ("Sandbox",),
+    "api": ("amend", "rebase_unsafe", "resize"),
+    "base.errors": (
+        *("GuestFault", "HostError", "ImageLocked", "ImageRejected", "InstarError"),
+        *("Refusal", "UsageError"),
+    ),
+    "contract.terms": ("Change",),
+    "fleet.many": ("amend_many",),
+    "inspect.check": ("CheckResult",),
+    "inspect.findings": ("Finding",),
+    "inspect.policy": ("Policy", "Violation"),
+    "inspect.references": ("Reference",),
+    "inspect.result": ("BitmapInfo", "FeatureInfo", "ImageInfo", "SnapshotInfo"),
+    "looks": ("CheckOutcome", "InfoOutcome", "check_many", "info", "info_many"),
+    "repair": ("check",),
+    "request.keys": ("AddKey", "EraseKey"),
 }
-
-_RUNNING = (
-    *("Sandbox", "amend", "amend_many", "check", "check_many", "info", "info_many"),
-    *("rebase_unsafe", "resize"),
-)
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+_RUNNING = ("amend.sandbox", "api", "fleet.many", "looks", "repair")
+"""The modules that run the sandbox, and so import what no other machine has."""
 
 
 def __getattr__(name: str) -> object:
     """Import a public name; the command, which uses none through here, pays for none."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'instar' has no attribute {name!r}")
-    module = f"instar.vmm.{_MODULES.get(name, 'base.errors')}"
     from sys import modules
 
-    if name in _RUNNING:
+    if _MODULES[name] in _RUNNING:
         from instar.vmm.base.supported import check_machine
 
-        check_machine()  # elsewhere their modules lack what they import
+        check_machine()
+    module = f"instar.vmm.{_MODULES[name]}"
     __import__(module)
     value: object = getattr(modules[module], name)
     globals()[name] = value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,15 @@ def test_every_public_name_is_there(name: str) -> None:
     value = getattr(instar, name)
     assert value.__name__ == name
     assert value.__module__.startswith("instar.vmm.")
+
+
+def test_what_type_checkers_read_are_the_same_names_of_the_same_modules() -> None:
+    tree = ast.parse(Path(instar.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    imported = {alias.name: node.module for node in imports for alias in node.names}
+    assert imported == {name: f"instar.vmm.{own}" for name, own in instar._MODULES.items()}
+    assert sorted(imported) == instar.__all__
 
 
 def test_the_names_are_what_dir_lists() -> None:
