@@ -16,7 +16,7 @@ from instar.abi import INSTAR_ABI_VERSION
 from instar.vmm import cli, machine
 from instar.vmm.amend.result import AmendResult
 from instar.vmm.base.errors import GuestFault, HostError
-from instar.vmm.cli import checks, doctor, trials
+from instar.vmm.cli import doctor, doctor_checks, trials
 from instar.vmm.confine import BARRIERS
 from instar.vmm.machine.payload import load_payload
 from instar.vmm.request.keywords import make_request
@@ -87,7 +87,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Give the doctor a /dev/kvm that is a file."""
     path = tmp_path / "kvm"
     path.touch()
-    monkeypatch.setattr(checks, "KVM_DEVICE", str(path))
+    monkeypatch.setattr(doctor_checks, "KVM_DEVICE", str(path))
     return path
 
 
@@ -106,16 +106,16 @@ def diagnose(
 def test_doctor_names_the_system(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert diagnose(capsys, monkeypatch, checks.check_system).startswith("ok   Linux ")
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_system).startswith("ok   Linux ")
 
 
 def test_doctor_looks_for_the_device(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: Path
 ) -> None:
     expected = f"ok   {device} is readable and writable"
-    assert diagnose(capsys, monkeypatch, checks.check_device) == expected
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_device) == expected
     device.unlink()
-    line = diagnose(capsys, monkeypatch, checks.check_device)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_device)
     assert line.startswith(f"FAIL {device}: No such file or directory: enable virtualisation")
     assert "sudo modprobe kvm_" in line
 
@@ -148,9 +148,9 @@ def test_doctor_knows_who_may_open_the_device(
         def stat(self, _path: str) -> os.stat_result:
             return os.stat_result((mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
 
-    monkeypatch.setattr(checks, "os", FakeOs())
+    monkeypatch.setattr(doctor_checks, "os", FakeOs())
     monkeypatch.setattr("grp.getgrgid", {7: SimpleNamespace(gr_name="virt")}.__getitem__)
-    line = diagnose(capsys, monkeypatch, checks.check_device)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_device)
     assert line == f"FAIL {device}: Permission denied: {advice.format(device)}"
 
 
@@ -169,9 +169,9 @@ def test_doctor_asks_for_the_api_version(
     expected: str,
 ) -> None:
     monkeypatch.setattr("instar.vmm.kvm.system.Kvm.api_version", lambda _self: version)
-    assert diagnose(capsys, monkeypatch, checks.check_api) == expected
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_api) == expected
     device.unlink()
-    line = diagnose(capsys, monkeypatch, checks.check_api)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_api)
     assert line == f"FAIL KVM: No such file or directory: make {device} accessible first"
 
 
@@ -181,9 +181,9 @@ def test_doctor_looks_at_the_payload(
     payload = SimpleNamespace(abi_version=INSTAR_ABI_VERSION, sha256="ab" * 32)
     monkeypatch.setattr("instar.vmm.machine.payload.load_payload", lambda: payload)
     found = f"payload of ABI version {INSTAR_ABI_VERSION}, SHA-256 {'ab' * 32}"
-    assert diagnose(capsys, monkeypatch, checks.check_payload) == f"ok   {found}"
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_payload) == f"ok   {found}"
     payload.abi_version += 1
-    assert diagnose(capsys, monkeypatch, checks.check_payload) == (
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_payload) == (
         f"FAIL payload of ABI version {INSTAR_ABI_VERSION + 1}, SHA-256 {'ab' * 32}; "
         f"this host speaks version {INSTAR_ABI_VERSION}: install instar anew"
     )
@@ -196,7 +196,7 @@ def test_doctor_says_what_the_payload_lacks(
         raise HostError("no payload")
 
     monkeypatch.setattr("instar.vmm.machine.payload.load_payload", load_payload)
-    line = diagnose(capsys, monkeypatch, checks.check_payload)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_payload)
     assert line == "FAIL no payload: install instar anew"
 
 
@@ -214,17 +214,17 @@ def test_doctor_tries_the_locks(
     expected: str,
 ) -> None:
     monkeypatch.setattr("instar.vmm.image.locks.lock_image", lambda _fd, _name: warning)
-    assert diagnose(capsys, monkeypatch, checks.check_locks).startswith(expected)
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_locks).startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["privileges", "limits", "landlock", "descriptors", "seccomp"])
 def test_doctor_tries_each_barrier_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert [barrier for barrier, _ in BARRIERS] == list(checks.BARRIER_ADVICE)
-    check = dict(checks.CHECKS)[name]
+    assert [barrier for barrier, _ in BARRIERS] == list(doctor_checks.BARRIER_ADVICE)
+    check = dict(doctor_checks.CHECKS)[name]
     before = Path("/proc/self/status").read_text(encoding="ascii")
-    assert diagnose(capsys, monkeypatch, check) == f"ok   {checks.BARRIER_ADVICE[name][0]}"
+    assert diagnose(capsys, monkeypatch, check) == f"ok   {doctor_checks.BARRIER_ADVICE[name][0]}"
     status = Path("/proc/self/status").read_text(encoding="ascii")
     fields = ("Cap", "NoNewPrivs", "Seccomp")
     assert [line for line in status.splitlines() if line.startswith(fields)] == [
@@ -248,13 +248,13 @@ def test_doctor_warns_of_a_missing_barrier(
 ) -> None:
     done = SimpleNamespace(returncode=0, stdout=reason + "\n")
     monkeypatch.setattr("subprocess.run", lambda *_arguments, **_options: done)
-    monkeypatch.setattr(doctor, "CHECKS", ((name, dict(checks.CHECKS)[name]),))
+    monkeypatch.setattr(doctor, "CHECKS", ((name, dict(doctor_checks.CHECKS)[name]),))
     assert cli.main(["doctor"]) == 0
     line = capsys.readouterr().out.splitlines()[1]
     assert line.startswith(f"warn {name}: {reason}: {advice}")
     assert line.endswith("; --require-confinement fails here")
     done.returncode = -31
-    line = diagnose(capsys, monkeypatch, dict(checks.CHECKS)[name])
+    line = diagnose(capsys, monkeypatch, dict(doctor_checks.CHECKS)[name])
     assert line == f"FAIL {name}: a confined process ends with -31: please report it"
 
 
@@ -282,14 +282,14 @@ def test_doctor_looks_whether_the_sandbox_did_its_work(
         return make_result(action=action)
 
     monkeypatch.setattr(sys.modules["instar.vmm.api"], "amend", write_features)
-    assert re.fullmatch(expected, diagnose(capsys, monkeypatch, checks.check_sandbox))
+    assert re.fullmatch(expected, diagnose(capsys, monkeypatch, doctor_checks.check_sandbox))
 
 
 def test_doctor_repeats_what_the_sandbox_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, amend: FakeAmend
 ) -> None:
     amend.error = GuestFault("triple fault")
-    line = diagnose(capsys, monkeypatch, checks.check_sandbox)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_sandbox)
     assert line == "FAIL it: triple fault: see the lines above"
     assert amend.calls[0][1] == make_request({"lazy_refcounts": True})
 
@@ -298,10 +298,10 @@ def test_doctor_repeats_what_the_sandbox_says(
 def test_doctor_amends_by_the_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = diagnose(capsys, monkeypatch, checks.check_command)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_command)
     assert re.fullmatch(r"ok   the confined command amended a test image in \d+ ms", line)
     monkeypatch.setattr(trials, "AMEND", "sys.exit('no luck')")
-    line = diagnose(capsys, monkeypatch, checks.check_command)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_command)
     assert line == (
         "FAIL the confined command: it ended with status 1: no luck: see the lines above"
     )
@@ -313,7 +313,7 @@ def test_doctor_says_that_the_command_hangs_and_does_not_hang_itself(
 ) -> None:
     monkeypatch.setattr(trials, "SECONDS", float(seconds))
     monkeypatch.setattr(trials, "AMEND", "exec('while True: pass')")
-    some = (("command", checks.check_command), ("broken", break_check))
+    some = (("command", doctor_checks.check_command), ("broken", break_check))
     monkeypatch.setattr(doctor, "CHECKS", some)
     assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().out.splitlines()[1:] == [
@@ -324,20 +324,22 @@ def test_doctor_says_that_the_command_hangs_and_does_not_hang_itself(
 def test_doctor_uses_memory_under_confinement(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = diagnose(capsys, monkeypatch, checks.check_memory)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_memory)
     assert line == "ok   a confined process can allocate memory and flush a file"
     forbidden = trials._MEMORY.replace("os.fdatasync(image)", "os.fsync(image)")
     monkeypatch.setattr(trials, "_MEMORY", forbidden)
-    line = diagnose(capsys, monkeypatch, checks.check_memory)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_memory)
     assert "it ended with status 1: OSError: [Errno 38] Function not implemented: unset" in line
 
 
 def test_doctor_and_an_amend_refuse_a_free_threaded_build(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert diagnose(capsys, monkeypatch, checks.check_interpreter).startswith("ok   CPython 3.")
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_interpreter).startswith(
+        "ok   CPython 3."
+    )
     monkeypatch.setattr(machine, "abiflags", "t")
-    line = diagnose(capsys, monkeypatch, checks.check_interpreter)
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_interpreter)
     assert line.endswith(
         ", free-threaded, which is not supported: use the ordinary build of Python"
     )
@@ -346,7 +348,7 @@ def test_doctor_and_an_amend_refuse_a_free_threaded_build(
 
 
 def test_doctors_image_is_valid() -> None:
-    image = Reader(checks.make_image())
+    image = Reader(doctor_checks.make_image())
     assert faults(image) == []
     assert len(image.data) == 4 * image.cluster_size
     assert (image.header.version, image.header.header_length) == (3, 104)

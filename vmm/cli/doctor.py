@@ -13,8 +13,8 @@ from ..base.errors import HostError, InstarError, UsageError
 from ..base.escape import escape
 from ..base.record import record
 from .arguments import OPERAND, scan
-from .checks import CHECKS, REPORT, CheckError, HangError
 from .commands import DOCTOR, format_help
+from .doctor_checks import CHECKS, REPORT, CheckError, HangError
 from .report import Report, check_told, tell, write
 
 TYPE_CHECKING = False
