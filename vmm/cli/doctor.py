@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @record
-class Finding:
+class Diagnosis:
     """What one check found."""
 
     check: str
@@ -45,45 +45,45 @@ def run(arguments: list[str], report: Report) -> int:
             tell(format_help(DOCTOR))
             return 0
         report.use(value)
-    findings = _examine_all()
-    ok = all(finding.ok for finding in findings)
+    diagnoses = _examine_all()
+    ok = all(diagnosis.ok for diagnosis in diagnoses)
     python = platform.python_version()
-    report.document({"version": __version__, "python": python, "ok": ok, "checks": findings})
+    report.document({"version": __version__, "python": python, "ok": ok, "checks": diagnoses})
     if not report.is_json:
-        lines = [f"instar {__version__}, Python {python}", *map(_describe, findings)]
+        lines = [f"instar {__version__}, Python {python}", *map(_describe, diagnoses)]
         write("stdout", "\n".join(lines) + "\n")
     check_told()
     return 0 if ok else HostError.exit_status
 
 
-def _examine_all() -> list[Finding]:
-    findings = []
+def _examine_all() -> list[Diagnosis]:
+    diagnoses = []
     for name, check in CHECKS:
         try:
-            findings.append(_examine(name, check))
+            diagnoses.append(_examine(name, check))
         except HangError as failure:
             message, advice = str(failure), failure.advice
-            findings.append(Finding(name, ok=False, message=message, advice=advice))
+            diagnoses.append(Diagnosis(name, ok=False, message=message, advice=advice))
             break
-    return findings
+    return diagnoses
 
 
-def _examine(name: str, check: Callable[[], str]) -> Finding:
+def _examine(name: str, check: Callable[[], str]) -> Diagnosis:
     try:
-        return Finding(name, ok=True, message=check(), advice="")
+        return Diagnosis(name, ok=True, message=check(), advice="")
     except HangError:
         raise
     except CheckError as failure:
-        return Finding(name, ok=failure.ok, message=str(failure), advice=failure.advice)
+        return Diagnosis(name, ok=failure.ok, message=str(failure), advice=failure.advice)
     except InstarError as error:
-        return Finding(name, ok=False, message=f"{name}: {error}", advice="see the lines above")
+        return Diagnosis(name, ok=False, message=f"{name}: {error}", advice="see the lines above")
     except Exception as error:
         message = f"{name}: {type(error).__name__}: {error}"
-        return Finding(name, ok=False, message=message, advice=REPORT)
+        return Diagnosis(name, ok=False, message=message, advice=REPORT)
 
 
-def _describe(finding: Finding) -> str:
-    if not finding.advice:
-        return f"ok   {escape(finding.message)}"
-    verdict = "warn" if finding.ok else "FAIL"
-    return f"{verdict} {escape(finding.message)}: {escape(finding.advice)}"
+def _describe(diagnosis: Diagnosis) -> str:
+    if not diagnosis.advice:
+        return f"ok   {escape(diagnosis.message)}"
+    verdict = "warn" if diagnosis.ok else "FAIL"
+    return f"{verdict} {escape(diagnosis.message)}: {escape(diagnosis.advice)}"
