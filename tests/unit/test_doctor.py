@@ -300,7 +300,7 @@ def test_doctor_amends_by_the_command(
 ) -> None:
     line = diagnose(capsys, monkeypatch, doctor_checks.check_command)
     assert re.fullmatch(r"ok   the confined command amended a test image in \d+ ms", line)
-    monkeypatch.setattr(trials, "AMEND", "sys.exit('no luck')")
+    monkeypatch.setattr(trials, "COMMAND_CODE", "sys.exit('no luck')")
     line = diagnose(capsys, monkeypatch, doctor_checks.check_command)
     assert line == (
         "FAIL the confined command: it ended with status 1: no luck: see the lines above"
@@ -312,7 +312,7 @@ def test_doctor_says_that_the_command_hangs_and_does_not_hang_itself(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: str
 ) -> None:
     monkeypatch.setattr(trials, "SECONDS", float(seconds))
-    monkeypatch.setattr(trials, "AMEND", "exec('while True: pass')")
+    monkeypatch.setattr(trials, "COMMAND_CODE", "exec('while True: pass')")
     some = (("command", doctor_checks.check_command), ("broken", break_check))
     monkeypatch.setattr(doctor, "CHECKS", some)
     assert cli.main(["doctor"]) == 1

@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 
-from ..fleet.isolation import AMEND, child_command
+from ..fleet.isolation import COMMAND_CODE, child_command
 
 SECONDS = 60.0
 """How long a trial may take, with a guest that may take 10."""
@@ -48,7 +48,7 @@ def amend_by_command(image: bytes) -> bytes:
         file.write(image)
         file.flush()
         flags = ("--output=json", "--timeout=10", "-o", "lazy_refcounts=on")
-        told = _run(child_command(AMEND, isolated=False), "amend", *flags, file.name)
+        told = _run(child_command(COMMAND_CODE, isolated=False), "amend", *flags, file.name)
         if json.loads(told)["action"] != "amended":
             raise TrialError("the command did not amend a test image")
         file.seek(0)

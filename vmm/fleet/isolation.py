@@ -36,9 +36,9 @@ MARGIN = 30.0
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.
 _START = "import sys; sys.path.append(sys.argv.pop(1)); "
-AMEND = "from instar.vmm.cli import main; sys.exit(main())"
+COMMAND_CODE = "from instar.vmm.cli import main; sys.exit(main())"
 """The code of a process that is the command."""
-CHILD = "from instar.vmm.fleet.child import main; main()"
+CHILD_CODE = "from instar.vmm.fleet.child import main; main()"
 """The code of a process that amends one image, as it is told."""
 
 
@@ -115,7 +115,7 @@ def start_child(
 def _run(task: memoryview, request: AmendRequest) -> tuple[bytes, int]:
     """Run a child; return what it wrote to stdout, and its status as Popen has it."""
     seconds = request.timeout + MARGIN
-    child = start_child(CHILD, task)
+    child = start_child(CHILD_CODE, task)
     end = time.monotonic() + seconds
     with child:
         try:

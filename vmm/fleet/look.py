@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..image.image_file import ImageFile
 
-LOOK = "from instar.vmm.fleet.look_child import main; main()"
+LOOK_CODE = "from instar.vmm.fleet.look_child import main; main()"
 """The code of a process that looks at one image."""
 ANSWER_MAX = 2 << 20
 """Bytes that a child may say: all that a guest may, and more."""
@@ -70,7 +70,7 @@ class ChildLooker(Looker):
             "timeout": timeout,
             "progress": progress,
         }
-        child = start_child(LOOK, json.dumps(task).encode(), (image.fd,))
+        child = start_child(LOOK_CODE, json.dumps(task).encode(), (image.fd,))
         with child:
             try:
                 self.vm_exits = _pass_on(child, receive, timeout + MARGIN, image.name)
