@@ -18,7 +18,7 @@ from instar.abi import (
     INSTAR_TRANSMIT_USED_ADDR,
 )
 from instar.vmm.amend import plan
-from instar.vmm.amend.messages import Outcome
+from instar.vmm.amend.messages import GuestRun
 from instar.vmm.devices.memory import PAGE_SIZE
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm import state
@@ -110,7 +110,7 @@ def write_image(path: Path, payload: Payload) -> None:
         file.write(struct.pack(f"<{len(words)}Q", *words).ljust(512, b"\0"))
 
 
-def run(machine: Machine, path: Path) -> Outcome:
+def run(machine: Machine, path: Path) -> GuestRun:
     with ImageFile.open(str(path), writable=False) as image:
         return plan(machine, image, REQUEST)
 

@@ -18,7 +18,7 @@ from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import BY_KEY
-from .messages import Messages, Outcome, Plan, pack_config, read_along
+from .messages import GuestRun, Messages, Plan, pack_config, read_along
 from .result import RANGES_MAX, AmendResult
 
 NO_VCPU = 0xFFFFFFFF
@@ -166,7 +166,7 @@ def plan(
     progress: Callable[[int, int], None] | None = None,
     debug: Callable[[str], None] | None = None,
     spent: float = 0.0,
-) -> Outcome:
+) -> GuestRun:
     """Have the guest plan one step; `spent` are seconds of the timeout that others took.
 
     The image is looked at for the first time here. Raises ImageRejected if it is no qcow2 image at
@@ -189,10 +189,10 @@ def plan(
     )
     refusals, claim = messages.complete()
     told = messages.options, messages.names, messages.snapshots
-    return Outcome(claim, refusals, staged, machine.vm_exits, *told)
+    return GuestRun(claim, refusals, staged, machine.vm_exits, *told)
 
 
-def _judge(image: AnyImage, request: AmendRequest, outcome: Outcome) -> Judgement:
+def _judge(image: AnyImage, request: AmendRequest, outcome: GuestRun) -> Judgement:
     """Judge what the guest planned. ImageRejected, also where the guest refuses; GuestFault."""
     if outcome.refusals:
         from ..base.refusals import Circumstances, translate

@@ -15,7 +15,7 @@ from ..base.record import FrozenDict
 from ..contract.luks_region import judge_luks_region
 from ..contract.terms import Change, Claim, Judgement, Original
 from ..luks.library import explain_import
-from .messages import Outcome, Plan
+from .messages import GuestRun, Plan
 
 try:
     from ..luks.change import change_keys
@@ -53,7 +53,7 @@ def plan_keys(image: AnyImage, found: Plan, spent: float, progress: Progress | N
     place, work = judge_luks_region(Original(image.read, image.size, image.budget, image.stored))
     spent += monotonic() - begin
     changed = _change(image, place, found.request, spent, progress)
-    outcome = Outcome(**{**vars(found.outcome), "staged": changed.staged})
+    outcome = GuestRun(**{**vars(found.outcome), "staged": changed.staged})
     return Plan(found.request, outcome, _judge(changed, found.judgement, work))
 
 
@@ -63,7 +63,7 @@ def plan_luks(
     """Plan the change of the keys of a LUKS file, in which no guest takes part. ImageRejected."""
     changed = _change(image, (0, image.size), request, 0.0, progress)
     claim = Claim(True, changed.atomic, {})
-    outcome = Outcome(claim, (), changed.staged, vm_exits=0, options={})
+    outcome = GuestRun(claim, (), changed.staged, vm_exits=0, options={})
     return (Plan(request, outcome, _judge(changed)),)
 
 

@@ -73,7 +73,7 @@ _TOLD = {key for key, kind in OPTION_KINDS.items() if kind != OPTION_KIND_BYTES}
 
 
 @record
-class Outcome:
+class GuestRun:
     """What a guest that ended in the regular way said and staged."""
 
     claim: Claim
@@ -98,7 +98,7 @@ class Plan:
 
     request: AmendRequest
     """What was asked for in this step."""
-    outcome: Outcome
+    outcome: GuestRun
     """What the guest staged for it; there are no refusals."""
     judgement: Judgement
     """What the host has seen of it."""
