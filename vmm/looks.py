@@ -1,25 +1,32 @@
-"""Host side: what `import instar` offers to look at images: info, and info and check of many."""
+"""Host side: what `import instar` offers to look at images: info and check, of one and of many.
+
+A look writes nothing, and its numbers are the guest's word; check() may be asked to repair too.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from .base.errors import InstarError, either, outcome_to_dict
 from .base.record import record
-from .inspect import inspect_image
+from .inspect import check_image, inspect_image
 from .inspect.check import CheckResult
+from .inspect.looker import Looker
 from .inspect.many import look_at_many, look_in_turn
 from .inspect.result import ImageInfo
 from .machine.payload import Payload
-from .repair import Extent, check_with, make_looker, read_extent
+from .repair import Extent, read_extent, repair_image, repair_in_child
 from .request import TIMEOUT
-from .request.keywords import Isolation, PathLike, check_isolation, path_as_text
+from .request.keywords import Isolation, PathLike, check_isolation, check_path, path_as_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import Any
+
+    from .request import AmendRequest
 else:  # its module imports logging
     Executor = object
 
@@ -109,6 +116,61 @@ def info(
         )
 
 
+def check(
+    path: PathLike,
+    *,
+    repair: Extent | None = None,
+    max_growth: int | None = None,
+    force_share: bool = False,
+    timeout: float = TIMEOUT,
+    progress: Callable[[int, int], None] | None = None,
+    debug: Callable[[str], None] | None = None,
+    isolation: Isolation | None = None,
+    payload: Payload | None = None,
+) -> CheckResult:
+    """Compare a qcow2 image's refcounts and flags with its tables; write nothing but a repair.
+
+    All references are counted in the sandbox. The numbers are the guest's word; a repair the host
+    judges by counting for itself, and afterwards the image is checked again.
+
+    Args:
+        path: the image, a regular file or a block device, which is opened read-only, unless it is
+            to be repaired.
+        repair: "leaks" lets go of clusters that nothing refers to; "all" also raises refcounts and
+            mends flags, and an image that is marked dirty becomes clean. None repairs nothing.
+        max_growth: by how many bytes the file may grow in a repair; None stands for 1 GiB.
+        force_share: whether to check an image although another program may be writing to it.
+        timeout: how long the guest may run, in seconds, each time.
+        progress: called as progress(done, total) while references are counted; the check that
+            follows a repair starts anew.
+        debug: called with the guest's debug text.
+        isolation: None runs the guest in this process, which it leaves without limits; "process"
+            does it, and a repair, in children that confine themselves, without debug and payload.
+            Between these the image is not locked.
+        payload: what to run instead of the installed payload of a check.
+
+    Raises:
+        UsageError: an argument is invalid (the caller's fault).
+        HostError: this machine or the file failed; also for whatever kept a repaired image from
+            being checked again, which the message says.
+        ImageLocked: another process writes to the image, or for a repair uses it.
+        ImageRejected: the file is no qcow2 image, its header leaves nothing to check, or only a
+            guess could repair it; then it has not been touched.
+        GuestFault: the guest broke its contract or exceeded a budget.
+    """
+    check_isolation(isolation, debug=debug, payload=payload)
+    request = read_extent(repair, max_growth, timeout, force_share=force_share)
+    with make_looker("check", isolation, payload) as looker:
+        return check_with(
+            *(path, looker, request),
+            force_share=force_share,
+            timeout=timeout,
+            progress=progress,
+            debug=debug,
+            isolation=isolation,
+        )
+
+
 def info_many(
     paths: Iterable[PathLike],
     *,
@@ -182,3 +244,33 @@ def check_many(
     maker = partial(make_looker, "check", isolation)
     look = partial(look_in_turn, maker, check_with, CheckOutcome)
     return look_at_many(look, paths, keywords, executor, chunk_size)
+
+
+def check_with(
+    path: PathLike,
+    looker: Looker,
+    request: AmendRequest | None,
+    *,
+    isolation: Isolation | None = None,
+    **how: Any,
+) -> CheckResult:
+    """Do what check() says with this looker; `request` is the repair, `how` is check_image()'s."""
+    if request is None:
+        return check_image(path, looker, **how)
+    if isolation is not None:
+        return repair_in_child(path, looker, request, how)
+    check_path(path)
+    sys.audit("instar.check", path)
+    seen = {"progress": how.get("progress"), "debug": how.get("debug")}
+    return repair_image(path, looker, request, seen)
+
+
+def make_looker(
+    operation: str, isolation: str | None = None, payload: Payload | None = None
+) -> Looker:
+    """Who looks at images in this way. HostError without a payload for the operation."""
+    if isolation is None:
+        return Looker(operation, payload=payload)
+    from .fleet.look import ChildLooker
+
+    return ChildLooker(operation)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from instar.vmm.inspect.policy import Policy, Violation
     from instar.vmm.inspect.references import Reference
     from instar.vmm.inspect.result import BitmapInfo, FeatureInfo, ImageInfo, SnapshotInfo
-    from instar.vmm.looks import CheckOutcome, InfoOutcome, check_many, info, info_many
-    from instar.vmm.repair import check
+    from instar.vmm.looks import CheckOutcome, InfoOutcome, check, check_many, info, info_many
     from instar.vmm.request.keys import AddKey, EraseKey
 
 __version__ = "0.1.0"
@@ -81,12 +80,11 @@ _NAMES = {  # by the module that each is in
     "inspect.policy": ("Policy", "Violation"),
     "inspect.references": ("Reference",),
     "inspect.result": ("BitmapInfo", "FeatureInfo", "ImageInfo", "SnapshotInfo"),
-    "looks": ("CheckOutcome", "InfoOutcome", "check_many", "info", "info_many"),
-    "repair": ("check",),
+    "looks": ("CheckOutcome", "InfoOutcome", "check", "check_many", "info", "info_many"),
     "request.keys": ("AddKey", "EraseKey"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
-_RUNNING = ("amend.sandbox", "api", "fleet.many", "looks", "repair")
+_RUNNING = ("amend.sandbox", "api", "fleet.many", "looks")
 """The modules that run the sandbox, and so import what no other machine has."""
 
 

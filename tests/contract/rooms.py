@@ -17,7 +17,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # The host.
     "vmm/__main__.py": ("vmm/cli",),
     "vmm/public.py": (
-        *("vmm/api.py", "vmm/looks.py", "vmm/repair.py", "vmm/fleet", "vmm/amend"),
+        *("vmm/api.py", "vmm/looks.py", "vmm/fleet", "vmm/amend"),
         *("vmm/inspect", "vmm/contract/terms.py", "vmm/request", "vmm/base"),
     ),
     "vmm/cli": (
@@ -32,7 +32,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         ),
         *("vmm/confine", "vmm/image", "vmm/request", "vmm/kvm", "vmm/base", "abi"),
     ),
-    "vmm/looks.py": (*("vmm/repair.py", "vmm/inspect", "vmm/machine", "vmm/request", "vmm/base"),),
+    "vmm/looks.py": (
+        *("vmm/repair.py", "vmm/fleet", "vmm/inspect", "vmm/machine", "vmm/request", "vmm/base"),
+    ),
     "vmm/repair.py": (
         *(
             "vmm/fleet",

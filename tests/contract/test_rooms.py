@@ -27,8 +27,8 @@ REACH: dict[str, Set[str]] = {
     "vmm/public.py": {"sys"},
     "vmm/cli": ANYTHING | {"tqdm"},  # for a progress bar, where it is installed
     "vmm/api.py": {"sys"},
-    "vmm/looks.py": {"concurrent", "functools"},
-    "vmm/repair.py": {"os", "sys"},
+    "vmm/looks.py": {"concurrent", "functools", "sys"},
+    "vmm/repair.py": {"os"},
     "vmm/fleet": ANYTHING,
     "vmm/amend": {"_thread", "logging", "os", "struct", "sys", "time"},
     "vmm/amend/chain.py": {"time"},
