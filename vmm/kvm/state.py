@@ -9,15 +9,14 @@ from __future__ import annotations
 from fcntl import ioctl
 from struct import Struct
 
-_KVMIO = 0xAE << 8
-_WRITE, _READ = 1 << 30, 2 << 30
+from .ioctls import ior, iow, iowr
 
 _XSAVE_SIZE = 4096
-KVM_GET_XSAVE2 = _READ | _XSAVE_SIZE << 16 | _KVMIO | 0xCF
+KVM_GET_XSAVE2 = ior(0xCF, _XSAVE_SIZE)
 
 
 def _pair(size: int, get: int, set_: int) -> tuple[int, int, int]:
-    return size, _READ | size << 16 | _KVMIO | get, _WRITE | size << 16 | _KVMIO | set_
+    return size, ior(get, size), iow(set_, size)
 
 
 # Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set.
@@ -31,8 +30,8 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "vcpu_events": _pair(64, 0x9F, 0xA0),  # last: the others may clear a pending exception
 }
 
-KVM_GET_MSRS = _READ | _WRITE | 8 << 16 | _KVMIO | 0x88
-KVM_SET_MSRS = _WRITE | 8 << 16 | _KVMIO | 0x89
+KVM_GET_MSRS = iowr(0x88, 8)
+KVM_SET_MSRS = iow(0x89, 8)
 _MSRS_HEAD = Struct("<II")  # struct kvm_msrs, the number of entries
 _MSR = Struct("<IIQ")  # struct kvm_msr_entry: index, reserved, value
 
