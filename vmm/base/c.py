@@ -95,7 +95,7 @@ def _call(words: list[object]) -> int:
     return result
 
 
-_SYS_PRLIMIT64 = 302  # asm/unistd_64.h
+SYS_PRLIMIT64 = 302  # asm/unistd_64.h
 _TwoNumbers = c_uint64 * 2
 
 
@@ -105,5 +105,5 @@ def get_limits(resource: int) -> tuple[int, int]:
     The module resource would be one more library to load.
     """
     limits = _TwoNumbers()
-    syscall(_SYS_PRLIMIT64, 0, resource, None, byref(limits))
+    syscall(SYS_PRLIMIT64, 0, resource, None, byref(limits))
     return limits[0], limits[1]

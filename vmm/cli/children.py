@@ -15,6 +15,7 @@ import time
 
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.record import record, to_dict
+from ..fleet import MARGIN, PATIENCE
 from ..fleet.interrupts import begin_as_child, carry_through, let_in
 from .shapes import read_document
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
     Steps = Callable[[str], Generator["Step", Document, Document]]
 
-MARGIN = 30.0
-"""Seconds that a child has for all but its guest."""
-PATIENCE = 2.0
-"""Seconds that an interrupt leaves to what was begun of repairs."""
 ANSWER_MAX = 64 << 20
 """Bytes of a document."""
 _MUTE = "the confined process ended without a word that makes sense"

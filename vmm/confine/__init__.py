@@ -14,7 +14,7 @@ from struct import pack
 
 from instar.abi import INSTAR_STAGED_MAX
 
-from ..base.c import addressof, c_char, get_limits, syscall
+from ..base.c import SYS_PRLIMIT64, addressof, c_char, get_limits, syscall
 from ..base.errors import HostError
 from ..base.record import record
 from ..image.budgets import staging_budget
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..image.image_file import ImageFile
 
 # asm/unistd_64.h
-_SYS_CAPSET, _SYS_PRCTL, _SYS_PRLIMIT64, _SYS_SECCOMP = 126, 157, 302, 317
+_SYS_CAPSET, _SYS_PRCTL, _SYS_SECCOMP = 126, 157, 317
 _SYS_LANDLOCK_CREATE_RULESET, _SYS_LANDLOCK_RESTRICT_SELF = 444, 446
 # linux/prctl.h, linux/capability.h, linux/seccomp.h
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
@@ -170,7 +170,7 @@ def _limit_resources(descriptors: Descriptors) -> None:
 def _lower(resource: int, limit: int) -> None:
     """Set both limits of a resource, unless they are lower already."""
     new = pack("=2Q", *(min(limit, value) for value in get_limits(resource)))
-    syscall(_SYS_PRLIMIT64, 0, resource, new, None)
+    syscall(SYS_PRLIMIT64, 0, resource, new, None)
 
 
 def _address_space() -> int:

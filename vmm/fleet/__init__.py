@@ -1,1 +1,6 @@
 """Host side: many images and other processes: batches, workers, a confined child."""
+
+MARGIN = 30.0
+"""Seconds that a child has for all but its guest: its start, the locks, the commit."""
+PATIENCE = 2.0
+"""Seconds that an interrupt leaves to what was begun."""

@@ -20,6 +20,7 @@ from ..base.errors import HostError, InstarError, UsageError, reason_of
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
 from ..request.keywords import announce
+from . import MARGIN
 from .child import write_task
 from .document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from ..request import AmendRequest
     from ..request.keywords import PathLike
-
-MARGIN = 30.0
-"""Seconds that a child has for all but its guest: its start, the locks, the commit."""
 
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.

@@ -18,7 +18,8 @@ from instar.abi import FRAME_CHECK, FRAME_INFO, FRAME_PAYLOAD_MAX
 from ..base.errors import GuestFault, HostError
 from ..base.escape import escape_around
 from ..inspect.looker import Looker
-from .isolation import MARGIN, hear, start_child
+from . import MARGIN
+from .isolation import hear, start_child
 from .look_child import END, HEADER
 
 TYPE_CHECKING = False
