@@ -44,7 +44,7 @@ MORE, LAST = b"+", b"."
 PIECE = 32 << 10
 """Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
 
-_CHANNEL = 3  # behind the standard streams
+_CHANNEL = 3  # after the standard streams
 
 
 def work(
