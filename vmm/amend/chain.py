@@ -14,11 +14,10 @@ from ..contract.terms import Change
 from ..image.commit import commit, give_back
 from ..image.view import ImageView, size_after
 from ..qcow2.header_view import view_header
-from ..qcow2.probe import HEADER_FIELDS, PROBE_SIZE, V3_FIELDS, header_fields
-from ..request.kinds import TEXT
-from ..request.options import OPTIONS
+from ..qcow2.probe import PROBE_SIZE, header_fields
 from .known import Reasons, needs_parts
-from .result import KEYSLOTS, RANGES_MAX, AmendStep
+from .messages import CHANGED_FIELDS
+from .result import RANGES_MAX, AmendStep
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,13 +34,6 @@ if TYPE_CHECKING:
 
 RANGES_MAX_OF_STEPS = RANGES_MAX // 2
 """Ranges that are told of all steps: half as many, as a document has each of them twice."""
-
-_FIELDS = (
-    *HEADER_FIELDS,
-    *V3_FIELDS,
-    *(row.key for row in OPTIONS if row.kind == TEXT),
-    *KEYSLOTS,
-)
 
 
 def plan_chain(
@@ -159,6 +151,6 @@ def _join(changes: Iterator[Change]) -> Iterator[Change]:
     for change in changes:
         before, _ = values.get(change.field, (change.before, None))
         values[change.field] = before, change.after
-    for name in sorted(values, key=_FIELDS.index):
+    for name in sorted(values, key=CHANGED_FIELDS.index):
         if values[name][0] != values[name][1]:
             yield Change(name, *values[name])

@@ -44,8 +44,10 @@ from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
 from ..qcow2 import INCOMPATIBLE_EXTENDED_L2
+from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
+from ..request.kinds import TEXT
 from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
-from .result import ByteRange
+from .result import KEYSLOTS, ByteRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +70,14 @@ OPTION_KINDS = {option.abi_key: option.abi_kind for option in OPTIONS}
 """Of each option's key, what its values are: numbers, flags or bytes."""
 
 _MENDS = {"leaks": AMEND_FLAG_REPAIR_LEAKS, "all": AMEND_FLAG_REPAIR_ALL}
+
+CHANGED_FIELDS = (
+    *HEADER_FIELDS,
+    *V3_FIELDS,
+    *(row.key for row in OPTIONS if row.kind == TEXT),
+    *KEYSLOTS,
+)
+"""All that a Change can be of, in the order in which a chain tells them."""
 
 _TOLD = {key for key, kind in OPTION_KINDS.items() if kind != OPTION_KIND_BYTES}
 
