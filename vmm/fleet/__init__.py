@@ -3,4 +3,4 @@
 MARGIN = 30.0
 """Seconds that a child has for all but its guest: its start, the locks, the commit."""
 PATIENCE = 2.0
-"""Seconds that an interrupt leaves to what was begun."""
+"""Seconds that a child or worker has for what it began once it is to end."""

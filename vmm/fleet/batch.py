@@ -18,6 +18,7 @@ from ..amend.result import AmendOutcome
 from ..base.errors import HostError, InstarError
 from ..machine.payload import load_payload
 from ..request.keywords import announce
+from . import MARGIN, PATIENCE
 from .document import Expected, describe_unsure, read_outcome
 from .interrupts import carry_through, let_in
 from .supply import Supply
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
     from ..request.keywords import PathLike
     from .supply import Taken
 
-MARGIN = 30.0
-"""Seconds that a worker has for all of an image but its guest: the locks, the commit."""
 NAP = 0.002
 """Seconds that this process lets answers come together while every worker has enough to do."""
-PATIENCE = 2.0
-"""Seconds that workers have to end the image at hand when the batch is given up."""
 
 
 def amend_batch(

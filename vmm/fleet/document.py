@@ -17,6 +17,7 @@ from instar.abi import (
 )
 
 from ..amend.chain import RANGES_MAX_OF_STEPS, combine
+from ..amend.messages import CHANGED_FIELDS
 from ..amend.result import KEYSLOTS, RANGES_MAX, SWITCH, AmendResult, AmendStep, ByteRange
 from ..base.errors import (
     GuestFault,
@@ -32,7 +33,6 @@ from ..base.refusals import is_known
 from ..contract.terms import SPARE_MAX, Change
 from ..image.commit import GIVEN_BACK
 from ..image.staging import SECTOR_SIZE
-from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from ..request.kinds import TEXT
 from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
@@ -54,7 +54,6 @@ _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
-_FIELDS = (*HEADER_FIELDS, *V3_FIELDS, *_TEXTS, *KEYSLOTS)
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
     "Mapping": ("dict", "FrozenDict"),
@@ -210,7 +209,7 @@ def _are_changes(result: AmendResult | AmendStep, request: AmendRequest) -> bool
     if request.keys is not None:
         return _are_keyslots(result)
     moved = [row.fields for row, _ in request.asked()]
-    places = [_FIELDS.index(change.field) for change in result.changes]
+    places = [CHANGED_FIELDS.index(change.field) for change in result.changes]
     values = {change.field: change.after for change in result.changes}
     return (
         places == sorted({*places})
