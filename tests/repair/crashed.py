@@ -27,14 +27,19 @@ def crash_a_writer(seed: int, folder: Path, qemu: Qemu) -> Path:
     if chance.random() < 0.5:
         _write(qemu, image, _writes(chance, size, cluster_size, 4))
     for number in range(chance.choice((0, 0, 1, 2))):
-        qemu.snapshot(image, "-c", f"s{number}")
+        _ask(qemu, "snapshot", "-c", f"s{number}", image)
         _write(qemu, image, _writes(chance, size, cluster_size, 3))
     if chance.random() < 0.25:
-        qemu.bitmap(image, "b0", "--add")
-        qemu.bitmap(image, "b1", "--add", "--disable")
+        _ask(qemu, "bitmap", "--add", image, "b0")
+        _ask(qemu, "bitmap", "--add", "--disable", image, "b1")
         _write(qemu, image, _writes(chance, size, cluster_size, 2))
     _kill_a_writer(chance, image, size, cluster_size, qemu)
     return image
+
+
+def _ask(qemu: Qemu, *arguments: object) -> None:
+    """Run qemu-img, which refuses an image that a write of its own has marked corrupt."""
+    qemu.img(*map(str, arguments), accept=(0, 1))
 
 
 def _write(qemu: Qemu, image: Path, writes: list[str]) -> None:
