@@ -134,6 +134,23 @@ def test_what_no_interpreter_changes_is_compiled_once_and_again_if_a_source_chan
     assert sorted(compiled()) == ["guest", "planner"]
 
 
+def test_a_device_that_is_lacking_is_not_made_of_a_file(tree: Path) -> None:
+    script, device = tree / "scripts" / "require", tree.parent / "kvm"
+    script.write_text(
+        script.read_text("utf-8")
+        .replace("/dev/kvm; }", f"{device}; }}")
+        .replace("-c /dev/kvm", f"-c {device}"),
+        "utf-8",
+    )
+    done = subprocess.run([script, "make demo", "kvm"], check=False, capture_output=True, text=True)
+    line = "make demo lacks a /dev/kvm that may be read and written\n"
+    assert (done.returncode, done.stderr) == (1, line)
+    assert not device.exists()
+    device.touch()
+    done = subprocess.run([script, "make demo", "kvm"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, line)
+
+
 def test_an_old_python_is_told_from_a_missing_one(tree: Path) -> None:
     old = tree.parent / "python3.9"
     old.write_text("#!/bin/sh\nexit 1\n", "ascii")

@@ -84,9 +84,9 @@ def test_doctor_speaks_json(
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Give the doctor a /dev/kvm that is a file."""
+    """Give the doctor a /dev/kvm that is another device."""
     path = tmp_path / "kvm"
-    path.touch()
+    path.symlink_to(os.devnull)
     monkeypatch.setattr(doctor_checks, "KVM_DEVICE", str(path))
     return path
 
@@ -118,6 +118,17 @@ def test_doctor_looks_for_the_device(
     line = diagnose(capsys, monkeypatch, doctor_checks.check_device)
     assert line.startswith(f"FAIL {device}: No such file or directory: enable virtualisation")
     assert "sudo modprobe kvm_" in line
+    device.touch()
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_device)
+    assert line.startswith(f"FAIL {device} is no device: remove it, and load the module: sudo mod")
+
+
+def test_doctor_tells_another_device_from_that_of_kvm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: Path
+) -> None:
+    assert diagnose(capsys, monkeypatch, doctor_checks.check_api) == (
+        f"FAIL KVM: Inappropriate ioctl for device: {device} is another device; make it that of KVM"
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +150,7 @@ def test_doctor_knows_who_may_open_the_device(
     advice: str,
 ) -> None:
     class FakeOs:
-        O_RDWR, O_CLOEXEC, close = os.O_RDWR, os.O_CLOEXEC, staticmethod(os.close)
+        O_RDWR, O_CLOEXEC = os.O_RDWR, os.O_CLOEXEC
         geteuid = staticmethod(lambda: 1000)
 
         def open(self, path: str, _flags: int) -> int:

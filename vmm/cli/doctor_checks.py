@@ -69,7 +69,9 @@ def check_interpreter() -> str:
 def check_device() -> str:
     """Check that /dev/kvm is there and may be opened."""
     try:
-        os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        device = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        is_device = stat.S_ISCHR(os.fstat(device).st_mode)
+        os.close(device)
     except PermissionError as error:
         raise CheckError(f"{KVM_DEVICE}: {error.strerror}", _advise_on_access()) from None
     except OSError as error:
@@ -77,6 +79,9 @@ def check_device() -> str:
         advice += " virtualisation in its host; then load the module: sudo modprobe"
         advice += f" {_kvm_module()}; start a container with --device {KVM_DEVICE}"
         raise CheckError(f"{KVM_DEVICE}: {error.strerror}", advice) from None
+    if not is_device:
+        advice = f"remove it, and load the module: sudo modprobe {_kvm_module()}"
+        raise CheckError(f"{KVM_DEVICE} is no device", advice)
     return f"{KVM_DEVICE} is readable and writable"
 
 
@@ -90,6 +95,9 @@ def check_api() -> str:
         raise CheckError(f"KVM: {error.strerror}", f"make {KVM_DEVICE} accessible first") from None
     try:
         version = kvm.api_version()
+    except OSError as error:
+        advice = f"{KVM_DEVICE} is another device; make it that of KVM"
+        raise CheckError(f"KVM: {error.strerror}", advice) from None
     finally:
         kvm.close()
     found = f"KVM API version {version}"
