@@ -222,3 +222,36 @@ def test_python_m_is_the_command() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith(b"instar: Must specify options (-o)")
+
+
+# An interrupt while the script imports the package.
+EARLY = """
+import os, signal, sys
+signal.signal(signal.SIGINT, {handler})
+instar, vmm = type(sys)("instar"), type(sys)("instar.vmm")
+vmm.import_by_name = lambda: os.kill(os.getpid(), signal.SIGINT)
+sys.modules.update({{"instar": instar, "instar.vmm": vmm}})
+exec(open(sys.argv[1], encoding="utf-8").read().partition("from instar.vmm.cli")[0])
+print("went on")
+"""
+SCRIPT = Path(__file__).parent.parent.parent / "bin" / "instar"
+
+
+@pytest.mark.parametrize(
+    ("handler", "status", "output"),
+    [
+        ("signal.default_int_handler", -signal.SIGINT, ""),
+        ("signal.SIG_IGN", 0, "went on\n"),  # as nohup and shells' background jobs have it
+    ],
+    ids=["usually", "ignored"],
+)
+def test_an_interrupt_before_the_command_begins_leaves_no_traceback(
+    handler: str, status: int, output: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY.format(handler=handler), str(SCRIPT)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, output, "")
