@@ -369,3 +369,18 @@ def test_bad_input_gets_one_line(arguments: tuple[str, ...], message: str, tmp_p
     assert done.returncode in (1, 2)
     (line,) = done.stderr.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    "command", [("info", "-f", "qcow2"), ("check",), ("amend", "-o", "lazy_refcounts=on")]
+)
+@pytest.mark.parametrize("size", [4, 7])
+def test_the_magic_without_a_version_is_no_qcow2_image(
+    command: tuple[str, ...], size: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.qcow2"
+    path.write_bytes(b"QFI\xfb\0\0\0\3"[:size])
+    done = run(*command, path)
+    assert done.returncode in (1, 63)  # of a check, what cannot be checked
+    assert f"this is a file of {size} bytes, too short for any image; " in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PROBE_SIZE = 512
 _MAGIC = b"QFI\xfb"
 _LUKS = "a luks volume"
+_VERSION_END = 8
 _QCOW1 = _MAGIC + b"\0\0\0\1"
 _VERSION_2 = b"\0\0\0\2"
 
@@ -116,9 +117,10 @@ def header_fields(head: bytes) -> dict[str, int]:
 def parse_fixed_header(head: bytes) -> FixedHeader | None:
     """Read the fields that the guest's reading is compared with; None if it is not qcow2's magic.
 
-    `head` is the start of the file; where the file ends early, the rest counts as zeros.
+    `head` is the start of the file; where the file ends early, the rest counts as zeros. Without a
+    version it is no header, though the magic is there.
     """
-    if not head.startswith(_MAGIC) or head.startswith(_QCOW1):
+    if len(head) < _VERSION_END or not head.startswith(_MAGIC) or head.startswith(_QCOW1):
         return None
     head = head.ljust(PROBE_SIZE, b"\0")
     fixed = _HEADER.unpack_from(head)
