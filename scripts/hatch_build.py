@@ -40,6 +40,9 @@ class PackageHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the parts; `version` is hatchling's word for the kind of wheel."""
+        if sys.version_info < (3, 10):  # noqa: UP036 - an installer looks at it later
+            found = platform.python_version()
+            self.app.abort(f"instar needs Python 3.10 or later, and this is {found}")
         if not is_supported():
             bits = "" if sys.maxsize > 1 << 32 else ", and Python is for 32 bits"
             found = f"{platform.system()} on {platform.machine()}{bits}"

@@ -252,6 +252,27 @@ build_wheel("dist")
 """
 
 
+OLD = """
+import platform, sys
+import hatchling.builders.wheel, hatchling.metadata.core
+from hatchling.build import build_wheel
+sys.version_info, platform.python_version = (3, 9), lambda: "3.9.2"
+build_wheel("dist")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.any_python
+def test_a_build_by_an_old_python_says_so_in_one_line(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree", without=("tests",))
+    done = subprocess.run(
+        [sys.executable, "-c", OLD], check=False, cwd=tree, capture_output=True, text=True
+    )
+    line = "instar needs Python 3.10 or later, and this is 3.9.2\n"
+    assert (done.returncode, done.stderr.endswith(line)) == (1, True)
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.any_python
 class TestOtherMachines:
