@@ -42,6 +42,21 @@ def test_populated_memory_is_there_and_zero_where_the_kernel_can(memory: GuestMe
     assert memory.read(0, SIZE) == bytes(PAGE_SIZE) + b"kept".ljust(SIZE - PAGE_SIZE, b"\0")
 
 
+def test_discarded_memory_is_zero(memory: GuestMemory) -> None:
+    memory.write(0, b"x" * SIZE)
+    memory.discard(PAGE_SIZE, 2 * PAGE_SIZE)
+    assert memory.read(0, SIZE) == b"x" * PAGE_SIZE + bytes(2 * PAGE_SIZE) + b"x" * PAGE_SIZE
+
+
+def test_memory_that_the_process_has_locked_is_discarded_too(memory: GuestMemory) -> None:
+    memory.write(0, b"x" * SIZE)
+    libc = ctypes.CDLL(None, use_errno=True)
+    where = ctypes.c_void_p(memory.host_address), ctypes.c_size_t(SIZE)
+    assert libc.mlock(*where) == 0, "a process may lock some pages"
+    memory.discard(PAGE_SIZE, 2 * PAGE_SIZE)
+    assert memory.read(0, SIZE) == b"x" * PAGE_SIZE + bytes(2 * PAGE_SIZE) + b"x" * PAGE_SIZE
+
+
 def test_a_kernel_that_populates_nothing_is_no_error(
     memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from ..base.c import addressof, c_char
 from ..base.errors import GuestFault
 
 PAGE_SIZE = 4096
+_ZEROS = bytes(PAGE_SIZE)
 _MADV_POPULATE_WRITE = 23  # linux/mman.h
 HUGE_PAGE_SIZE = 2 << 20
 """Memory after the first such page is what few runs have, and use whole: each page that is touched
@@ -65,10 +66,15 @@ class GuestMemory:
     def discard(self, address: int, size: int) -> None:
         """Make whole pages zero by giving them back to the kernel (madvise(2), MADV_DONTNEED).
 
+        Those that the process has locked (mlockall(2)) the kernel does not take: they are written.
         GuestFault if they are not all guest memory.
         """
         self._check(address, size)
-        self._map.madvise(mmap.MADV_DONTNEED, address, size)
+        try:
+            self._map.madvise(mmap.MADV_DONTNEED, address, size)
+        except OSError:
+            for at in range(address, address + size, PAGE_SIZE):
+                self._map[at : at + PAGE_SIZE] = _ZEROS
 
     def view(self, address: int, size: int) -> memoryview:
         """Return a writable view for the kernel to read file data into.
