@@ -328,3 +328,15 @@ def test_a_repair_lets_the_file_grow_by_no_more_than_it_may() -> None:
     plan.request = AmendRequest.of(repair=True, max_growth=end - len(plan.image) - SECTOR)
     with pytest.raises(GuestFault, match=r"lets the file grow by more than it may$"):
         plan.judge()
+
+
+@pytest.mark.parametrize("fault", ["twice", "and written"])
+def test_sectors_that_are_zeroed_besides_are_the_guests_fault(fault: str) -> None:
+    plan = Plan(DIRTY.build())
+    zeroes = Write(PREPARE, max(at for _, at in plan.sectors), bytes(SECTOR), zeroes=True)
+    if fault == "twice":
+        zeroes = replace(zeroes, offset=zeroes.offset + SECTOR)
+    more = (zeroes, zeroes) if fault == "twice" else (zeroes,)
+    plan.answer = replace(plan.answer, writes=(*plan.answer.writes, *more))
+    with pytest.raises(GuestFault, match=rf"^sector \d+ is to be zeroed {fault}$"):
+        accepted_by_contract(plan.image, plan.request, plan.answer)

@@ -205,14 +205,13 @@ class Amended:
         try:
             return self._staged.zeroed()
         except ZeroedInUse as error:
-            fault = GuestFault(str(error))
             if self._request.compat != 2:
-                raise fault from error
+                raise
             from .tables import explain
 
             refusal = explain(self._original, self._before, error.sector)
             if refusal is None:
-                raise fault from error
+                raise
             raise ImageRejected((refusal,)) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ..base.errors import GuestFault
 from ..base.record import FrozenDict
+from ..image.staging import ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
 from ..request.kinds import tell_text
 from .amended import Amended
@@ -60,7 +61,7 @@ def judge(
         return _judge(original, request, staged, claim)
     except MalformedHeader as error:
         raise GuestFault(f"the guest accepted or made a malformed header: {error}") from error
-    except OutsideError as error:
+    except (OutsideError, ZeroedInUse) as error:
         raise GuestFault(str(error)) from error
     except (MemoryError, OverflowError, RecursionError) as error:
         # The budgets come first; if they do not, it is for something that no planner stages.
