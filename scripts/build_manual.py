@@ -34,7 +34,11 @@ COMPLETIONS = {
 MANUAL = "share/man/man1/instar.1"
 
 STATUS = (
-    ("0", "The image was amended, or was already as asked, or was told; or the help was printed."),
+    (
+        "0",
+        "The image was amended, or was already as asked, or was described; or the help was "
+        "printed.",
+    ),
     ("1", "Refused, failed, or not safe; the line on stderr, or the report, says why."),
     ("2", "The command line asks for something that does not exist; or check found corruption."),
     ("3", "check found leaked clusters and nothing worse."),

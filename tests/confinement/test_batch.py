@@ -31,7 +31,7 @@ def test_people_hear_of_failures_and_get_a_summary(tmp_path: Path) -> None:
     done = run("amend", *LAZY, *images, dirty, tmp_path / "missing", images[0])
     assert (done.returncode, done.stdout) == (1, "")
     assert sorted(done.stderr.splitlines()) == [
-        f"instar: '{dirty}': the image is marked dirty, as it was not closed; instar amend "
+        f"instar: '{dirty}': the image is marked dirty, as it was not closed cleanly; instar amend "
         "--repair repairs it",
         "instar: 6 images: 3 amended, 1 as asked, 2 failed",
         f"instar: could not open '{tmp_path / 'missing'}': No such file or directory",

@@ -160,7 +160,9 @@ def _result(
 
 
 def _refusal() -> dict[str, Any]:
-    message = "the image is marked dirty, as it was not closed; instar amend --repair repairs it"
+    message = (
+        "the image is marked dirty, as it was not closed cleanly; instar amend --repair repairs it"
+    )
     code = {"code": "DIRTY", "code_number": 8}
     refusal = {"name": "dirty", "number": abi.REFUSAL_DIRTY, **code, "message": message}
     return {**refusal, "detail": {}, "names": []}

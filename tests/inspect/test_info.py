@@ -357,7 +357,7 @@ def test_a_guest_that_writes_is_at_fault(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--format=nonsense",), "Unknown driver 'nonsense'"),
-        (("--format=vmdk",), "this is a qcow2 image; not the vmdk image that it is to be"),
+        (("--format=vmdk",), "this is a qcow2 image; not vmdk, as -f says"),
         (("--max-virtual-size=many",), "expected a size"),
         (("--null",), "--null is about"),
     ],

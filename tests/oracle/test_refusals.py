@@ -78,6 +78,7 @@ def test_a_difference_that_leaves_no_disk_is_refused(image: Path, difference: st
     with pytest.raises(instar.ImageRejected) as caught:
         instar.resize(image, difference, shrink=True)
     assert [refusal.name for refusal in caught.value.refusals] == ["size_difference"]
+    assert "and cannot shrink by " in str(caught.value)
     assert fingerprint(image) == before
 
 

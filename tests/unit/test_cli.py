@@ -365,3 +365,9 @@ def test_a_cache_mode_without_effect_is_one_all_the_same(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     assert fail(capsys, *arguments) == (2, "Invalid cache option: x")
+
+
+def test_the_help_names_the_suffixes_of_a_size(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("amend", "resize"):
+        assert cli.main([command, "--help"]) == 0
+        assert "a suffix k, M, G, T, P or E (powers of 1024)" in capsys.readouterr().out

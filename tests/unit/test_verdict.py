@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.base.errors import GuestFault
+from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.base.refusals import Circumstances, is_known, not_qcow2, overlap, translate
+from instar.vmm.request import AmendRequest
 
 NUMBERS = {
     value: name
@@ -48,7 +49,8 @@ def test_a_name_is_made_of_lower_case_words(reason: int) -> None:
 def test_a_message_uses_details_that_exist(reason: int) -> None:
     _, details, message = REASONS[reason]
     used = {name for _, name, _, _ in string.Formatter().parse(message) if name}
-    assert used <= {*details, "names", "users", "which", "check", "found", "luks_field"}
+    extra = {"names", "users", "which", "check", "found", "luks_field", "direction"}
+    assert used <= {*details, *extra}
     assert "users" not in used or reason == abi.REFUSAL_OVERLAP
     assert "which" not in used or "snapshot" in details
     about_bitmaps = (abi.REFUSAL_SIZE_BITMAPS, abi.REFUSAL_BITMAP_IN_USE)
@@ -56,6 +58,7 @@ def test_a_message_uses_details_that_exist(reason: int) -> None:
     assert "names" not in used or reason in with_names
     assert "found" not in used or reason == abi.REFUSAL_REPAIR_ENTRY
     assert "luks_field" not in used or reason == abi.REFUSAL_LUKS_HEADER
+    assert "direction" not in used or reason == abi.REFUSAL_SIZE_DIFFERENCE
     assert len(details) == len(set(details)) <= 3
 
 
@@ -293,3 +296,14 @@ def test_that_a_copy_drops_snapshots_is_said_where_there_are_some(reason: int, c
         r"qemu-img convert( --salvage)? \(which drops internal snapshots\)", refusal.message
     )
     assert bool(told) == (count > 0)
+
+
+@pytest.mark.parametrize(("sign", "word"), [(1, "grow"), (-1, "shrink")])
+def test_a_difference_that_no_disk_has_is_named_by_its_direction(sign: int, word: str) -> None:
+    request = AmendRequest.of(size=(1 << 63) - 512, relative=sign)
+    with pytest.raises(ImageRejected) as caught:
+        request.for_disk(1 << 20)
+    (refusal,) = caught.value.refusals
+    assert f"and cannot {word} by 9223372036854775296: its size" in refusal.message
+    assert refusal.detail == {"virtual_size": 1 << 20, "difference": (1 << 63) - 512}
+    assert is_known(refusal)

@@ -39,7 +39,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_DIRTY: (
         "dirty",
         (),
-        "the image is marked dirty, as it was not closed; instar amend --repair repairs it",
+        "the image is marked dirty, as it was not closed cleanly; instar amend --repair repairs it",
     ),
     abi.REFUSAL_CORRUPT: (
         "corrupt",
@@ -228,7 +228,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "downgrade_encrypted_zeroes",
         ("count",),
         "cannot downgrade an encrypted image with zero clusters over a backing file, and this "
-        "one has {count}: to fill them takes the key; copy it with qemu-img convert",
+        "one has {count}: to fill them needs the key; copy it with qemu-img convert",
     ),
     abi.REFUSAL_REFCOUNT_TABLE_FULL: (
         "refcount_table_full",
@@ -278,7 +278,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_SIZE_LIMIT: (
         "size_limit",
         ("size", "limit"),
-        "no image with these clusters can have a disk of {size} bytes; the most are {limit}",
+        "with this cluster size a disk has at most {limit} bytes, not {size}",
     ),
     abi.REFUSAL_RESIZE_V2_SNAPSHOTS: (
         "resize_v2_snapshots",
@@ -321,14 +321,14 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_BITMAP_IN_USE: (
         "bitmap_in_use",
         ("count",),
-        "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed, and "
-        "cannot be resized; remove it with qemu-img bitmap --remove, or all of them with "
-        "--drop-bitmaps",
+        "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed "
+        "cleanly, and cannot be resized; remove it with qemu-img bitmap --remove, or all of them "
+        "with --drop-bitmaps",
     ),
     abi.REFUSAL_SIZE_DIFFERENCE: (
         "size_difference",
         ("virtual_size", "difference"),
-        "the disk has {virtual_size} bytes, and cannot have {difference} more or less: its size is "
+        "the disk has {virtual_size} bytes, and cannot {direction} by {difference}: its size is "
         "a multiple of 512, at least that, and less than 8 EiB",
     ),
     abi.REFUSAL_RESIZE_SNAPSHOT_SIZE: (
@@ -341,8 +341,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_BACKING_CHANGE: (
         "backing_change",
         (),
-        "the image's backing file and its format are not those given, of which one that is not "
-        "given counts as none; --change-backing or instar rebase -u changes them, without a "
+        "the image's backing file and its format are not those given. One that is not given "
+        "counts as none; --change-backing or instar rebase -u changes them, without a "
         "look at either backing file",
     ),
     abi.REFUSAL_BACKING_FMT_MISSING: (

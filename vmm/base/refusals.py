@@ -63,6 +63,8 @@ class Circumstances:
     """Of the file in bytes; 0 if it is not known."""
     header: Mapping[str, int] = {}
     """Fields of the header, as the specification names them."""
+    shrinks: bool = False
+    """Whether a disk is asked to shrink by a size, not to grow."""
 
 
 _NOTHING = Circumstances()
@@ -96,9 +98,10 @@ def is_known(refusal: Refusal) -> bool:
     ):
         return False
     return reason == abi.REFUSAL_BAD_MAGIC or refusal.message in {
-        _phrase(reason, detail, names, place=place, has_snapshots=snapshots)
+        _phrase(reason, detail, names, place=place, has_snapshots=snapshots, shrinks=shrinks)
         for place in _PLACES
         for snapshots in (False, True)
+        for shrinks in (False, True)
     }
 
 
@@ -131,10 +134,10 @@ def change_limit(size: int, ranges: int) -> Refusal:
     return _translate(_NOTHING, abi.REFUSAL_CHANGE_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, size, ranges)
 
 
-def size_difference(size: int, difference: int) -> Refusal:
-    """Say that a disk cannot grow or shrink by so much."""
-    details = size, difference
-    return _translate(_NOTHING, abi.REFUSAL_SIZE_DIFFERENCE, abi.AMEND_ERROR_SIZE, *details)
+def size_difference(size: int, difference: int, *, shrinks: bool) -> Refusal:
+    """Say that a disk cannot shrink, or else grow, by so much."""
+    about, details = Circumstances(shrinks=shrinks), (size, difference)
+    return _translate(about, abi.REFUSAL_SIZE_DIFFERENCE, abi.AMEND_ERROR_SIZE, *details)
 
 
 def too_few_references(offset: int, refcount: int) -> Refusal:
@@ -155,6 +158,7 @@ def _translate(about: Circumstances, reason: int, error: int, *details: int) -> 
         *(reason, detail, names),
         place=_judge_place(about, reason, detail),
         has_snapshots=about.header.get("nb_snapshots", 0) > 0,
+        shrinks=about.shrinks,
     )
     told = tuple(name.decode("utf-8", "surrogateescape") for name in names)
     return Refusal(name, reason, _CODES[error], error, text, detail, told)
@@ -167,6 +171,7 @@ def _phrase(
     *,
     place: str,
     has_snapshots: bool,
+    shrinks: bool,
 ) -> str:
     """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
     text = REASONS[reason][2].format(
@@ -175,6 +180,7 @@ def _phrase(
         which=_name_snapshot(names, detail.get("snapshot", 0)),
         luks_field=_name_luks_field(detail.get("place", 0)),
         found=_name_finding(detail.get("finding", 0)),
+        direction="shrink" if shrinks else "grow",
         **detail,
     )
     if place:  # what a file that is too short has lost is not brought back by any advice

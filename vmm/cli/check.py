@@ -58,7 +58,7 @@ def run(arguments: list[str], report: Report, *, own_process: bool) -> int:
 
         steps = mend_each(look, flags, timeout)
     elif named := flags.keys() & {"dry-run", "max-growth"}:
-        raise UsageError(f"--{min(named)} is about a repair; give -r leaks or -r all too")
+        raise UsageError(f"--{min(named)} needs -r: give -r leaks or -r all too")
     tell = partial(_tell, report=report, quiet="quiet" in flags)
     found = {0, *look_at_all(read, report, look, tell, timeout, "check", steps)}
     if report.is_json or "quiet" not in flags:

@@ -19,6 +19,7 @@ from .flags import (
     MANY,
     OUTPUT,
     REPORT,
+    SIZES,
     Command,
     permitted,
 )
@@ -76,16 +77,17 @@ RESIZE = Command(
     usage=("instar resize [--shrink] [FLAG...] FILENAME... [+|-]SIZE",),
     summary="give the disks of qcow2 images another size, in a sandbox",
     text="""\
-Give the disk of the qcow2 image FILENAME, or of each of many, SIZE bytes, or with a sign so many
-more or less, in place, in a sandbox. It is 'instar amend -o size=SIZE' with qemu-img resize's
+Give the disk of the qcow2 image FILENAME, or of each of many, SIZE bytes, in place, in a sandbox;
+with a sign it grows or shrinks by SIZE. It is 'instar amend -o size=SIZE' with qemu-img resize's
 command line.
-""",
+"""
+    + SIZES,
     flags=(
         *permitted("shrink", "backing_size", "drop_bitmaps", "max_growth"),
         *IMAGE,
         Flag(
             "preallocation",
-            "only off: what a larger disk has more is not allocated",
+            "only off: the new part of a larger disk is not allocated",
             metavar="MODE",
             values=("off",),
         ),
@@ -108,7 +110,7 @@ _SHARED = (
         short="U",
     ),
     OUTPUT,
-    Flag("jobs", "look at many images in so many processes, by default 1", "j", "N"),
+    Flag("jobs", "look at many images in N processes, 1 by default", "j", "N"),
     *LISTED,
     *LIMITS,
     *ACCEPTED,

@@ -31,6 +31,7 @@ class Command:
     """Command lines, and what each of them does."""
 
 
+SIZES = "SIZE is a number of bytes, or has a suffix k, M, G, T, P or E (powers of 1024).\n"
 HELP_FLAG = Flag("help", "print this help", short="h")
 OUTPUT = Flag("output", "human or json", metavar="FORMAT", values=OUTPUT_FORMATS)
 _OPTION_VALUES = (
@@ -74,10 +75,10 @@ LISTED = (
         metavar="FILE",
         values=(FILES,),
     ),
-    Flag("null", "names in that file end with a NUL byte, not with a line", short="0"),
+    Flag("null", "names in that file end with a NUL byte, not a newline", short="0"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
 )
-MANY = (Flag("jobs", "amend many images in so many processes, by default 1", "j", "N"), *LISTED)
+MANY = (Flag("jobs", "amend many images in N processes, 1 by default", "j", "N"), *LISTED)
 LIMITS = (
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),
@@ -104,7 +105,8 @@ AMEND = Command(
     summary="change options of qcow2 images in place, in a sandbox",
     text="""\
 Change options of the qcow2 image FILENAME, or of each of many, in place, in a sandbox.
-""",
+"""
+    + SIZES,
     flags=(
         Flag(
             "options",

@@ -76,6 +76,7 @@ def _look(
         info = inspect_image(
             *(name, looker),
             format=flags.get("format"),
+            format_from="-f",
             force_share="force-share" in flags,
             timeout=timeout,
             debug=show_debug if "debug" in flags else None,

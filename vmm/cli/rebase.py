@@ -35,4 +35,4 @@ def read_flags(flags: Mapping[str, str]) -> dict[str, Any]:
     source_cache = flags.get("source-cache", "none")
     if source_cache not in CACHE_MODES:
         raise UsageError(f"Invalid source cache option: {source_cache}")
-    return rebase_keywords(flags["backing"], flags.get("backing-format"))
+    return rebase_keywords(flags["backing"], flags.get("backing-format"), flag="-F")

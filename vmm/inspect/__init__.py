@@ -32,6 +32,7 @@ def inspect_image(
     looker: Looker,
     *,
     format: str | None = None,  # noqa: A002 - qemu's word
+    format_from: str = "format",
     force_share: bool = False,
     timeout: float = TIMEOUT,
     debug: Callable[[str], None] | None = None,
@@ -40,7 +41,8 @@ def inspect_image(
     """Do what instar.info() says with this looker, in this process; `before_read` may confine it.
 
     `before_read` is called once, with the image and the vCPU's descriptor, when all is open that is
-    needed and nothing of the image has been read; what it raises ends the look.
+    needed and nothing of the image has been read; what it raises ends the look. `format_from` is
+    what the caller gives the format with, for messages.
     """
     check_path(path)
     if format not in (None, "qcow2", *OTHER_FORMATS):
@@ -52,7 +54,9 @@ def inspect_image(
             image.lock(FOR_INFO)
         if before_read:
             before_read(image, looker.prepare())
-        return describe_image(looker, image, form=format, timeout=timeout, debug=debug)
+        return describe_image(
+            *(looker, image), form=format, form_from=format_from, timeout=timeout, debug=debug
+        )
 
 
 def check_image(

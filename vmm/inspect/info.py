@@ -61,18 +61,20 @@ def describe_image(
     image: ImageFile,
     *,
     form: str | None = None,
+    form_from: str = "format",
     timeout: float,
     debug: Callable[[str], None] | None = None,
 ) -> ImageInfo:
     """Say what an image that is open and locked is. ImageRejected, GuestFault, HostError.
 
-    `form` is the format that the caller says it has; only a qcow2 image is given to the guest.
+    `form` is the format that the caller says it has, with `form_from`; only a qcow2 image is given
+    to the guest.
     """
     near = image.read(0, NEAR_SIZE)
     found, contents = recognise(near, image.read, image.size)
     if form is not None and form != found:
         if form != "raw":  # which anything can be taken for
-            wanted = f"not the {form} image that it is to be"
+            wanted = f"not {form}, as {form_from} says"
             raise other_format(near[:PROBE_SIZE], image.read, image.size, wanted)
         found, contents = "raw", tuple(dict.fromkeys((found, *contents)))
     facts: dict[str, Any] = {

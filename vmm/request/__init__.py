@@ -100,7 +100,7 @@ class AmendRequest:
             # Imported here, as hardly anybody asks for a size that no disk has.
             from ..base.refusals import size_difference
 
-            raise ImageRejected((size_difference(size, self.size),))
+            raise ImageRejected((size_difference(size, self.size, shrinks=self.relative < 0),))
         options = FrozenDict({**self.options, "size": new})
         return AmendRequest(**{**vars(self), "options": options, "relative": 0})
 

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def rebase_keywords(backing_file: object, backing_format: object) -> dict[str, Any]:
+def rebase_keywords(
+    backing_file: object, backing_format: object, *, flag: str = "backing_format"
+) -> dict[str, Any]:
     """Return the keywords of make_request() for a rebase; an empty name is for no backing file.
 
-    As in qemu-img, what has no backing file has no format, whatever is given. UsageError.
+    As in qemu-img, what has no backing file has no format, whatever is given. `flag` is what the
+    caller gives the format with. UsageError.
     """
     if not isinstance(backing_file, str | bytes):
         raise UsageError(f"backing_file is a str or bytes, '' for none, not {backing_file!r:.60}")
@@ -23,7 +26,7 @@ def rebase_keywords(backing_file: object, backing_format: object) -> dict[str, A
     if backing_file and not backing_format:
         raise UsageError(
             "a backing file needs its format, which a guest could choose if programs had to guess "
-            "it; give it with -F, or backing_format"
+            f"it; give it with {flag}"
         )
     given = {"backing_fmt": backing_format} if backing_file else {}
     return {"backing_file": backing_file, **given, "change_backing": True}
