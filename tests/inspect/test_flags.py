@@ -72,7 +72,7 @@ def test_the_letter_that_qemu_img_10_has_for_a_chain_is_refused_too(image: Path)
     [
         (["info", "-t", "fast"], "Invalid cache option: fast"),
         (["check", "-T", "fast"], "Invalid cache option: fast"),
-        (["check", "-r", "leak"], "Invalid option value: -r leak"),
+        (["check", "-r", "leak"], "-r expects 'leaks' or 'all', not 'leak"),
         (["check", "-r", "all", "-U"], "--force-share"),
         (["info", "--output=xml"], "expected human or json"),
         (["info", "--image-opts", "-f", "qcow2"], "mutually exclusive"),

@@ -310,6 +310,9 @@ def test_a_writer_is_respected_unless_force_share_says_otherwise(
         done = run("info", path)
         assert done.returncode == 1
         assert 'Failed to get shared "write" lock' in done.stderr
+        for command in ("info", "check"):
+            assert run(command, path).stderr.endswith("? With -U it is looked at all the same\n")
+        assert "-U" not in run("check", "-r", "all", path).stderr  # which no repair goes with
         assert run("info", "-U", path).returncode == 0
         writer.stdin.close()
 

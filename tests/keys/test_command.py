@@ -67,7 +67,7 @@ def test_workers_change_the_keys_of_many_images(tmp_path: Path) -> None:
     ("asked", "message"),
     [
         ("keyslot=1", "Parameter 'state' is missing"),
-        ("state=on", "Parameter 'state' does not accept value 'on'"),
+        ("state=on", "Parameter 'state' does not accept value 'on': use active or inactive"),
         ("state=active", "'new-secret' is required to activate a keyslot"),
         ("state=active,new-secret=new,old-secret=old", "'old-secret' must not be given"),
         ("state=active,new-secret=new", "Parameter 'key-secret' is required"),

@@ -219,7 +219,7 @@ def test_many_images_are_repaired_by_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (("-r", "some"), "use leaks or all"),
+        (("-r", "some"), "-r expects 'leaks' or 'all', not 'some'"),
         (("-r", "all", "-U"), "--force-share"),
         (("-r", "all", "--debug"), "--debug"),
         (("--dry-run",), "give -r leaks or -r all too"),

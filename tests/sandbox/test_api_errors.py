@@ -21,6 +21,7 @@ from tests.sandbox.rogues import open_descriptors
 from tests.support.forge import Image
 
 TIME = "timeout is a number of seconds above 0 and below 1e9"
+CACHES = "use none, off, writeback, writethrough, directsync or unsafe"
 USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "compat": ({"compat": "2.0"}, "Unknown compatibility level '2.0': use 0.10 (v2) or 1.1 (v3)"),
     "compat of nothing": (
@@ -33,9 +34,9 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "format as a number": ({"format": 2}, "format is a str, not 2"),
     "time in words": ({"timeout": "30"}, f"{TIME}, not '30'"),
     "no time at all": ({"timeout": None}, f"{TIME}, not None"),
-    "cache": ({"cache": "slow"}, "Invalid cache option: slow"),
-    "cache of nothing": ({"cache": ""}, "Invalid cache option: "),
-    "format": ({"format": "qcow3"}, "Unknown driver 'qcow3'"),
+    "cache": ({"cache": "slow"}, f"Invalid cache option: slow; {CACHES}"),
+    "cache of nothing": ({"cache": ""}, f"Invalid cache option: ; {CACHES}"),
+    "format": ({"format": "qcow3"}, "Unknown driver 'qcow3'; use qcow2"),
     "lazy": ({"lazy_refcounts": "on"}, "lazy_refcounts is None, True or False, not 'on'"),
     "lazy of two": ({"lazy_refcounts": 2}, "lazy_refcounts is None, True or False, not 2"),
     "no time": ({"timeout": 0}, f"{TIME}, not 0"),
@@ -147,6 +148,15 @@ class TestOtherImages:
         more = ", and with -f luks the keyslots of this" if name == "a luks volume" else ""
         assert refusal.message == f"this is {name}; only qcow2 images can be amended{more}"
         assert refusal.code == "UNSUPPORTED_FORMAT"
+
+    def test_keyslots_are_no_business_of_a_resize_or_a_rebase(self, path: Path) -> None:
+        path.write_bytes(b"LUKS\xba\xbe".ljust(4096, b"\0"))
+        with pytest.raises(instar.ImageRejected) as resized:
+            instar.resize(path, "+1G")
+        with pytest.raises(instar.ImageRejected) as rebased:
+            instar.rebase_unsafe(path, "new", "raw")
+        for caught in (resized, rebased):
+            assert str(caught.value) == "this is a luks volume; only qcow2 images can be amended"
 
     def test_a_vhd_is_known_by_its_footer(self, path: Path) -> None:
         path.write_bytes(bytes(4096) + b"conectix".ljust(512, b"\0"))

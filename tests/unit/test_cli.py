@@ -94,15 +94,16 @@ def test_passes_qemus_cache_modes_on(amend: FakeAmend, mode: str) -> None:
     assert amend.calls[0][1].flush is (mode != "unsafe")
 
 
+CACHES = "use none, off, writeback, writethrough, directsync or unsafe"
 USAGE_ERRORS = {
     "none": (["amend", "d"], "Must specify options (-o)"),
     "no-args": (["amend"], "Must specify options (-o)"),
     "o-missing": (["amend", "d", "-o"], "option requires an argument -- 'o'"),
-    "o-empty": (["amend", "-o", "", "d"], "Invalid option list: "),
+    "o-empty": (["amend", "-o", "", "d"], "Invalid option list: (it is empty)"),
     "o-comma": (["amend", "-o", ",", "d"], "Invalid option list: ,"),
     "f-missing": (["amend", *LAZY, "d", "-f"], "option requires an argument -- 'f'"),
     "t-missing": (["amend", *LAZY, "d", "-t"], "option requires an argument -- 't'"),
-    "t-bad": (["amend", "-t", "foo", *LAZY, "d"], "Invalid cache option: foo"),
+    "t-bad": (["amend", "-t", "foo", *LAZY, "d"], f"Invalid cache option: foo; {CACHES}"),
     "t-bad, in capitals": (["amend", "-t", "NONE", *LAZY, "d"], "Invalid cache option: NONE"),
     "jobs, no file": (["amend", *LAZY, "-j2"], "Expecting one image file name"),
     "jobs-0": (["amend", *LAZY, "--jobs=0", "d"], "--jobs: expected a number from 1 to 4096"),
@@ -144,7 +145,10 @@ USAGE_ERRORS = {
     "escape sequence": (["amend", "-o", "\x1b[2J=1", "d"], r"unknown option '\x1b[2J'"),
     "not UTF-8": (["amend", "-o", "\udcff=1", "d"], r"unknown option '\xff'"),
     "not ASCII": (["amend", "-o", "a\u202e=1", "d"], r"unknown option 'a\u202e'"),
-    "help-f-bad": (["amend", "-f", "nosuchfmt", "-o", "help"], "Unknown driver 'nosuchfmt'"),
+    "help-f-bad": (
+        ["amend", "-f", "nosuchfmt", "-o", "help"],
+        "Unknown driver 'nosuchfmt'; use qcow2 or luks",
+    ),
     "bad-verb": (["frobnicate", "d"], "unknown command 'frobnicate'; see 'instar --help'"),
     "mistyped verb": (
         ["Amned", "d"],
@@ -154,6 +158,12 @@ USAGE_ERRORS = {
         ["help", "rebuse"],
         "unknown command 'rebuse' (did you mean 'rebase'?); see 'instar --help'",
     ),
+    "a verb of qemu-img": (["create", "d"], "unknown command 'create'; see 'instar --help'"),
+    "a verb cut short": (
+        ["reb", "d"],
+        "unknown command 'reb' (did you mean 'rebase'?); see 'instar --help'",
+    ),
+    "a bad flag for help": (["help", "-x"], "invalid option -- 'x'; see 'instar help --help'"),
     "no verb": ([], "expecting a command, such as amend"),
     "bad verb for help": (["help", "x"], "unknown command 'x'; see 'instar --help'"),
     "two verbs for help": (["help", "amend", "x"], "help takes one command; see 'instar --help'"),
@@ -364,10 +374,26 @@ def test_resize_refuses_by_name_what_it_cannot_do(
 def test_a_cache_mode_without_effect_is_one_all_the_same(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    assert fail(capsys, *arguments) == (2, "Invalid cache option: x")
+    assert fail(capsys, *arguments) == (2, f"Invalid cache option: x; {CACHES}")
 
 
 def test_the_help_names_the_suffixes_of_a_size(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("amend", "resize"):
         assert cli.main([command, "--help"]) == 0
         assert "a suffix k, M, G, T, P or E (powers of 1024)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("--help",), ("amend", "-h")])
+def test_help_has_a_help_of_its_own(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert cli.main(["help", *arguments]) == 0
+    assert capsys.readouterr().out.startswith("Usage: instar help [COMMAND]\n")
+
+
+@pytest.mark.parametrize("arguments", [("d",), ("some", "d")])
+def test_a_repair_without_its_extent_is_said_to_lack_it(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    status, line = fail(capsys, "check", "-r", *arguments)
+    assert (status, line) == (2, f"-r expects 'leaks' or 'all', not '{arguments[0]}'")

@@ -73,7 +73,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an unknown format of none": (["-u", "-b", "", "-F", "foo", "d"], "Invalid format name"),
     "force-share": (["-U", *UNSAFE, "d"], "--force-share is not supported"),
     "another cache": (["-t", "x", *UNSAFE, "d"], "Invalid cache option: x"),
-    "another source cache": (["-T", "x", *UNSAFE, "d"], "Invalid source cache option: x"),
+    "another source cache": (["-T", "x", *UNSAFE, "d"], "Invalid source cache option: x; use none"),
     "no file": (UNSAFE, "Expecting one image file name"),
     "options": (["-o", "compat=1.1", *UNSAFE, "d"], "invalid option -- 'o'"),
     "a permission": (["--change-backing", *UNSAFE, "d"], "unrecognized option"),

@@ -67,6 +67,11 @@ def test_names_that_end_with_nul_are_taken_as_they_are() -> None:
     assert read(BOM + b"a\r\0b\n\0\0c", null=True) == ["\ufeffa\r", "b\n", "c"]
 
 
+def test_names_that_end_with_nul_are_named_where_lines_are_expected() -> None:
+    with pytest.raises(UsageError, match=r"^'list' has names that end with a NUL byte; add --null"):
+        read(b"a\0b\0")
+
+
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_named(codec: str) -> None:
     with pytest.raises(UsageError, match=r"^'list' is in UTF-16; write the list in UTF-8$"):
@@ -78,7 +83,7 @@ def test_utf_16_is_named(codec: str) -> None:
     [
         (False, b"x", "newline"),
         (True, b"x", "NUL byte"),
-        (False, b"a\0b", "newline; names end with NUL: add --null"),
+        (False, b"a\0b", "newline; names end with NUL: add --null (-0)"),
     ],
 )
 def test_a_file_that_is_no_list_is_refused_at_once(null: bool, fill: bytes, hint: str) -> None:

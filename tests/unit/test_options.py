@@ -107,11 +107,11 @@ UNKNOWN = {
     "unk-after-good": ("lazy_refcounts=on,foo=bar", "foo"),
     "help-eq": ("help=on", "help"),
     "question mark with a value": ("?=on", "?"),
-    "nohelp": ("nohelp", "help"),
+    "nohelp": ("nohelp", "nohelp"),
     "empty-key": ("=on", ""),
     "bare key and a doubled comma": ("lazy_refcounts,,compat=1.1", ""),
-    "no-prefix-unknown": ("nofoo", "foo"),
-    "no-only": ("no", ""),
+    "no-prefix-unknown": ("nofoo", "nofoo"),
+    "no-only": ("no", "no"),
     "no-prefix with a value": ("nolazy_refcounts=on", "nolazy_refcounts"),
     "nocow": ("nocow=on", "nocow"),
     "extent_size_hint": ("extent_size_hint=1M", "extent_size_hint"),
@@ -239,8 +239,10 @@ def test_tables_hold_these_values_and_no_others() -> None:
 
 @pytest.mark.parametrize("text", INVALID_LISTS.values(), ids=INVALID_LISTS)
 def test_each_list_must_stand_alone(text: str) -> None:
-    assert fault(text) == f"Invalid option list: {text}"
-    assert fault("compat=1.1", text, "help") == f"Invalid option list: {text}"
+    where = "start" if text.startswith(",") else "end"
+    shown = f"{text} (an empty entry at its {where})" if text else "(it is empty)"
+    assert fault(text) == f"Invalid option list: {shown}"
+    assert fault("compat=1.1", text, "help") == f"Invalid option list: {shown}"
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD_VALUES.values(), ids=BAD_VALUES)
@@ -303,7 +305,8 @@ def test_reports_all_faults_in_one_line(text: str, expected: list[str]) -> None:
 
 def test_faults_of_several_lists_come_together() -> None:
     assert fault("a=1", "size=1,", "b=2") == (
-        "Invalid option list: size=1,; unknown option 'a'; unknown option 'b'"
+        "Invalid option list: size=1, (an empty entry at its end); unknown option 'a'; "
+        "unknown option 'b'"
     )
 
 
@@ -314,8 +317,9 @@ def test_faults_of_several_lists_come_together() -> None:
         ("LAZY_REFCOUNTS=on", "lazy_refcounts"),
         ("lazy-refcounts=on", "lazy_refcounts"),
         ("compatt=1.1", "compat"),
-        ("clustersize=1", "cluster_size"),
-        ("nolazy_refcount", "lazy_refcounts"),
+        ("lazy=on", "lazy_refcounts"),
+        ("nolazy_refcount", "nolazy_refcounts"),
+        ("encrypt.keyslots=1", "encrypt.keyslot"),
     ],
 )
 def test_suggests_the_nearest_key(text: str, nearest: str) -> None:
@@ -323,7 +327,9 @@ def test_suggests_the_nearest_key(text: str, nearest: str) -> None:
 
 
 def test_suggests_nothing_where_nothing_is_near() -> None:
-    assert fault("foo=1") == "unknown option 'foo'"
+    for key in ("foo", "nope", "encrypt.nope", "clustersize"):
+        assert fault(f"{key}=1") == f"unknown option '{key}'"
+    assert fault("nope") == "unknown option 'nope'"
 
 
 @pytest.mark.parametrize("name", [None, "qcow2"])
@@ -342,8 +348,10 @@ def test_other_formats_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "nosuch", "QCOW2", "qcow2 "])
 def test_unknown_formats_are_usage_errors(name: str) -> None:
-    with pytest.raises(UsageError, match=f"^Unknown driver '{name}'$"):
+    with pytest.raises(UsageError, match=f"^Unknown driver '{name}'; use qcow2$"):
         check_format(name)
+    with pytest.raises(UsageError, match=f"^Unknown driver '{name}'; use qcow2 or luks$"):
+        check_format(name, keys=True)
 
 
 SIZES = {

@@ -172,7 +172,7 @@ def plan(
     The image is looked at for the first time here. Raises ImageRejected if it is no qcow2 image at
     all, in which case the guest was not run.
     """
-    header = _probe(image)
+    header = _probe(image, request)
     request = request.for_disk(header.size)
     image.tables = request.tables_for(header.size, header.cluster_size)
     work_max = min(image.budget, count_budget(image.stored)) if request.repairs else image.budget
@@ -201,7 +201,7 @@ def _judge(image: AnyImage, request: AmendRequest, outcome: GuestRun) -> Judgeme
         about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
         raise ImageRejected(translate(outcome.refusals, about))
     if request.relative:
-        request = request.for_disk(_probe(image).size)
+        request = request.for_disk(_probe(image, request).size)
     original = Original(image.read, image.size, image.budget, image.stored)
     return judge(original, request.fit(image.is_device), outcome.staged, outcome.claim)
 
@@ -253,9 +253,11 @@ def carry_out(
     )
 
 
-def _probe(image: AnyImage) -> FixedHeader:
+def _probe(image: AnyImage, request: AmendRequest) -> FixedHeader:
     head = image.read(0, PROBE_SIZE)
     header = parse_fixed_header(head)
     if header is None:
-        raise other_format(head, image.read, image.size)
+        # Who resizes or rebases has no use for a change of keyslots.
+        keys = request.size is None and not request.change_backing
+        raise other_format(head, image.read, image.size, offers_keys=keys)
     return header

@@ -118,12 +118,18 @@ def _dispatch(arguments: list[str], report: Report, *, own_process: bool) -> int
 
 def _help(command: str, arguments: list[str]) -> int:
     """Carry out `instar help`, and what is no command. UsageError."""
-    from .commands import COMMANDS, INSTAR, format_help
+    from .commands import COMMANDS, HELP, INSTAR, format_help
 
     if command == "help":
-        if len(arguments) > 2:
+        names = []
+        for flag, value in scan(arguments[1:], HELP.flags, "instar help"):
+            if flag != OPERAND:
+                tell(format_help(HELP))
+                return 0
+            names.append(value)
+        if len(names) > 1:
             raise UsageError("help takes one command; see 'instar --help'")
-        name = arguments[1] if arguments[1:] else INSTAR.name
+        name = names[0] if names else INSTAR.name
         found = [entry for entry in COMMANDS if entry.name == name]
         if not found:
             raise _unknown(name)
@@ -138,10 +144,9 @@ def _help(command: str, arguments: list[str]) -> int:
 
 
 def _unknown(name: str) -> UsageError:
-    from difflib import get_close_matches
-
+    from ..base.nearest import nearest
     from .commands import COMMANDS
 
-    nearest = get_close_matches(name.lower(), [command.name for command in COMMANDS[1:]], n=1)
-    guess = f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    meant = nearest(name, [command.name for command in COMMANDS[1:]])
+    guess = f" (did you mean '{meant}'?)" if meant else ""
     return UsageError(f"unknown command '{name}'{guess}; see 'instar --help'")

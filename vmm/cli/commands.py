@@ -200,7 +200,7 @@ HELP = Command(
     usage=("instar help [COMMAND]",),
     summary="print the help of a command",
     text="Print the help of COMMAND, or of instar.\n",
-    flags=(),
+    flags=(HELP_FLAG,),
     examples=(),
 )
 

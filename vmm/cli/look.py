@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 
+from ..base.errors import ImageLocked, UsageError
 from ..base.record import record
 from ..confine import Descriptors, confine
 from ..request import TIMEOUT
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     Confine = Callable[[ImageFile, int], None]
 
 
+_EXTENTS = ("leaks", "all")  # as in vmm/repair.py, which only a repair imports
+
+
 @record
 class Arguments:
     """A command line, read."""
@@ -52,6 +56,8 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
         tell(format_help(command))
         return None
     check_cache(flags.get("cache", "none"))
+    if flags.get("repair", "all") not in _EXTENTS:  # an image's name, if the value was forgotten
+        raise UsageError(f"-r expects 'leaks' or 'all', not '{flags['repair']}'")
     check_files(files, flags)
     if len(files) == 1 and flags.keys().isdisjoint(("jobs", "files-from")):
         report.filename = files[0]
@@ -131,6 +137,11 @@ def _make_counter(arguments: Arguments | None) -> Counter | None:
 
     total = None if "files-from" in arguments.flags else len(arguments.files)
     return Counter(total, "stdout", stays=True)
+
+
+def offer_sharing(error: ImageLocked) -> ImageLocked:
+    """The error of an image that is in use, with what helps who only looks at it."""
+    return ImageLocked(f"{error} With -U it is looked at all the same")
 
 
 def confiner(*, required: bool) -> Confine:

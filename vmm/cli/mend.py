@@ -12,7 +12,7 @@ from ..amend import amend_image
 from ..base.errors import UsageError
 from ..confine import confine_to
 from ..fleet.document import describe_unsure
-from ..repair import EXTENTS, NOT_CHECKED, make_repair, wants_repair
+from ..repair import NOT_CHECKED, make_repair, wants_repair
 from .arguments import read_size
 from .children import Step
 
@@ -39,8 +39,6 @@ def mend_each(look: Look, flags: dict[str, str], timeout: float) -> Steps:
     for flag, fault in _CONTRADICTIONS.items():
         if flag in flags:
             raise UsageError(fault)
-    if flags["repair"] not in EXTENTS:
-        raise UsageError(f"Invalid option value: -r {flags['repair']}; use leaks or all")
     growth = flags.get("max-growth")
     request = make_repair(
         flags["repair"],

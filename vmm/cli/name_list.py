@@ -56,7 +56,9 @@ def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:
         yield from filter(None, names)
         if len(rest) > NAME_MAX:
             what = "NUL byte" if end == b"\0" else "newline"
-            other = "" if end == b"\0" or b"\0" not in rest else "; names end with NUL: add --null"
+            other = (
+                "" if end == b"\0" or b"\0" not in rest else "; names end with NUL: add --null (-0)"
+            )
             raise UsageError(
                 f"'{source}' is no list of names: {len(rest)} bytes without a {what}{other}"
             )
@@ -69,6 +71,8 @@ def _clean(names: Iterator[bytes], source: str) -> Iterator[bytes]:
     for name in names:
         if first and name.startswith(_UTF16_BOMS) and not _exists(name):
             raise UsageError(f"'{source}' is in UTF-16; write the list in UTF-8")
+        if b"\0" in name:
+            raise UsageError(f"'{source}' has names that end with a NUL byte; add --null (-0)")
         plain = name.removesuffix(b"\r")
         plain = plain.removeprefix(_BOM) if first else plain
         first = False

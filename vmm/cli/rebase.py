@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..base.errors import UsageError
-from ..request.keywords import CACHE_MODES
+from ..request.keywords import check_cache
 from ..request.rebase import rebase_keywords
 
 TYPE_CHECKING = False
@@ -32,7 +32,5 @@ def read_flags(flags: Mapping[str, str]) -> dict[str, Any]:
         raise UsageError(
             "Must specify the backing file: -b BACKING -F BACKING_FMT, or -b '' for none"
         )
-    source_cache = flags.get("source-cache", "none")
-    if source_cache not in CACHE_MODES:
-        raise UsageError(f"Invalid source cache option: {source_cache}")
+    check_cache(flags.get("source-cache", "none"), "source cache")
     return rebase_keywords(flags["backing"], flags.get("backing-format"), flag="-F")

@@ -13,7 +13,7 @@ from ..base.errors import UsageError
 from ..image.image_file import ImageFile
 from ..image.locks import FOR_CHECK, FOR_INFO
 from ..request import TIMEOUT
-from ..request.keywords import OTHER_FORMATS, check_path, check_timeout
+from ..request.keywords import OTHER_FORMATS, check_path, check_timeout, list_choices
 from .check import check_open, ram_for
 from .info import describe_image
 from .looker import Looker
@@ -46,7 +46,8 @@ def inspect_image(
     """
     check_path(path)
     if format not in (None, "qcow2", *OTHER_FORMATS):
-        raise UsageError(f"Unknown driver '{format}'")
+        known = list_choices(("qcow2", *OTHER_FORMATS))
+        raise UsageError(f"Unknown driver '{format}'; use {known}")
     check_timeout(timeout)
     sys.audit("instar.info", path)
     with ImageFile.open(os.fspath(path), writable=False, is_to_change=False) as image:

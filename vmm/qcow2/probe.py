@@ -173,11 +173,14 @@ def other_format(
     read: Callable[[int, int], bytes],
     size: int,
     wanted: str = "",
+    *,
+    offers_keys: bool = False,
 ) -> ImageRejected:
     """What to raise for a file of another format: an error that names what it is instead.
 
     `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it;
-    `wanted` says what it should have been, if that is not what can be amended.
+    `wanted` says what it should have been, if that is not what can be amended. `offers_keys` is
+    whether to say of a LUKS file that its keyslots can be amended.
     """
     from ..base.refusals import not_qcow2
 
@@ -185,6 +188,6 @@ def other_format(
     found = "a qcow2 image" if parse_fixed_header(head) else identify(head, tail)
     if not wanted:
         wanted = "only qcow2 images can be amended"
-        if found == _LUKS:
+        if found == _LUKS and offers_keys:
             wanted += ", and with -f luks the keyslots of this"
     return ImageRejected((not_qcow2(found, wanted),))

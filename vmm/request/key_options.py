@@ -61,7 +61,7 @@ _ROWS = (
         keyword="",
         since="0.1",
         choices={"active": 1, "inactive": 0},
-        fault="Parameter '{key}' does not accept value {}",
+        fault="Parameter '{key}' does not accept value {}: use active or inactive",
     ),
 )
 

@@ -142,10 +142,16 @@ def check_backing_format(name: str | bytes | None) -> None:
         raise UsageError(f"Invalid format name: '{name:.60}' is no format of a backing file")
 
 
-def check_cache(cache: str) -> None:
-    """UsageError if there is no cache mode of this name."""
+def list_choices(choices: Iterable[str]) -> str:
+    """Values of which one can be given, as a phrase."""
+    *most, last = choices
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def check_cache(cache: str, of: str = "cache") -> None:
+    """UsageError if there is no cache mode of this name; `of` is the flag's, for the message."""
     if cache not in CACHE_MODES:
-        raise UsageError(f"Invalid cache option: {cache}")
+        raise UsageError(f"Invalid {of} option: {cache}; use {list_choices(CACHE_MODES)}")
 
 
 def check_format(
@@ -158,7 +164,8 @@ def check_format(
     if name in (None, AMENDABLE_FORMAT) or (keys and name == KEYS_FORMAT):
         return
     if name not in OTHER_FORMATS:
-        raise UsageError(f"Unknown driver '{name}'")
+        known = (AMENDABLE_FORMAT, KEYS_FORMAT) if keys else (AMENDABLE_FORMAT,)
+        raise UsageError(f"Unknown driver '{name}'; use {list_choices(known)}")
     refusal = Refusal(
         name="unsupported_format",
         number=0,  # the guest has no such reason: it is never asked about another format

@@ -68,7 +68,7 @@ def parse_options(lists: Sequence[str], form: str = "qcow2") -> dict[str, Any] |
     `form` is the format of the image. What is said of keyslots is under "keys", as a dict by the
     keys of key_options.py. Raises one UsageError that names all their faults.
     """
-    faults = [f"Invalid option list: {_shorten(text)}" for text in lists if not _is_list(text)]
+    faults = [_describe_list(text) for text in lists if not _is_list(text)]
     items = list(split_list(",".join(text for text in lists if _is_list(text))))
     if not faults and any(value is None for _key, value in items):
         return None
@@ -149,6 +149,13 @@ def _is_list(text: str) -> bool:
     return text != "" and not text.startswith(",") and trailing_commas % 2 == 0
 
 
+def _describe_list(text: str) -> str:
+    """Say what is wrong with a -o argument that is no list."""
+    where = "start" if text.startswith(",") else "end"
+    shown = f"{_shorten(text)} (an empty entry at its {where})" if text else "(it is empty)"
+    return f"Invalid option list: {shown}"
+
+
 def split_list(text: str) -> Iterator[tuple[str, str | None]]:
     """Yield keys and values; a value of None means that the item asks for help."""
     while text:
@@ -183,7 +190,8 @@ def _judge(known: Mapping[str, Option], key: str, value: str) -> str:
         return _fault_of(option, value)
     if key in _CREATE_ONLY and "compat" in known:
         return f"option '{key}' cannot be amended: it is set when the image is created"
-    return f"unknown option {_quote(key)}{_suggest(known, key)}"
+    written = f"no{key}" if isinstance(value, _Bare) and value == "off" else key
+    return f"unknown option {_quote(written)}{_suggest(known, written)}"
 
 
 def _fault_of(option: Option, text: str) -> str:
@@ -211,9 +219,8 @@ def _read(option: Option, text: str) -> Any:
 
 
 def _suggest(known: Mapping[str, Option], key: str) -> str:
-    # Imported here because only a faulty command line needs it, and it brings in re.
-    from difflib import get_close_matches
-
+    # Imported here because only a faulty command line needs them.
+    from ..base.nearest import nearest
     from .key_options import PREFIX, key_options
 
     if key.removeprefix(PREFIX) in known:
@@ -221,9 +228,9 @@ def _suggest(known: Mapping[str, Option], key: str) -> str:
     keys = [row.key for row in key_options("qcow2")] if "compat" in known else []
     if PREFIX + key in keys:
         return f" (of a qcow2 image it is '{PREFIX}{key}', and of a LUKS file '{key}' with -f luks)"
-    more = (*_CREATE_ONLY, *keys) if "compat" in known else ()
-    nearest = get_close_matches(key.lower(), (*known, *more), n=1)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    flags = [f"no{row.key}" for row in known.values() if row.kind == FLAG]
+    meant = nearest(key, dict.fromkeys((*known, *keys, *flags)))
+    return f" (did you mean '{meant}'?)" if meant else ""
 
 
 def _quote(text: str) -> str:
