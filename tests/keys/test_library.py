@@ -19,7 +19,8 @@ import instar
 from instar.vmm.luks import crypto
 from instar.vmm.luks.header import HASHES
 from instar.vmm.request.keys import AddKey
-from tests.keys.files import FIRST, apply, change, holders
+from tests.keys.files import FIRST, apply, change, holders, make
+from tests.support.forge import Image
 from tests.support.process import PACKAGE
 
 PANIC = "class Panic(BaseException): pass\nraise Panic('Python API call failed\\nmore')"
@@ -27,7 +28,8 @@ PANIC = "class Panic(BaseException): pass\nraise Panic('Python API call failed\\
 BROKEN = {
     "it is missing": (
         "raise ModuleNotFoundError('x', name='cryptography')",
-        "to change keys takes the package cryptography; pip install 'instar[luks]'",
+        "changing keys needs the package cryptography; install it into instar's environment "
+        "(docs/keys.md)",
     ),
     "a part of it is missing": ("", "No module named 'cryptography.hazmat"),
     "its library is missing": (
@@ -80,6 +82,34 @@ def test_what_is_wrong_with_it_is_said_in_a_line(
     assert len(done.stderr.splitlines()) == 1
     assert disk.read_bytes() == luks
     assert disk.stat().st_mtime_ns == 1
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_that_it_is_missing_is_said_of_an_image_with_keyslots_only(
+    tmp_path: Path, encrypted: bool
+) -> None:
+    package = tmp_path / "packages" / "cryptography"
+    package.mkdir(parents=True)
+    contents, said = BROKEN["it is missing"]
+    (package / "__init__.py").write_text(contents)
+    disk = tmp_path / "disk"
+    if encrypted:
+        make(disk, "qcow2")
+    else:
+        Image().write(disk)
+    asked = ["-o", "encrypt.state=inactive,encrypt.keyslot=0", "--force", str(disk)]
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; {BY_COMMAND}", "amend", *asked],
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert (said if encrypted else "encryption not present") in done.stderr
 
 
 def lack(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -17,6 +17,8 @@ from ..contract.terms import Change, Claim, Judgement, Original
 from ..luks.library import explain_import
 from .messages import GuestRun, Plan
 
+# Said where a change of keys is begun: by then it is known that the image has some.
+_lack = ""
 try:
     from ..luks.change import change_keys
     from ..luks.crypto import warm_up
@@ -25,7 +27,7 @@ except (KeyboardInterrupt, MemoryError):
 except BaseException as error:  # a panic of the package is no Exception
     if (getattr(error, "name", None) or "").startswith("instar"):
         raise
-    raise HostError(explain_import(error)) from error
+    _lack = explain_import(error)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
 def preload_keys() -> None:
     """Load what is needed, for a process that can open no file afterwards."""
-    warm_up()
+    if not _lack:
+        warm_up()
 
 
 def plan_keys(image: AnyImage, found: Plan, spent: float, progress: Progress | None) -> Plan:
@@ -74,6 +77,8 @@ def _change(
     spent: float,
     progress: Progress | None,
 ) -> Changed:
+    if _lack:
+        raise HostError(_lack)
     keys = request.keys
     assert keys is not None  # noqa: S101 - the step is theirs
     return change_keys(image.read, place, image.size, keys, request.timeout - spent, progress)

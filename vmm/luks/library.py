@@ -6,16 +6,17 @@ fault, and no image's.
 
 from __future__ import annotations
 
+_WHERE = "into instar's environment (docs/keys.md)"
 _LINE = 200  # characters; what libraries say can be long
 
 
 def explain_import(error: BaseException) -> str:
     """Why the package cannot be imported, and what helps."""
     if isinstance(error, ModuleNotFoundError) and error.name == "cryptography":
-        return "to change keys takes the package cryptography; pip install 'instar[luks]'"
+        return f"changing keys needs the package cryptography; install it {_WHERE}"
     return (
-        f"the package cryptography does not work here: {first_line(error)}; install it anew with "
-        "pip install --force-reinstall 'instar[luks]'"
+        f"the package cryptography does not work here: {first_line(error)}; install it anew "
+        f"{_WHERE}"
     )
 
 

@@ -63,7 +63,7 @@ def _describe() -> str:
     texts = {
         **{option.key: f"{option.keyword}; None leaves it" for option in OPTIONS},
         "keys": "an AddKey or EraseKey: what is to become of the keyslots of an encrypted image; "
-        "None leaves them. Needs the package cryptography, which instar[luks] brings",
+        "None leaves them. Needs the package cryptography, which the extra luks brings",
         **{name: text for name, (_, text) in CONDUCT.items()},
         **{permission.key: permission.keyword for permission in PERMISSIONS},
     }
