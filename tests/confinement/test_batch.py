@@ -40,6 +40,11 @@ def test_people_hear_of_failures_and_get_a_summary(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_summary_of_a_dry_run_says_what_would_be(tmp_path: Path) -> None:
+    done = run("amend", "--dry-run", *LAZY, *write_some(tmp_path, 2))
+    assert done.stderr == "instar: 2 images: 2 would be amended, 0 as asked, 0 failed\n"
+
+
 @pytest.mark.parametrize("options", [(), LAZY])
 def test_dirty_images_are_repaired_by_the_workers(options: tuple[str, ...], tmp_path: Path) -> None:
     images = [write(tmp_path / f"{number}.qcow2", dirty=True) for number in range(3)]
@@ -218,6 +223,7 @@ def test_an_interrupt_ends_the_workers_and_leaves_the_rest_untouched(tmp_path: P
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1] == (
+        "instar: 0 images: 0 amended, 0 as asked, 0 failed; the rest is untouched\n"
         "instar: interrupted; no image is left half-changed\n"
     )
     assert time.monotonic() - started < 10
@@ -236,9 +242,15 @@ def test_a_terminals_interrupt_lets_the_image_at_hand_come_to_its_end(tmp_path: 
     )
     wait_for(lambda: images[3].read_bytes()[87] == 1 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
-    process.communicate(timeout=20)
+    said = process.communicate(timeout=20)[1]
     lazy = [parse_header(image.read_bytes()).compatible_features for image in images]
     assert lazy == sorted(lazy, reverse=True)
+    done = sum(lazy)
+    if done < len(images):  # else it ended before
+        assert said == (
+            f"instar: {done} images: {done} amended, 0 as asked, 0 failed; the rest is untouched\n"
+            "instar: interrupted; no image is left half-changed\n"
+        )
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:

@@ -383,6 +383,27 @@ def test_the_help_names_the_suffixes_of_a_size(capsys: pytest.CaptureFixture[str
         assert "a suffix k, M, G, T, P or E (powers of 1024)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (("info",), ""),
+        (("check",), ""),
+        (("check", "-r", "all"), "; no image is left half-changed"),
+    ],
+)
+def test_an_interrupt_says_nothing_of_changes_where_none_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+    what: str,
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"instar.vmm.cli.{command[0]}.check_machine", interrupt)
+    assert fail(capsys, *command, "d") == (1, f"interrupted{what}")
+
+
 @pytest.mark.parametrize("arguments", [("-h",), ("--help",), ("amend", "-h")])
 def test_help_has_a_help_of_its_own(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]

@@ -137,7 +137,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     if isinstance(error, InstarError):
         return str(error), error.exit_status
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; no image is left half-changed", InstarError.exit_status
+        message = str(error) or "interrupted; no image is left half-changed"
+        return message, InstarError.exit_status
     message = f"internal error, please report it: {type(error).__name__}: {error}"
     return message, InstarError.exit_status
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .report import Report
 
 _KINDS = ("amended", "as asked", "failed")
+_IN_A_DRY_RUN = {"amended": "would be amended"}
 
 
 def amend_files(
@@ -48,11 +49,15 @@ def amend_files(
     from ..fleet.batch import amend_batch
 
     outcomes = amend_batch(names_of(files, flags), request, jobs=jobs, required=required)
-    return _report(outcomes, report, _make_bar(total, flags, report), quiet="quiet" in flags)
+    bar = _make_bar(total, flags, report)
+    return _report(outcomes, report, bar, quiet="quiet" in flags, dry_run=request.dry_run)
 
 
-def _report(outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet: bool) -> int:
+def _report(
+    outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet: bool, dry_run: bool
+) -> int:
     counts = dict.fromkeys(_KINDS, 0)
+    end = ""
     try:
         for outcome in outcomes:
             if bar is not None:
@@ -60,15 +65,25 @@ def _report(outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet
             counts[_tell(outcome, report, quiet=quiet)] += 1
             if bar is not None:
                 bar.update()
+    except KeyboardInterrupt:  # of what was begun the outcomes were told before
+        end = "; the rest is untouched"
+        raise
     finally:
         report.filename = None
         if bar is not None:
             bar.close()
+        if end and not quiet:
+            _tell_summary(counts, end, dry_run=dry_run)
     if not quiet:
-        summary = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-        images = "1 image" if (total := sum(counts.values())) == 1 else f"{total} images"
-        write("stderr", f"instar: {images}: {summary}\n")
+        _tell_summary(counts, dry_run=dry_run)
     return 1 if counts["failed"] else 0
+
+
+def _tell_summary(counts: dict[str, int], end: str = "", *, dry_run: bool) -> None:
+    words = _IN_A_DRY_RUN if dry_run else {}
+    summary = ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items())
+    images = "1 image" if (total := sum(counts.values())) == 1 else f"{total} images"
+    write("stderr", f"instar: {images}: {summary}{end}\n")
 
 
 def _tell(outcome: AmendOutcome, report: Report, *, quiet: bool) -> str:

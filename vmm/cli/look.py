@@ -55,6 +55,7 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     if "help" in flags:
         tell(format_help(command))
         return None
+    report.only_looks = "repair" not in flags
     check_cache(flags.get("cache", "none"))
     if flags.get("repair", "all") not in _EXTENTS:  # an image's name, if the value was forgotten
         raise UsageError(f"-r expects 'leaks' or 'all', not '{flags['repair']}'")

@@ -32,6 +32,8 @@ class Report:
         self.filename: str | None = None
         self.asked: Collection[str] = ()
         """The keys of the options that are asked for."""
+        self.only_looks = False
+        """Whether the command changes no image."""
         self.verbose = False
         """Whether each amend is told of on stderr."""
         self._dump: Callable[[object], str] | None = None
@@ -83,6 +85,8 @@ class Report:
 
     def error(self, error: BaseException) -> int:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
+        if isinstance(error, KeyboardInterrupt) and self.only_looks:
+            error = KeyboardInterrupt("interrupted")
         message, exit_status = explain(error)
         if self.is_json:
             self.document({"filename": self.filename, "error": error_fields(error)})
