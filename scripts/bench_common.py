@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -65,16 +64,6 @@ def plain_image(path: Path) -> Path:
     """Write a small image of version 3."""
     Image(clusters={0: Data(b"\x05")}).write(path)
     return path
-
-
-def compile_package() -> None:
-    """Write the bytecode that an installation has and an editable one lacks until it is used."""
-    import compileall
-
-    import instar.vmm
-
-    for folder in (*instar.vmm.__path__, os.path.dirname(instar.__file__ or "")):  # noqa: PTH120
-        compileall.compile_dir(folder, quiet=1)
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:

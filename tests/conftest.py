@@ -14,7 +14,7 @@ pytest.register_assert_rewrite(
 )
 
 from tests.support import qemu as oracle  # noqa: E402
-from tests.support.project import load_planner  # noqa: E402
+from tests.support.project import compile_package, load_planner  # noqa: E402
 
 
 def why_no_kvm(device: str = "/dev/kvm") -> str | None:
@@ -24,6 +24,12 @@ def why_no_kvm(device: str = "/dev/kvm") -> str | None:
     except OSError as error:
         return f"{device}: {error.strerror}"
     return None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the package's bytecode there, and fresh: without it, more is imported and listed."""
+    if not hasattr(session.config, "workerinput"):  # once for all of xdist's workers
+        compile_package()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import bench_profile
 import pytest
-from bench_common import compile_package
 
 import instar
 from instar.vmm.machine import Machine
@@ -111,7 +110,6 @@ def plain(path: Path, **fields: Any) -> Path:
 
 def imported(*arguments: str) -> set[str]:
     """The modules that `instar amend` has when it ends, without those it began with."""
-    compile_package()  # what has no bytecode, or an old one, is imported where it would be held
     line = [sys.executable, "-I", "-c", COMMAND, "amend", *arguments]
     # It exits through a function that writes to stderr, which the filter allows.
     done = subprocess.run(line, capture_output=True, text=True, check=True)

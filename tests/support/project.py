@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from build_guest import ROOT
 
-__all__ = ["ROOT", "load_planner"]
+__all__ = ["ROOT", "compile_package", "load_planner"]
 
 PLANNER = ROOT / "build" / "planner"
 
@@ -21,3 +23,11 @@ def load_planner() -> Any:
         return importlib.import_module("_planner")
     except ImportError as error:
         raise RuntimeError('the planner is not built: run "make planner"') from error
+
+
+def compile_package() -> None:
+    """Write the bytecode that an installation has and an editable one lacks until it is used."""
+    import instar.vmm
+
+    for folder in (*instar.vmm.__path__, str(Path(instar.__file__ or "").parent)):
+        compileall.compile_dir(folder, quiet=1)
