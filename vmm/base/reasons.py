@@ -228,7 +228,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "downgrade_encrypted_zeroes",
         ("count",),
         "cannot downgrade an encrypted image with zero clusters over a backing file, and this "
-        "one has {count}: to fill them needs the key; copy it with qemu-img convert",
+        "one has {count}: filling them needs the key; copy it with qemu-img convert",
     ),
     abi.REFUSAL_REFCOUNT_TABLE_FULL: (
         "refcount_table_full",
