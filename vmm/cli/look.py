@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     Confine = Callable[[ImageFile, int], None]
 
 
-_EXTENTS = ("leaks", "all")  # as in vmm/repair.py, which only a repair imports
-
-
 @record
 class Arguments:
     """A command line, read."""
@@ -57,8 +54,11 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
         return None
     report.only_looks = "repair" not in flags
     check_cache(flags.get("cache", "none"))
-    if flags.get("repair", "all") not in _EXTENTS:  # an image's name, if the value was forgotten
-        raise UsageError(f"-r expects 'leaks' or 'all', not '{flags['repair']}'")
+    if "repair" in flags:
+        from ..repair import EXTENTS  # which nothing else needs
+
+        if flags["repair"] not in EXTENTS:  # an image's name, if the value was forgotten
+            raise UsageError(f"-r expects 'leaks' or 'all', not '{flags['repair']}'")
     check_files(files, flags)
     if len(files) == 1 and flags.keys().isdisjoint(("jobs", "files-from")):
         report.filename = files[0]
