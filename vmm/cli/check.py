@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..base.errors import ImageLocked, UsageError
+from ..base.errors import UsageError
 from ..base.escape import escape
 from ..base.supported import check_machine
 from ..inspect import check_image
 from ..inspect.looker import Looker
 from ..request.keywords import check_format
 from .commands import CHECK
-from .look import confiner, look_at_all, offer_sharing, read_arguments, read_timeout
+from .look import confiner, look_at_all, read_arguments, read_timeout
 from .report import Progress, check_told, show_debug, write
 
 TYPE_CHECKING = False
@@ -86,10 +86,6 @@ def _look(
                 debug=show_debug if "debug" in flags else None,
                 before_read=confine,
             )
-    except ImageLocked as error:
-        if "repair" in flags:  # which -U does not go with
-            raise
-        raise offer_sharing(error) from error
     finally:
         if progress is not None:
             progress.end(succeeded=result is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..base.errors import ImageLocked, UsageError
+from ..base.errors import UsageError
 from ..base.record import to_dict
 from ..base.supported import check_machine
 from ..inspect import inspect_image
@@ -11,7 +11,7 @@ from ..inspect.policy import Policy
 from .arguments import read_size
 from .commands import INFO
 from .info_text import describe
-from .look import confiner, look_at_all, offer_sharing, read_arguments, read_timeout
+from .look import confiner, look_at_all, read_arguments, read_timeout
 from .report import check_told, show_debug, write
 
 TYPE_CHECKING = False
@@ -71,20 +71,17 @@ def _look(
     timeout: float,
     confine: Confine | None,
 ) -> Document:
-    try:
-        with Looker("info") as looker:
-            looker.prepare()
-            info = inspect_image(
-                *(name, looker),
-                format=flags.get("format"),
-                format_from="-f",
-                force_share="force-share" in flags,
-                timeout=timeout,
-                debug=show_debug if "debug" in flags else None,
-                before_read=confine,
-            )
-    except ImageLocked as error:
-        raise offer_sharing(error) from error
+    with Looker("info") as looker:
+        looker.prepare()
+        info = inspect_image(
+            *(name, looker),
+            format=flags.get("format"),
+            format_from="-f",
+            force_share="force-share" in flags,
+            timeout=timeout,
+            debug=show_debug if "debug" in flags else None,
+            before_read=confine,
+        )
     document = info.to_dict()
     if policy is not None:
         document["violations"] = to_dict(policy.violations(info))

@@ -119,6 +119,7 @@ def _documents(
     steps: Steps | None,
 ) -> Iterator[Document]:
     """The documents of all images, in the order of the names."""
+    look = _offer_sharing(look)
     if arguments.jobs is None and steps is None:
         yield look(arguments.files[0])
         return
@@ -131,6 +132,18 @@ def _documents(
     )
 
 
+def _offer_sharing(look: Callable[[str], Document]) -> Callable[[str], Document]:
+    """The look, whose error says what helps with an image that is in use. A repair has its own."""
+
+    def look_at(name: str) -> Document:
+        try:
+            return look(name)
+        except ImageLocked as error:
+            raise ImageLocked(f"{error} With -U it is looked at all the same") from error
+
+    return look_at
+
+
 def _make_counter(arguments: Arguments | None) -> Counter | None:
     if arguments is None:
         return None
@@ -138,11 +151,6 @@ def _make_counter(arguments: Arguments | None) -> Counter | None:
 
     total = None if "files-from" in arguments.flags else len(arguments.files)
     return Counter(total, "stdout", stays=True)
-
-
-def offer_sharing(error: ImageLocked) -> ImageLocked:
-    """The error of an image that is in use, with what helps who only looks at it."""
-    return ImageLocked(f"{error} With -U it is looked at all the same")
 
 
 def confiner(*, required: bool) -> Confine:
