@@ -57,7 +57,26 @@ def _report(
     outcomes: Iterable[AmendOutcome], report: Report, bar: Any, *, quiet: bool, dry_run: bool
 ) -> int:
     counts = dict.fromkeys(_KINDS, 0)
-    end = ""
+    try:
+        _tell_all(outcomes, report, bar, counts, quiet=quiet)
+    except KeyboardInterrupt:  # of what was begun the outcomes were told before
+        if not quiet:
+            _tell_summary(counts, "; the rest is untouched", dry_run=dry_run)
+        raise
+    if not quiet:
+        _tell_summary(counts, dry_run=dry_run)
+    return 1 if counts["failed"] else 0
+
+
+def _tell_all(
+    outcomes: Iterable[AmendOutcome],
+    report: Report,
+    bar: Any,
+    counts: dict[str, int],
+    *,
+    quiet: bool,
+) -> None:
+    """Report the outcomes as they come, and count them by their kinds."""
     try:
         for outcome in outcomes:
             if bar is not None:
@@ -65,18 +84,10 @@ def _report(
             counts[_tell(outcome, report, quiet=quiet)] += 1
             if bar is not None:
                 bar.update()
-    except KeyboardInterrupt:  # of what was begun the outcomes were told before
-        end = "; the rest is untouched"
-        raise
     finally:
         report.filename = None
         if bar is not None:
             bar.close()
-        if end and not quiet:
-            _tell_summary(counts, end, dry_run=dry_run)
-    if not quiet:
-        _tell_summary(counts, dry_run=dry_run)
-    return 1 if counts["failed"] else 0
 
 
 def _tell_summary(counts: dict[str, int], end: str = "", *, dry_run: bool) -> None:
