@@ -120,7 +120,7 @@ def tables_address() -> int:
     return _PML4
 
 
-def _task_state() -> bytes:
+def _make_task_state() -> bytes:
     """The TSS, whose bitmap opens the three ports."""
     # One more byte of ones ends the bitmap: the processor reads two bytes for every access.
     bitmap = bytearray(b"\xff" * (_IO_MAP_BYTES + 1))
@@ -129,6 +129,9 @@ def _task_state() -> bytes:
     head = bytearray(_IO_MAP_BASE)
     pack_into("<H", head, 102, _IO_MAP_BASE)
     return bytes(head + bitmap)
+
+
+_TASK_STATE = _make_task_state()
 
 
 _latest: list[tuple[Payload, int, bytes]] = []
@@ -152,7 +155,7 @@ def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> No
         for segment in image.segments:
             memory.write(segment.address, segment.data)
     memory.write(tables_address(), tables)
-    memory.write(_TSS, _task_state())
+    memory.write(_TSS, _TASK_STATE)
 
 
 def set_registers(vcpu: Vcpu, ram_size: int, core: Image, operation: Image) -> None:
