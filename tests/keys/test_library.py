@@ -53,6 +53,24 @@ except instar.HostError as error:
 """
 
 
+def run_with(
+    contents: str, packages: Path, code: str, arguments: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run code with arguments where the package cryptography is this instead."""
+    package = packages / "cryptography"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(contents)
+    start = f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); {code}"
+    return subprocess.run(
+        [sys.executable, "-c", start, *arguments],
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     "code", [BY_COMMAND, BY_LIBRARY % None, BY_LIBRARY % "process"], ids=["command", "-", "process"]
 )
@@ -61,21 +79,11 @@ def test_what_is_wrong_with_it_is_said_in_a_line(
     tmp_path: Path, luks: bytes, name: str, code: str
 ) -> None:
     contents, said = BROKEN[name]
-    package = tmp_path / "packages" / "cryptography"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text(contents)
     disk = tmp_path / "disk"
     disk.write_bytes(luks)
     os.utime(disk, ns=(1, 1))
     asked = ["amend", "-f", "luks", "-o", "state=inactive,keyslot=0", "--force", str(disk)]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(PACKAGE)!r}); {code}", *asked],
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_with(contents, tmp_path / "packages", code, asked)
     assert done.returncode == 1
     assert done.stderr.startswith("instar: ")
     assert said in done.stderr
@@ -89,25 +97,14 @@ def test_what_is_wrong_with_it_is_said_in_a_line(
 def test_that_it_is_missing_is_said_of_an_image_with_keyslots_only(
     tmp_path: Path, encrypted: bool
 ) -> None:
-    package = tmp_path / "packages" / "cryptography"
-    package.mkdir(parents=True)
     contents, said = BROKEN["it is missing"]
-    (package / "__init__.py").write_text(contents)
     disk = tmp_path / "disk"
     if encrypted:
         make(disk, "qcow2")
     else:
         Image().write(disk)
     asked = ["-o", "encrypt.state=inactive,encrypt.keyslot=0", "--force", str(disk)]
-    code = f"import sys; sys.path.insert(0, {str(PACKAGE)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}; {BY_COMMAND}", "amend", *asked],
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = run_with(contents, tmp_path / "packages", BY_COMMAND, ["amend", *asked])
     assert done.returncode == 1
     assert (said if encrypted else "encryption not present") in done.stderr
 
