@@ -39,7 +39,7 @@ class Snapshot:
         self._zeros = memoryview(bytes(_WRITTEN_MAX))
         self._registers = read_state(vcpu.fd, xsave_size)
 
-    def restore(self, filled_to: int = 0) -> None:
+    def restore(self, filled_to: int) -> None:
         """Make the machine what it was. OSError from KVM, after which it must not run again.
 
         `filled_to` is the guest address up to which the run read data; any number will do.
