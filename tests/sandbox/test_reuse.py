@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm import state
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
-from instar.vmm.kvm.vm import KVM_CAP_XSAVE2
+from instar.vmm.kvm.vm import KVM_CAP_XSAVE2, Vm
 from instar.vmm.machine import Machine, boot
 from instar.vmm.machine import reset as snapshot
 from instar.vmm.machine.payload import PF_W, Payload
@@ -45,8 +46,6 @@ CLOCKS = {0x10, 0x3B, 0x6E0, 0x11, 0x12, 0x4B564D00, 0x4B564D01}
 
 def all_msrs() -> tuple[int, ...]:
     """KVM_GET_MSR_INDEX_LIST: every MSR that KVM would have saved to move a guest elsewhere."""
-    from fcntl import ioctl
-
     with Kvm.open() as kvm:
         buffer = bytearray(struct.pack("<I", 1000) + bytes(4000))
         ioctl(kvm.fd, 0xC004AE02, buffer)
@@ -159,9 +158,26 @@ def test_a_guest_that_leaves_traces_everywhere_leaves_none_behind_a_reset(
             spared = 16 if address == INSTAR_STACK_ADDR else 0  # by MXCSR and the flags
             assert dirty["memory"][address : address + size].count(TRACE) >= size - spared
         machine.reset()
+        machine.enter()
         assert differences(machine.look(), pristine) == set()
         machine.enter()
         assert differences(machine.look(), pristine) == set()
+
+
+def test_events_that_no_guest_can_leave_go_back_too(
+    machine: Inspected, payload: Payload, path: Path
+) -> None:
+    write_image(path, payload)
+    if not leaves_traces(machine, path, payload):
+        return
+    pristine = machine.look()
+    events = bytearray(pristine["vcpu_events"])
+    events[14] ^= 1  # nmi.masked
+    ioctl(machine._vcpu.fd, state.KINDS["vcpu_events"][2], events)
+    assert "vcpu_events" in differences(machine.look(), pristine)
+    machine.reset()
+    machine.enter()
+    assert machine.look()["vcpu_events"] == pristine["vcpu_events"]
 
 
 @pytest.mark.parametrize("forgotten", ["xsave", "memory"])
@@ -177,6 +193,24 @@ def test_the_next_guest_finds_no_trace_but_would_if_anything_were_forgotten(
     machine.reset()
     with pytest.raises(instar.GuestFault, match=f"gave up with code {TRACE}"):
         run(machine, path)
+
+
+def test_a_kvm_that_would_not_take_registers_at_the_entry_is_refused(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    # It would ignore them, and the next guest would go on where this one ended.
+    asked = Vm.check_extension
+    monkeypatch.setattr(
+        Vm,
+        "check_extension",
+        lambda vm, what: 3 if what == state.KVM_CAP_SYNC_REGS else asked(vm, what),
+    )
+    Image().write(path)
+    before = path.read_bytes()
+    with instar.Sandbox() as sandbox, pytest.raises(instar.HostError, match=r"Linux 4\.17"):
+        sandbox.amend(path, lazy_refcounts=True)
+    assert path.read_bytes() == before
+    instar.amend(path, lazy_refcounts=True)  # which needs no second run
 
 
 class _Forgetful:
@@ -203,9 +237,9 @@ def test_the_pending_exit_is_completed_before_the_registers_are_set(
         steps.append("complete")
         complete(vcpu)
 
-    def set_and_note(fd: int, registers: dict[str, bytearray]) -> None:
+    def set_and_note(vcpu: Vcpu, registers: dict[str, bytearray]) -> None:
         steps.append("set")
-        write_state(fd, registers)
+        write_state(vcpu, registers)
 
     monkeypatch.setattr(Vcpu, "run_immediate_exit", complete_and_note)
     monkeypatch.setattr(snapshot, "write_state", set_and_note)

@@ -10,7 +10,7 @@ from struct import error as StructError
 import build_guest
 import pytest
 
-from instar.vmm.kvm import exits, ioctls, structs
+from instar.vmm.kvm import exits, ioctls, state, structs
 
 # The C name of each layout; of a part of a struct, the member too.
 LAYOUTS = {
@@ -53,11 +53,28 @@ def expressions() -> Iterator[tuple[str, int]]:
         head = structs.KVM_RUN_HEAD
         yield f"offsetof(struct kvm_run, {name})", head.offset(name)
         yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={head.kinds[name]}")
+    sync, end = structs.KVM_RUN_SYNC, structs.KVM_RUN_HEAD.extent
+    for name in ("kvm_valid_regs", "kvm_dirty_regs"):
+        yield f"offsetof(struct kvm_run, {name})", end + sync.offset(name)
+        yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={sync.kinds[name]}")
+    end += sync.extent
+    yield "offsetof(struct kvm_run, s.regs)", end
+    for member, name in zip(("regs", "sregs", "events"), state.AT_ENTRY, strict=True):
+        yield f"offsetof(struct kvm_run, s.regs.{member})", end
+        end += state.KINDS[name][0]
+    yield "offsetof(struct kvm_run, s.regs) + sizeof(struct kvm_sync_regs)", end
+    yield "KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS", structs.SYNC_REGS
+    yield "KVM_CAP_SYNC_REGS", state.KVM_CAP_SYNC_REGS
     mask = structs.KVM_SIGNAL_MASK
     yield "offsetof(struct kvm_signal_mask, len)", mask.offset("len")
     yield "offsetof(struct kvm_signal_mask, sigset)", mask.offset("sigset")
     yield "sizeof(struct kvm_signal_mask)", mask.offset("sigset")
     yield from IOCTLS.items()
+    for name, (_, get, set_) in state.KINDS.items():
+        yield f"KVM_GET_{name.upper()}", get
+        yield f"KVM_SET_{name.upper()}", set_
+    for name in ("KVM_GET_MSRS", "KVM_SET_MSRS", "KVM_GET_XSAVE2"):
+        yield name, getattr(state, name)
     yield from EXITS.items()
     for name, value in NAMED_EXITS.items():
         if name.startswith("KVM_EXIT_"):
@@ -88,7 +105,8 @@ def c_values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 def test_every_layout_is_compared() -> None:
     defined = {value for value in vars(structs).values() if isinstance(value, structs.Layout)}
-    assert defined == {*LAYOUTS, structs.KVM_RUN_HEAD, structs.KVM_SIGNAL_MASK}
+    others = {structs.KVM_RUN_HEAD, structs.KVM_RUN_SYNC, structs.KVM_SIGNAL_MASK}
+    assert defined == {*LAYOUTS, *others}
     assert tuple(structs.KVM_RUN_HEAD.kinds) == HEAD_FIELDS
 
 

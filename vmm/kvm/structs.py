@@ -97,7 +97,12 @@ KVM_RUN_HEAD = Layout(
     cr8="Q",
     apic_base="Q",
 )
-"""The head of struct kvm_run, up to its union of exits."""
+"""The head of struct kvm_run, up to its union of exits, which takes 256 bytes."""
+
+KVM_RUN_SYNC = Layout(exits="256s", kvm_valid_regs="Q", kvm_dirty_regs="Q")
+"""What follows the head of struct kvm_run, up to its struct kvm_sync_regs."""
+SYNC_REGS = 7
+"""What that struct has: KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS and KVM_SYNC_X86_EVENTS."""
 
 KVM_RUN_IO = Layout(direction="B", size="B", port="H", count="I", data_offset="Q")
 """struct kvm_run's io: where the exit was KVM_EXIT_IO; lies after KVM_RUN_HEAD."""

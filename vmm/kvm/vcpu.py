@@ -25,8 +25,10 @@ from .structs import (
     KVM_RUN_HEAD,
     KVM_RUN_IO,
     KVM_RUN_MMIO,
+    KVM_RUN_SYNC,
     KVM_SIGNAL_MASK,
     KVM_SREGS,
+    SYNC_REGS,
 )
 
 TYPE_CHECKING = False
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 _SYS_IOCTL = 16  # asm/unistd_64.h
 _IMMEDIATE_EXIT = KVM_RUN_HEAD.offset("immediate_exit")
 _UNION = KVM_RUN_HEAD.extent
+_DIRTY_REGS = _UNION + KVM_RUN_SYNC.offset("kvm_dirty_regs")
+_SYNC_REGS = _UNION + KVM_RUN_SYNC.extent
+_ALL_DIRTY = SYNC_REGS.to_bytes(8, "little")
 # Every exit looks at these: by the names of fields it would take as long as an ioctl.
 _read_head, _read_io = KVM_RUN_HEAD.read, KVM_RUN_IO.read
 
@@ -81,6 +86,11 @@ class Vcpu:
     def set_sregs(self, sregs: Mapping[str, int | bytes]) -> None:
         """KVM_SET_SREGS: what KVM_SREGS has; those that are not named become 0."""
         ioctl(self.fd, ioctls.KVM_SET_SREGS, KVM_SREGS.pack(sregs))
+
+    def set_at_entry(self, registers: bytes) -> None:
+        """Have the next KVM_RUN begin with a whole struct kvm_sync_regs (KVM_CAP_SYNC_REGS)."""
+        self._run[_SYNC_REGS : _SYNC_REGS + len(registers)] = registers
+        self._run[_DIRTY_REGS : _DIRTY_REGS + len(_ALL_DIRTY)] = _ALL_DIRTY
 
     def set_signal_mask(self, blocked: int) -> None:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""

@@ -110,8 +110,12 @@ class Machine:
 
         HostError if KVM fails.
         """
+        from ..kvm.state import KVM_CAP_SYNC_REGS
+        from ..kvm.structs import SYNC_REGS
         from .reset import Snapshot
 
+        if _kvm(self._vm.check_extension, KVM_CAP_SYNC_REGS) & SYNC_REGS != SYNC_REGS:
+            raise HostError("KVM cannot reset a machine here; use Linux 4.17 or later")
         xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
         code_end = boot.code_end(self._payload)
         self._snapshot = _kvm(Snapshot, self._memory, code_end, self._vcpu, xsave_size)

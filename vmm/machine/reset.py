@@ -46,7 +46,7 @@ class Snapshot:
         """
         # Without this, KVM would finish the last OUT at the next entry, on the new registers.
         self._vcpu.run_immediate_exit()
-        write_state(self._vcpu.fd, self._registers)
+        write_state(self._vcpu, self._registers)
         memory, start = self._memory, len(self._low)
         pages = -(-(filled_to - INSTAR_DMA_ADDR) // PAGE_SIZE)
         used = max(_OFTEN_USED, min(pages * PAGE_SIZE, _WRITTEN_MAX))
