@@ -27,6 +27,7 @@ TELLING = (
     "help",
     "--version",
     "resize --help",
+    "amend -o help IMAGE",
     "info --help",
     "doctor --help",
 )

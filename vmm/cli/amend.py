@@ -21,7 +21,7 @@ from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
 from .arguments import read_line, read_seconds, read_size
 from .flags import AMEND, Command
-from .report import Progress, Report, show_debug, tell, write
+from .report import Progress, Report, show_debug, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _change(command: Command, arguments: list[str], report: Report, *, own_proce
     options = _read_options(command, form, flags, lists)
     if options is None:
         check_format(form, keys=True)
-        write("stdout", options_help(form))
+        tell(options_help(form))
         return 0
     report.asked = options.keys()
 
