@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 import shtab
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from instar.vmm.cli.arguments import Flag
     from instar.vmm.cli.flags import Command
+    from instar.vmm.request.kinds import Option
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,6 +69,14 @@ def load_table(package: Path) -> Any:
     return instar.vmm.cli.commands
 
 
+def load_options() -> tuple[Option, ...]:
+    """What -o knows of a qcow2 image; from the tree, once load_table() has been called."""
+    from instar.vmm.request.key_options import key_options
+    from instar.vmm.request.options import OPTIONS
+
+    return (*OPTIONS, *key_options("qcow2"))
+
+
 def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentParser:
     """Return a parser with the flags and operands of `commands`, of which the first is instar."""
     top, *rest = commands
@@ -101,8 +112,10 @@ def _complete_files(action: argparse.Action) -> None:
     action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
-def write_manual(commands: tuple[Command, ...], docs: str, version: str) -> str:
-    """Return the man page, in the macros of man(7)."""
+def write_manual(
+    commands: tuple[Command, ...], options: Iterable[Option], docs: str, version: str
+) -> str:
+    """Return the man page, in the macros of man(7); `options` are what -o knows."""
     top, *rest = commands
     lines = [f'.TH INSTAR 1 "" "instar {version}" "User Commands"', ".SH NAME"]
     lines += [f"instar \\- {_escape(top.summary)}", ".SH SYNOPSIS", ".nf"]
@@ -115,6 +128,8 @@ def write_manual(commands: tuple[Command, ...], docs: str, version: str) -> str:
     for command in rest:
         lines += [f'.SH "COMMAND {command.name.upper()}"', _escape(command.text.strip())]
         lines += _flag_lines(command.flags)
+        if any(flag.name == "options" for flag in command.flags):
+            lines += _option_lines(options)
     lines += [".SH EXIT STATUS"]
     for term, text in STATUS:
         lines += [".TP", f".B {term}", _escape(text)]
@@ -142,6 +157,25 @@ def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
     return lines
 
 
+def _option_lines(options: Iterable[Option]) -> list[str]:
+    lines = ['.SS "What \\-o can change"']
+    for option in options:
+        lines += [".TP", f"\\fB{_escape(option.key)}\\fR=\\fI{_escape(list_values(option))}\\fR"]
+        lines += [_escape(option.meaning.replace("`", ""))]
+    return lines
+
+
+def list_values(option: Option) -> str:
+    """What a value of an option can be, in a few words."""
+    if option.choices:
+        return "|".join(option.choices)
+    if option.only is not None:
+        return "on" if option.only else "off"
+    if option.numbers:
+        return "|".join(str(number) for number in option.numbers)
+    return "on|off" if option.kind == "flag" else option.kind
+
+
 def _escape(text: str) -> str:
     """Text as roff takes it: no escapes, no hyphens for minus signs, no line that is a macro."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
@@ -154,7 +188,8 @@ def build_manual(package: Path, directory: Path, docs: str = "") -> list[Path]:
     files = sys.modules[f"{table.__package__}.arguments"].FILES
     parser = make_parser(table.COMMANDS, files)
     texts = {path: shtab.complete(parser, shell) for shell, path in COMPLETIONS.items()}
-    texts[MANUAL] = write_manual(table.COMMANDS, docs, sys.modules["instar"].__version__)
+    version = sys.modules["instar"].__version__
+    texts[MANUAL] = write_manual(table.COMMANDS, load_options(), docs, version)
     made = []
     for name, text in texts.items():
         path = directory / name

@@ -15,6 +15,7 @@ import pytest
 from instar.vmm.cli.arguments import FILES
 from instar.vmm.cli.commands import COMMANDS
 from instar.vmm.cli.flags import AMEND
+from instar.vmm.request.key_options import key_options
 from instar.vmm.request.options import OPTIONS
 
 ROOT = build_manual.ROOT
@@ -37,6 +38,15 @@ def test_the_man_page_has_every_command_flag_and_example(prefix: Path) -> None:
         for flag in command.flags:
             assert f"\\fB--{flag.name}\\fR" in text
             assert not flag.short or f"\\fB-{flag.short}\\fR" in text
+
+
+def test_the_man_page_says_what_each_option_means(prefix: Path) -> None:
+    text = (prefix / build_manual.MANUAL).read_text("utf-8").replace("\\-", "-")
+    for option in (*OPTIONS, *key_options("qcow2")):
+        values = build_manual.list_values(option)
+        meaning = option.meaning.replace("`", "")
+        assert f"\n\\fB{option.key}\\fR=\\fI{values}\\fR\n{meaning}\n" in text
+        assert not option.choices or all(choice in values for choice in option.choices)
 
 
 @pytest.mark.parametrize("shell", build_manual.COMPLETIONS)

@@ -66,7 +66,7 @@ OPTIONS = (
         abi_key=OPTION_BACKING_FILE,
         help="File name of a base image",
         meaning="The backing file's name, up to 1023 bytes, or nothing for an image without one. "
-        "It must be the image's own, unless `change_backing` lets it change. The file is never "
+        "It must be the image's own, unless `--change-backing` lets it change. The file is never "
         "looked at.",
         keyword="the backing file's name, as text or bytes, '' for none; it must be the image's "
         "own, unless change_backing lets it change",
@@ -81,7 +81,7 @@ OPTIONS = (
         kind=TEXT,
         abi_key=OPTION_BACKING_FMT,
         help="Image format of the base image",
-        meaning="The backing file's format. It must be the image's own, unless `change_backing` "
+        meaning="The backing file's format. It must be the image's own, unless `--change-backing` "
         "lets it change; an image with a backing file always gets one.",
         keyword="the backing file's format; it must be the image's own, unless change_backing "
         "lets it change",
