@@ -228,4 +228,23 @@ FOUND = {
         ("--shrink --backing-size=98304 size=512",),
         judge="11.1.2",
     ),
+    "qemu cannot zero the rest of a compressed cluster with subclusters": Case(
+        Program(
+            "11.1.2",
+            (
+                (
+                    "t.qcow2",
+                    Image(
+                        size=1536,
+                        backing_file=b"b.raw",
+                        extended_l2=True,
+                        clusters={0: Compressed(b"\x06")},
+                    ),
+                ),
+            ),
+            ("write b.raw r 261632",),
+        ),
+        ("--backing-size=261632 size=536871424",),
+        judge="11.1.3",
+    ),
 }

@@ -66,7 +66,7 @@ EXPECTED = {
     "l1_entries_exchanged": (SHRINK, L1_ENTRY),
     "copied_entry_changed": (SHRINK, "the guest changes an L2 entry before the boundary"),
     "released_for_all": (SHRINK, r"the refcounts in sector \d+ are not what .* add up to"),
-    "tail_a_sector_early": (GROW, "the guest leaves something behind the old end of the disk"),
+    "tail_a_sector_early": (GROW, "the guest leaves something past the old end of the disk"),
     "name_byte_changed": (RENAME, "the guest changes the backing file name"),
     "name_with_a_data_file": (RENAME, "the guest changes, adds or drops a header extension"),
 }

@@ -433,6 +433,14 @@ DIVERGENCES = (
         "a snapshot must not be cut or extended by a change of the disk",
         symptoms=("instar refuses: resize_snapshot_size",),
     ),
+    Divergence(
+        "compressed_tail_grows",
+        "refuses to let a disk grow that ends within a compressed cluster, if the image has "
+        "extended L2 entries and a longer backing file",
+        "lets it grow and warns that what the cluster has past the old end now shows",
+        "that is what qemu-img does too where there is no such backing file",
+        symptoms=("qemu refuses: Failed to zero out new clusters: Operation not supported",),
+    ),
 )
 
 _BY_NAME = {divergence.name: divergence for divergence in DIVERGENCES}

@@ -128,6 +128,11 @@ def _has_from(image: Reader, first: int) -> bool:
     )
 
 
+def _compressed_tail(image: Reader, request: Request) -> bool:
+    compressed = any(entry.descriptor.compressed for entry in _entries(image))
+    return compressed and image.extended_l2 and _grows_backed(image, request)
+
+
 def _dirty(image: Reader, request: Request) -> bool:
     return bool(image.header.get("incompatible_features", 0) & layout.INCOMPATIBLE_DIRTY)
 
@@ -178,6 +183,7 @@ _GROUNDS: dict[str, Callable[[Reader, Request], bool]] = {
     "bitmaps_bit_alone": _no_bitmaps,
     "bitmaps_not_resized": _any_bitmaps,
     "snapshot_size_unknown": _unsized_snapshots,
+    "compressed_tail_grows": _compressed_tail,
     "size_bitmaps": _any_bitmaps,
     "bitmap_in_use": _any_bitmaps,
     "shrink_not_allowed": _shrinks,

@@ -226,14 +226,14 @@ def test_the_last_cluster_is_cleared_from_the_end_on_and_no_earlier() -> None:
     sector = bytearray(case.phases[PREPARE][start])
     sector[0] ^= 1
     case.phases[PREPARE][start] = bytes(sector)
-    with pytest.raises(GuestFault, match="behind the old end"):
+    with pytest.raises(GuestFault, match="past the old end"):
         case.judge()
 
 
 def test_the_last_cluster_is_cleared_to_its_end() -> None:
     case = grow_within_a_cluster()
     del case.phases[PREPARE][max(case.phases[PREPARE])]
-    with pytest.raises(GuestFault, match="behind the old end"):
+    with pytest.raises(GuestFault, match="past the old end"):
         case.judge()
 
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from .reader.disk import Disk
 
 COMPRESSED_TAIL = (
-    "the disk ended within a compressed cluster: what that has behind the old end now shows"
+    "the disk ended within a compressed cluster: what it has past the old end now shows"
 )
 ENCRYPTED_TAIL = (
-    "the disk ended within an encrypted cluster: what that has behind the old end now shows"
+    "the disk ended within an encrypted cluster: what it has past the old end now shows"
 )
 _ENTRY_WORK = 64  # bytes: to give up what an entry names takes as long as reading so many
 

@@ -77,5 +77,5 @@ class Tail:
             staged = self._prepare.take(offset // SECTOR_SIZE + number)
             written |= staged is not None
             if (data[part] if staged is None else staged) != wanted[part]:
-                raise GuestFault("the guest leaves something behind the old end of the disk")
+                raise GuestFault("the guest leaves something past the old end of the disk")
         return written
