@@ -24,8 +24,9 @@ SOURCES := $(shell find abi shared guest -name '*.[chS]' -o -name '*.ld' -o -typ
 ZIGLANG := $(if $(shell command -v gcc),,$(shell sed -n 's/^ZIGLANG = "\(.*\)"/\1/p' scripts/build_guest.py))
 
 # Debian has the newest Python. The oldest one has to be on PATH or under pyenv, or is left out.
+OLDEST := 3.10
 NEWEST := 3.14
-PYTHONS := 3.10 $(NEWEST)
+PYTHONS := $(OLDEST) $(NEWEST)
 # What else there is tests the planner and compares results, which no interpreter changes.
 INTERPRETER_TESTS := $(addprefix tests/,unit confinement sandbox locking places contract)
 

@@ -33,6 +33,7 @@ HOW = {
 
 
 @pytest.mark.parametrize(("flags", "count", "patch"), HOW.values(), ids=HOW)
+@pytest.mark.any_python  # whichever runs it tries the oldest and the newest
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
 def test_an_endless_guest_is_ended(
     tmp_path: Path, python: str, flags: tuple[str, ...], count: int, patch: str

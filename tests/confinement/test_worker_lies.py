@@ -18,7 +18,7 @@ from tests.confinement.test_worker import outcomes, write_some
 from tests.support.forge import parse_header
 from tests.support.process import command, run
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 MANY = ("amend", "--output=json", "--timeout=0.1", *LAZY)
 

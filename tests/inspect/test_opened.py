@@ -58,6 +58,7 @@ class Way:
             lines = (
                 "import sys, instar",
                 "from concurrent.futures import *",
+                "from multiprocessing import get_context",
                 "paths = sys.argv[1:]",
             )
             return [sys.executable, "-c", "\n".join((*lines, self.code))]
@@ -70,13 +71,17 @@ def many(function: str, keywords: str) -> str:
 
 def pool(function: str, executor: str) -> str:
     call = f"instar.{function}_many(paths, executor=pool, chunk_size=1)"
-    return f"with {executor}(2) as pool: [one.unwrap() for one in {call}]"
+    return f"with {executor} as pool: [one.unwrap() for one in {call}]"
 
 
 def each(call: str) -> str:
     return f"for path in paths: instar.{call}"
 
 
+EXECUTORS = (
+    "ThreadPoolExecutor(2)",
+    "ProcessPoolExecutor(2, mp_context=get_context('fork'))",  # others open files of their own
+)
 JOBS = ("--jobs", "2")
 BOTH = {"info": INFO, "check": CHECK}
 REPAIRS = ("leaks", "all")
@@ -102,9 +107,9 @@ WAYS = {
         for name, locks in BOTH.items()
     },
     **{
-        f"{name}_many({executor})": Way(locks, code=pool(name, executor))
+        f"{name}_many({executor.partition('(')[0]})": Way(locks, code=pool(name, executor))
         for name, locks in BOTH.items()
-        for executor in ("ThreadPoolExecutor", "ProcessPoolExecutor")
+        for executor in EXECUTORS
     },
     "check(repair)": Way(AMEND, code=each("check(path, repair='all')"), writes=True),
     "check(repair, isolation)": Way(

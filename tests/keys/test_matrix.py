@@ -33,7 +33,11 @@ MODES: dict[str, dict[str, str]] = {
 }
 HASHES = ("sha1", "sha256", "sha512", "ripemd160")
 NEW = "three"
-SORTS = [*product((128, 256), MODES, HASHES)]
+SORTS = [
+    (128 << (number + number // len(HASHES)) % 2, mode, hash_name)
+    for number, (mode, hash_name) in enumerate(product(MODES, HASHES))
+]
+"""Both lengths of a key meet each mode and each hash."""
 
 
 def add(volume: Volume, unlock: str, new: str, slot: int) -> None:

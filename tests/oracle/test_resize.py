@@ -12,7 +12,7 @@ import instar
 from tests.support.disks import snapshots
 from tests.support.divergences import diverges
 from tests.support.process import command
-from tests.support.qemu import Qemu, all_versions, newest
+from tests.support.qemu import Qemu, all_versions, in_turn, newest
 from tests.support.recipe import make, working_directory
 
 pytestmark = pytest.mark.kvm
@@ -70,9 +70,8 @@ def assert_resized(qemu: Qemu, image: Path, size: str) -> None:
     assert image.read_bytes() == before
 
 
-@pytest.mark.parametrize("qemu", all_versions(), ids=str)
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_disk_gets_any_size(qemu: Qemu, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "qemu"), in_turn(RECIPES), ids=str)
+def test_a_disk_gets_any_size(name: str, qemu: Qemu, tmp_path: Path) -> None:
     image = make(qemu, tmp_path, RECIPES[name])
     plain = image.read_bytes()
     for size in SIZES if qemu in (newest(), all_versions()[0]) else SIZES[2:6]:

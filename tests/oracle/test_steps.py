@@ -6,7 +6,6 @@ What qemu-img refuses after its first steps it leaves half done; instar leaves i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.divergences import diverges
-from tests.support.qemu import Qemu, all_versions
+from tests.support.qemu import Qemu, all_versions, in_turn
 from tests.support.recipe import make
 from tests.support.verdicts import ACCEPTED, Request, ask_instar, ask_qemu
 
@@ -102,15 +101,7 @@ def assert_alike(
     assert image.read_bytes() == before
 
 
-def turns() -> Iterator[tuple[str, Qemu]]:
-    """Each image with the oldest version and the newest, and those between in turn."""
-    found = all_versions()
-    for number, name in enumerate(RECIPES):
-        chosen = {*found[:1], *found[1:-1][number % 3 :: 3], *found[-1:]}
-        yield from ((name, qemu) for qemu in found if qemu in chosen)
-
-
-@pytest.mark.parametrize(("name", "qemu"), [*turns()], ids=str)
+@pytest.mark.parametrize(("name", "qemu"), in_turn(RECIPES), ids=str)
 def test_options_of_several_steps_do_what_qemu_img_does(
     name: str, qemu: Qemu, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from tests.support.forge import (
     parse_header,
 )
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 OLD, NEW = "old-name.img", "new-name.img"
 BACKED: dict[str, Any] = {"backing_file": OLD.encode(), "backing_format": b"qcow2"}

@@ -18,7 +18,7 @@ from tests.support.forge.audit import faults
 from tests.support.recipe import make
 from tests.support.sparse import stored
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 BITS = 12
 CLUSTERS = {n: Data(b"d") for n in range(700)}

@@ -21,7 +21,7 @@ from tests.sandbox.rogues import TOGGLED, UPGRADED, Rogues, Set
 from tests.support.forge import parse_header
 from tests.support.staged import sectors
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 OPTIONS_SIZE = 104
 """Where an AmendConfig has options_size."""

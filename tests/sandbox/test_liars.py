@@ -15,7 +15,7 @@ import instar
 from tests.sandbox.rogues import FOLDER, LIARS, Rogues, Set
 from tests.support.forge import Data, Extension, Image, Snapshot
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 BITS = 9
 WIDTH = Set(

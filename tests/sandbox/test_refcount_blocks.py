@@ -16,7 +16,7 @@ from tests.support.forge.audit import faults
 from tests.support.forge.model import Model
 from tests.support.forge.reader import Reader
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 NOTED = 128
 COUNTED = 256  # clusters of 512 bytes that a block counts

@@ -14,7 +14,7 @@ from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Bitmap, Image, Reader, faults, find_extension, layout
 from tests.support.table_images import DOWNGRADES, MIXED, UPGRADES, cut
 
-pytestmark = pytest.mark.kvm
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 BITMAPS = [Bitmap(name=b"one", dirty=[1, 5]), Bitmap(name=b"two\n\xff")]
 

@@ -15,7 +15,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -288,6 +288,18 @@ def all_versions() -> tuple[Qemu, ...]:
     if installed is not None:
         fetched.setdefault(installed.version, installed)
     return tuple(sorted(fetched.values(), key=lambda qemu: qemu.number))
+
+
+def in_turn(names: Iterable[str]) -> list[tuple[str, Qemu]]:
+    """Each name with the oldest version and the newest, and with those between in turn."""
+    found = all_versions()
+    chosen = [{*found[:1], *found[1:-1][turn::3], *found[-1:]} for turn in range(3)]
+    return [
+        (name, qemu)
+        for number, name in enumerate(names)
+        for qemu in found
+        if qemu in chosen[number % 3]
+    ]
 
 
 def oldest() -> Qemu:
