@@ -54,15 +54,24 @@ def compare_resize_batches(folder: Path, qemu_img: Path, count: int, rounds: int
     """Grow `count` images and shrink them again; returns how many times as fast instar is."""
     images = make_images(folder / "images", count)
     ways = {"xargs -P2 qemu-img resize": (XARGS, qemu_img), "instar resize -j2": (BATCH, COMMAND)}
-    best = dict.fromkeys(ways, float("inf"))
+    sizes = {"64M to 10G": "10G", "10G to 64M": "64M"}
+    best = dict.fromkeys([(change, name) for change in sizes for name in ways], float("inf"))
     for _ in range(rounds):
         for name, (script, tool) in ways.items():
-            for size in ("10G", "64M"):
+            for change, size in sizes.items():
                 start = time.perf_counter()
                 shell(script, images, tool, size)
-                best[name] = min(best[name], (time.perf_counter() - start) / count)
-    rows = {
-        name: f"{1 / each:7.0f} images/s {each * 1e6:7.0f} us each" for name, each in best.items()
-    }
+                each = (time.perf_counter() - start) / count
+                best[change, name] = min(best[change, name], each)
+    rows = {}
+    qemu, instar = ways
+    for change in sizes:
+        for name in ways:
+            each = best[change, name]
+            rows[f"{change}, {name}"] = f"{1 / each:7.0f} images/s {each * 1e6:7.0f} us each"
+        rows[f"{change}, {instar}"] += f" {best[change, qemu] / best[change, instar]:6.1f} x"
+    both = {name: sum(best[change, name] for change in sizes) for name in ways}
+    ratio = both[qemu] / both[instar]
+    rows["there and back"] = f"{ratio:7.1f} x"
     print_table(f"sizes of {count} images, best of {rounds} rounds", rows)
-    return best["xargs -P2 qemu-img resize"] / best["instar resize -j2"]
+    return ratio
