@@ -126,6 +126,7 @@ OTHER_COMMANDS = {
 }
 
 
+@pytest.mark.any_python  # what fits no store of an allocator is tried above
 @pytest.mark.parametrize("env", CLIENTS.values(), ids=CLIENTS)
 def test_other_commands_end_as_they_should_whatever_the_allocator(
     tmp_path: Path, large: bytes, env: dict[str, str]

@@ -18,7 +18,7 @@ from tests.sandbox.rogues import FOLDER, Rogues, Set
 from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot
 from tests.support.luks_headers import make_header
 
-pytestmark = [pytest.mark.kvm, pytest.mark.any_python]  # test_rogue_payloads.py is for all
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 KEYS = "keys"
 """The folder of these payloads."""

@@ -22,7 +22,7 @@ from instar.vmm.inspect import looker
 from tests.sandbox.rogues import FOLDER, Rogues
 from tests.support.forge import Bitmap, Image, Snapshot
 
-pytestmark = [pytest.mark.kvm, pytest.mark.any_python]  # test_rogue_payloads.py is for all
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 IMAGE = Image(
     backing_file=b"base",

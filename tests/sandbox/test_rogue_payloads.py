@@ -299,6 +299,7 @@ def test_every_exception_is_of_a_payload() -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.any_python
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_rogue_payload_is_a_guest_fault_and_the_image_is_untouched(
     rogues: Rogues, path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -16,7 +16,7 @@ import instar
 from tests.sandbox.rogues import FOLDER, Rogues, Set
 from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot
 
-pytestmark = [pytest.mark.kvm, pytest.mark.any_python]  # test_rogue_payloads.py is for all
+pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
 
 REPAIR = {"repair": True}
 DIRTY = Image(
