@@ -101,6 +101,24 @@ def test_what_a_shrink_left_does_not_come_back(qemu: Qemu, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("qemu", all_versions(), ids=str)
+def test_the_command_tells_of_a_resize_as_qemu_img_does(qemu: Qemu, tmp_path: Path) -> None:
+    image = make(qemu, tmp_path, "create t.qcow2 2M")
+    other = shutil.copyfile(image, tmp_path / "other.qcow2")
+    for size, quiet in (("4M", ()), ("4M", ()), ("5M", ("-q",))):
+        theirs = qemu.img("resize", "-f", "qcow2", *quiet, str(other), size)
+        assert run("resize", *quiet, str(image), size) == theirs.stdout
+    assert run("resize", "--dry-run", str(image), "6M").startswith(f"{image}: would become")
+    assert "Image resized." not in run("resize", "--output=json", str(image), "6M")
+    assert run("resize", str(image), str(other), "7M") == ""
+
+
+def run(*arguments: str) -> str:
+    """What the command prints when it has done so."""
+    line = command(*arguments)
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("qemu", all_versions(), ids=str)
 def test_a_smaller_disk_has_to_be_allowed(qemu: Qemu, tmp_path: Path) -> None:
     image = make(qemu, tmp_path, "create t.qcow2 2M\nio -c 'write -P 9 1M 1M' t.qcow2")
     before = image.read_bytes()

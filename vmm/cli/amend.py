@@ -108,6 +108,7 @@ def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
     if not is_size:
         raise UsageError("Expecting image file name and size, such as 10G, +1G or -512M")
     report.asked = {"size"}
+    report.success = "Image resized."
 
     def make() -> AmendRequest:
         return make_resize(size, _read_keywords(flags))

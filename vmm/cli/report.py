@@ -36,6 +36,8 @@ class Report:
         """Whether the command changes no image."""
         self.verbose = False
         """Whether each amend is told of on stderr."""
+        self.success = ""
+        """The line on stdout for an image that is as asked, where qemu-img has one."""
         self._dump: Callable[[object], str] | None = None
         self._is_batch = False
 
@@ -79,6 +81,8 @@ class Report:
             from .result_text import describe
 
             write("stdout", describe(result, self.asked))
+        elif self.success and not (self.is_json or self._is_batch or quiet):
+            write("stdout", f"{self.success}\n")
         if not quiet:
             for warning in result.warnings:
                 write("stderr", f"instar: warning: {escape(warning)}\n")
