@@ -145,7 +145,7 @@ static bool count_entries(void *context, const uint8_t *table, uint32_t size, ui
     bool plain = step == QCOW2_TABLE_ENTRY_SIZE && !has_data_file(checking) &&
                  !checking->counts.wide;
     checking->next = tag & TABLE_STARTS ? 0 : checking->next;
-    if (!spend(&checking->image.file.budget, size))
+    if (!spend(&checking->image.file.budget, 5u * size / 2)) /* read, and each entry looked at */
         return false;
     for (uint32_t at = 0; at < size; at += step) {
         if (plain && !count_plain(checking, table, &at, size, active))
@@ -264,8 +264,9 @@ static bool walk(struct checking *checking, uint64_t offset, uint64_t entries, b
         uint64_t at = i * QCOW2_TABLE_ENTRY_SIZE % TABLE_SIZE;
         uint64_t left = (entries - i) * QCOW2_TABLE_ENTRY_SIZE;
         uint32_t part = left < TABLE_SIZE ? (uint32_t)left : TABLE_SIZE;
-        if (at == 0 && !read_image(&checking->image.file, INSTAR_PHASE_PREPARE,
-                                   offset + i * QCOW2_TABLE_ENTRY_SIZE, table, part))
+        if (at == 0 && (!spend(&checking->image.file.budget, L1_WORK) ||
+                        !read_image(&checking->image.file, INSTAR_PHASE_PREPARE,
+                                    offset + i * QCOW2_TABLE_ENTRY_SIZE, table, part)))
             return false;
         uint64_t entry = load_be64(table + at);
         bool named = false;
