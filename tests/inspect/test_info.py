@@ -175,6 +175,7 @@ os._exit(0)
         (Image(corrupt=True), "dirty"),
         (Image(size=1 << 50, cluster_bits=21), "virtual_size"),
         (Image(patches=[(40, (1 << 40).to_bytes(8, "big"))]), "outside"),
+        (Image(patches=[(36, (1 << 16).to_bytes(4, "big"))]), "outside"),
         (Image(patches=[(32769, b"CD001")]), "contents"),
         (Image(patches=[(32769, b"NSR03")]), "contents"),
     ],

@@ -83,6 +83,15 @@ def test_each_zeroed_cluster_has_one_reason(
     assert list(zeroed.rows()) == rows_of(clusters)
 
 
+def test_a_cluster_that_has_a_reason_is_given_none_in_a_row() -> None:
+    zeroed = make_zeroed({1, 2, 3})
+    assert zeroed.give(2, OWN)
+    for reason in (NEW, OWN):
+        assert not zeroed.give_run(1, 3, reason)
+    assert not any(zeroed.has_reason(cluster, NEW) for cluster in (1, 2, 3))
+    assert zeroed.give_run(3, 1, NEW)
+
+
 def test_a_part_of_a_cluster_is_not_zeroed() -> None:
     for start, end in ((1, 4), (2, 3), (3, 4)):
         with pytest.raises(GuestFault, match=f"part of a cluster, from sector {start} "):

@@ -233,6 +233,12 @@ def test_a_table_beyond_the_files_end_is_a_truncated_file(raw: tuple[int, ...]) 
     assert "qemu-img" not in refusal.message
 
 
+def test_a_refcount_table_that_begins_in_the_file_can_be_missing_too() -> None:
+    raw = (abi.REFUSAL_REFCOUNT_TABLE, 7, 0x10000, 4, 0x20000)
+    (refusal,) = translate((raw,), Circumstances(size=0x30000, header=HEADER))
+    assert "truncated" in refusal.message
+
+
 ABSURD = {
     "a snapshot's L1 table of 32 GiB": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10000, 0xFFFFFFFF, 1),
     "a snapshot's L1 table for 32 TiB": (abi.REFUSAL_SNAPSHOT_TABLE, 0x10000, 0x10000, 1),
