@@ -11,7 +11,7 @@ WORK_MIN = 1 << 29
 """What any amend may cost, in bytes that are read."""
 WORK_FACTOR = 1024
 """What an amend may cost for each byte of the image that is stored, not a hole."""
-_COUNT_MIN, _COUNT_FACTOR = 4 << 30, 128  # of count_budget()
+_COUNT_MIN, _COUNT_FACTOR = 4 << 30, 112  # of count_budget()
 
 _U64_MAX = (1 << 64) - 1
 
