@@ -167,13 +167,18 @@ def _option_lines(options: Iterable[Option]) -> list[str]:
 
 def list_values(option: Option) -> str:
     """What a value of an option can be, in a few words."""
+    found = "|".join(spelling for alike in spellings(option) for spelling in alike)
+    return found or ("on|off" if option.kind == "flag" else option.kind)
+
+
+def spellings(option: Option) -> list[list[str]]:
+    """All values that an option can have, if these are few; those that mean the same together."""
     if option.choices:
-        return "|".join(option.choices)
+        numbers = dict.fromkeys(option.choices.values())
+        return [[k for k, n in option.choices.items() if n == number] for number in numbers]
     if option.only is not None:
-        return "on" if option.only else "off"
-    if option.numbers:
-        return "|".join(str(number) for number in option.numbers)
-    return "on|off" if option.kind == "flag" else option.kind
+        return [["on" if option.only else "off"]]
+    return [[str(number)] for number in option.numbers]
 
 
 def _escape(text: str) -> str:
