@@ -25,7 +25,7 @@ from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm import state
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
-from instar.vmm.kvm.vm import KVM_CAP_XSAVE2, Vm
+from instar.vmm.kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_XSAVE2, Vm
 from instar.vmm.machine import Machine, boot
 from instar.vmm.machine import reset as snapshot
 from instar.vmm.machine.payload import PF_W, Payload
@@ -203,7 +203,7 @@ def test_a_kvm_that_would_not_take_registers_at_the_entry_is_refused(
     monkeypatch.setattr(
         Vm,
         "check_extension",
-        lambda vm, what: 3 if what == state.KVM_CAP_SYNC_REGS else asked(vm, what),
+        lambda vm, what: 3 if what == KVM_CAP_SYNC_REGS else asked(vm, what),
     )
     Image().write(path)
     before = path.read_bytes()

@@ -10,7 +10,7 @@ from struct import error as StructError
 import build_guest
 import pytest
 
-from instar.vmm.kvm import exits, ioctls, state, structs
+from instar.vmm.kvm import exits, ioctls, state, structs, vm
 
 # The C name of each layout; of a part of a struct, the member too.
 LAYOUTS = {
@@ -28,6 +28,8 @@ HEAD_FIELDS = (
     *("request_interrupt_window", "immediate_exit", "padding1", "exit_reason"),
     *("ready_for_interrupt_injection", "if_flag", "flags", "cr8", "apic_base"),
 )
+
+SYNC_FIELDS = ("kvm_valid_regs", "kvm_dirty_regs")
 
 NUMBERS = {name: value for name, value in vars(ioctls).items() if isinstance(value, int)}
 IOCTLS = {name: value for name, value in NUMBERS.items() if name.startswith("KVM_")}
@@ -49,22 +51,23 @@ def expressions() -> Iterator[tuple[str, int]]:
         for field, kind in layout.kinds.items():
             yield f"offsetof({c_name}, {member}{field})", base + layout.offset(field)
             yield f"sizeof((({c_name} *)0)->{member}{field})", calcsize(f"={kind}")
-    for name in HEAD_FIELDS:
-        head = structs.KVM_RUN_HEAD
-        yield f"offsetof(struct kvm_run, {name})", head.offset(name)
-        yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={head.kinds[name]}")
-    sync, end = structs.KVM_RUN_SYNC, structs.KVM_RUN_HEAD.extent
-    for name in ("kvm_valid_regs", "kvm_dirty_regs"):
-        yield f"offsetof(struct kvm_run, {name})", end + sync.offset(name)
-        yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={sync.kinds[name]}")
-    end += sync.extent
+    end = 0
+    for layout, fields in (
+        (structs.KVM_RUN_HEAD, HEAD_FIELDS),
+        (structs.KVM_RUN_SYNC, SYNC_FIELDS),
+    ):
+        for name in fields:
+            yield f"offsetof(struct kvm_run, {name})", end + layout.offset(name)
+            yield f"sizeof(((struct kvm_run *)0)->{name})", calcsize(f"={layout.kinds[name]}")
+        end += layout.extent
     yield "offsetof(struct kvm_run, s.regs)", end
     for member, name in zip(("regs", "sregs", "events"), state.AT_ENTRY, strict=True):
         yield f"offsetof(struct kvm_run, s.regs.{member})", end
         end += state.KINDS[name][0]
     yield "offsetof(struct kvm_run, s.regs) + sizeof(struct kvm_sync_regs)", end
     yield "KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS", structs.SYNC_REGS
-    yield "KVM_CAP_SYNC_REGS", state.KVM_CAP_SYNC_REGS
+    yield "KVM_CAP_SYNC_REGS", vm.KVM_CAP_SYNC_REGS
+    yield "KVM_CAP_XSAVE2", vm.KVM_CAP_XSAVE2
     mask = structs.KVM_SIGNAL_MASK
     yield "offsetof(struct kvm_signal_mask, len)", mask.offset("len")
     yield "offsetof(struct kvm_signal_mask, sigset)", mask.offset("sigset")

@@ -34,8 +34,6 @@ KINDS: dict[str, tuple[int, int, int]] = {
     "vcpu_events": _pair(64, 0x9F, 0xA0),  # last: the others may clear a pending exception
 }
 
-KVM_CAP_SYNC_REGS = 74
-"""The capability whose value has all of SYNC_REGS in any KVM since Linux 4.17."""
 AT_ENTRY = ("regs", "sregs", "vcpu_events")
 """What struct kvm_sync_regs has, in its order: KVM takes these from struct kvm_run."""
 

@@ -9,6 +9,8 @@ from . import ioctls
 from .structs import KVM_USERSPACE_MEMORY_REGION
 from .vcpu import Vcpu
 
+KVM_CAP_SYNC_REGS = 74
+"""The capability whose value has all of SYNC_REGS in any KVM since Linux 4.17."""
 KVM_CAP_XSAVE2 = 208
 """The capability whose value is the size of a vCPU's XSAVE area in bytes, or 0."""
 

@@ -25,8 +25,9 @@ from ..devices.block import BlockDevice
 from ..devices.memory import GuestMemory
 from ..devices.serial import SerialPort
 from ..kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
+from ..kvm.structs import SYNC_REGS
 from ..kvm.system import Kvm
-from ..kvm.vm import KVM_CAP_XSAVE2
+from ..kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_XSAVE2
 from . import boot
 from .deadline import Deadline
 
@@ -110,8 +111,6 @@ class Machine:
 
         HostError if KVM fails.
         """
-        from ..kvm.state import KVM_CAP_SYNC_REGS
-        from ..kvm.structs import SYNC_REGS
         from .reset import Snapshot
 
         if _kvm(self._vm.check_extension, KVM_CAP_SYNC_REGS) & SYNC_REGS != SYNC_REGS:
