@@ -35,11 +35,13 @@ struct checking {
 
 /* In the place of a refcount, which is cut to 2, one that cannot be read. */
 #define REFCOUNT_UNKNOWN 3u
-/* Costs in bytes read: of counting a cluster, of coming to it, of noting a finding, and of coming to a
- * part of an L1 table, which an image can have 65536 of that take no more than a request each. */
+/* Costs in bytes read: of counting a cluster, of coming to it, and of noting a finding; of reading and
+ * looking at 8 bytes of an L2 table; and of coming to a part of an L1 table, which an image can have 65536
+ * of that take no more than a request each. */
 #define COUNT_WORK 16u
 #define REGION_WORK 128u
 #define FINDING_WORK 512u
+#define L2_WORK 20u
 #define L1_WORK 0xa0000u
 
 /* Note a finding; what it counts as is the kind's affair. */

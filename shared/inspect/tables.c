@@ -145,7 +145,7 @@ static bool count_entries(void *context, const uint8_t *table, uint32_t size, ui
     bool plain = step == QCOW2_TABLE_ENTRY_SIZE && !has_data_file(checking) &&
                  !checking->counts.wide;
     checking->next = tag & TABLE_STARTS ? 0 : checking->next;
-    if (!spend(&checking->image.file.budget, 5u * size / 2)) /* read, and each entry looked at */
+    if (!spend(&checking->image.file.budget, size / QCOW2_TABLE_ENTRY_SIZE * L2_WORK))
         return false;
     for (uint32_t at = 0; at < size; at += step) {
         if (plain && !count_plain(checking, table, &at, size, active))
