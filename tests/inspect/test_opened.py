@@ -78,10 +78,10 @@ def each(call: str) -> str:
     return f"for path in paths: instar.{call}"
 
 
-EXECUTORS = (
-    "ThreadPoolExecutor(2)",
-    "ProcessPoolExecutor(2, mp_context=get_context('fork'))",  # others open files of their own
-)
+EXECUTORS = {
+    "ThreadPoolExecutor": "2",
+    "ProcessPoolExecutor": "2, mp_context=get_context('fork')",  # others open files of their own
+}
 JOBS = ("--jobs", "2")
 BOTH = {"info": INFO, "check": CHECK}
 REPAIRS = ("leaks", "all")
@@ -107,9 +107,9 @@ WAYS = {
         for name, locks in BOTH.items()
     },
     **{
-        f"{name}_many({executor.partition('(')[0]})": Way(locks, code=pool(name, executor))
+        f"{name}_many({executor})": Way(locks, code=pool(name, f"{executor}({arguments})"))
         for name, locks in BOTH.items()
-        for executor in EXECUTORS
+        for executor, arguments in EXECUTORS.items()
     },
     "check(repair)": Way(AMEND, code=each("check(path, repair='all')"), writes=True),
     "check(repair, isolation)": Way(

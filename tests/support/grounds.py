@@ -61,10 +61,13 @@ def _encrypted_zeros(image: Reader, request: Request) -> bool:
     return _downgrade(image, request) and zeros and image.header.crypt_method != 0
 
 
+def _has_compressed(image: Reader) -> bool:
+    return any(entry.descriptor.compressed for entry in _entries(image))
+
+
 def _compressed(image: Reader, request: Request) -> bool:
     zstd = image.header.get("compression_type", 0) == 1
-    found = any(entry.descriptor.compressed for entry in _entries(image))
-    return _downgrade(image, request) and zstd and found
+    return _downgrade(image, request) and zstd and _has_compressed(image)
 
 
 def _bitmaps(image: Reader, request: Request) -> bool:
@@ -129,8 +132,7 @@ def _has_from(image: Reader, first: int) -> bool:
 
 
 def _compressed_tail(image: Reader, request: Request) -> bool:
-    compressed = any(entry.descriptor.compressed for entry in _entries(image))
-    return compressed and image.extended_l2 and _grows_backed(image, request)
+    return _has_compressed(image) and image.extended_l2 and _grows_backed(image, request)
 
 
 def _dirty(image: Reader, request: Request) -> bool:
