@@ -13,12 +13,13 @@ import pytest
 
 import instar
 from instar.vmm.amend import amend_image
-from instar.vmm.fleet import isolation
+from instar.vmm.fleet import isolation, look
 from instar.vmm.machine.payload import load_payload
 from instar.vmm.repair import make_repair
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import Isolation
 from tests.support.forge import Data, Image, Snapshot
+from tests.support.process import ALL, lacking
 
 SAMPLE = Image(
     size=1 << 20,
@@ -44,6 +45,20 @@ def both(path: Path, **options: Any) -> list[Any]:
             outcomes.append((type(error), str(error).replace(str(image), "")))
     assert path.read_bytes() == copy.read_bytes()
     return outcomes
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", ALL)
+def test_a_barrier_that_the_kernel_lacks_keeps_no_child_from_its_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "image"
+    SAMPLE.write(path)
+    monkeypatch.setattr(isolation, "CHILD_CODE", lacking(name) + isolation.CHILD_CODE)
+    monkeypatch.setattr(look, "LOOK_CODE", lacking(name) + look.LOOK_CODE)
+    assert instar.amend(path, lazy_refcounts=True, isolation="process").action == "amended"
+    assert instar.info(path, isolation="process").virtual_size == SAMPLE.size
+    assert instar.check(path, isolation="process").exit_status == 0
 
 
 @pytest.mark.kvm

@@ -12,7 +12,7 @@ import pytest
 import instar
 from instar.vmm.request.options import Compat
 from tests.confinement.scenes import LAZY, SCENES, Scene, write_image
-from tests.support.process import ALL, command, run
+from tests.support.process import ALL, command, lacking, run
 
 pytestmark = pytest.mark.kvm
 
@@ -76,20 +76,11 @@ def test_output_may_go_to_a_file_that_is_larger_than_the_image(tmp_path: Path) -
     assert json.loads(log.read_bytes().strip(b"\0"))["action"] == "amended"
 
 
-# A kernel in which one barrier cannot be raised.
-LACKING = """
-def lack(_descriptors):
-    raise OSError(38, "Function not implemented")
-confine.BARRIERS = tuple(
-    (name, lack if name == {name!r} else barrier) for name, barrier in confine.BARRIERS)
-"""
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path, name: str) -> None:
     image = write_image(SCENES["amended"], tmp_path)
     before = image.read_bytes(), image.stat()
-    patch = LACKING.format(name=name)
+    patch = lacking(name)
     done = run("amend", "--require-confinement", "--output=json", *LAZY, image, patch=patch)
     assert done.returncode == 1
     error = json.loads(done.stdout)["error"]

@@ -15,7 +15,7 @@ from instar.vmm.kvm import state
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_calls import BY_CHANCE
 from tests.support.forge import Data, Image, Zero, ZeroAllocated
-from tests.support.process import command, guest_code, run
+from tests.support.process import command, guest_code, lacking, run
 from tests.support.sparse import stored
 
 pytestmark = pytest.mark.kvm
@@ -221,19 +221,13 @@ Kvm.open = fail
     assert [image.read_bytes() for image in images] == before
 
 
-LACKING = """
-def lack(_descriptors):
-    raise OSError(38, "Function not implemented")
-confine.BARRIERS = (("landlock", lack), *confine.BARRIERS)
-"""
-
-
 def test_a_missing_barrier_is_an_error_only_if_all_are_required(tmp_path: Path) -> None:
     images = write_some(tmp_path, 2)
-    done = run(*MANY, *images, patch=LACKING)
+    patch = lacking("landlock")
+    done = run(*MANY, *images, patch=patch)
     assert done.returncode == 1
     assert "for want of landlock" in done.stderr
-    done = run("amend", *LAZY, *images, patch=LACKING)
+    done = run("amend", *LAZY, *images, patch=patch)
     assert done.returncode == 0
 
 

@@ -14,6 +14,20 @@ PACKAGE = ROOT / ".editable"
 ALL = ("privileges", "limits", "landlock", "descriptors", "seccomp")
 """The barriers, as vmm/confine/ has them."""
 
+_LACKING = """
+from instar.vmm import confine
+def lack(_descriptors):
+    raise OSError(38, "Function not implemented")
+confine.BARRIERS = tuple(
+    (name, lack if name == {name!r} else barrier) for name, barrier in confine.BARRIERS)
+"""
+
+
+def lacking(name: str) -> str:
+    """Code after which a process finds a kernel in which this barrier cannot be raised."""
+    return _LACKING.format(name=name)
+
+
 # What the command is to its image and its vCPU, with plain files in their place: descriptor IMAGE
 # is 4096 bytes, VCPU and OTHER are devices. call() is a system call that says what became of it.
 _CONFINED = """
