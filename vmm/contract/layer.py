@@ -11,8 +11,8 @@ from struct import unpack
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from ..qcow2 import INCOMPATIBLE_EXTENDED_L2
-from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, ZERO, is_zeros, stored
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
+from .reader.disk import COMPRESSED, COPIED, ZERO, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
 

@@ -13,7 +13,8 @@ from instar.abi import INSTAR_PHASE_FLAGS, INSTAR_PHASE_MAPPING
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import too_few_references
 from ..image.staging import SECTOR_SIZE
-from .reader.disk import COMPRESSED, COPIED, OFFSET_MASK, PIECE, ZERO
+from ..qcow2 import OFFSET_MASK
+from .reader.disk import COMPRESSED, COPIED, PIECE, ZERO
 from .version_2 import judge_zero_flags
 from .zeroed import NEW, OWN
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from .reader.disk import COMPRESSED, OFFSET_MASK, ZERO
+from ..qcow2 import OFFSET_MASK
+from .reader.disk import COMPRESSED, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

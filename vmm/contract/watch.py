@@ -10,7 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from struct import unpack
 
-from .reader.disk import COMPRESSED, COPIED, NOT_COMPRESSED, OFFSET_MASK, ZERO
+from ..qcow2 import OFFSET_MASK
+from .reader.disk import COMPRESSED, COPIED, NOT_COMPRESSED, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

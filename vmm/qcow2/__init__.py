@@ -23,6 +23,8 @@ REFCOUNT_ORDER_V2 = 4
 """What version 2 has instead of a field: 16 bits."""
 REFCOUNT_ORDER_MAX = 6
 """What the widest refcounts have, which are of 64 bits."""
+OFFSET_MASK = 0x00FFFFFFFFFFFE00
+"""The host offset in an entry of an L1, L2 or bitmap table."""
 CRYPT_AES, CRYPT_LUKS = 1, 2
 """Values of crypt_method."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..terms import Original
 
-OFFSET_MASK = 0x00FFFFFFFFFFFE00
-"""The host offset in an entry of an L1, L2 or bitmap table."""
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 """The flags in an entry of an L1 or L2 table."""
 NOT_COMPRESSED = bytes(byte for byte in range(256) if not byte & COMPRESSED >> 56)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .disk import OFFSET_MASK
+from ...qcow2 import OFFSET_MASK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from struct import unpack
 
 from ...base.arrays import array
 from ...base.errors import GuestFault
-from ...qcow2 import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2
-from .disk import COMPRESSED, COPIED, OFFSET_MASK, stored
+from ...qcow2 import INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
+from .disk import COMPRESSED, COPIED, stored
 from .structures import Snapshots, bitmap_clusters, kept_bitmaps, luks_clusters
 
 TYPE_CHECKING = False

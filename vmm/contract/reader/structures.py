@@ -12,8 +12,13 @@ from struct import Struct
 from ...base.errors import GuestFault
 from ...base.record import record
 from ...base.refusals import SNAPSHOTS_MAX
-from ...qcow2 import AUTOCLEAR_BITMAPS, EXTENSION_BITMAPS, EXTENSION_LUKS, NO_ICOUNT
-from .disk import OFFSET_MASK
+from ...qcow2 import (
+    AUTOCLEAR_BITMAPS,
+    EXTENSION_BITMAPS,
+    EXTENSION_LUKS,
+    NO_ICOUNT,
+    OFFSET_MASK,
+)
 from .limits import (
     BITMAP_DIRECTORY_MAX,
     BITMAP_NAME_MAX,

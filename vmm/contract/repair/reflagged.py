@@ -12,8 +12,9 @@ from instar.abi import INSTAR_PHASE_MAPPING
 
 from ...base.errors import GuestFault
 from ...image.staging import SECTOR_SIZE
+from ...qcow2 import OFFSET_MASK
 from ..pending import Pending
-from ..reader.disk import COMPRESSED, COPIED, OFFSET_MASK, stored
+from ..reader.disk import COMPRESSED, COPIED, stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
