@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 7
+#define INSTAR_ABI_VERSION 8
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may
@@ -30,15 +30,17 @@
 #define INSTAR_CORE_LIMIT 0x8000       /* its largest memory extent, .bss included */
 #define INSTAR_CALL_TABLE_ADDR 0x10000 /* read-only, the first bytes of the executor image */
 #define INSTAR_OPERATION_ADDR 0x18000  /* the operation image */
-#define INSTAR_OPERATION_LIMIT 0x40000 /* its largest memory extent, .bss included */
-#define INSTAR_DMA_ADDR 0x58000        /* the DMA window, to the end of RAM: no buffer may lie outside */
+#define INSTAR_OPERATION_LIMIT 0x30000 /* its largest memory extent, .bss included */
+#define INSTAR_DMA_ADDR 0x48000        /* the DMA window, to the end of RAM: no buffer may lie outside */
 
 /* What every run reads first is in the DMA window before the guest starts, which spares it an exit: a list
- * of parts of the image, the first of them its head, as requests to read in INSTAR_PHASE_PREPARE would fill
- * them. A part of length 0 is none. */
+ * of parts of the image, as requests to read in INSTAR_PHASE_PREPARE would fill them. They are its head,
+ * up to two sectors, and a part of a table. A part of length 0 is none. */
+#define INSTAR_AHEAD_TABLE_ADDR 0x48000 /* what is in the part of a table */
+#define INSTAR_AHEAD_TABLE_MAX 0x10000  /* bytes of it */
 #define INSTAR_AHEAD_ADDR 0x58000       /* struct AheadPart, INSTAR_AHEAD_PARTS times */
-#define INSTAR_AHEAD_PARTS 3
-#define INSTAR_AHEAD_DATA_ADDR 0x58200  /* what is in the parts */
+#define INSTAR_AHEAD_PARTS 4
+#define INSTAR_AHEAD_DATA_ADDR 0x58200  /* what is in the other parts */
 #define INSTAR_AHEAD_END 0x59600
 #define INSTAR_AHEAD_HEAD_SIZE 0x1000   /* bytes of the head, or all whole sectors of a shorter image */
 

@@ -15,12 +15,13 @@
 #define SEEN_MAX 8192u
 #define READ_ALONG_MAX 2u
 
-/* Memory for the readers; need not be initialised. */
+/* Memory for the readers; need not be initialised. What is read first of all images is first: a kept
+ * machine has it at hand. */
 struct qcow2_memory {
     uint8_t header[HEADER_SIZE];
     uint8_t along[READ_ALONG_MAX][SECTOR_SIZE];
-    uint8_t table[TABLE_SIZE];
     uint8_t other_table[TABLE_SIZE];
+    uint8_t table[TABLE_SIZE];
     union {
         uint8_t batch[BATCH_SIZE];
         uint64_t words[BATCH_SIZE / 8];

@@ -91,7 +91,7 @@ SCENES: dict[str, Scene] = {
     "privileged instruction": Scene(
         ("--output=json", *LAZY), 1, "faulted at ", patch=guest_code("f4")
     ),
-    "no memory": Scene(LAZY, 1, "page fault at 0x57000", patch=guest_code("b800700500 8a00")),
+    "no memory": Scene(LAZY, 1, "page fault at 0x47000", patch=guest_code("b800700400 8a00")),
     "no port": Scene(LAZY, 1, "faulted at ", patch=guest_code("e680")),
     "input": Scene(LAZY, 1, "used port 0xe0", patch=guest_code("e4e0")),
     "gives up": Scene(LAZY, 1, "gave up with code 7", patch=guest_code("b007 e6f4")),

@@ -12,6 +12,7 @@ import pytest
 
 import instar
 from instar.abi import (
+    INSTAR_AHEAD_ADDR,
     INSTAR_DMA_ADDR,
     INSTAR_RAM_SIZE,
     INSTAR_STACK_ADDR,
@@ -84,7 +85,7 @@ class Inspected(Machine):
 # the rings that offer it and take it back, and the frame itself in the executor's transmit buffer.
 RESULT = (
     (INSTAR_TRANSMIT_DESC_ADDR, INSTAR_TRANSMIT_USED_ADDR + 16),
-    (INSTAR_DMA_ADDR + 0x2000, INSTAR_DMA_ADDR + 0x2100),
+    (INSTAR_AHEAD_ADDR + 0x2000, INSTAR_AHEAD_ADDR + 0x2100),
 )
 
 

@@ -34,7 +34,7 @@ PAGE_FAULTS = {
     "write_page_tables": 0x5000,
     "read_tss": 0xF000,
     "write_tss": 0xF068,
-    "read_unmapped_ram": 0x57000,
+    "read_unmapped_ram": 0x47000,
     "read_beyond_ram": 0x200000,
     "write_beyond_ram": 0x200000,
     "mmio_like": 0xFEE00300,

@@ -153,6 +153,42 @@ def test_sectors_are_read_ahead_along_with_the_head_if_the_image_has_them(
     assert not any(memory.read(end, 8192))
 
 
+TABLE_MAX = abi.INSTAR_AHEAD_TABLE_MAX
+
+
+@pytest.mark.parametrize(
+    ("table", "size"),
+    [
+        ((0x2000, 0x200), 0x200),
+        ((0x2200, 0x1E00), 0x1E00),
+        ((0x2000, TABLE_MAX), TABLE_MAX),
+        ((0x2000, TABLE_MAX + 0x200), TABLE_MAX),
+        ((0x2000, 1 << 62), TABLE_MAX),
+        ((0x18000, TABLE_MAX), 0x2400),
+        ((0x1A400, 0x200), 0),
+        (((1 << 56) - 512, 0x200), 0),
+        ((0, 0x200), 0),
+    ],
+)
+def test_a_part_of_a_table_is_read_ahead_where_nothing_else_is(
+    memory: GuestMemory, tmp_path: Path, table: tuple[int, int], size: int
+) -> None:
+    path = tmp_path / "image"
+    contents = b"".join(n.to_bytes(8, "big") for n in range((0x1A200 + 40) // 8))
+    path.write_bytes(contents)
+    with ImageFile.open(str(path), writable=False) as image:
+        device = BlockDevice(memory, image)
+        device.read_ahead((0x4000, 0), table)
+    padded = contents.ljust(0x1A400, b"\0")
+    parts = [(0, padded[:4096]), (0x4000, padded[0x4000:0x4200])]
+    parts += [(table[0], padded[table[0] : table[0] + size])] if size else []
+    assert ahead(memory) == parts
+    end = abi.INSTAR_AHEAD_TABLE_ADDR + size
+    assert not any(memory.read(end, abi.INSTAR_AHEAD_ADDR - end))
+    assert not any(memory.read(abi.INSTAR_AHEAD_END, 1 << 16))
+    assert device.bytes_read == 4096 + 512 + size
+
+
 def test_an_empty_image_has_nothing_to_read_ahead(memory: GuestMemory, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"")

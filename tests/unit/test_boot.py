@@ -211,7 +211,7 @@ def test_the_host_has_what_every_run_touches_before_the_guest_starts() -> None:
     memory.populate = lambda *pages: asked.append(pages)  # type: ignore[method-assign]
     boot.load(memory, payload, boot.page_tables(payload))
     memory.close()
-    assert asked == [(0, boot.code_end(payload)), (abi.INSTAR_DMA_ADDR, 8 * PAGE_SIZE)]
+    assert asked == [(0, boot.code_end(payload)), (abi.INSTAR_AHEAD_ADDR, 8 * PAGE_SIZE)]
 
 
 def test_the_page_tables_are_not_mapped(machine: Machine) -> None:

@@ -18,6 +18,7 @@ from instar.vmm.amend.messages import (
     pack_options,
     read_along,
     read_options,
+    table_along,
 )
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.qcow2.probe import FixedHeader
@@ -358,6 +359,18 @@ def test_any_frames_are_a_claim_or_a_fault(frames: list[tuple[int, bytes]]) -> N
         pass
 
 
+class EntryOnly:
+    """An image in which every entry is the same."""
+
+    def __init__(self, entry: int) -> None:
+        self._entry = entry
+        self.asked: list[tuple[int, int]] = []
+
+    def read(self, offset: int, size: int) -> bytes:
+        self.asked.append((offset, size))
+        return self._entry.to_bytes(8, "big")
+
+
 class TestConfig:
     HEADER = FixedHeader(3, 16, 1 << 30, 0x10, 1, 2, 4)
 
@@ -423,6 +436,57 @@ class TestConfig:
         raw = pack_config(header, request_, size, 6789, wanted, progress=False, debug=False)
         fields = dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack_from(raw), strict=True))
         assert (fields["read_along_0"], fields["read_along_1"]) == wanted == along
+
+    # Clusters of 64 KiB: a table maps 512 MiB, or 256 MiB with extended entries.
+    @pytest.mark.parametrize(
+        ("old", "new", "extended", "entry", "table"),
+        [
+            (64 << 20, 10 << 30, False, 0x30000, (0x80000 + 0x2000, 0xE000)),
+            (10 << 30, 64 << 20, False, 0x30000, (0x80000 + 0x2000, 0xE000)),
+            (64 << 20, (64 << 20) + 512, False, 0x30000, (0x80000 + 0x2000, 0xE000)),
+            ((64 << 20) + 512, 10 << 30, False, 0x30000, (0x80000 + 0x2000, 0xE000)),
+            ((64 << 20) - 512, 10 << 30, False, 0x30000, (0x80000 + 0x1E00, 0xE200)),
+            (64 << 20, 10 << 30, True, 0x30000, (0x80000 + 0x4000, 0xC000)),
+            (512, 10 << 30, False, 0x30000, (0x80000, 0x10000)),
+            ((512 << 20) - 512, 10 << 30, False, 0x30000, (0x80000 + 0xFE00, 0x200)),
+            ((512 << 20) + (1 << 16), 10 << 30, False, 0x30008, (0x80000, 0x10000)),
+            ((33 << 30) + (1 << 16), 64 << 30, False, 0x30210, (0x80000, 0x10000)),
+            (512 << 20, 10 << 30, False, 0, (0, 0)),
+            (256 << 20, 10 << 30, True, 0, (0, 0)),
+            (0, 10 << 30, False, 0, (0, 0)),
+        ],
+    )
+    @pytest.mark.parametrize("flags", [0, 1 << 63, 1 << 63 | 0x1FF])
+    def test_it_says_which_part_of_a_table_a_change_of_the_size_looks_at(
+        self,
+        old: int,
+        new: int,
+        extended: bool,
+        entry: int,
+        table: tuple[int, int],
+        flags: int,
+    ) -> None:
+        header = FixedHeader(3, 16, old, 0x10 * extended, 0, 0, 4, 0x10000, 1, 0x30000)
+        request, image = AmendRequest.of(size=new, shrink=True), EntryOnly(0x80000 | flags)
+        along = read_along(header, request, 1 << 30)
+        assert table_along(header, request, along, image) == table
+        assert image.asked == ([(entry, 8)] if entry else [])
+        assert along[0] == (entry or along[0]) // 512 * 512
+
+    @pytest.mark.parametrize("along", [(0, 0), (0x30000, 0)])
+    def test_no_table_is_looked_at_where_there_is_none(self, along: tuple[int, int]) -> None:
+        header = FixedHeader(3, 16, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
+        for request in (AmendRequest.of(size=1 << 30), AmendRequest.of(compat=2)):
+            assert table_along(header, request, along, EntryOnly(1 << 63)) == (0, 0)
+
+    def test_a_cluster_size_out_of_range_is_looked_at_like_another(self) -> None:
+        request = AmendRequest.of(size=1 << 30)
+        for bits in (0, 8, 22, 63, 1 << 31):
+            header = FixedHeader(3, bits, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
+            along = read_along(header, request, 1 << 30)
+            offset, size = table_along(header, request, along, EntryOnly(0x80000))
+            assert offset >= 0
+            assert size >= 0
 
     @pytest.mark.parametrize("version", [None, 2, 3])
     @pytest.mark.parametrize("lazy", [None, False, True])

@@ -18,7 +18,7 @@ from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import BY_KEY
-from .messages import GuestRun, Messages, Plan, pack_config, read_along
+from .messages import GuestRun, Messages, Plan, pack_config, read_along, table_along
 from .result import RANGES_MAX, AmendResult
 
 NO_VCPU = 0xFFFFFFFF
@@ -178,6 +178,7 @@ def plan(
     work_max = min(image.budget, count_budget(image.stored)) if request.repairs else image.budget
     request = request.fit(image.is_device)
     along = read_along(header, request, image.size)
+    table = table_along(header, request, along, image)
     config = pack_config(
         *(header, request, image.size, work_max, along),
         progress=progress is not None,
@@ -185,7 +186,10 @@ def plan(
     )
     messages = Messages(progress)
     staged = machine.run(
-        *(image, config, request.timeout, messages.receive, debug), along=along, spent=spent
+        *(image, config, request.timeout, messages.receive, debug),
+        along=along,
+        table=table,
+        spent=spent,
     )
     refusals, claim = messages.complete()
     told = messages.options, messages.names, messages.snapshots

@@ -43,7 +43,7 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
-from ..qcow2 import INCOMPATIBLE_EXTENDED_L2
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from ..request.kinds import TEXT
 from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..image.staging import StagedWrites
+    from ..image.view import AnyImage
     from ..qcow2.probe import FixedHeader
     from ..request import AmendRequest
 
@@ -169,16 +170,46 @@ def read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> t
     one of them has moved.
     """
     if request.size is not None:
-        size = header.cluster_size
-        entries = size // (16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8)
-        last = max(min(header.size, request.size) - 1, 0) // max(size * entries, 1)
-        wanted = (header.l1_table_offset + 8 * last) // 512 * 512, 0
+        entry, _ = _find_boundary(header, request.size)
+        wanted = entry // 512 * 512, 0
     elif request.moves_header or (request.compat == 3 and header.version == 2):
         table = header.refcount_table_offset
         wanted = table, table + header.refcount_table_clusters * header.cluster_size
     else:
         return 0, 0
     return wanted if max(wanted) < image_size and not any(at % 512 for at in wanted) else (0, 0)
+
+
+def table_along(
+    header: FixedHeader, request: AmendRequest, along: tuple[int, int], image: AnyImage
+) -> tuple[int, int]:
+    """The part of a table that the guest looks at next: its offset and size; 0 for none.
+
+    A change of the size looks at an L2 table from the end of the smaller disk on, if that is within
+    what the table maps. `along` is what read_along() gives. HostError if the file fails.
+    """
+    if request.size is None or not along[0]:
+        return 0, 0
+    entry, within = _find_boundary(header, request.size)
+    if within is None:
+        return 0, 0
+    table = int.from_bytes(image.read(entry, 8), "big") & OFFSET_MASK
+    start = within // 512 * 512
+    return (table + start, header.cluster_size - start) if table else (0, 0)
+
+
+def _find_boundary(header: FixedHeader, size: int) -> tuple[int, int | None]:
+    """Where the end of the smaller disk is: the L1 entry's offset, and the L2 entry's in its table.
+
+    The latter is None if the disk ends with the table. Both are nonsense where the clusters' size
+    is.
+    """
+    step = 16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8
+    cluster_size = max(header.cluster_size, step)
+    end = min(header.size, size)
+    index, rest = divmod(end, cluster_size // step * cluster_size)
+    last = index if rest else max(index - 1, 0)
+    return header.l1_table_offset + 8 * last, rest // cluster_size * step if rest else None
 
 
 def pack_options(values: Mapping[int, int | bytes]) -> bytes:

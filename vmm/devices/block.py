@@ -8,6 +8,8 @@ from instar.abi import (
     INSTAR_AHEAD_ADDR,
     INSTAR_AHEAD_DATA_ADDR,
     INSTAR_AHEAD_HEAD_SIZE,
+    INSTAR_AHEAD_TABLE_ADDR,
+    INSTAR_AHEAD_TABLE_MAX,
     INSTAR_BLOCK_AVAIL_ADDR,
     INSTAR_BLOCK_DESC_ADDR,
     INSTAR_BLOCK_QUEUE_SIZE,
@@ -75,23 +77,26 @@ class BlockDevice:
         self.filled_to = 0
         """The guest address after the last byte that was read into the guest's memory."""
 
-    def read_ahead(self, along: Iterable[int] = ()) -> None:
-        """Give the guest what it would ask for first: the image's head, and sectors along with it.
+    def read_ahead(self, along: Iterable[int] = (), table: tuple[int, int] = (0, 0)) -> None:
+        """Give the guest what it would ask for first: the image's head, and what follows from it.
 
-        `along` has the offsets of up to two, in bytes; 0 is none. What exceeds the budget, and all
-        after it, is left for the guest to refuse, which knows the budget. HostError if the file
-        fails.
+        `along` has the offsets of up to two sectors, in bytes, and `table` that of a part of a
+        table, and its size; 0 is none. What exceeds the budget, and all after it, is left for the
+        guest to refuse, which knows the budget. HostError if the file fails.
         """
-        wanted = [(0, INSTAR_AHEAD_HEAD_SIZE), *((at, SECTOR_SIZE) for at in along if at)]
-        parts, address, end = b"", INSTAR_AHEAD_DATA_ADDR, self._sectors * SECTOR_SIZE
-        for offset, most in wanted:
-            size = min(most, end - offset)
+        wanted = [(0, INSTAR_AHEAD_HEAD_SIZE, 0), *((at, SECTOR_SIZE, 0) for at in along if at)]
+        if table[0]:
+            most = min(table[1], INSTAR_AHEAD_TABLE_MAX)
+            wanted.append((table[0], most, INSTAR_AHEAD_TABLE_ADDR))
+        parts, next_to, end = b"", INSTAR_AHEAD_DATA_ADDR, self._sectors * SECTOR_SIZE
+        for offset, most, place in wanted:
+            size, address = min(most, end - offset), place or next_to
             if size > self.budget - self.bytes_read:
                 break
             if size > 0:
                 self._fill(offset // SECTOR_SIZE, address, size, 0)
                 parts += _PART.pack(offset, size, address)
-                address += size
+                next_to += size
         self._memory.write(INSTAR_AHEAD_ADDR, parts)
 
     def notify(self) -> None:

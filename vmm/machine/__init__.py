@@ -147,6 +147,7 @@ class Machine:
         debug: Callable[[str], None] | None = None,
         *,
         along: Iterable[int] = (),
+        table: tuple[int, int] = (0, 0),
         spent: float = 0.0,
         read_only: bool = False,
     ) -> StagedWrites:
@@ -163,6 +164,7 @@ class Machine:
             debug: called with the guest's debug text.
             along: offsets in bytes of sectors that the guest gets with the image's head, before it
                 starts.
+            table: offset and size of a part of a table that it gets then, too.
             spent: seconds of the timeout that runs before this one took.
             read_only: whether a request to write is a fault of the guest.
 
@@ -174,7 +176,7 @@ class Machine:
         self._serial = SerialPort(self._memory, receive)
         self._memory.write(OPERATION_CONFIG_ADDR, config)
         block = BlockDevice(self._memory, image, image.max_growth, read_only=read_only)
-        block.read_ahead(along)
+        block.read_ahead(along, table)
         try:
             self._run_guest(block, timeout, spent)
         finally:

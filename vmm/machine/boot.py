@@ -9,7 +9,7 @@ Guest memory, guest-virtual = guest-physical (addresses from abi/instar_abi.h):
     0x00f000  TSS, supervisor only
     0x010000  executor: call table and constants R, text RX, data RW
     0x018000  operation: constants R, text RX, data RW
-    0x058000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
+    0x048000  DMA window RW, to the end of RAM; beyond the first 2 MiB in pages of that size
 
 A fault is dear where KVM keeps page tables of its own. At each, it maps up to eight pages, those
 from the last multiple of eight to the first that is not there, in the guest's tables or the host's.
@@ -21,6 +21,7 @@ from __future__ import annotations
 from struct import pack_into
 
 from instar.abi import (
+    INSTAR_AHEAD_ADDR,
     INSTAR_DMA_ADDR,
     INSTAR_PORT_EXIT,
     INSTAR_PORT_NOTIFY,
@@ -150,7 +151,7 @@ def cached_page_tables(payload: Payload, ram_size: int) -> bytes:
 def load(memory: GuestMemory, payload: Payload, tables: bytes | bytearray) -> None:
     """Put the images, the TSS and `tables`, which are page_tables(), into fresh memory."""
     memory.populate(0, code_end(payload))
-    memory.populate(INSTAR_DMA_ADDR, _MAPPED_AT_A_FAULT * PAGE_SIZE)
+    memory.populate(INSTAR_AHEAD_ADDR, _MAPPED_AT_A_FAULT * PAGE_SIZE)
     for image in payload.images:
         for segment in image.segments:
             memory.write(segment.address, segment.data)

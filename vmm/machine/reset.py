@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from ..devices.memory import GuestMemory
     from ..kvm.vcpu import Vcpu
 
-# Every run uses the start of the DMA window, and all that lies below the end of the operation's
-# image: that is written anew, as is the window up to where data was read to, for the next image
-# may well need as much. The pages of the rest go back to the kernel, which gives zeroed ones when
-# they are touched next: each costs the guest a fault, but writing all of the memory takes longer.
-_OFTEN_USED = 0x30000
+# Every run uses what lies below the end of the operation's image, and many the DMA window as far as
+# the planner's copy of a table that was read ahead. That is written anew, as is the window up to
+# where data was read to, for the next image may well need as much. The pages of the rest go back to
+# the kernel, which gives zeroed ones when they are touched next: each costs the guest a fault, but
+# writing all of the memory takes longer.
+_OFTEN_USED = 0x44000
 _WRITTEN_MAX = 0x80000
 
 

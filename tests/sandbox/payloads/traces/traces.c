@@ -80,7 +80,7 @@ static void offer_frame(uint32_t size)
 {
     volatile uint64_t *desc = (volatile uint64_t *)INSTAR_TRANSMIT_DESC_ADDR;
     volatile uint16_t *avail = (volatile uint16_t *)INSTAR_TRANSMIT_AVAIL_ADDR;
-    desc[0] = INSTAR_DMA_ADDR + 0x2000; /* CORE_TRANSMIT_ADDR */
+    desc[0] = INSTAR_AHEAD_ADDR + 0x2000; /* CORE_TRANSMIT_ADDR */
     desc[1] = size;
     avail[2] = 0;
     avail[1] = 1;
