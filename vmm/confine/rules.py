@@ -123,8 +123,8 @@ READER_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule[0] not in 
 """The rules of a process that only looks at an image."""
 
 # What gives a kept machine its first state back, besides KVM_RUN: KVM_SET_XSAVE, KVM_SET_XCRS,
-# KVM_SET_DEBUGREGS, KVM_SET_MP_STATE, KVM_SET_MSRS.
-RESET_REQUESTS = (0x5000AEA5, 0x4188AEA7, 0x4080AEA2, 0x4004AE99, 0x4008AE89)
+# KVM_SET_DEBUGREGS, KVM_SET_MSRS.
+RESET_REQUESTS = (0x5000AEA5, 0x4188AEA7, 0x4080AEA2, 0x4008AE89)
 
 CHAIN_RULES: tuple[Rule, ...] = (
     (
