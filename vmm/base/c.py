@@ -23,7 +23,7 @@ from os import strerror
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ctypes import c_char, c_int, c_long, c_uint64
+    from ctypes import c_char, c_int, c_long, c_uint64, c_void_p
 else:
 
     class c_char(_SimpleCData):
@@ -46,6 +46,11 @@ else:
 
         _type_ = "L"
 
+    class c_void_p(_SimpleCData):
+        """An address, or a number as wide as one."""
+
+        _type_ = "P"
+
 
 __all__ = [
     "addressof",
@@ -55,6 +60,7 @@ __all__ = [
     "c_long",
     "c_uint64",
     "get_limits",
+    "keep_heap",
     "prepare_syscall",
     "syscall",
 ]
@@ -65,8 +71,10 @@ class _Function(CFuncPtr):
     _restype_ = c_long
 
 
-# None is this program itself, which the C library is part of.
-_syscall = _Function(dlsym(dlopen(None, 0), "syscall"))  # type: ignore[arg-type]
+_PROGRAM = dlopen(None, 0)  # type: ignore[arg-type] # this one, which the C library is part of
+_syscall = _Function(dlsym(_PROGRAM, "syscall"))
+_syscall.argtypes = (c_long, *[c_void_p] * 6)  # which take numbers, bytes and references alike
+_NO_ARGUMENTS = (0,) * 6
 
 
 def syscall(number: int, *arguments: object) -> int:
@@ -75,24 +83,32 @@ def syscall(number: int, *arguments: object) -> int:
     SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
     their address and must only be read, and what is written to goes by byref().
     """
-    return _call(_words(number, *arguments))
+    result: int = _syscall(number, *arguments, *_NO_ARGUMENTS[len(arguments) :])
+    if result < 0:
+        raise OSError(get_errno(), strerror(get_errno()))
+    return result
 
 
 def prepare_syscall(number: int, *arguments: object) -> Callable[[], int]:
     """Return a function that does the same as often as it is called."""
-    words = _words(number, *arguments)
-    return lambda: _call(words)
+    return lambda: syscall(number, *arguments)
 
 
-def _words(*arguments: object) -> list[object]:
-    return [c_long(word) if type(word) is int else word for word in arguments]
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def _call(words: list[object]) -> int:
-    result: int = _syscall(*words)
-    if result < 0:
-        raise OSError(get_errno(), strerror(get_errno()))
-    return result
+def keep_heap(size: int) -> None:
+    """Have glibc keep up to so many bytes that are freed, to allocate them again (mallopt(3)).
+
+    Else each table that is read and judged is given back, and every page of the next one is a fault
+    of its own. Other C libraries, and other allocators, do as they do.
+    """
+    try:
+        mallopt = _Function(dlsym(_PROGRAM, "mallopt"))
+    except OSError:
+        return
+    mallopt(c_int(_M_MMAP_THRESHOLD), c_int(size // 2))
+    mallopt(c_int(_M_TRIM_THRESHOLD), c_int(size))
 
 
 SYS_PRLIMIT64 = 302  # asm/unistd_64.h

@@ -17,6 +17,7 @@ from struct import Struct
 
 from ..amend import preload_steps
 from ..amend.sandbox import Sandbox
+from ..base.c import keep_heap
 from ..base.errors import InstarError, error_fields
 from ..base.record import load_dump
 from ..confine import Descriptors, confine
@@ -45,6 +46,7 @@ PIECE = 32 << 10
 """Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
 
 _CHANNEL = 3  # after the standard streams
+_HEAP_KEPT = 8 << 20  # bytes, for the next image: some tables of clusters of 2 MiB
 
 
 def work(
@@ -95,6 +97,7 @@ def _work(
             os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
             return
         gc.freeze()  # what is there by now stays: the collector need not look at it again
+        keep_heap(_HEAP_KEPT)
         os.write(_CHANNEL, READY)
         while sandbox.is_ready(request):
             message, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
