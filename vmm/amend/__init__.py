@@ -17,7 +17,7 @@ from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
-from ..request.options import BY_KEY
+from ..request.options import OPTIONS
 from .messages import GuestRun, Messages, Plan, pack_config, read_along, table_along
 from .result import RANGES_MAX, AmendResult
 
@@ -246,10 +246,7 @@ def carry_out(
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
         options=FrozenDict(
-            {
-                key: row.tell(told[key] if key in told else said.get(row.abi_key))
-                for key, row in BY_KEY.items()
-            }
+            [(row.key, row.tell(told.get(row.key, said.get(row.abi_key)))) for row in OPTIONS]
         ),
         vm_exits=sum(plan.outcome.vm_exits for plan in plans),
         warnings=((warning,) if warning else ()) + noticed + wasted,

@@ -76,11 +76,16 @@ def to_dict(value: Any) -> Any:
     return value if names is None else {name: to_dict(getattr(value, name)) for name in names}
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a record, in their order: what a JSON encoder does not know itself."""
+    return {name: getattr(value, name) for name in value.__match_args__}
+
+
 def load_dump(indent: int | None) -> Callable[[object], str]:
     """Return a function that makes JSON of records and of what JSON knows itself."""
     import json
 
-    return json.JSONEncoder(indent=indent, default=to_dict).encode
+    return json.JSONEncoder(indent=indent, default=fields_of).encode
 
 
 def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:

@@ -87,14 +87,17 @@ def _judge(
         warnings, work, spare = amended.warnings, amended.work, amended.spare
     else:
         _judge_noop(before, request, staged, claim.atomic)
-    if any(after.fields.get(name, 0) != value for name, value in claim.fields.items()):
-        raise GuestFault("the guest reports another version or feature word than it wrote")
     old, new, texts = before.fields, after.fields, texts_of(after)
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    changes = [Change(name, old.get(name), new.get(name)) for name in differing]
-    for key, text in texts_of(before).items():
-        if text != texts[key]:
-            changes.append(Change(key, tell_text(text), tell_text(texts[key])))
+    # Version 2 has no feature words, which is what zeros mean.
+    if not claim.fields.items() <= {**dict.fromkeys(claim.fields, 0), **new}.items():
+        raise GuestFault("the guest reports another version or feature word than it wrote")
+    differing = {name for name, _ in old.items() ^ new.items()}
+    names = sorted(differing, key=[*{**old, **new}].index)
+    changes = [Change(name, old.get(name), new.get(name)) for name in names]
+    if (before.name, before.extensions) != (after.name, after.extensions):
+        for key, text in texts_of(before).items():
+            if text != texts[key]:
+                changes.append(Change(key, tell_text(text), tell_text(texts[key])))
     return Judgement(
         amended=not staged.is_empty(),
         atomic=staged.count(SWITCH) <= 1,

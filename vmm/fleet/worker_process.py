@@ -88,8 +88,10 @@ class WorkerProcess:
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""
         limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
+        if limit == self._limit:
+            return
         own, most = getrlimit(RLIMIT_FSIZE)
-        if limit != self._limit and own == RLIM_INFINITY:
+        if own == RLIM_INFINITY:
             self._limit = limit
             with suppress(ProcessLookupError):
                 prlimit(self.pid, RLIMIT_FSIZE, (limit, most))

@@ -16,6 +16,12 @@ from struct import Struct
 
 from ..base.errors import HostError, ImageLocked
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    _Locks: TypeAlias = tuple[list[bytes], list[tuple[bytes, str]]]
+
 _FLOCK = Struct("hh4xqqi4x")  # struct flock, x86-64
 
 _PERMISSIONS, _UNSHARED = 100, 200
@@ -44,13 +50,13 @@ def lock_image(
     Raises ImageLocked, in qemu's words, if another process uses the image, and HostError if the
     kernel fails otherwise.
     """
+    held, probed = _plan_locks(used, excluded)
     try:
-        for byte in (*(_PERMISSIONS + i for i in used), *(_UNSHARED + i for i in excluded)):
-            fcntl(fd, F_OFD_SETLK, _FLOCK.pack(F_RDLCK, SEEK_SET, byte, 1, 0))
-        for i in used:
-            _probe(fd, name, _UNSHARED + i, f'"{_NAMES[i]}"')
-        for i in excluded:
-            _probe(fd, name, _PERMISSIONS + i, f'shared "{_NAMES[i]}"')
+        for lock in held:
+            fcntl(fd, F_OFD_SETLK, lock)
+        for lock, what in probed:
+            if _FLOCK.unpack(fcntl(fd, F_OFD_GETLK, lock))[0] != F_UNLCK:
+                raise _locked(name, what)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return f"'{name}' cannot be locked ({error.strerror}): see that nobody else uses it"
@@ -60,10 +66,22 @@ def lock_image(
     return None
 
 
-def _probe(fd: int, name: str, byte: int, what: str) -> None:
-    answer = fcntl(fd, F_OFD_GETLK, _FLOCK.pack(F_WRLCK, SEEK_SET, byte, 1, 0))
-    if _FLOCK.unpack(answer)[0] != F_UNLCK:
-        raise _locked(name, what)
+_planned: dict[tuple[tuple[int, ...], ...], _Locks] = {}
+
+
+def _plan_locks(used: tuple[int, ...], excluded: tuple[int, ...]) -> _Locks:
+    """The locks to hold, and those to probe for with what they are about; made once for a use."""
+    found = _planned.get((used, excluded))
+    if found is None:
+        held = [*(_PERMISSIONS + i for i in used), *(_UNSHARED + i for i in excluded)]
+        probed = [(_UNSHARED + i, f'"{_NAMES[i]}"') for i in used]
+        probed += [(_PERMISSIONS + i, f'shared "{_NAMES[i]}"') for i in excluded]
+        found = (
+            [_FLOCK.pack(F_RDLCK, SEEK_SET, byte, 1, 0) for byte in held],
+            [(_FLOCK.pack(F_WRLCK, SEEK_SET, byte, 1, 0), what) for byte, what in probed],
+        )
+        _planned[used, excluded] = found
+    return found
 
 
 def _locked(name: str, what: str) -> ImageLocked:

@@ -178,7 +178,8 @@ class Option:
     def is_told(self, told: object) -> bool:
         """Whether a result may say this."""
         if self.kind == CHOICE:
-            return type(told) is str and told in map(self.tell, self.choices.values())
+            number = self.choices.get(told) if type(told) is str else None
+            return number is not None and self.tell(number) == told  # several names may mean one
         if self.kind == FLAG:
             return type(told) is bool or (self.may_lack and told is None)
         if self.kind == TEXT:
