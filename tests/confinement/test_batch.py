@@ -352,6 +352,59 @@ def test_a_low_limit_of_open_files_is_one_line_that_says_so(
     assert image.read_bytes() == before
 
 
+# The kernel refuses descriptors on their way (unix(7), ETOOMANYREFS) as {which} says.
+NO_ROOM = """
+import socket
+def send_fds(*arguments, send=socket.send_fds, count=[0]):
+    count[0] += 1
+    if {which}:
+        raise OSError(109, "Too many references: cannot splice")
+    return send(*arguments)
+socket.send_fds = send_fds
+"""
+
+
+def test_images_wait_while_the_kernel_has_no_room_for_them(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 60)
+    patch = NO_ROOM.format(which="count[0] % 3 == 2")
+    done = run("amend", "-j2", *LAZY, *images, patch=patch)
+    assert done.stderr == "instar: 60 images: 60 amended, 0 as asked, 0 failed\n"
+
+
+def test_images_for_which_there_is_never_room_are_errors_that_say_what_helps(
+    tmp_path: Path,
+) -> None:
+    images = [write(tmp_path / name) for name in "abc"]
+    before = [image.read_bytes() for image in images]
+    done = run("amend", "-j2", *LAZY, *images, patch=NO_ROOM.format(which="True"))
+    assert done.returncode == 1
+    assert sorted(done.stderr.splitlines()) == [
+        "instar: 3 images: 0 amended, 0 as asked, 3 failed",
+        *(
+            f"instar: cannot pass '{image}' to a worker; raise the limit of open files "
+            "(ulimit -n), or use fewer --jobs"
+            for image in images
+        ),
+    ]
+    assert [image.read_bytes() for image in images] == before
+
+
+def test_a_limit_of_descriptors_on_their_way_fails_no_image(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 100)
+    slow = "import instar.vmm.fleet.worker as w, time; w.confine = lambda *_, **__: time.sleep(1)"
+    line = command("amend", "-j8", *LAZY, *images, patch=slow)
+    # These capabilities would lift the limit.
+    limited = [
+        "setpriv",
+        "--bounding-set=-sys_resource,-sys_admin",
+        "prlimit",
+        "--nofile=64",
+        *line,
+    ]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == "instar: 100 images: 100 amended, 0 as asked, 0 failed\n"
+
+
 def test_a_list_from_another_system_is_read(tmp_path: Path) -> None:
     images = [write(tmp_path / name) for name in "ab"]
     text = "\ufeff" + "".join(f"{image}\r\n" for image in images)

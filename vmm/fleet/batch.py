@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 NAP = 0.002
 """Seconds that this process lets answers come together while every worker has enough to do."""
 
+_LIMIT = "raise the limit of open files (ulimit -n), or use fewer --jobs"
+
 
 def amend_batch(
     paths: Iterable[PathLike], request: AmendRequest, *, jobs: int, required: bool
@@ -126,7 +128,12 @@ class _Batch:
                     return
                 try:
                     with self._open(taken.path) as image:
-                        self._choose_worker().send(taken, image)
+                        is_sent = self._choose_worker().send(taken, image)
+                    if not is_sent and any(worker.sent for worker in self._workers.values()):
+                        self._supply.put_back(taken)  # until some of those have come through
+                        return
+                    if not is_sent:
+                        raise HostError(f"cannot pass '{image.name}' to a worker; {_LIMIT}")
                 except InstarError as error:
                     failed = self._end(taken, error)
             if failed:

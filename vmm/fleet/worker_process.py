@@ -76,14 +76,24 @@ class WorkerProcess:
         """Whether it should have said what became of an image."""
         return bool(self.sent) and self.deadline < time.monotonic()
 
-    def send(self, taken: Taken, image: ImageFile) -> None:
-        """Pass an image on; that the worker is no more shows when its answer is waited for."""
+    def send(self, taken: Taken, image: ImageFile) -> bool:
+        """Pass an image on, unless the kernel has no room for its descriptor; whether it had.
+
+        A user may have as many on their way as files open (RLIMIT_NOFILE, unix(7)). That the worker
+        is no more shows when its answer is waited for.
+        """
         self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
         self._allow(max(sent.size for sent in self.sent))
-        with suppress(OSError):
-            kind = DEVICE if image.is_device else REGULAR
-            message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+        kind = DEVICE if image.is_device else REGULAR
+        message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+        try:
             socket.send_fds(self.channel, [message], [image.fd])
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except OSError:
+            self.sent.pop()
+            return False
+        return True
 
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""
