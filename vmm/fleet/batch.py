@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..request.keywords import PathLike
     from .supply import Taken
 
-NAP = 0.002
+NAP = 0.005
 """Seconds that this process lets answers come together while every worker has enough to do."""
 
 _LIMIT = "raise the limit of open files (ulimit -n), or use fewer --jobs"

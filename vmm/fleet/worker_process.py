@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..request import AmendRequest
     from .supply import Taken
 
-AHEAD = 16
+AHEAD = 32
 """Images that a worker has been sent at a time, so that it need not wait for this process."""
 
 
