@@ -97,16 +97,18 @@ class Layer:
         needed = -(-new["size"] // self._span)
         start, size = old["l1_table_offset"], 8 * old["l1_size"]
         place, room = disk.clusters(start, size), -(-size // disk.cluster_size) * disk.cluster_size
-        self._l1 = disk.read(start, size)
         if self._moves:
             expected, self.given_up = needed, place
             clusters = disk.clusters(new["l1_table_offset"], 8 * needed)
             self._new_l1 = self._take(clusters) if needed == new["l1_size"] else b""
+            self._l1 = disk.read(start, size)
         else:
             expected = max(needed, old["l1_size"]) if self._grows else needed
             kept = -(-8 * expected // disk.cluster_size)
             self.given_up = place[kept:]
-            self._new_l1 = disk.read(start, min(room, 8 * expected))
+            new_size = min(room, 8 * expected)
+            table = disk.read(start, max(size, new_size))
+            self._l1, self._new_l1 = table[:size], table[:new_size]
         if new["l1_size"] != expected or len(self._new_l1) < 8 * expected:
             raise GuestFault(f"the guest leaves an L1 table of {new['l1_size']} entries")
 
