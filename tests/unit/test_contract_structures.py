@@ -272,6 +272,22 @@ def test_a_snapshot_has_no_more_extra_data_than_qemu_takes(extra: int, lacks: bo
             Snapshots(disk_of(entry[:-4] + (1025).to_bytes(4, "big")), 0, 1, 0)
 
 
+@pytest.mark.parametrize("size", [0, 4, 7, 8, 9, 15, 16, 17, 23, 24, 25, 40])
+def test_an_upgrade_keeps_the_extra_data_that_is_whole_and_adds_what_lacks(size: int) -> None:
+    state, disk_size, extra = 5, 1 << 30, bytes(range(1, size + 1))
+    entry = SNAPSHOT.pack(0, 0, 1, 2, 0, 0, 0, state, size) + extra + b"ID!"
+    (upgraded,) = Snapshots(disk_of(entry), 0, 1, disk_size).upgraded()
+    known = (state, disk_size, (1 << 64) - 1)
+    parts = [
+        extra[at : at + 8] if size >= at + 8 else value.to_bytes(8, "big")
+        for at, value in zip((0, 8, 16), known, strict=True)
+    ]
+    wanted = b"".join(parts) + extra[24:]
+    assert upgraded[:36] == entry[:36]
+    assert int.from_bytes(upgraded[36:40], "big") == len(wanted)
+    assert upgraded[40:] == (wanted + b"ID!").ljust(-(-(len(wanted) + 3) // 8) * 8, b"\0")
+
+
 def bitmaps_of(count: int, size: int, directory: bytes = b"") -> list[int]:
     """The clusters of bitmaps whose directory begins the disk."""
     return [*bitmap_clusters(disk_of(directory), struct.pack(">IIQQ", count, 0, size, 0))]
