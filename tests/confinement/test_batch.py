@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -352,41 +353,82 @@ def test_a_low_limit_of_open_files_is_one_line_that_says_so(
     assert image.read_bytes() == before
 
 
-# The kernel refuses descriptors on their way (unix(7), ETOOMANYREFS) as {which} says.
+# The kernel refuses to pass descriptors on, for the reason {error}, as {which} says.
 NO_ROOM = """
-import socket
-def send_fds(*arguments, send=socket.send_fds, count=[0]):
-    count[0] += 1
-    if {which}:
-        raise OSError(109, "Too many references: cannot splice")
-    return send(*arguments)
-socket.send_fds = send_fds
+import os, socket
+def socketpair(*arguments, make=socket.socketpair, count=[0]):
+    class Full(socket.socket):
+        def sendmsg(self, *arguments):
+            count[0] += 1
+            if {which}:
+                raise OSError({error}, os.strerror({error}))
+            return super().sendmsg(*arguments)
+    first, second = make(*arguments)
+    return Full(*arguments, 0, first.detach()), second
+socket.socketpair = socketpair
 """
 
 
-def test_images_wait_while_the_kernel_has_no_room_for_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["count[0] % 3 == 2", "count[0] < 50", "20 < count[0] < 70"])
+@pytest.mark.parametrize("error", [errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
+def test_images_wait_while_the_kernel_has_no_room_for_them(
+    tmp_path: Path, which: str, error: int
+) -> None:
     images = write_some(tmp_path, 60)
-    patch = NO_ROOM.format(which="count[0] % 3 == 2")
+    patch = NO_ROOM.format(which=which, error=error)
     done = run("amend", "-j2", *LAZY, *images, patch=patch)
     assert done.stderr == "instar: 60 images: 60 amended, 0 as asked, 0 failed\n"
 
 
-def test_images_for_which_there_is_never_room_are_errors_that_say_what_helps(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            errno.ETOOMANYREFS,
+            "cannot pass '{}' to a worker: Too many references: cannot splice; raise the limit of "
+            "open files (ulimit -n)",
+        ),
+        (errno.EPERM, "cannot pass '{}' on: Operation not permitted"),
+    ],
+)
+def test_images_for_which_there_is_never_room_are_errors_that_say_why(
+    tmp_path: Path, error: int, message: str
 ) -> None:
     images = [write(tmp_path / name) for name in "abc"]
     before = [image.read_bytes() for image in images]
-    done = run("amend", "-j2", *LAZY, *images, patch=NO_ROOM.format(which="True"))
+    done = run("amend", "-j2", *LAZY, *images, patch=NO_ROOM.format(which="True", error=error))
     assert done.returncode == 1
     assert sorted(done.stderr.splitlines()) == [
         "instar: 3 images: 0 amended, 0 as asked, 3 failed",
-        *(
-            f"instar: cannot pass '{image}' to a worker; raise the limit of open files "
-            "(ulimit -n), or use fewer --jobs"
-            for image in images
-        ),
+        *(f"instar: {message.format(image)}" for image in images),
     ]
     assert [image.read_bytes() for image in images] == before
+
+
+# The first worker stops, and takes nothing from its channel.
+STOPPED = """
+import os, signal
+import instar.vmm.fleet.batch, instar.vmm.fleet.worker
+instar.vmm.fleet.batch.MARGIN = 1
+def confine(*arguments, original=instar.vmm.fleet.worker.confine, **options):
+    if not os.path.exists({mark!r}):
+        os.close(os.open({mark!r}, os.O_CREAT))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return original(*arguments, **options)
+instar.vmm.fleet.worker.confine = confine
+"""
+
+
+def test_a_worker_that_stops_costs_one_image_however_long_the_paths_are(tmp_path: Path) -> None:
+    folder = tmp_path
+    while len(str(folder)) < 3900:
+        folder /= "d" * min(200, 4000 - len(str(folder)))
+        folder.mkdir()
+    images = [write(folder / f"{number}") for number in range(60)]
+    patch = STOPPED.format(mark=str(tmp_path / "stopped"))
+    done = run("amend", "-j1", "--timeout", "1", *LAZY, *images, patch=patch)
+    assert done.stderr.endswith("instar: 60 images: 59 amended, 0 as asked, 1 failed\n")
+    assert f"the confined worker was killed (Killed) with '{images[0]}'" in done.stderr
 
 
 def test_a_limit_of_descriptors_on_their_way_fails_no_image(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from ..image.image_file import ImageFile
     from ..request import AmendRequest
     from ..request.keywords import PathLike
     from .supply import Taken
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 NAP = 0.005
 """Seconds that this process lets answers come together while every worker has enough to do."""
 
-_LIMIT = "raise the limit of open files (ulimit -n), or use fewer --jobs"
+_LIMIT = "raise the limit of open files (ulimit -n)"
 
 
 def amend_batch(
@@ -70,6 +69,8 @@ class _Batch:
         self._stop = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the workers
         self._proven = False  # whether this machine can run workers
         self._last = 0.0  # when all workers have to have ended
+        self._held: Taken | None = None  # what no worker could be sent yet
+        self._full_since = 0.0  # since when that is so while no worker has any; 0: it is not
         self._workers: dict[int, WorkerProcess] = {}
         self._poll = select.poll()
 
@@ -123,25 +124,37 @@ class _Batch:
         while len(self._workers) < self._jobs or self._least_busy().room:
             failed: AmendOutcome | None = None
             with let_in():
-                taken = self._supply.take()
+                taken = self._held or self._supply.take()
                 if taken is None:
                     return
                 try:
-                    with self._open(taken.path) as image:
-                        is_sent = self._choose_worker().send(taken, image)
-                    if not is_sent and any(worker.sent for worker in self._workers.values()):
-                        self._supply.put_back(taken)  # until some of those have come through
+                    if self._held is None:
+                        announce(taken.path, self._request)
+                    with open_image(taken.path, self._request) as image:
+                        full = self._choose_worker().send(taken, image)
+                    self._held = taken if full else None
+                    if full and any(worker.sent for worker in self._workers.values()):
                         return
-                    if not is_sent:
-                        raise HostError(f"cannot pass '{image.name}' to a worker; {_LIMIT}")
+                    self._wait_for_others(full, image.name)
                 except InstarError as error:
+                    self._held = None
                     failed = self._end(taken, error)
             if failed:
                 yield failed
 
-    def _open(self, path: PathLike) -> ImageFile:
-        announce(path, self._request)
-        return open_image(path, self._request)
+    def _wait_for_others(self, full: str, name: str) -> None:
+        """Let other processes of the user receive what he has on the way, if that is all he may.
+
+        `full` is what send() returned of the image `name`. HostError after PATIENCE.
+        """
+        if not full:
+            self._full_since = 0.0
+            return
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        if now - self._full_since > PATIENCE:
+            raise HostError(f"cannot pass '{name}' to a worker: {full}; {_LIMIT}")
+        time.sleep(NAP)
 
     def _least_busy(self) -> WorkerProcess:
         return min(self._workers.values(), key=lambda worker: len(worker.sent))

@@ -8,7 +8,9 @@ import socket
 import time
 from collections import deque
 from contextlib import suppress
+from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
+from struct import Struct
 
 from ..base.errors import HostError, reason_of
 from ..base.record import record
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from ..machine.payload import Payload
     from ..request import AmendRequest
     from .supply import Taken
+
+_DESCRIPTOR = Struct("=i")  # in the message that passes it
+_NO_ROOM = EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM
 
 AHEAD = 32
 """Images that a worker has been sent at a time, so that it need not wait for this process."""
@@ -76,24 +81,30 @@ class WorkerProcess:
         """Whether it should have said what became of an image."""
         return bool(self.sent) and self.deadline < time.monotonic()
 
-    def send(self, taken: Taken, image: ImageFile) -> bool:
-        """Pass an image on, unless the kernel has no room for its descriptor; whether it had.
+    def send(self, taken: Taken, image: ImageFile) -> str:
+        """Pass an image on, unless the kernel has no room for it at present: return why, else "".
 
-        A user may have as many on their way as files open (RLIMIT_NOFILE, unix(7)). That the worker
-        is no more shows when its answer is waited for.
+        This never waits, whatever the worker does. A channel has room for so many bytes, and a user
+        may have as many descriptors on their way as files open (unix(7)). That the worker is no
+        more shows when its answer is waited for. HostError if the kernel refuses otherwise.
         """
         self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
         self._allow(max(sent.size for sent in self.sent))
         kind = DEVICE if image.is_device else REGULAR
         message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+        rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(image.fd)
         try:
-            socket.send_fds(self.channel, [message], [image.fd])
+            # Not socket.send_fds(): until Python 3.12 it leaves out the flags.
+            self.channel.sendmsg([message], [rights], socket.MSG_DONTWAIT)
         except (BrokenPipeError, ConnectionResetError):
             pass
-        except OSError:
+        except OSError as error:
             self.sent.pop()
-            return False
-        return True
+            self._allow(max((sent.size for sent in self.sent), default=0))
+            if error.errno in _NO_ROOM:
+                return reason_of(error)
+            raise HostError(f"cannot pass '{image.name}' on: {reason_of(error)}") from error
+        return ""
 
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""
