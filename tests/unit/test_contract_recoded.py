@@ -166,6 +166,15 @@ def test_anything_else_is_a_guest_fault(change: Callable[[Plan], None]) -> None:
         plan.judge()
 
 
+def test_a_cluster_that_is_taken_though_it_is_in_use_is_named() -> None:
+    plan = Plan(IMAGE.build())
+    over_the_l1_table(plan)
+    with pytest.raises(
+        GuestFault, match=f"^the guest takes cluster {plan.l1:#x}, which is in use$"
+    ):
+        plan.judge()
+
+
 @pytest.mark.parametrize("bits", [1, 32])
 def test_another_width_than_the_one_asked_for_is_a_guest_fault(bits: int) -> None:
     with pytest.raises(GuestFault):

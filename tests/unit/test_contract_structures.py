@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container, Sequence
 
 import pytest
 
@@ -242,6 +243,25 @@ def test_no_snapshot_table_is_larger_than_qemu_takes(count: int) -> None:
 def disk_of(data: bytes, size: int = 1 << 40) -> Disk:
     """A disk that begins with these bytes, and has zeros behind them."""
     return Disk(Original(lambda at, n: data[at : at + n].ljust(n, b"\0"), size, 1 << 40), BITS, 0)
+
+
+@pytest.mark.parametrize(
+    ("clusters", "alone", "rows"),
+    [
+        ([], (), []),
+        ([7], (), [range(7, 8)]),
+        ([9, 7, 8], (), [range(7, 10)]),
+        ([1, 2, 4], (), [range(1, 3), range(4, 5)]),
+        (range(300), (), [range(128), range(128, 256), range(256, 300)]),
+        (range(6), {3}, [range(3), range(3, 4), range(4, 6)]),
+        (range(6), {0, 5}, [range(1), range(1, 5), range(5, 6)]),
+        ([3], {3}, [range(3, 4)]),
+    ],
+)
+def test_rows_are_ascending_near_each_other_and_never_empty(
+    clusters: Sequence[int], alone: Container[int], rows: list[range]
+) -> None:
+    assert [*disk_of(b"").rows(clusters, alone)] == rows
 
 
 def test_no_more_snapshots_are_there_than_qemu_takes() -> None:
