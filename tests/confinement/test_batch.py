@@ -46,6 +46,16 @@ def test_the_summary_of_a_dry_run_says_what_would_be(tmp_path: Path) -> None:
     assert done.stderr == "instar: 2 images: 2 would be amended, 0 as asked, 0 failed\n"
 
 
+def test_of_many_images_that_are_resized_none_has_a_line_of_its_own(tmp_path: Path) -> None:
+    first, *others = write_some(tmp_path, 3)
+    assert run("resize", first, "2G").stdout == "Image resized.\n"
+    done = run("resize", first, *others, "2G")
+    assert (done.stdout, done.stderr) == (
+        "",
+        "instar: 3 images: 2 amended, 1 as asked, 0 failed\n",
+    )
+
+
 @pytest.mark.parametrize("options", [(), LAZY])
 def test_dirty_images_are_repaired_by_the_workers(options: tuple[str, ...], tmp_path: Path) -> None:
     images = [write(tmp_path / f"{number}.qcow2", dirty=True) for number in range(3)]
