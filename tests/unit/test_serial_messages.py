@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -467,7 +467,8 @@ class TestConfig:
         flags: int,
     ) -> None:
         header = FixedHeader(3, 16, old, 0x10 * extended, 0, 0, 4, 0x10000, 1, 0x30000)
-        request, image = AmendRequest.of(size=new, shrink=True), EntryOnly(0x80000 | flags)
+        request = AmendRequest.of(size=new, shrink=True)
+        image: Any = EntryOnly(0x80000 | flags)
         along = read_along(header, request, 1 << 30)
         assert table_along(header, request, along, image) == table
         assert image.asked == ([(entry, 8)] if entry else [])
@@ -476,15 +477,16 @@ class TestConfig:
     @pytest.mark.parametrize("along", [(0, 0), (0x30000, 0)])
     def test_no_table_is_looked_at_where_there_is_none(self, along: tuple[int, int]) -> None:
         header = FixedHeader(3, 16, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
+        image: Any = EntryOnly(1 << 63)
         for request in (AmendRequest.of(size=1 << 30), AmendRequest.of(compat=2)):
-            assert table_along(header, request, along, EntryOnly(1 << 63)) == (0, 0)
+            assert table_along(header, request, along, image) == (0, 0)
 
     def test_a_cluster_size_out_of_range_is_looked_at_like_another(self) -> None:
-        request = AmendRequest.of(size=1 << 30)
+        request, image = AmendRequest.of(size=1 << 30), cast("Any", EntryOnly(0x80000))
         for bits in (0, 8, 22, 63, 1 << 31):
             header = FixedHeader(3, bits, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
             along = read_along(header, request, 1 << 30)
-            offset, size = table_along(header, request, along, EntryOnly(0x80000))
+            offset, size = table_along(header, request, along, image)
             assert offset >= 0
             assert size >= 0
 
