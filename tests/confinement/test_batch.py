@@ -75,13 +75,14 @@ def test_json_is_a_line_for_each_image(tmp_path: Path) -> None:
     assert documents[str(tmp_path)]["error"]["kind"] == "HostError"
 
 
-def test_the_outcome_is_the_same_however_many_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["compat=0.10", "size=64T", "refcount_bits=64"])
+def test_the_outcome_is_the_same_however_many_work(tmp_path: Path, option: str) -> None:
     contents = []
     for jobs in (1, 3):
         folder = tmp_path / str(jobs)
         folder.mkdir()
         images = write_some(folder, 20)
-        done = run("amend", "-j", str(jobs), "-o", "compat=0.10", *images)
+        done = run("amend", "-j", str(jobs), "-o", option, *images)
         assert done.stderr == "instar: 20 images: 20 amended, 0 as asked, 0 failed\n"
         contents.append([image.read_bytes() for image in images])
     assert contents[0] == contents[1]
