@@ -261,7 +261,7 @@ class TestReading:
         whole = os.preadv
 
         def a_byte_at_a_time(fd: int, buffers: list[memoryview], offset: int) -> int:
-            return whole(fd, [memoryview(buffers[0])[:1]], offset)
+            return whole(fd, [buffers[0][:1]], offset)
 
         monkeypatch.setattr(os, "preadv", a_byte_at_a_time)
         with open_image(path) as image:

@@ -186,14 +186,13 @@ class ImageFile:
         if count <= 0:
             return b""
         data, done = bytearray(count), 0
-        if count < _HOLE_MIN:  # one of thousands of tables, mostly: there all at once
-            done = self._call("read", os.preadv, (data,), offset)
-            self.bytes_read += done
-            if done == count:
-                return bytes(data)
-        if done or count >= _HOLE_MIN:
-            with memoryview(data) as view, view[done:] as rest:
-                done += self._read_available(offset + done, rest)
+        with memoryview(data) as view:
+            if count < _HOLE_MIN:  # one of thousands of tables, mostly: there all at once
+                done = self._call("read", os.preadv, (view,), offset)
+                self.bytes_read += done
+            if 0 < done < count or count >= _HOLE_MIN:
+                with view[done:] as rest:
+                    done += self._read_available(offset + done, rest)
         return bytes(data) if done == count else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
