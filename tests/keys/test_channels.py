@@ -7,14 +7,18 @@ memory that a child finds its task in, with which the secrets come.
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import instar
 from tests.support.luks import make_by_qemu
 from tests.support.process import PACKAGE
 
@@ -126,3 +130,22 @@ for unlock in (wrong, first):
     assert set(traces("\n".join(task))) == {SECOND.encode().hex(), WRONG.encode().hex()}
     assert len(re.findall(r"^read\(\d+<pipe:.*keyslot_1", said, re.MULTILINE)) == 1
     assert len(re.findall(r"^write\(1<pipe:.*Invalid password", said, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("form", ["qcow2", "luks"])
+def test_nothing_keeps_a_passphrase_when_its_amend_has_ended(tmp_path: Path, form: str) -> None:
+    image = str(make_by_qemu(tmp_path / "i.image", form).path)
+    how: dict[str, Any] = {"format": form}
+    with instar.Sandbox() as sandbox:
+        for amend in (instar.amend, sandbox.amend):
+            for word in (WRONG, FIRST):
+                keys = instar.AddKey(word.encode(), SECOND.encode(), iter_time=0)
+                known = weakref.ref(keys)
+                try:
+                    assert amend(image, keys=keys, **how).action == "amended"
+                    assert word == FIRST
+                except instar.ImageRejected:
+                    assert word == WRONG
+                del keys
+                gc.collect()
+                assert known() is None

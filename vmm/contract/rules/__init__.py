@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..differences import Differences
 
 _KNOWN: dict[str, Rule] = {}
-_latest: list[tuple[AmendRequest, list[Rule]]] = []  # they are wanted again and again
 
 _AMENDABLE = INCOMPATIBLE_DATA_FILE | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EXTENDED_L2
 """The incompatible features that an image may have which is amended."""
@@ -79,12 +78,7 @@ class Rule:
 
 def rules_of(request: AmendRequest) -> list[Rule]:
     """The rules of the options that are asked for; the others' files are not even imported."""
-    for known, rules in _latest:
-        if known is request:
-            return rules
-    rules = [_KNOWN.get(option.key) or _load(option.key) for option, _ in request.asked()]
-    _latest[:] = [(request, rules)]  # in one step, for all threads
-    return rules
+    return [_KNOWN.get(option.key) or _load(option.key) for option, _ in request.asked()]
 
 
 def _load(key: str) -> Rule:
