@@ -43,15 +43,13 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes at `address` out. GuestFault if they are not all guest memory."""
-        if not 0 <= size <= self.size - address <= self.size:
-            raise _not_memory(address, size)
+        self._check(address, size)
         return self._map[address : address + size]
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copy `data` to `address`. GuestFault if that is not all guest memory."""
         size = len(data)
-        if not 0 <= size <= self.size - address <= self.size:
-            raise _not_memory(address, size)
+        self._check(address, size)
         self._map[address : address + size] = data
 
     def populate(self, address: int, size: int) -> None:
@@ -89,8 +87,4 @@ class GuestMemory:
 
     def _check(self, address: int, size: int) -> None:
         if not 0 <= size <= self.size - address <= self.size:
-            raise _not_memory(address, size)
-
-
-def _not_memory(address: int, size: int) -> GuestFault:
-    return GuestFault(f"{size} bytes at {address:#x} are not guest memory")
+            raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")
