@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 NAP = 0.005
 """Seconds that this process lets answers come together while every worker has enough to do."""
 
-_LIMIT = "raise the limit of open files (ulimit -n)"
-
 
 def amend_batch(
     paths: Iterable[PathLike], request: AmendRequest, *, jobs: int, required: bool
@@ -133,9 +131,12 @@ class _Batch:
                     with open_image(taken.path, self._request) as image:
                         full = self._choose_worker().send(taken, image)
                     self._held = taken if full else None
-                    if full and any(worker.sent for worker in self._workers.values()):
+                    if not full:
+                        self._full_since = 0.0
+                    elif any(worker.sent for worker in self._workers.values()):
                         return
-                    self._wait_for_others(full, image.name)
+                    else:
+                        self._wait_for_others(full, image.name)
                 except InstarError as error:
                     self._held = None
                     failed = self._end(taken, error)
@@ -147,13 +148,11 @@ class _Batch:
 
         `full` is what send() returned of the image `name`. HostError after PATIENCE.
         """
-        if not full:
-            self._full_since = 0.0
-            return
         now = time.monotonic()
         self._full_since = self._full_since or now
         if now - self._full_since > PATIENCE:
-            raise HostError(f"cannot pass '{name}' to a worker: {full}; {_LIMIT}")
+            advice = "raise the limit of open files (ulimit -n)"
+            raise HostError(f"cannot pass '{name}' to a worker: {full}; {advice}")
         time.sleep(NAP)
 
     def _least_busy(self) -> WorkerProcess:
