@@ -72,12 +72,11 @@ def to_dict(value: Any) -> Any:
         return [to_dict(part) for part in value]
     if isinstance(value, dict):
         return {key: to_dict(part) for key, part in value.items()}
-    names = getattr(type(value), "__match_args__", None)
-    return value if names is None else {name: to_dict(getattr(value, name)) for name in names}
+    return to_dict(_fields_of(value)) if hasattr(type(value), "__match_args__") else value
 
 
-def fields_of(value: Any) -> dict[str, Any]:
-    """Return the fields of a record, in their order: what a JSON encoder does not know itself."""
+def _fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a record, in their order: what a JSON encoder does not know itself."""
     return {name: getattr(value, name) for name in value.__match_args__}
 
 
@@ -85,7 +84,7 @@ def load_dump(indent: int | None) -> Callable[[object], str]:
     """Return a function that makes JSON of records and of what JSON knows itself."""
     import json
 
-    return json.JSONEncoder(indent=indent, default=fields_of).encode
+    return json.JSONEncoder(indent=indent, default=_fields_of).encode
 
 
 def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:

@@ -7,14 +7,13 @@ children of the command itself, so that none can outlive what began it.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import time
 
 from ..base.errors import HostError, error_fields, reason_of
-from ..base.record import fields_of, record
+from ..base.record import load_dump, record
 from ..fleet import MARGIN, PATIENCE
 from ..fleet.interrupts import begin_as_child, carry_through, let_in
 from .shapes import read_document
@@ -229,7 +228,7 @@ def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
     """Do the step, tell, and end this process."""
     try:
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business
-        dump = json.JSONEncoder(default=fields_of).encode
+        dump = load_dump(indent=None)
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
         try:
             document = act(name)
