@@ -23,8 +23,8 @@ def _pair(size: int, get: int, set_: int) -> tuple[int, int, int]:
     return size, ior(get, size), iow(set_, size)
 
 
-# Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set. Without an
-# interrupt controller of KVM's there is but one KVM_SET_MP_STATE could set (kvm/api.rst, 4.39).
+# Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set. KVM's
+# mp_state is left out: without an interrupt controller in the kernel a vCPU has but one.
 KINDS: dict[str, tuple[int, int, int]] = {
     "sregs": _pair(312, 0x83, 0x84),
     "xcrs": _pair(392, 0xA6, 0xA7),
