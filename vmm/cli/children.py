@@ -15,7 +15,7 @@ import time
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.record import load_dump, record
 from ..fleet import MARGIN, PATIENCE
-from ..fleet.interrupts import begin_as_child, carry_through, let_in
+from ..fleet.interrupts import LetIn, begin_as_child, carry_through
 from .shapes import read_document
 
 TYPE_CHECKING = False
@@ -81,7 +81,7 @@ class _Batch:
     def run(self) -> Iterator[Document]:
         while True:
             while len(self._images) < self._jobs:
-                with let_in():
+                with LetIn():
                     name = next(self._names, None)
                 if name is None:
                     break
@@ -124,7 +124,7 @@ class _Batch:
         poll = select.poll()
         for pipe in begun:
             poll.register(pipe, select.POLLIN)
-        with let_in():
+        with LetIn():
             heard = poll.poll(max(end - time.monotonic(), 0) * 1000 + 1) if begun else []
         for pipe, _ in heard:
             begun[pipe].hear()

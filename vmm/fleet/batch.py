@@ -20,7 +20,7 @@ from ..machine.payload import load_payload
 from ..request.keywords import announce
 from . import MARGIN, PATIENCE
 from .document import Expected, describe_unsure, read_outcome
-from .interrupts import carry_through, let_in
+from .interrupts import LetIn, carry_through
 from .supply import Supply
 from .worker import READY
 from .worker_process import AHEAD, WorkerProcess
@@ -121,7 +121,7 @@ class _Batch:
         """Give the workers as much as they may have; images that cannot be opened are done."""
         while len(self._workers) < self._jobs or self._least_busy().room:
             failed: AmendOutcome | None = None
-            with let_in():
+            with LetIn():
                 taken = self._held or self._supply.take()
                 if taken is None:
                     return
@@ -181,7 +181,7 @@ class _Batch:
     def _wait(self) -> list[int]:
         """The channels with an answer, or whose worker has ended or has to."""
         busy = [worker.deadline for worker in self._workers.values() if worker.sent]
-        with let_in():
+        with LetIn():
             if all(len(worker.sent) > AHEAD // 2 for worker in self._workers.values()):
                 time.sleep(NAP)
             seconds = max(min(busy) - time.monotonic(), 0)

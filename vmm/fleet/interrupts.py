@@ -6,11 +6,11 @@ For processes that have others, or are one of them; the command itself does with
 from __future__ import annotations
 
 import signal
-from contextlib import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from signal import pthread_sigmask
     from types import FrameType
     from typing import Protocol, TypeVar
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """End all processes."""
 
+else:  # that of signal makes an enum of each signal in a mask, which nobody reads here
+    from _signal import pthread_sigmask
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,20 +39,20 @@ class HeldBack:
     """Inside of it interrupts wait, until its end."""
 
     def __enter__(self) -> None:
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        self._mask = pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
     def __exit__(self, *_: object) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
-@contextmanager
-def let_in() -> Generator[None, None, None]:
-    """Let an interrupt in, where it costs nothing that has been heard."""
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+class LetIn:
+    """Inside of it interrupts come in, as it costs nothing that has been heard."""
+
+    def __enter__(self) -> None:
+        pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+
+    def __exit__(self, *_: object) -> None:
+        pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
 
 def carry_through(batch: Batch[Told]) -> Generator[Told, None, None]:
@@ -59,7 +61,9 @@ def carry_through(batch: Batch[Told]) -> Generator[Told, None, None]:
         try:
             yield from batch.run()
         except KeyboardInterrupt:
-            yield from batch.finish()
+            # What came in as LetIn began has no end of it to follow.
+            with HeldBack():
+                yield from batch.finish()
             raise
         finally:
             batch.stop()
@@ -74,4 +78,4 @@ def on_interrupt(handler: Handler) -> None:
 def begin_as_child(handler: Handler) -> None:
     """Answer interrupts so from here on, in a child that was forked while they were held back."""
     on_interrupt(handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
