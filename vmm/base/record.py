@@ -28,17 +28,19 @@ else:
 
         Fields are set by position or by name and take part in ==, hash and repr, in order.
         """
-        fields = tuple(cls.__annotations__)
-        required = frozenset(field for field in fields if not hasattr(cls, field))
-        cls.__init__ = _make_init(cls.__name__, fields, required)
+        defaults = {name: getattr(cls, name, _NONE) for name in cls.__annotations__}
+        cls.__init__ = _make_init(cls.__name__, defaults)
         cls.__setattr__ = cls.__delattr__ = _refuse_change
         cls.__eq__ = _equal
         cls.__hash__ = _hash
         cls.__repr__ = _represent
         cls.__replace__ = _replace
-        cls.__match_args__ = fields
+        cls.__match_args__ = tuple(defaults)
         cls.__dataclass_fields__, cls.__dataclass_params__, cls.__signature__ = _LAZY
         return cls
+
+
+_NONE = object()  # the default of a field that has none
 
 
 if TYPE_CHECKING:
@@ -72,38 +74,37 @@ def to_dict(value: Any) -> Any:
         return [to_dict(part) for part in value]
     if isinstance(value, dict):
         return {key: to_dict(part) for key, part in value.items()}
-    return to_dict(_fields_of(value)) if hasattr(type(value), "__match_args__") else value
-
-
-def _fields_of(value: Any) -> dict[str, Any]:
-    """The fields of a record, in their order: what a JSON encoder does not know itself."""
-    return {name: getattr(value, name) for name in value.__match_args__}
+    return to_dict(vars(value)) if hasattr(type(value), "__match_args__") else value
 
 
 def load_dump(indent: int | None) -> Callable[[object], str]:
     """Return a function that makes JSON of records and of what JSON knows itself."""
     import json
 
-    return json.JSONEncoder(indent=indent, default=_fields_of).encode
+    return json.JSONEncoder(indent=indent, default=vars).encode
 
 
-def _make_init(name: str, fields: tuple[str, ...], required: frozenset[str]) -> Any:
-    count, every = len(fields), frozenset(fields)
+def _make_init(name: str, defaults: dict[str, Any]) -> Any:
+    """What makes a record: its dict has all fields, in their order, whatever they are given by."""
+    fields, count, every = tuple(defaults), len(defaults), frozenset(defaults)
+    required = frozenset(field for field in fields if defaults[field] is _NONE)
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        values = self.__dict__
         if len(args) == count and not kwargs:  # the usual case, which a batch meets all the time
-            self.__dict__.update(zip(fields, args, strict=True))
+            values.update(zip(fields, args))  # noqa: B905 - as many as there are
             return
+        values.update(defaults)
         if not args and kwargs.keys() == every:
-            self.__dict__.update(kwargs)
+            values.update(kwargs)
             return
-        values = dict(zip(fields, args, strict=False))
-        if len(args) > len(fields) or not values.keys().isdisjoint(kwargs):
+        given = dict(zip(fields, args, strict=False))
+        if len(args) > count or not given.keys().isdisjoint(kwargs):
             raise TypeError(f"{name}() takes each of {fields} once")
-        values.update(kwargs)
-        if not required <= values.keys() or not values.keys() <= every:
-            raise TypeError(f"{name}() takes {fields}, not {tuple(values)}")
-        self.__dict__.update(values)
+        given.update(kwargs)
+        if not required <= given.keys() or not given.keys() <= every:
+            raise TypeError(f"{name}() takes {fields}, not {tuple(given)}")
+        values.update(given)
 
     return __init__
 
@@ -123,7 +124,7 @@ class _Lazy:
 
 
 def _values(self: Any) -> tuple[Any, ...]:
-    return tuple(getattr(self, field) for field in self.__match_args__)
+    return tuple(vars(self).values())
 
 
 def _refuse_change(self: Any, name: str, *_value: Any) -> None:
