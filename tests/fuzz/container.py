@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from instar.vmm.amend.messages import pack_options, read_options
-from instar.vmm.base.errors import GuestFault, UsageError
+from instar.vmm.amend.messages import pack_options
+from instar.vmm.base.errors import UsageError
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.kinds import FLAG, Option
 from instar.vmm.request.options import OPTIONS, PERMISSIONS
+from tests.support.options import read_options
 
 _HEAD = struct.Struct("<BBBBQ")
 _CHUNK = struct.Struct("<QH")
@@ -113,7 +114,7 @@ def request_of(found: Input) -> AmendRequest | None:
             values = read_options(chunks[-1][_REQUEST.size :])
             rows = [row for row in OPTIONS if row.abi_key in values and row.key not in _FLAGGED]
             asked |= {row.key: _take(row, values[row.abi_key]) for row in rows}
-        except (GuestFault, UsageError):
+        except (ValueError, UsageError):
             return None
     request = AmendRequest.of(**asked)
     known = ASK_COMPAT | ASK_COMPAT_V3 | ASK_LAZY | ASK_LAZY_ON

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instar import abi
-from instar.vmm.amend.messages import OPTION_KINDS, pack_config, pack_options, read_options
+from instar.vmm.amend.messages import OPTION_KINDS, pack_config, pack_options, read_told
 from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
@@ -74,7 +74,7 @@ def test_what_holds_in_the_end_comes_back_as_records(compat: int | None, lazy: i
     outcome = plan(pack_options({k: value for k, value in asked.items() if value is not None}))
     assert outcome.understood
     assert outcome.planned == (compat != 2 or not lazy)
-    told = read_options(bytes(outcome.options[0 : outcome.options_size]))
+    told = read_told(bytes(outcome.options[0 : outcome.options_size]))
     if not outcome.planned:
         assert told == {}
         return

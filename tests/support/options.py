@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+from instar import abi
+from instar.vmm.amend.messages import OPTION_KINDS
 from instar.vmm.base.record import FrozenDict
 from instar.vmm.request.kinds import FLAG, TEXT
 from instar.vmm.request.options import OPTIONS
@@ -26,3 +29,37 @@ def raw(**changed: Any) -> dict[int, int | bytes]:
         for row in OPTIONS
         if row.kind != TEXT
     }
+
+
+_RECORD = struct.Struct(abi.OptionRecord_FORMAT)
+
+
+def read_options(records: bytes) -> dict[int, int | bytes]:
+    """Take the option records of a request apart, as the guest does: the values by their keys.
+
+    ValueError if they are malformed.
+    """
+    values: dict[int, int | bytes] = {}
+    at = latest = 0
+    while at < len(records):
+        if len(records) - at < _RECORD.size:
+            raise ValueError(records)
+        key, kind, length = _RECORD.unpack_from(records, at)
+        start = at + _RECORD.size
+        at = start + length + -length % 8
+        raw, padding = records[start : start + length], records[start + length : at]
+        if at > len(records) or any(padding) or key <= latest or OPTION_KINDS.get(key) != kind:
+            raise ValueError(records)
+        latest, values[key] = key, _read_value(kind, raw)
+    return values
+
+
+def _read_value(kind: int, raw: bytes) -> int | bytes:
+    value = int.from_bytes(raw, "little")
+    if kind == abi.OPTION_KIND_BYTES:
+        sound = len(raw) <= abi.OPTION_BYTES_MAX and 0 not in raw
+    else:
+        sound = len(raw) == 8 and (value < 2 or kind != abi.OPTION_KIND_FLAG)
+    if not sound:
+        raise ValueError(raw)
+    return raw if kind == abi.OPTION_KIND_BYTES else value

@@ -14,17 +14,16 @@ from instar import abi
 from instar.vmm.amend.messages import (
     OPTION_KINDS,
     Messages,
+    look_ahead,
     pack_config,
     pack_options,
-    read_along,
-    read_options,
-    table_along,
+    read_told,
 )
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.qcow2.probe import FixedHeader
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keys import EraseKey
-from tests.support.options import raw
+from tests.support.options import raw, read_options
 
 RESULT = struct.Struct(abi.AmendResult_FORMAT)
 REFUSAL = struct.Struct(abi.AmendRefusal_FORMAT)
@@ -302,18 +301,22 @@ class TestOptions:
             assert len(packed) % 8 == 0
             assert read_options(packed) == values
 
-    @pytest.mark.parametrize("text", [b"\0", b"a\0b", b"x" * (abi.OPTION_BYTES_MAX + 1)])
-    def test_text_with_a_nul_or_without_measure_is_a_fault(
-        self, monkeypatch: pytest.MonkeyPatch, text: bytes
-    ) -> None:
-        monkeypatch.setitem(OPTION_KINDS, NEXT, abi.OPTION_KIND_BYTES)
-        with pytest.raises(GuestFault, match=rf"^option {NEXT} with \d+ bytes of text"):
-            read_options(pack_options({NEXT: text}))
+    @pytest.mark.parametrize("key", OPTION_KINDS.keys() - OPTIONS.keys())
+    @pytest.mark.parametrize("text", [b"", b"eight by", b"x" * 24])
+    def test_text_is_not_told(self, key: int, text: bytes) -> None:
+        with pytest.raises(GuestFault, match=r"^option"):
+            read_told(pack_options({**OPTIONS, key: text}))
+
+    @pytest.mark.parametrize("key", OPTIONS)
+    def test_an_option_that_is_not_told_is_a_fault(self, key: int) -> None:
+        told = {other: value for other, value in OPTIONS.items() if other != key}
+        with pytest.raises(GuestFault, match=r"^a result with the options"):
+            judge((abi.FRAME_OPTIONS, pack_options(told)), (abi.FRAME_RESULT, result()))
 
     @given(st.binary(max_size=80))
     def test_any_bytes_are_options_or_a_fault(self, records: bytes) -> None:
         with suppress(GuestFault):
-            assert pack_options(read_options(records)) == records
+            assert pack_options(read_told(records)) == records
 
 
 class TestProgress:
@@ -362,8 +365,8 @@ def test_any_frames_are_a_claim_or_a_fault(frames: list[tuple[int, bytes]]) -> N
 class EntryOnly:
     """An image in which every entry is the same."""
 
-    def __init__(self, entry: int) -> None:
-        self._entry = entry
+    def __init__(self, entry: int, size: int = 1 << 30) -> None:
+        self._entry, self.size = entry, size
         self.asked: list[tuple[int, int]] = []
 
     def read(self, offset: int, size: int) -> bytes:
@@ -432,7 +435,9 @@ class TestConfig:
         self, version: int, request_: AmendRequest, table: int, size: int, along: tuple[int, int]
     ) -> None:
         header = FixedHeader(version, 16, 1 << 30, 0, 0, 0, 4, table, 2)
-        wanted = read_along(header, request_, size)
+        image: Any = EntryOnly(0, size)
+        wanted, table_along = look_ahead(header, request_, image)
+        assert (table_along, image.asked) == ((0, 0), [])
         raw = pack_config(header, request_, size, 6789, wanted, progress=False, debug=False)
         fields = dict(zip(abi.AmendConfig_FIELDS, CONFIG.unpack_from(raw), strict=True))
         assert (fields["read_along_0"], fields["read_along_1"]) == wanted == along
@@ -469,24 +474,33 @@ class TestConfig:
         header = FixedHeader(3, 16, old, 0x10 * extended, 0, 0, 4, 0x10000, 1, 0x30000)
         request = AmendRequest.of(size=new, shrink=True)
         image: Any = EntryOnly(0x80000 | flags)
-        along = read_along(header, request, 1 << 30)
-        assert table_along(header, request, along, image) == table
+        along, wanted = look_ahead(header, request, image)
+        assert wanted == table
         assert image.asked == ([(entry, 8)] if entry else [])
         assert along[0] == (entry or along[0]) // 512 * 512
 
-    @pytest.mark.parametrize("along", [(0, 0), (0x30000, 0)])
-    def test_no_table_is_looked_at_where_there_is_none(self, along: tuple[int, int]) -> None:
+    @pytest.mark.parametrize(
+        ("entry", "size", "asked"), [(1 << 63, 1 << 30, 1), (0x80000, 0x30000, 0)]
+    )
+    def test_no_table_is_looked_at_where_there_is_none(
+        self, entry: int, size: int, asked: int
+    ) -> None:
         header = FixedHeader(3, 16, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
-        image: Any = EntryOnly(1 << 63)
-        for request in (AmendRequest.of(size=1 << 30), AmendRequest.of(compat=2)):
-            assert table_along(header, request, along, image) == (0, 0)
+        image: Any = EntryOnly(entry, size)
+        assert look_ahead(header, AmendRequest.of(size=1 << 30), image)[1] == (0, 0)
+        assert len(image.asked) == asked
+
+    def test_no_table_is_looked_at_for_another_change(self) -> None:
+        header = FixedHeader(3, 16, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
+        image: Any = EntryOnly(0x80000)
+        assert look_ahead(header, AmendRequest.of(compat=2), image)[1] == (0, 0)
+        assert image.asked == []
 
     def test_a_cluster_size_out_of_range_is_looked_at_like_another(self) -> None:
         request, image = AmendRequest.of(size=1 << 30), cast("Any", EntryOnly(0x80000))
         for bits in (0, 8, 22, 63, 1 << 31):
             header = FixedHeader(3, bits, 64 << 20, 0, 0, 0, 4, 0x10000, 1, 0x30000)
-            along = read_along(header, request, 1 << 30)
-            offset, size = table_along(header, request, along, image)
+            _, (offset, size) = look_ahead(header, request, image)
             assert offset >= 0
             assert size >= 0
 

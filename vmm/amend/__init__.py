@@ -18,7 +18,7 @@ from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.options import OPTIONS
-from .messages import GuestRun, Messages, Plan, pack_config, read_along, table_along
+from .messages import GuestRun, Messages, Plan, look_ahead, pack_config
 from .result import RANGES_MAX, AmendResult
 
 NO_VCPU = 0xFFFFFFFF
@@ -177,8 +177,7 @@ def plan(
     image.tables = request.tables_for(header.size, header.cluster_size)
     work_max = min(image.budget, count_budget(image.stored)) if request.repairs else image.budget
     request = request.fit(image.is_device)
-    along = read_along(header, request, image.size)
-    table = table_along(header, request, along, image)
+    along, table = look_ahead(header, request, image)
     config = pack_config(
         *(header, request, image.size, work_max, along),
         progress=progress is not None,

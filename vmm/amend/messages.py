@@ -23,7 +23,6 @@ from instar.abi import (
     FRAME_REFUSALS,
     FRAME_RESULT,
     FRAME_SNAPSHOTS,
-    OPTION_BYTES_MAX,
     OPTION_COMPAT,
     OPTION_DATA_FILE_RAW,
     OPTION_KIND_BYTES,
@@ -66,6 +65,7 @@ _PROGRESS = Struct(AmendProgress_FORMAT)
 _SNAPSHOT = Struct("<IHH")  # number, bytes of ID and name
 _OPTION = Struct(OptionRecord_FORMAT)
 _NUMBER = Struct("<Q")
+_TOLD_OPTION = Struct(OptionRecord_FORMAT + "Q")
 
 OPTION_KINDS = {option.abi_key: option.abi_kind for option in OPTIONS}
 """Of each option's key, what its values are: numbers, flags or bytes."""
@@ -95,8 +95,8 @@ class GuestRun:
     """What it wrote."""
     vm_exits: int
     """How often it stopped for the host."""
-    options: dict[int, int | bytes]
-    """The value of each option, by its key; none if there are refusals."""
+    options: dict[int, int]
+    """The value of each option but text, by its key; none if there are refusals."""
     names: tuple[bytes, ...] = ()
     """Bitmap names that it gives with a refusal."""
     snapshots: Mapping[int, tuple[bytes, bytes]] = {}
@@ -141,7 +141,7 @@ def pack_config(
 ) -> bytes:
     """The AmendConfig for what the host saw of the header, and the options that are asked for.
 
-    `along` are the sectors that read_along() gives.
+    `along` are the sectors that look_ahead() gives.
     """
     options = pack_options({option.abi_key: value for option, value in request.asked()})
     flags = AMEND_FLAG_PROGRESS if progress else 0
@@ -162,54 +162,36 @@ def pack_config(
     return config + options
 
 
-def read_along(header: FixedHeader, request: AmendRequest, image_size: int) -> tuple[int, int]:
-    """Offsets of the sectors that the guest looks at first, as each look is an exit; 0 for none.
+def look_ahead(
+    header: FixedHeader, request: AmendRequest, image: AnyImage
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What the guest looks at first, as each look is an exit. HostError if the file fails.
 
-    A change of the size begins with the L1 entry at the end of the smaller disk. The refcount of
-    the header's cluster is in the first block, which lies right after the refcount table, unless
-    one of them has moved.
+    Returns the offsets of two sectors, and offset and size of a part of a table, in bytes; 0 for
+    none. A change of the size begins with the L1 entry at the end of the smaller disk, and if that
+    is within what an L2 table maps, with the rest of that. The refcount of the header's cluster is
+    in the first block, which lies right after the refcount table, unless one of them has moved.
     """
+    cluster_size, rest = header.cluster_size, 0
     if request.size is not None:
-        entry, _ = _find_boundary(header, request.size)
-        wanted = entry // 512 * 512, 0
+        step = 16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8
+        cluster_size = max(cluster_size, step)  # nonsense leads to nonsense
+        end = min(header.size, request.size)
+        index, rest = divmod(end, cluster_size // step * cluster_size)
+        entry = header.l1_table_offset + 8 * (index if rest else max(index - 1, 0))
+        along = entry // 512 * 512, 0
     elif request.moves_header or (request.compat == 3 and header.version == 2):
         table = header.refcount_table_offset
-        wanted = table, table + header.refcount_table_clusters * header.cluster_size
+        along = table, table + header.refcount_table_clusters * cluster_size
     else:
-        return 0, 0
-    return wanted if max(wanted) < image_size and not any(at % 512 for at in wanted) else (0, 0)
-
-
-def table_along(
-    header: FixedHeader, request: AmendRequest, along: tuple[int, int], image: AnyImage
-) -> tuple[int, int]:
-    """The part of a table that the guest looks at next: its offset and size; 0 for none.
-
-    A change of the size looks at an L2 table from the end of the smaller disk on, if that is within
-    what the table maps. `along` is what read_along() gives. HostError if the file fails.
-    """
-    if request.size is None or not along[0]:
-        return 0, 0
-    entry, within = _find_boundary(header, request.size)
-    if within is None:
-        return 0, 0
+        return (0, 0), (0, 0)
+    if max(along) >= image.size or along[0] % 512 or along[1] % 512:
+        return (0, 0), (0, 0)
+    if not (rest and along[0]):
+        return along, (0, 0)
     table = int.from_bytes(image.read(entry, 8), "big") & OFFSET_MASK
-    start = within // 512 * 512
-    return (table + start, header.cluster_size - start) if table else (0, 0)
-
-
-def _find_boundary(header: FixedHeader, size: int) -> tuple[int, int | None]:
-    """Where the end of the smaller disk is: the L1 entry's offset, and the L2 entry's in its table.
-
-    The latter is None if the disk ends with the table. Both are nonsense where the clusters' size
-    is.
-    """
-    step = 16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8
-    cluster_size = max(header.cluster_size, step)
-    end = min(header.size, size)
-    index, rest = divmod(end, cluster_size // step * cluster_size)
-    last = index if rest else max(index - 1, 0)
-    return header.l1_table_offset + 8 * last, rest // cluster_size * step if rest else None
+    start = rest // cluster_size * step // 512 * 512
+    return along, (table + start, cluster_size - start) if table else (0, 0)
 
 
 def pack_options(values: Mapping[int, int | bytes]) -> bytes:
@@ -222,36 +204,22 @@ def pack_options(values: Mapping[int, int | bytes]) -> bytes:
     return packed
 
 
-def read_options(records: bytes) -> dict[int, int | bytes]:
-    """Take option records apart: the values by their keys. GuestFault if they are malformed."""
-    values: dict[int, int | bytes] = {}
-    at = latest = 0
-    end = len(records)
-    while at < end:
-        if end - at < _OPTION.size:
-            raise GuestFault(f"option records of {end} bytes")
-        key, kind, length = _OPTION.unpack_from(records, at)
-        start = at + _OPTION.size
-        raw = records[start : start + length]
-        at = start + length + -length % 8
-        if at > end or any(records[start + length : at]):
-            raise GuestFault(f"option {key} with {length} bytes and bad padding or none")
-        if key <= latest or OPTION_KINDS.get(key) != kind:
+def read_told(records: bytes) -> dict[int, int]:
+    """Take the records of told options apart: the values by their keys. GuestFault.
+
+    A guest tells numbers and flags; text is in the header, where the judge reads it.
+    """
+    if len(records) % _TOLD_OPTION.size:
+        raise GuestFault(f"option records of {len(records)} bytes")
+    values: dict[int, int] = {}
+    latest = 0
+    for key, kind, length, value in _TOLD_OPTION.iter_unpack(records):
+        if key <= latest or key not in _TOLD or OPTION_KINDS[key] != kind:
             raise GuestFault(f"option {key} of kind {kind} out of turn, or unknown")
-        values[key] = _read_value(key, kind, raw)
-        latest = key
+        if length != _NUMBER.size or (kind == OPTION_KIND_FLAG and value > 1):
+            raise GuestFault(f"option {key} with {length} bytes of value {value:#x}")
+        latest, values[key] = key, value
     return values
-
-
-def _read_value(key: int, kind: int, raw: bytes) -> int | bytes:
-    if kind == OPTION_KIND_BYTES:
-        if len(raw) > OPTION_BYTES_MAX or 0 in raw:
-            raise GuestFault(f"option {key} with {len(raw)} bytes of text, or a NUL in it")
-        return raw
-    value = int.from_bytes(raw, "little")
-    if len(raw) != _NUMBER.size or (kind == OPTION_KIND_FLAG and value > 1):
-        raise GuestFault(f"option {key} with {len(raw)} bytes of value {value:#x}")
-    return value
 
 
 class Messages:
@@ -262,7 +230,7 @@ class Messages:
         self._progress = progress
         self.names: tuple[bytes, ...] = ()
         self.snapshots: dict[int, tuple[bytes, bytes]] = {}
-        self.options: dict[int, int | bytes] = {}
+        self.options: dict[int, int] = {}
         self._refusals: tuple[tuple[int, ...], ...] = ()
         self._result: tuple[int, ...] | None = None
 
@@ -277,7 +245,7 @@ class Messages:
         elif kind == FRAME_SNAPSHOTS and not self.snapshots and not self._refusals:
             self.snapshots = _read_snapshots(payload)
         elif kind == FRAME_OPTIONS and not self.options:
-            self.options = read_options(payload)
+            self.options = read_told(payload)
         elif kind == FRAME_REFUSALS and not self._refusals:
             if not payload or len(payload) % _REFUSAL.size:
                 raise GuestFault(f"refusals of {len(payload)} bytes")
@@ -309,7 +277,7 @@ class Messages:
         self._check_options(told if version == 3 else {**told, OPTION_REFCOUNT_BITS: 16})
         names = ("incompatible_features", "compatible_features", "autoclear_features")
         fields = {"version": version, **dict(zip(names, words, strict=True))}
-        if type(size := self.options.get(OPTION_SIZE)) is int:
+        if (size := self.options.get(OPTION_SIZE)) is not None:
             fields["size"] = size
         if version == 3 and not self._refusals:
             fields["refcount_order"] = self._refcount_order()
