@@ -186,20 +186,29 @@ class ImageFile:
         if count <= 0:
             return b""
         data, done = bytearray(count), 0
-        with memoryview(data) as view:
-            if count < _HOLE_MIN:  # one of thousands of tables, mostly: there all at once
-                done = self._call("read", os.preadv, (view,), offset)
-                self.bytes_read += done
-            if 0 < done < count or count >= _HOLE_MIN:
-                with view[done:] as rest:
-                    done += self._read_available(offset + done, rest)
+        if count < _HOLE_MIN:  # one of thousands of tables, mostly
+            done = self._read_once(offset, data)
+        if done < count and (done or count >= _HOLE_MIN):
+            with memoryview(data) as view, view[done:] as rest:
+                done += self._read_available(offset + done, rest)
         return bytes(data) if done == count else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view`; past the end of the file come zeros."""
-        count = self._read_available(offset, view)
-        if count < len(view):
-            view[count:] = bytes(len(view) - count)
+        size, done = len(view), 0
+        if size < _HOLE_MIN and offset + size <= self.size:
+            done = self._read_once(offset, view)
+        if done < size:
+            with view[done:] as rest:
+                done += self._read_available(offset + done, rest)
+        if done < size:
+            view[done:] = bytes(size - done)
+
+    def _read_once(self, offset: int, buffer: bytearray | memoryview) -> int:
+        """Read what is there at once, which is mostly all that is wanted; returns how much."""
+        done = self._call("read", os.preadv, (buffer,), offset)
+        self.bytes_read += done
+        return done
 
     def _read_available(self, offset: int, view: memoryview) -> int:
         done = 0
