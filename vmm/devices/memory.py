@@ -86,5 +86,5 @@ class GuestMemory:
         return memoryview(self._map)[address : address + size]
 
     def _check(self, address: int, size: int) -> None:
-        if not 0 <= size <= self.size - address <= self.size:
+        if address < 0 or size < 0 or address + size > self.size:
             raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")

@@ -122,13 +122,17 @@ class _Walk:
         self.end = 0
 
     def take(self, at: int, size: int) -> bytes:
-        if at + size > HEADER_LIMIT:
+        end = at + size
+        if end > len(self._loaded):
+            self._load(end)
+        return self._loaded[at:end]
+
+    def _load(self, end: int) -> None:
+        if end > HEADER_LIMIT:
             raise MalformedHeader("header larger than its limit")
-        if at + size > len(self._loaded):
-            self._loaded = self._read(0, HEADER_LIMIT)
-        if at + size > len(self._loaded):
+        self._loaded = self._read(0, HEADER_LIMIT)
+        if end > len(self._loaded):
             raise MalformedHeader("header reaches beyond the file")
-        return self._loaded[at : at + size]
 
     def extensions(self, at: int, limit: int) -> list[tuple[int, bytes]]:
         found = []

@@ -66,10 +66,14 @@ class AmendRequest:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    def asked(self) -> list[tuple[Option, Value]]:
+    def asked(self) -> tuple[tuple[Option, Value], ...]:
         """The options that are asked for, in the order of the table, each with its value."""
         options = self.options
-        return [(BY_KEY[key], options[key]) for key in filter(options.__contains__, BY_KEY)]
+        kept = vars(options)  # with them, as this is looked at all the time
+        if "asked" not in kept:
+            rows = [(row, options[key]) for key, row in BY_KEY.items() if key in options]
+            kept["asked"] = tuple(rows)
+        return kept["asked"]  # type: ignore[no-any-return]
 
     @property
     def repairs(self) -> bool:
