@@ -45,7 +45,7 @@ from ..image.commit import planned_ranges
 from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from ..request.kinds import TEXT
-from ..request.options import OPTIONS, PERMISSIONS, REFCOUNT_BITS
+from ..request.options import OPTIONS, PERMITTED, REFCOUNT_BITS
 from .result import KEYSLOTS, ByteRange
 
 TYPE_CHECKING = False
@@ -146,8 +146,8 @@ def pack_config(
     options = pack_options({option.abi_key: value for option, value in request.asked()})
     flags = AMEND_FLAG_PROGRESS if progress else 0
     flags |= AMEND_FLAG_QUIET if not debug else 0
-    for permission in PERMISSIONS:
-        flags |= permission.flag if request.permissions.get(permission.key) else 0
+    for key, value in request.permissions.items():
+        flags |= PERMITTED[key].flag if value else 0
     flags |= AMEND_FLAG_FIXED_SIZE if request.fixed_size else 0
     flags |= _MENDS.get(request.mends, 0)
     flags |= AMEND_FLAG_KEYS if request.keys is not None else 0

@@ -33,7 +33,7 @@ from ..base.refusals import is_known
 from ..contract.terms import SPARE_MAX, Change
 from ..image.commit import GIVEN_BACK
 from ..image.staging import SECTOR_SIZE
-from ..request.kinds import TEXT
+from ..request.kinds import TEXT, Option
 from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
 TYPE_CHECKING = False
@@ -53,6 +53,7 @@ _DIGITS = 20
 _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
+_KEYS = [row.key for row in OPTIONS]
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
@@ -90,7 +91,8 @@ def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | I
     A result has the fields of an AmendResult: the document itself, or its "result".
     """
     try:
-        document = _DECODER.decode(text.decode())
+        decoder = _DECODER if len(text) > _SHORT else _SHORT_DECODER
+        document = decoder.decode(text.decode())
         if "error" in document:
             return _read_error(document["error"], expected.name)
         return _read_result(document.get("result", document), expected)
@@ -108,6 +110,8 @@ def _refuse(_text: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
+_SHORT = 1 << 12  # bytes: no number in them takes long, and what none may be is seen later
+_SHORT_DECODER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
 def _read_result(document: Any, expected: Expected) -> AmendResult:
@@ -117,9 +121,9 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
     }
     steps = _read_steps(document["steps"], expected)
     options = FrozenDict(document["options"])
-    _demand([*options] == [row.key for row in OPTIONS])
+    _demand([*options] == _KEYS)
     if expected.request.needs_guest:
-        _demand(all(row.is_told(options[row.key]) for row in OPTIONS))
+        _demand(all(map(Option.is_told, OPTIONS, options.values())))
     else:
         _demand({*options.values()} == {None})
     result = _build(AmendResult, {**document, **lists, "options": options, "steps": steps})

@@ -86,13 +86,12 @@ def commit(image: ImageFile, staged: StagedWrites, *, flush: bool, keys: bool = 
         grows = image.prepare_writes(staged.end() * SECTOR_SIZE)
     except HostError as error:
         raise HostError(f"{error}; {_AS_BEFORE}") from error
-    any_zeroed = bool(len(staged.zeroed()[0]))
-    for phase in range(INSTAR_PHASE_COUNT):
-        zeroes = any_zeroed and phase == INSTAR_PHASE_PREPARE
-        if not staged.count(phase) and not zeroes:
-            continue
+    zeroes, phases = len(staged.zeroed()[0]) > 0, staged.phases()
+    if zeroes and INSTAR_PHASE_PREPARE not in phases:
+        phases.insert(0, INSTAR_PHASE_PREPARE)
+    for phase in phases:
         try:
-            if zeroes:
+            if zeroes and phase == INSTAR_PHASE_PREPARE:
                 image.zero(_zeroes(staged))
             _write(image, staged, phase)
             if flush:

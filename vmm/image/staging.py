@@ -54,7 +54,8 @@ class StagedWrites:
         # There may be a million ranges: packed they take a tenth of the memory.
         self._ranges = bytearray()
         self._last = (0, 0)
-        self._ascending, self._zero_end = True, 0
+        self._ascending = True
+        self._end = 0
         self._zeroed: tuple[Numbers, Numbers] | None = None
         self._budget = budget // SECTOR_SIZE
         self._ranges_max = ranges_max
@@ -66,6 +67,8 @@ class StagedWrites:
         """
         self._zeroed = None
         end = sector + len(data) // SECTOR_SIZE
+        if end > self._end and data:
+            self._end = end
         first_chunk = sector & -_CHUNK if data else end
         with memoryview(data) as view:
             if end <= first_chunk + _CHUNK:
@@ -105,7 +108,7 @@ class StagedWrites:
             extents += _EXTENT.pack(within, within + 1, at)
             first, begin, end = within, at, sector + 1
         self._append(phase, data)
-        self._zeroed = None
+        self._zeroed, self._end = None, max(self._end, end)
         chunks.update((number, bytes(packed)) for number, packed in found.items())
         return True
 
@@ -174,7 +177,7 @@ class StagedWrites:
         elif len(ranges) >= self._ranges_max * _RANGE.size:
             raise GuestFault(f"more than {self._ranges_max} ranges to be zeroed")
         self._last = sector, count
-        self._zero_end = max(self._zero_end, sector + count)
+        self._end = max(self._end, sector + count)
         ranges += _RANGE.pack(sector, count)
         self._zeroed = None
 
@@ -321,13 +324,7 @@ class StagedWrites:
 
     def end(self) -> int:
         """The sector after the last one that is written or zeroed; 0 if nothing is."""
-        found = self._zero_end
-        for chunks in self._extents:
-            if chunks:
-                last = max(chunks)
-                _, stop, _ = _EXTENT.unpack(chunks[last][-_EXTENT.size :])
-                found = max(found, (last << _CHUNK_SHIFT) + stop)
-        return found
+        return self._end
 
     def is_empty(self) -> bool:
         """Whether nothing is written or zeroed."""

@@ -48,8 +48,7 @@ def check_tables(fields: Mapping[str, int]) -> None:
     for name, size, most in sizes:
         if size > most:
             raise GuestFault(f"the guest leaves a {name} table of {size} bytes, which is too large")
-    for name in ("l1_table_offset", "refcount_table_offset", "snapshots_offset"):
-        if fields[name] % cluster_size or fields[name] >> 63:
-            raise GuestFault(
-                f"the guest leaves a table at {fields[name]:#x}, which no table can be"
-            )
+    places = fields["l1_table_offset"], fields["refcount_table_offset"], fields["snapshots_offset"]
+    for place in places:
+        if place % cluster_size or place >> 63:
+            raise GuestFault(f"the guest leaves a table at {place:#x}, which no table can be")
