@@ -215,9 +215,9 @@ OTHERS = {
     "options_contradiction": "a result that contradicts its options",
     "options_partial_head": "option records of 20 bytes",
     "options_short_number": "option 1 with 4 bytes of value 0x3",
-    "options_beyond_frame": "option 1 with 16 bytes and bad padding or none",
-    "options_endless_string": "option 1 with 4294967295 bytes and bad padding or none",
-    "options_dirty_padding": "option 1 with 4 bytes and bad padding or none",
+    "options_beyond_frame": "option 1 with 16 bytes of value 0x3",
+    "options_endless_string": "option 1 of kind 3 out of turn, or unknown",
+    "options_dirty_padding": "option 1 with 4 bytes of value 0x100000003",
     "options_with_refusals": "options with a refusal",
     # Queues
     "descriptor_loop": "descriptor chain loops",
