@@ -12,15 +12,17 @@ from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.budgets import count_budget
 from ..image.commit import commit, give_back
-from ..image.image_file import ImageFile
+from ..image.image_file import HEAD_SIZE, ImageFile
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
+from ..request.kinds import Option
 from ..request.options import OPTIONS
 from .messages import GuestRun, Messages, Plan, look_ahead, pack_config
 from .result import RANGES_MAX, AmendResult
 
+_KEYS = [row.key for row in OPTIONS]
 NO_VCPU = 0xFFFFFFFF
 """Stands for the descriptor of a vCPU where there is none; no file has it."""
 
@@ -238,15 +240,14 @@ def carry_out(
     noticed = tuple([text for plan in plans for text in plan.judgement.warnings])
     last = plans[-1]
     told, said = last.judgement.told, last.outcome.options
+    values = [told.get(row.key, said.get(row.abi_key)) for row in OPTIONS]
     return AmendResult(
         filename=image.name,
         format=request.format,  # type: ignore[arg-type] # one of two, as was checked
         dry_run=request.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
-        options=FrozenDict(
-            [(row.key, row.tell(told.get(row.key, said.get(row.abi_key)))) for row in OPTIONS]
-        ),
+        options=FrozenDict(zip(_KEYS, map(Option.tell, OPTIONS, values), strict=True)),
         vm_exits=sum(plan.outcome.vm_exits for plan in plans),
         warnings=((warning,) if warning else ()) + noticed + wasted,
         **done,
@@ -254,7 +255,7 @@ def carry_out(
 
 
 def _probe(image: AnyImage, request: AmendRequest) -> FixedHeader:
-    head = image.read(0, PROBE_SIZE)
+    head = image.read(0, HEAD_SIZE)[:PROBE_SIZE]
     header = parse_fixed_header(head)
     if header is None:
         # Who resizes or rebases has no use for a change of keyslots.

@@ -66,11 +66,9 @@ class Virtqueue:
         """The buffers of a chain in the descriptor table."""
         buffers: list[Buffer] = []
         index, end = head, self._memory.size
-        while True:
+        for _ in range(self._size):
             if index >= self._size:
                 raise GuestFault(f"descriptor index {index} in a queue of {self._size}")
-            if len(buffers) == self._size:
-                raise GuestFault("descriptor chain loops")
             address, size, flags, index = _DESCRIPTOR.unpack_from(table, index * _DESCRIPTOR.size)
             if flags & ~(_F_NEXT | _F_WRITE):
                 raise GuestFault(f"descriptor flags {flags:#x}")
@@ -79,3 +77,4 @@ class Virtqueue:
             buffers.append((address, size, flags & _F_WRITE != 0))
             if not flags & _F_NEXT:
                 return buffers
+        raise GuestFault("descriptor chain loops")
