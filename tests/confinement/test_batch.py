@@ -366,9 +366,9 @@ def test_a_low_limit_of_open_files_is_one_line_that_says_so(
 
 # The kernel refuses to pass descriptors on, for the reason {error}, as {which} says.
 NO_ROOM = """
-import os, socket
-def socketpair(*arguments, make=socket.socketpair, count=[0]):
-    class Full(socket.socket):
+import os, _socket
+def socketpair(*arguments, make=_socket.socketpair, count=[0]):
+    class Full(_socket.socket):
         def sendmsg(self, *arguments):
             count[0] += 1
             if {which}:
@@ -376,7 +376,7 @@ def socketpair(*arguments, make=socket.socketpair, count=[0]):
             return super().sendmsg(*arguments)
     first, second = make(*arguments)
     return Full(*arguments, 0, first.detach()), second
-socket.socketpair = socketpair
+_socket.socketpair = socketpair
 """
 
 

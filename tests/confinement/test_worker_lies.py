@@ -231,12 +231,13 @@ def test_an_interrupt_leaves_the_images_that_a_worker_was_sent_and_had_not_begun
     images = write_some(tmp_path)
     before = [image.read_bytes() for image in images]
     patch = """
-import instar.vmm.fleet.worker, socket, time
-def receive(*arguments, original=socket.recv_fds):
-    end = time.monotonic() + 1
-    while time.monotonic() < end: pass
-    return original(*arguments)
-instar.vmm.fleet.worker.socket = type("socket", (), {**vars(socket), "recv_fds": receive})
+import instar.vmm.fleet.worker, _socket, time
+class Slow(_socket.socket):
+    def recvmsg(self, *arguments):
+        end = time.monotonic() + 1
+        while time.monotonic() < end: pass
+        return super().recvmsg(*arguments)
+instar.vmm.fleet.worker.socket = type("socket", (), {"socket": Slow})
 """
     process = subprocess.Popen(
         command(*MANY, "-j1", *images, patch=patch), stdout=subprocess.PIPE, text=True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import select
-import socket
 import time
 from contextlib import suppress
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from ..request.keywords import PathLike
     from .supply import Taken
 
+_SHUT_WR = 1  # sys/socket.h
 NAP = 0.005
 """Seconds that this process lets answers come together while every worker has enough to do."""
 
@@ -86,7 +86,7 @@ class _Batch:
         self._last = time.monotonic() + PATIENCE
         for worker in self._workers.values():
             with suppress(OSError):
-                worker.channel.shutdown(socket.SHUT_WR)
+                worker.channel.shutdown(_SHUT_WR)
         while self._workers and (left := self._last - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
                 yield from self._take_last(descriptor)

@@ -8,11 +8,9 @@ other, and the parent forks another one.
 
 from __future__ import annotations
 
-import array  # noqa: F401 - recv_fds() imports it, which would be too late in a confined process
 import gc
 import os
 import signal
-import socket
 from struct import Struct
 
 from ..amend import preload_steps
@@ -27,10 +25,14 @@ from .interrupts import begin_as_child
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    import socket
+    from collections.abc import Callable
     from typing import NoReturn
 
     from ..machine.payload import Payload
     from ..request import AmendRequest
+else:  # socket makes an enum of every constant, which takes as long as ten images
+    import _socket as socket
 
 NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
@@ -38,6 +40,8 @@ REGULAR, DEVICE = b"f", b"b"
 """What kind of file an image is."""
 IMAGE = Struct("=cQ")
 """What a message begins with: an image's kind, and its work_max as ImageFile has it."""
+DESCRIPTOR = Struct("=i")
+"""What passes an image's descriptor, beside the message."""
 READY = b"ready"
 """What a worker says first, unless it says in JSON what is wrong."""
 MORE, LAST = b"+", b"."
@@ -46,6 +50,7 @@ PIECE = 32 << 10
 """Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
 
 _CHANNEL = 3  # after the standard streams
+_RIGHTS_SPACE = socket.CMSG_SPACE(DESCRIPTOR.size)
 _HEAP_KEPT = 8 << 20  # bytes, for the next image: some tables of clusters of 2 MiB
 
 
@@ -76,39 +81,52 @@ def _work(
 ) -> None:
     dump = load_dump(indent=None)
     try:
-        shed = _shed(parent)
+        channel = _shed(parent)
     except OSError as error:
         parent.send(dump({"error": error_fields(error)}).encode())
         return
-    # Left to the end of its life, a socket would be asked for its name, for a warning.
-    with shed as channel:
-        try:
-            sandbox = Sandbox(payload=payload)
-            vcpu = sandbox.prepare(request)
-            preload_steps(request.steps())
-            # The lowest free number, which is what the kernel gives to every image.
-            image = os.dup(_CHANNEL)
-            os.close(image)
-            growth = request.max_growth
-            keys = request.keys is not None
-            used = Descriptors(image, None, vcpu, growth, channel=_CHANNEL, keys=keys)
-            confine(used, required=required)
-        except (InstarError, OSError) as error:
-            os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
+    try:
+        _serve(channel, request, payload, stop, required, dump)
+    finally:
+        channel.close()  # left to the end of its life, a socket is worth a warning
+
+
+def _serve(
+    channel: socket.socket,
+    request: AmendRequest,
+    payload: Payload,
+    stop: mmap.mmap,
+    required: bool,
+    dump: Callable[[object], str],
+) -> None:
+    try:
+        sandbox = Sandbox(payload=payload)
+        vcpu = sandbox.prepare(request)
+        preload_steps(request.steps())
+        # The lowest free number, which is what the kernel gives to every image.
+        image = os.dup(_CHANNEL)
+        os.close(image)
+        growth = request.max_growth
+        keys = request.keys is not None
+        used = Descriptors(image, None, vcpu, growth, channel=_CHANNEL, keys=keys)
+        confine(used, required=required)
+    except (InstarError, OSError) as error:
+        os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
+        return
+    gc.freeze()  # what is there by now stays: the collector need not look at it again
+    keep_heap(_HEAP_KEPT)
+    os.write(_CHANNEL, READY)
+    while sandbox.is_ready(request):
+        message, rights, _, _ = channel.recvmsg(NAME_MAX, _RIGHTS_SPACE)
+        if not rights or stop[0]:
             return
-        gc.freeze()  # what is there by now stays: the collector need not look at it again
-        keep_heap(_HEAP_KEPT)
-        os.write(_CHANNEL, READY)
-        while sandbox.is_ready(request):
-            message, descriptors, _, _ = socket.recv_fds(channel, NAME_MAX, 1)
-            if not descriptors or stop[0]:
-                return
-            try:
-                answer = _amend(sandbox, descriptors[0], message, request)
-            except Exception as error:  # a defect, after which nothing is to be trusted
-                sandbox.close()
-                answer = {"error": error_fields(error)}
-            _tell(dump(answer).encode())
+        (descriptor,) = DESCRIPTOR.unpack_from(rights[0][2])
+        try:
+            answer = _amend(sandbox, descriptor, message, request)
+        except Exception as error:  # a defect, after which nothing is to be trusted
+            sandbox.close()
+            answer = {"error": error_fields(error)}
+        _tell(dump(answer).encode())
 
 
 def _tell(answer: bytes) -> None:

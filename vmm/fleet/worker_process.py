@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections import deque
 from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
-from struct import Struct
 
 from ..base.errors import HostError, reason_of
 from ..base.record import record
 from .document import ANSWER_MAX
 from .interrupts import HeldBack
-from .worker import DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
+from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    import socket
 
     from ..image.image_file import ImageFile
     from ..machine.payload import Payload
     from ..request import AmendRequest
     from .supply import Taken
+else:  # as worker.py does
+    import _socket as socket
 
-_DESCRIPTOR = Struct("=i")  # in the message that passes it
 _NO_ROOM = EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM
 
 AHEAD = 32
@@ -92,9 +92,8 @@ class WorkerProcess:
         self._allow(max(sent.size for sent in self.sent))
         kind = DEVICE if image.is_device else REGULAR
         message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
-        rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(image.fd)
+        rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(image.fd)
         try:
-            # Not socket.send_fds(): until Python 3.12 it leaves out the flags.
             self.channel.sendmsg([message], [rights], socket.MSG_DONTWAIT)
         except (BrokenPipeError, ConnectionResetError):
             pass
