@@ -66,6 +66,44 @@ def test_a_default_stands_in_for_what_is_not_given() -> None:
     assert Point(1, 2).label == "none"
 
 
+def test_fields_keep_their_order_whatever_they_are_given_by() -> None:
+    for point in (Point(1, 2, "a"), Point(1, 2), Point(y=2, x=1), Point(label="a", y=2, x=1)):
+        assert list(vars(point)) == ["x", "y", "label"]
+
+
+def test_a_class_of_many_records_takes_its_fields_as_one_of_few() -> None:
+    @record
+    class Many:
+        x: int
+        y: int
+        label: str = "none"
+        more: tuple[int, ...] = ()
+
+    first = Many.__init__
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((), {}),
+        ((1,), {"label": "a"}),
+        ((1, 2, "a", (), 5), {}),
+        ((1, 2), {"y": 2}),
+        ((1, 2), {"z": 3}),
+    ]
+    for n in range(200):
+        for made in (
+            Many(n, 2),
+            Many(n, 2, "none", ()),
+            Many(y=2, x=n),
+            Many(n, more=(), y=2),
+            Many(more=(), label="none", y=2, x=n),
+        ):
+            assert vars(made) == {"x": n, "y": 2, "label": "none", "more": ()}
+            assert list(vars(made)) == ["x", "y", "label", "more"]
+        assert Many(n, 2, more=(1,)).more == (1,)
+        for args, kwargs in wrong:
+            with pytest.raises(TypeError, match=r"Many(\.__init__)?\(\) "):
+                Many(*args, **kwargs)
+    assert Many.__init__ is not first
+
+
 def test_properties_work() -> None:
     assert Point(1, 2).sum == 3
 
@@ -85,7 +123,7 @@ def test_properties_work() -> None:
 def test_missing_double_and_unknown_fields_are_refused(
     args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    with pytest.raises(TypeError, match=r"^Point\(\) takes"):
+    with pytest.raises(TypeError, match=r"^Point(\.__init__)?\(\) "):
         Point(*args, **kwargs)
     with pytest.raises(TypeError):
         Model(*args, **kwargs)

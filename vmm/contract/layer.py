@@ -170,7 +170,8 @@ class Layer:
             self._judge_tail(same)
         base = cut * self._in_table
         count = self._in_table - self._first
-        if self._new_table[self._step * self._first :] == self._wanted(base + self._first, count):
+        wanted = self._wanted(base + self._first, count)
+        if self._new_table.startswith(wanted, self._step * self._first):  # a slice is a copy
             return
         for index in range(self._first, self._in_table):
             at = index * self._step
