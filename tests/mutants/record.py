@@ -200,7 +200,7 @@ class Record:
         tests run the line and others do not, and more if it names the module. One that is named
         after it comes first.
         """
-        own = f"test_{Path(path).stem}.py"
+        own = f"test_{_stem(path)}.py"
         word = _word(path)
         all_of = Counter(name.partition("::")[0] for name in self.seconds)
         some = Counter(name.partition("::")[0] for name in names)
@@ -236,7 +236,13 @@ def _runs_at_import(tree: ast.Module, line: int) -> bool:
 
 def _word(path: str) -> Callable[[str], re.Match[str] | None]:
     """What finds the name of a module in a text."""
-    return re.compile(rf"\b{Path(path).stem}\b").search
+    return re.compile(rf"\b{_stem(path)}\b").search
+
+
+def _stem(path: str) -> str:
+    """The name of a module, which is its folder's for a package."""
+    stem = Path(path).stem
+    return Path(path).parent.name if stem == "__init__" else stem
 
 
 def _output(*command: str) -> Any:
