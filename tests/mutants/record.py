@@ -131,7 +131,8 @@ class Record:
         if mutant.path.endswith(".c"):
             known = sorted(lines)
             at = bisect_right(known, mutant.line) - 1
-            return self.ordered(lines[known[at]] if at >= 0 else set())
+            # A function before the first block is part of those that call it.
+            return self.ordered(lines[known[at]] if at >= 0 else set().union(*lines.values()))
         found = lines.get(mutant.line, set())
         tree = ast.parse((self._root / mutant.path).read_text("utf-8"))
         # What runs at an import has run in the test that happened to be the first one with it.
@@ -186,9 +187,9 @@ class Record:
             if not path.endswith(".py"):
                 continue
             text = (self._root / path).read_text("utf-8").splitlines()
-            for number, line in enumerate(text, 1):
-                if word.search(line):
-                    found |= lines.get(number, set())
+            named = [number for number, line in enumerate(text, 1) if word.search(line)]
+            for number in (*named, *_bodies("\n".join(text), named)):
+                found |= lines.get(number, set())
         files = {name.partition("::")[0] for name in self.seconds}
         using = {file for file in files if word.search((self._root / file).read_text("utf-8"))}
         return found | {name for name in self.seconds if name.partition("::")[0] in using}
@@ -232,6 +233,19 @@ def _runs_at_import(tree: ast.Module, line: int) -> bool:
         isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line <= (node.end_lineno or 0)
         for node in ast.walk(tree)
     )
+
+
+def _bodies(text: str, named: list[int]) -> list[int]:
+    """The lines of the functions of which a header is among these lines: defaults are there."""
+    if not named:
+        return []
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return [
+        line
+        for node in functions
+        if any(node.lineno <= number < node.body[0].lineno for number in named)
+        for line in range(node.body[0].lineno, (node.end_lineno or 0) + 1)
+    ]
 
 
 def _word(path: str) -> Callable[[str], re.Match[str] | None]:

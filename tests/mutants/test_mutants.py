@@ -173,6 +173,17 @@ def test_a_constant_is_tried_by_what_uses_its_name(tree: Path) -> None:
     assert read(tree).tests(Mutant("code/a.py", 1, "LIMIT = 3", "LIMIT = 4")) == [ODD, SLOW]
 
 
+def test_a_constant_is_tried_by_what_runs_a_function_that_has_it_as_a_default(tree: Path) -> None:
+    code = CODE.replace("def f(a):", "def f(a, most=LIMIT):")
+    record = pickle.loads((tree / "record").read_bytes())  # noqa: S301 - our own
+    record["texts"]["code/a.py"] = code
+    record["lines"]["code/a.py"][4] = {ODD}
+    (tree / "code" / "a.py").write_text(code, "utf-8")
+    (tree / "record").write_bytes(pickle.dumps(record))
+    found = read(tree).tests(Mutant("code/a.py", 1, "LIMIT = 3", "LIMIT = 4"))
+    assert found == [QUICK, ODD, SLOW]
+
+
 def test_what_runs_at_an_import_is_tried_by_more_than_the_test_that_imports_first(
     tree: Path,
 ) -> None:
@@ -191,7 +202,7 @@ def test_a_line_of_c_is_in_the_block_that_begins_before_it(tree: Path) -> None:
     record = read(tree)
     assert record.tests(Mutant("c/a.c", 4, "", "")) == [SLOW]
     assert record.tests(Mutant("c/a.c", 6, "", "")) == [QUICK]
-    assert record.tests(Mutant("c/a.c", 1, "", "")) == []
+    assert record.tests(Mutant("c/a.c", 1, "", "")) == [QUICK, SLOW]
     assert record.others(Mutant("c/a.c", 1, "", ""), []) == [ODD]
 
 
