@@ -7,16 +7,14 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from instar.vmm.base.errors import HostError, InstarError, UsageError
-from instar.vmm.image import budgets, locks
+from instar.vmm.image import budgets
 from instar.vmm.image.budgets import WORK_FACTOR, WORK_MIN
-from instar.vmm.image.image_file import HEAD_SIZE, ImageFile
-from instar.vmm.image.locks import FOR_CHECK, FOR_INFO
+from instar.vmm.image.image_file import ImageFile
 from tests.support.sparse import stored
 
 
@@ -268,63 +266,6 @@ class TestReading:
         monkeypatch.setattr(os, "preadv", a_byte_at_a_time)
         with open_image(path) as image:
             assert image.read(0, 20) == b"0123456789"
-
-    @pytest.mark.parametrize("size", [10, HEAD_SIZE - 1, HEAD_SIZE, 3 * HEAD_SIZE])
-    def test_the_head_is_read_once_while_nobody_else_may_write(self, path: Path, size: int) -> None:
-        data = bytes(n % 251 for n in range(size))
-        path.write_bytes(data)
-        with open_image(path) as image:
-            image.lock()
-            assert image.read(0, HEAD_SIZE) == data[:HEAD_SIZE]
-            read = image.bytes_read
-            assert read == min(size, HEAD_SIZE)
-            for offset, count in ((0, 10), (3, 5), (0, min(size, HEAD_SIZE))):
-                assert image.read(offset, count) == data[offset : offset + count]
-                view = memoryview(bytearray(b"\xff" * count))
-                image.read_into(offset, view)
-                assert view == data[offset : offset + count]
-            assert image.bytes_read == read
-            assert image.read(5, HEAD_SIZE) == data[5 : HEAD_SIZE + 5]
-
-    def test_the_head_is_read_again_once_it_may_be_another(self, path: Path) -> None:
-        changes: list[Callable[[ImageFile], object]] = [
-            ImageFile.lock,
-            lambda image: image.write(0, b"x"),
-            lambda image: image.give_back((), None),
-            lambda image: image.give_back((), HEAD_SIZE + 1),
-        ]
-        path.write_bytes(bytes(HEAD_SIZE + 8))
-        with open_image(path) as image:
-            image.lock()
-            for number, change in enumerate(changes, 65):
-                image.read(0, HEAD_SIZE)
-                change(image)
-                with path.open("r+b") as other:
-                    other.write(bytes([number]))
-                assert image.read(0, 1) == bytes([number])
-
-    @pytest.mark.parametrize("used", [(), FOR_INFO, FOR_CHECK])
-    def test_the_head_is_not_kept_while_others_may_write(
-        self, path: Path, used: tuple[int, ...]
-    ) -> None:
-        path.write_bytes(bytes(HEAD_SIZE))
-        with open_image(path) as image:
-            if used:
-                image.lock(used)
-            assert image.read(0, HEAD_SIZE) == bytes(HEAD_SIZE)
-            path.write_bytes(b"x" * HEAD_SIZE)
-            assert image.read(0, HEAD_SIZE) == b"x" * HEAD_SIZE
-
-    def test_the_head_is_not_kept_where_there_are_no_locks(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(locks, "fcntl", failing(errno.ENOLCK))
-        path.write_bytes(bytes(HEAD_SIZE))
-        with open_image(path) as image:
-            assert image.lock() is not None
-            assert image.read(0, HEAD_SIZE) == bytes(HEAD_SIZE)
-            path.write_bytes(b"x" * HEAD_SIZE)
-            assert image.read(0, HEAD_SIZE) == b"x" * HEAD_SIZE
 
     def test_an_error_is_the_hosts(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "preadv", failing(errno.EIO))

@@ -12,7 +12,7 @@ from ..contract.judge import judge, preload
 from ..contract.terms import Original
 from ..image.budgets import count_budget
 from ..image.commit import commit, give_back
-from ..image.image_file import HEAD_SIZE, ImageFile
+from ..image.image_file import ImageFile
 from ..machine import Machine
 from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
@@ -255,7 +255,7 @@ def carry_out(
 
 
 def _probe(image: AnyImage, request: AmendRequest) -> FixedHeader:
-    head = image.read(0, HEAD_SIZE)[:PROBE_SIZE]
+    head = image.read(0, PROBE_SIZE)
     header = parse_fixed_header(head)
     if header is None:
         # Who resizes or rebases has no use for a change of keyslots.

@@ -29,8 +29,6 @@ _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.
 _PIECE = 1 << 20
 _FAR = (1 << 63) - 1  # past the end of any file
 _HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
-HEAD_SIZE = 1 << 12
-"""Bytes that hold most headers. Read at once they are kept while nobody else may write."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -73,8 +71,6 @@ class ImageFile:
         self.tables = 0
         """How many bytes of new tables what is asked for takes, whatever the image holds."""
         self._hole = (0, 0)  # what was found last; nothing is written before all is read
-        self._is_held = False  # for a change, which keeps all other writers out
-        self._head = b""
         self._size_limit = size_limit
 
     @classmethod
@@ -142,7 +138,6 @@ class ImageFile:
         """
         warning = lock_image(self.fd, self.name, used)
         self.size = self._end()
-        self._head, self._is_held = b"", used == FOR_CHANGE and warning is None
         return warning
 
     @property
@@ -187,8 +182,6 @@ class ImageFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read `size` bytes, or less at the end of the file."""
-        if 0 <= offset <= len(self._head) - size:
-            return self._head[offset : offset + size]
         count = min(size, self.size - offset)
         if count <= 0:
             return b""
@@ -198,17 +191,11 @@ class ImageFile:
         if done < count and (done or count >= _HOLE_MIN):
             with memoryview(data) as view, view[done:] as rest:
                 done += self._read_available(offset + done, rest)
-        found = bytes(data) if done == count else bytes(data[:done])
-        if self._is_held and offset == 0 and size == HEAD_SIZE:
-            self._head = found
-        return found
+        return bytes(data) if done == count else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view`; past the end of the file come zeros."""
         size, done = len(view), 0
-        if 0 <= offset <= len(self._head) - size:
-            view[:] = self._head[offset : offset + size]
-            return
         if size < _HOLE_MIN and offset + size <= self.size:
             done = self._read_once(offset, view)
         if done < size:
@@ -254,7 +241,6 @@ class ImageFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
-        self._head = b""
         done = count = self._call("write", os.pwrite, data, offset)
         while done < len(data):
             if count == 0:
@@ -282,7 +268,6 @@ class ImageFile:
 
     def give_back(self, ranges: Iterable[range], end: int | None) -> None:
         """End the file at `end`, and make holes of ranges of bytes before it. HostError."""
-        self._head = b""
         if end is not None and end < self.size:
             self._call("truncate", os.ftruncate, end)
             self.size = end
