@@ -49,7 +49,11 @@ class LetIn:
     """Inside of it interrupts come in, as it costs nothing that has been heard."""
 
     def __enter__(self) -> None:
-        pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+        try:
+            pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+        except BaseException:  # there will be no end of the block, and a second one may be pending
+            pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+            raise
 
     def __exit__(self, *_: object) -> None:
         pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
@@ -61,9 +65,7 @@ def carry_through(batch: Batch[Told]) -> Generator[Told, None, None]:
         try:
             yield from batch.run()
         except KeyboardInterrupt:
-            # What came in as LetIn began has no end of it to follow.
-            with HeldBack():
-                yield from batch.finish()
+            yield from batch.finish()
             raise
         finally:
             batch.stop()
