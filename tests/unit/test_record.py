@@ -75,7 +75,7 @@ def test_a_class_of_many_records_takes_its_fields_as_one_of_few() -> None:
     @record
     class Many:
         x: int
-        y: int
+        values: int
         label: str = "none"
         more: tuple[int, ...] = ()
 
@@ -84,19 +84,19 @@ def test_a_class_of_many_records_takes_its_fields_as_one_of_few() -> None:
         ((), {}),
         ((1,), {"label": "a"}),
         ((1, 2, "a", (), 5), {}),
-        ((1, 2), {"y": 2}),
+        ((1, 2), {"values": 2}),
         ((1, 2), {"z": 3}),
     ]
     for n in range(200):
         for made in (
             Many(n, 2),
             Many(n, 2, "none", ()),
-            Many(y=2, x=n),
-            Many(n, more=(), y=2),
-            Many(more=(), label="none", y=2, x=n),
+            Many(values=2, x=n),
+            Many(n, more=(), values=2),
+            Many(more=(), label="none", values=2, x=n),
         ):
-            assert vars(made) == {"x": n, "y": 2, "label": "none", "more": ()}
-            assert list(vars(made)) == ["x", "y", "label", "more"]
+            assert vars(made) == {"x": n, "values": 2, "label": "none", "more": ()}
+            assert list(vars(made)) == ["x", "values", "label", "more"]
         assert Many(n, 2, more=(1,)).more == (1,)
         for args, kwargs in wrong:
             with pytest.raises(TypeError, match=r"Many(\.__init__)?\(\) "):
