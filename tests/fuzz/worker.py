@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -168,7 +168,7 @@ def _impostors(this: Round, tally: Tally) -> Iterator[list[str]]:
 
 def _play(this: Round, channel: socket.socket, early: str) -> None:
     """Be a worker that was taken over."""
-    with _shed(channel) as ours:
+    with closing(_shed(channel)) as ours:
         if early == "die":
             os.kill(os.getpid(), 9)
         if early == "silent":

@@ -5,6 +5,7 @@ cryptsetup takes no lock that qemu knows. What it did must not be undone by what
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from instar.vmm.luks import change as module
 from instar.vmm.luks.judge import judge_keys
 from instar.vmm.request.keys import AddKey, EraseKey
 from tests.keys.files import FIRST, apply, change, holders
+from tests.support.forge import Image
+from tests.support.luks_headers import make_header
 
 Keys = AddKey | EraseKey
 MEANWHILE: dict[str, Keys] = {
@@ -46,3 +49,29 @@ def test_what_another_program_did_meanwhile_stays(
     monkeypatch.undo()
     instar.amend(disk, format="luks", keys=CHANGES[name])
     assert holders(disk.read_bytes(), FIRST) == {0}
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("bits", [9, 10, 11, 12, 16])
+def test_what_another_program_did_meanwhile_stays_wherever_the_header_is_in_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    header = bytearray(make_header("xts-plain64", 64, "sha256"))
+    header = header.ljust(int.from_bytes(header[104:108], "big") * 512, b"\0")
+    slot = slice(208 + 48, 208 + 48 + 8)
+    header[slot] = struct.pack(">II", 0xAC71F3, 1000)  # the second keyslot is in use, too
+    path = tmp_path / "image"
+    image = Image(cluster_bits=bits, size=1 << 20, crypt_method=2, crypto_header=bytes(header))
+    image.write(path)
+    salt = image.regions()["crypto_header"].start + slot.stop
+    changed = bytearray(path.read_bytes())
+    changed[salt : salt + 32] = b"s" * 32
+
+    def judge_later(*arguments: Any) -> Any:
+        path.write_bytes(changed)
+        return judge_keys(*arguments)
+
+    monkeypatch.setattr(module, "judge_keys", judge_later)
+    with pytest.raises(instar.HostError, match="the LUKS header was changed meanwhile"):
+        instar.amend(path, keys=EraseKey(0, force=True))
+    assert path.read_bytes() == changed

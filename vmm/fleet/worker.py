@@ -50,7 +50,7 @@ PIECE = 32 << 10
 """Bytes of an answer in one message, but for the last; the kernel takes no message of any size."""
 
 _CHANNEL = 3  # after the standard streams
-_RIGHTS_SPACE = socket.CMSG_SPACE(DESCRIPTOR.size)
+_RIGHTS_SIZE = socket.CMSG_LEN(DESCRIPTOR.size)  # room for one
 _HEAP_KEPT = 8 << 20  # bytes, for the next image: some tables of clusters of 2 MiB
 
 
@@ -117,7 +117,7 @@ def _serve(
     keep_heap(_HEAP_KEPT)
     os.write(_CHANNEL, READY)
     while sandbox.is_ready(request):
-        message, rights, _, _ = channel.recvmsg(NAME_MAX, _RIGHTS_SPACE)
+        message, rights, _, _ = channel.recvmsg(NAME_MAX, _RIGHTS_SIZE)
         if not rights or stop[0]:
             return
         (descriptor,) = DESCRIPTOR.unpack_from(rights[0][2])
