@@ -187,7 +187,7 @@ def look_ahead(
         return (0, 0), (0, 0)
     if max(along) >= image.size or along[0] % 512 or along[1] % 512:
         return (0, 0), (0, 0)
-    if not (rest and along[0]):
+    if not (rest and along[0] and header.cluster_size):
         return along, (0, 0)
     table = int.from_bytes(image.read(entry, 8), "big") & OFFSET_MASK
     start = rest // cluster_size * step // 512 * 512
