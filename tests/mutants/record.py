@@ -140,6 +140,10 @@ class Record:
             found = found | self._users(mutant, tree)
         return self.ordered(found)
 
+    def of_file(self, mutant: Mutant) -> list[str]:
+        """What runs any line of its file: where a block of C begins, the compiler says."""
+        return self.ordered(set().union(*self._lines.get(mutant.path, {}).values()))
+
     def others(self, mutant: Mutant, tried: Iterable[str]) -> list[str]:
         """What else may: runs of the guest for C, and other processes; its kin first.
 

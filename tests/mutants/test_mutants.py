@@ -204,6 +204,7 @@ def test_a_line_of_c_is_in_the_block_that_begins_before_it(tree: Path) -> None:
     assert record.tests(Mutant("c/a.c", 6, "", "")) == [QUICK]
     assert record.tests(Mutant("c/a.c", 1, "", "")) == [QUICK, SLOW]
     assert record.others(Mutant("c/a.c", 1, "", ""), []) == [ODD]
+    assert record.of_file(Mutant("c/a.c", 6, "", "")) == [QUICK, SLOW]
 
 
 def test_tests_that_are_new_or_have_changed_are_recorded_again(tree: Path) -> None:
