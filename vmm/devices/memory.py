@@ -43,13 +43,16 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes at `address` out. GuestFault if they are not all guest memory."""
-        self._check(address, size)
-        return self._map[address : address + size]
+        data = self._map[address : address + size]
+        if len(data) != size or not 0 <= address <= self.size:
+            raise _outside(address, size)
+        return data
 
     def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Copy `data` to `address`. GuestFault if that is not all guest memory."""
         size = len(data)
-        self._check(address, size)
+        if address < 0 or address + size > self.size:
+            raise _outside(address, size)
         self._map[address : address + size] = data
 
     def populate(self, address: int, size: int) -> None:
@@ -87,4 +90,8 @@ class GuestMemory:
 
     def _check(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or address + size > self.size:
-            raise GuestFault(f"{size} bytes at {address:#x} are not guest memory")
+            raise _outside(address, size)
+
+
+def _outside(address: int, size: int) -> GuestFault:
+    return GuestFault(f"{size} bytes at {address:#x} are not guest memory")

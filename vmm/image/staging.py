@@ -199,10 +199,10 @@ class StagedWrites:
             return
         last = max(chunks) if end is None else end - 1 >> _CHUNK_SHIFT
         numbers = range(start >> _CHUNK_SHIFT, last + 1)
-        if len(numbers) <= len(chunks):
+        if len(numbers) < len(chunks):
             met = [number for number in numbers if number in chunks]
         else:
-            met = sorted(number for number in chunks if number in numbers)
+            met = sorted(filter(numbers.__contains__, chunks))
         limit = (last + 1) << _CHUNK_SHIFT if end is None else end
         for chunk in met:
             base = chunk << _CHUNK_SHIFT
