@@ -260,8 +260,8 @@ class TestReading:
     def test_short_reads_are_continued(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = os.preadv
 
-        def a_byte_at_a_time(fd: int, buffers: list[bytearray | memoryview], offset: int) -> int:
-            return whole(fd, [memoryview(buffers[0])[:1]], offset)
+        def a_byte_at_a_time(fd: int, buffers: list[memoryview], offset: int) -> int:
+            return whole(fd, [buffers[0][:1]], offset)
 
         monkeypatch.setattr(os, "preadv", a_byte_at_a_time)
         with open_image(path) as image:

@@ -186,11 +186,12 @@ class ImageFile:
         if count <= 0:
             return b""
         data, done = bytearray(count), 0
-        if count < _HOLE_MIN:  # one of thousands of tables, mostly
-            done = self._read_once(offset, data)
-        if done < count and (done or count >= _HOLE_MIN):
-            with memoryview(data) as view, view[done:] as rest:
-                done += self._read_available(offset + done, rest)
+        with memoryview(data) as view:
+            if count < _HOLE_MIN:  # one of thousands of tables, mostly
+                done = self._read_once(offset, view)
+            if done < count and (done or count >= _HOLE_MIN):
+                with view[done:] as rest:
+                    done += self._read_available(offset + done, rest)
         return bytes(data) if done == count else bytes(data[:done])
 
     def read_into(self, offset: int, view: memoryview) -> None:
@@ -204,9 +205,9 @@ class ImageFile:
         if done < size:
             view[done:] = bytes(size - done)
 
-    def _read_once(self, offset: int, buffer: bytearray | memoryview) -> int:
+    def _read_once(self, offset: int, view: memoryview) -> int:
         """Read what is there at once, which is mostly all that is wanted; returns how much."""
-        done = self._call("read", os.preadv, (buffer,), offset)
+        done = self._call("read", os.preadv, (view,), offset)
         self.bytes_read += done
         return done
 
