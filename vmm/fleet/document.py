@@ -53,7 +53,6 @@ _DIGITS = 20
 _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
-_KEYS = [row.key for row in OPTIONS]
 _TEXTS = tuple(row.key for row in OPTIONS if row.kind == TEXT)
 # What annotations call types; which strings Literals allow is judged by value.
 _PLAIN = {
@@ -91,8 +90,7 @@ def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | I
     A result has the fields of an AmendResult: the document itself, or its "result".
     """
     try:
-        decoder = _DECODER if len(text) > _SHORT else _SHORT_DECODER
-        document = decoder.decode(text.decode())
+        document = _DECODER.decode(text.decode())
         if "error" in document:
             return _read_error(document["error"], expected.name)
         return _read_result(document.get("result", document), expected)
@@ -110,8 +108,6 @@ def _refuse(_text: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
-_SHORT = 1 << 12  # bytes: no number in them takes long, and what none may be is seen later
-_SHORT_DECODER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
 def _read_result(document: Any, expected: Expected) -> AmendResult:
@@ -121,7 +117,7 @@ def _read_result(document: Any, expected: Expected) -> AmendResult:
     }
     steps = _read_steps(document["steps"], expected)
     options = FrozenDict(document["options"])
-    _demand([*options] == _KEYS)
+    _demand([*options] == [*BY_KEY])
     if expected.request.needs_guest:
         _demand(all(map(Option.is_told, OPTIONS, options.values())))
     else:
