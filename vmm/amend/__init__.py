@@ -18,11 +18,10 @@ from ..machine.payload import load_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.kinds import Option
-from ..request.options import OPTIONS
+from ..request.options import BY_KEY, OPTIONS
 from .messages import GuestRun, Messages, Plan, look_ahead, pack_config
 from .result import RANGES_MAX, AmendResult
 
-_KEYS = [row.key for row in OPTIONS]
 NO_VCPU = 0xFFFFFFFF
 """Stands for the descriptor of a vCPU where there is none; no file has it."""
 
@@ -247,7 +246,7 @@ def carry_out(
         dry_run=request.dry_run,
         bytes_read=image.bytes_read,
         payload_sha256=payload_sha256,
-        options=FrozenDict(zip(_KEYS, map(Option.tell, OPTIONS, values), strict=True)),
+        options=FrozenDict(zip(BY_KEY, map(Option.tell, OPTIONS, values), strict=True)),
         vm_exits=sum(plan.outcome.vm_exits for plan in plans),
         warnings=((warning,) if warning else ()) + noticed + wasted,
         **done,

@@ -88,10 +88,8 @@ class WorkerProcess:
         may have as many descriptors on their way as files open (unix(7)). That the worker is no
         more shows when its answer is waited for. HostError if the kernel refuses otherwise.
         """
-        size = image.size + image.max_growth
-        self.sent.append(Sent(taken, image.name, size))
-        if _limit_for(size) != self._limit:
-            self._allow(max(sent.size for sent in self.sent))
+        self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
+        self._allow(max(sent.size for sent in self.sent))
         kind = DEVICE if image.is_device else REGULAR
         message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
         rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(image.fd)
@@ -109,7 +107,7 @@ class WorkerProcess:
 
     def _allow(self, size: int) -> None:
         """Have the kernel refuse what would make a file larger than the largest image at hand."""
-        limit = _limit_for(size)
+        limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
         if limit == self._limit:
             return
         own, most = getrlimit(RLIMIT_FSIZE)
@@ -153,10 +151,6 @@ class WorkerProcess:
             _, status = os.waitpid(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         return f"ended with status {code}" if code >= 0 else f"was killed ({_name_signal(-code)})"
-
-
-def _limit_for(size: int) -> int:
-    return min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
 
 
 def _name_signal(number: int) -> str:
