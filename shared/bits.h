@@ -1,4 +1,4 @@
-/* Pure, either side: bits of arrays, rounding, and the larger of two numbers. */
+/* Pure, either side: bits and zeros of arrays, rounding, and the larger of two numbers. */
 #ifndef INSTAR_BITS_H
 #define INSTAR_BITS_H
 
@@ -21,6 +21,18 @@ static inline bool take_bit(uint64_t *bits, uint64_t n)
     bool was = has_bit(bits, n);
     bits[n / 64] &= ~(UINT64_C(1) << n % 64);
     return was;
+}
+
+/* Whether so many bytes are all 0; both they and their address are multiples of 8. Entry by entry, a
+ * long table would take several times as long. */
+static inline bool is_zero(const uint8_t *bytes, uint64_t size)
+{
+    typedef uint64_t __attribute__((may_alias)) word;
+    const word *words = (const word *)bytes;
+    uint64_t any = 0;
+    for (uint64_t i = 0; i < size / sizeof(*words); i++)
+        any |= words[i];
+    return any == 0;
 }
 
 /* The smallest multiple of `unit`, a power of two, that is at least `value`; value + unit must not wrap. */

@@ -121,13 +121,8 @@ static bool any_unwanted(const struct qcow2_image *image, const struct boundary 
                          uint64_t count, const uint8_t *entries)
 {
     uint32_t size = l2_entry_size(&image->header);
-    uint64_t words = 0;
-    if (!is_filled(image, b, index)) {
-        for (uint64_t i = 0; i < count * size; i += sizeof(words))
-            words |= load_be64(entries + i);
-        if (words == 0)
-            return false;
-    }
+    if (!is_filled(image, b, index) && is_zero(entries, count * size))
+        return false;
     for (uint64_t i = 0; i < count; i++)
         if (!is_wanted(image, b, index + i, entries + i * size))
             return true;

@@ -6,15 +6,6 @@
 #include "bits.h"
 #include "image/writes.h"
 
-static bool is_zeros(const uint8_t *sector)
-{
-    const uint64_t *words = (const uint64_t *)sector;
-    uint64_t any = 0;
-    for (uint32_t i = 0; i < SECTOR_SIZE / sizeof(*words); i++)
-        any |= words[i];
-    return any == 0;
-}
-
 static bool is_inside(const struct image *image, uint64_t offset)
 {
     return image->fixed_size || offset < round_up(image->io->size, SECTOR_SIZE);
@@ -25,7 +16,7 @@ bool write_fresh(struct image *image, uint64_t offset, uint8_t *data, uint32_t l
     struct write_list list = {.phase = INSTAR_PHASE_PREPARE};
     bool inside = is_inside(image, offset);
     for (uint32_t at = 0; at < length; at += SECTOR_SIZE) {
-        bool kept = inside || (last && at + SECTOR_SIZE == length) || !is_zeros(data + at);
+        bool kept = inside || (last && at + SECTOR_SIZE == length) || !is_zero(data + at, SECTOR_SIZE);
         if (kept && !add_write(image, &list, offset + at, data + at, SECTOR_SIZE))
             return false;
     }

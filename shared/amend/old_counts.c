@@ -154,14 +154,6 @@ static bool refuse_uncounted(struct old_counts *old)
     return refuse_refcount(image, h->refcount_table_offset, 0, 1);
 }
 
-static bool is_zero(const uint8_t *bytes, uint32_t size)
-{
-    for (uint32_t at = 0; at < size; at += 8)
-        if (load_be64(bytes + at))
-            return false;
-    return true;
-}
-
 static bool next_counts(void *context, struct stretch *stretch)
 {
     struct old_counts *old = context;
