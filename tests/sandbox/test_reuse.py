@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fcntl import ioctl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,7 @@ import instar
 from instar.abi import (
     INSTAR_AHEAD_ADDR,
     INSTAR_DMA_ADDR,
+    INSTAR_PORT_NOTIFY,
     INSTAR_RAM_SIZE,
     INSTAR_STACK_ADDR,
     INSTAR_TRANSMIT_DESC_ADDR,
@@ -24,15 +26,21 @@ from instar.vmm.amend.messages import GuestRun
 from instar.vmm.devices.memory import PAGE_SIZE
 from instar.vmm.image.image_file import ImageFile
 from instar.vmm.kvm import state
+from instar.vmm.kvm.exits import IoOut, Shutdown
+from instar.vmm.kvm.ioctls import ior, iow
+from instar.vmm.kvm.structs import KVM_SEGMENT
 from instar.vmm.kvm.system import Kvm
 from instar.vmm.kvm.vcpu import Vcpu
-from instar.vmm.kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_XSAVE2, Vm
+from instar.vmm.kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_XSAVE2, Vm
 from instar.vmm.machine import Machine, boot
 from instar.vmm.machine import reset as snapshot
-from instar.vmm.machine.payload import PF_W, Payload
+from instar.vmm.machine.payload import PF_W, Payload, load_payload
 from instar.vmm.request.keywords import make_request
 from tests.sandbox.rogues import Rogues
 from tests.support.forge import Image
+
+if TYPE_CHECKING:
+    from instar.vmm.kvm.exits import VcpuExit
 
 pytestmark = pytest.mark.kvm
 
@@ -43,6 +51,11 @@ RAM_SIZE = 2 * INSTAR_RAM_SIZE
 
 # MSRs that are or hold a time, which goes on: TSC, its deadline and offset, and KVM's clocks.
 CLOCKS = {0x10, 0x3B, 0x6E0, 0x11, 0x12, 0x4B564D00, 0x4B564D01}
+
+XCRS_SIZE = 392  # struct kvm_xcrs
+KVM_GET_XCRS, KVM_SET_XCRS = ior(0xA6, XCRS_SIZE), iow(0xA7, XCRS_SIZE)
+XCR0 = 16
+"""Where the value of the first register is in it."""
 
 
 def all_msrs() -> tuple[int, ...]:
@@ -65,8 +78,27 @@ class Inspected(Machine):
         # XSTATE_BV: a component that holds its initial values may be marked as in use or not, as
         # the host happened to save and restore it. KVM tells the values in both cases.
         seen["xsave"] = seen["xsave"][:512] + bytes(8) + seen["xsave"][520:]
+        seen["xcrs"] = bytes(self.xcrs())
         seen |= {f"msr {n:#x}": bytes(state.read_msrs(fd, (n,))) for n in all_msrs()}
         return seen | {"memory": self._memory.read(0, self._memory.size)}
+
+    def xcrs(self) -> bytearray:
+        """KVM_GET_XCRS."""
+        xcrs = bytearray(XCRS_SIZE)
+        ioctl(self._vcpu.fd, KVM_GET_XCRS, xcrs)
+        return xcrs
+
+    def run_in_ring_0(self, code: bytes) -> VcpuExit:
+        """What comes of this code and a doorbell after it, as if a guest had got into ring 0."""
+        doorbell = b"\x66\xba" + struct.pack("<H", INSTAR_PORT_NOTIFY) + b"\xee"  # mov, out
+        self._memory.write(self._payload.images[0].entry, code + doorbell)
+        flat = {"limit": 0xFFFFFFFF, "present": 1, "s": 1, "g": 1}
+        segments = {
+            "cs": KVM_SEGMENT.pack({**flat, "selector": 0x10, "type": 11, "l": 1}),
+            "ss": KVM_SEGMENT.pack({**flat, "selector": 0x18, "type": 3, "db": 1}),
+        }
+        self._vcpu.set_sregs({**self._vcpu.get_sregs(), **segments})
+        return self._vcpu.run()
 
     def forget(self, what: str) -> None:
         """Leave one part of the state out of the next reset."""
@@ -212,6 +244,60 @@ def test_a_kvm_that_would_not_take_registers_at_the_entry_is_refused(
         sandbox.amend(path, lazy_refcounts=True)
     assert path.read_bytes() == before
     instar.amend(path, lazy_refcounts=True)  # which needs no second run
+
+
+@contextmanager
+def inspected(*, kept: bool = True) -> Iterator[Inspected]:
+    machine = Inspected(load_payload())
+    with machine:
+        if kept:
+            machine.keep()
+        yield machine
+
+
+READ_LSTAR = b"\xb9\x82\0\0\xc0\x0f\x32"  # mov ecx, 0xc0000082; rdmsr
+WRITE_LSTAR = b"\xb9\x82\0\0\xc0\x0f\x30"  # mov ecx, 0xc0000082; wrmsr
+LSTAR = 0xC0000082
+
+
+@pytest.mark.parametrize("code", [READ_LSTAR, WRITE_LSTAR], ids=["read", "write"])
+def test_a_guest_of_a_kept_machine_that_got_into_ring_0_would_reach_no_msr(code: bytes) -> None:
+    with inspected(kept=False) as machine:
+        assert isinstance(machine.run_in_ring_0(code), IoOut)
+    with inspected() as machine:
+        assert isinstance(machine.run_in_ring_0(b""), IoOut)
+    with inspected() as machine:
+        assert isinstance(machine.run_in_ring_0(code), Shutdown)
+
+
+def test_where_kvm_cannot_deny_msrs_they_go_back(
+    monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    asked = Vm.check_extension
+    monkeypatch.setattr(
+        Vm,
+        "check_extension",
+        lambda vm, what: 0 if what == KVM_CAP_X86_MSR_FILTER else asked(vm, what),
+    )
+    Image().write(path)
+    with inspected() as machine:
+        pristine = machine.look()
+        assert isinstance(machine.run_in_ring_0(b"\xb0\x08" + WRITE_LSTAR), IoOut)
+        assert f"msr {LSTAR:#x}" in differences(machine.look(), pristine)
+        machine.reset()
+        machine.enter()
+        assert differences(machine.look(), pristine) == set()
+
+
+@pytest.mark.parametrize("value", [0, 3, 7, 0xE7])
+def test_xcr0_of_a_machine_has_but_one_value(value: int) -> None:
+    with inspected() as machine:
+        xcrs = machine.xcrs()
+        assert struct.unpack_from("<Q", xcrs, XCR0) == (1,)
+        ioctl(machine._vcpu.fd, KVM_SET_XCRS, xcrs)
+        struct.pack_into("<Q", xcrs, XCR0, value)
+        with pytest.raises(OSError, match="Invalid argument"):
+            ioctl(machine._vcpu.fd, KVM_SET_XCRS, xcrs)
 
 
 class _Forgetful:

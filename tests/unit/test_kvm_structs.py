@@ -19,6 +19,8 @@ LAYOUTS = {
     structs.KVM_SEGMENT: ("struct kvm_segment", ""),
     structs.KVM_DTABLE: ("struct kvm_dtable", ""),
     structs.KVM_SREGS: ("struct kvm_sregs", ""),
+    structs.KVM_MSR_FILTER: ("struct kvm_msr_filter", ""),
+    structs.KVM_MSR_FILTER_RANGE: ("struct kvm_msr_filter_range", ""),
     structs.KVM_RUN_IO: ("struct kvm_run", "io."),
     structs.KVM_RUN_MMIO: ("struct kvm_run", "mmio."),
 }
@@ -49,6 +51,8 @@ def expressions() -> Iterator[tuple[str, int]]:
     for layout, (c_name, member) in LAYOUTS.items():
         base = structs.KVM_RUN_HEAD.extent if member else 0
         for field, kind in layout.kinds.items():
+            if field == "hole":  # which C leaves without a name
+                continue
             yield f"offsetof({c_name}, {member}{field})", base + layout.offset(field)
             yield f"sizeof((({c_name} *)0)->{member}{field})", calcsize(f"={kind}")
     end = 0
@@ -68,6 +72,9 @@ def expressions() -> Iterator[tuple[str, int]]:
     yield "KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS", structs.SYNC_REGS
     yield "KVM_CAP_SYNC_REGS", vm.KVM_CAP_SYNC_REGS
     yield "KVM_CAP_XSAVE2", vm.KVM_CAP_XSAVE2
+    yield "KVM_CAP_X86_MSR_FILTER", vm.KVM_CAP_X86_MSR_FILTER
+    yield "KVM_MSR_FILTER_DEFAULT_DENY", vm.DEFAULT_DENY
+    yield "KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE", vm.READ_OR_WRITE
     mask = structs.KVM_SIGNAL_MASK
     yield "offsetof(struct kvm_signal_mask, len)", mask.offset("len")
     yield "offsetof(struct kvm_signal_mask, sigset)", mask.offset("sigset")

@@ -122,9 +122,9 @@ _WRITES = ("pwrite64", "ftruncate", "fallocate", "fdatasync")
 READER_RULES: tuple[Rule, ...] = tuple(rule for rule in RULES if rule[0] not in _WRITES)
 """The rules of a process that only looks at an image."""
 
-# What gives a kept machine its first state back, besides KVM_RUN: KVM_SET_XSAVE, KVM_SET_XCRS,
+# What gives a kept machine its first state back, besides KVM_RUN: KVM_SET_XSAVE,
 # KVM_SET_DEBUGREGS, KVM_SET_MSRS.
-RESET_REQUESTS = (0x5000AEA5, 0x4188AEA7, 0x4080AEA2, 0x4008AE89)
+RESET_REQUESTS = (0x5000AEA5, 0x4080AEA2, 0x4008AE89)
 
 CHAIN_RULES: tuple[Rule, ...] = (
     (

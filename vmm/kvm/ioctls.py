@@ -1,6 +1,12 @@
 """Host side: the KVM ioctl request numbers in use, computed as linux/ioctl.h does."""
 
-from .structs import KVM_REGS, KVM_SIGNAL_MASK, KVM_SREGS, KVM_USERSPACE_MEMORY_REGION
+from .structs import (
+    KVM_MSR_FILTER,
+    KVM_REGS,
+    KVM_SIGNAL_MASK,
+    KVM_SREGS,
+    KVM_USERSPACE_MEMORY_REGION,
+)
 
 _KVMIO = 0xAE
 _IOC_WRITE, _IOC_READ = 1 << 30, 2 << 30
@@ -34,6 +40,7 @@ KVM_GET_VCPU_MMAP_SIZE = io(0x04)
 # On a VM
 KVM_CREATE_VCPU = io(0x41)
 KVM_SET_USER_MEMORY_REGION = iow(0x46, KVM_USERSPACE_MEMORY_REGION.extent)
+KVM_X86_SET_MSR_FILTER = iow(0xC6, KVM_MSR_FILTER.extent)
 # On a vCPU
 KVM_RUN = io(0x80)
 KVM_GET_REGS = ior(0x81, KVM_REGS.extent)

@@ -1,4 +1,4 @@
-"""Host side: all of a vCPU's registers that KVM can hand out and take back, as plain bytes.
+"""Host side: a vCPU's registers as plain bytes, for KVM to hand out and take back.
 
 Each kind is one pair of ioctls (Linux, Documentation/virt/kvm/api.rst) whose structures are not
 looked into here: what KVM_GET_* gave is what KVM_SET_* gets.
@@ -23,11 +23,11 @@ def _pair(size: int, get: int, set_: int) -> tuple[int, int, int]:
     return size, ior(get, size), iow(set_, size)
 
 
-# Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set. KVM's
-# mp_state is left out: without an interrupt controller in the kernel a vCPU has but one.
+# Name: bytes of the structure, KVM_GET_*, KVM_SET_*; in the order in which they are set. Left out
+# is what has but one value: KVM's mp_state without an interrupt controller in the kernel, and XCR0
+# of a vCPU that was never told of XSAVE (KVM_SET_CPUID2).
 KINDS: dict[str, tuple[int, int, int]] = {
     "sregs": _pair(312, 0x83, 0x84),
-    "xcrs": _pair(392, 0xA6, 0xA7),
     "xsave": _pair(_XSAVE_SIZE, 0xA4, 0xA5),
     "debugregs": _pair(128, 0xA1, 0xA2),
     "regs": _pair(144, 0x81, 0x82),
@@ -36,10 +36,11 @@ KINDS: dict[str, tuple[int, int, int]] = {
 
 AT_ENTRY = ("regs", "sregs", "vcpu_events")
 """What struct kvm_sync_regs has, in its order: KVM takes these from struct kvm_run."""
-_BY_IOCTL = [(name, set_) for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY]
 
 KVM_GET_MSRS = iowr(0x88, 8)
 KVM_SET_MSRS = iow(0x89, 8)
+_BY_IOCTL = {name: set_ for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY}
+_BY_IOCTL["msrs"] = KVM_SET_MSRS
 _MSRS_HEAD = Struct("<II")  # struct kvm_msrs, the number of entries
 _MSR = Struct("<IIQ")  # struct kvm_msr_entry: index, reserved, value
 
@@ -59,7 +60,7 @@ MSRS = (
 
 
 def read_state(fd: int, xsave_size: int) -> dict[str, bytearray]:
-    """Ask KVM for all KINDS and MSRS of a vCPU. OSError from KVM.
+    """Ask KVM for all KINDS of a vCPU. OSError from KVM.
 
     `xsave_size` is what KVM_CHECK_EXTENSION says of KVM_CAP_XSAVE2: where XSAVE's area outgrew the
     4096 bytes of its first ioctl, in bytes, or 0.
@@ -71,7 +72,6 @@ def read_state(fd: int, xsave_size: int) -> dict[str, bytearray]:
     if xsave_size > _XSAVE_SIZE:
         state["xsave"] = bytearray(xsave_size)
         ioctl(fd, KVM_GET_XSAVE2, state["xsave"])
-    state["msrs"] = read_msrs(fd, MSRS)
     return state
 
 
@@ -85,12 +85,12 @@ def read_msrs(fd: int, indices: tuple[int, ...]) -> bytearray:
 
 
 def write_state(vcpu: Vcpu, state: dict[str, bytearray]) -> None:
-    """Give a vCPU the state that read_state() returned. OSError from KVM.
+    """Give a vCPU what read_state() returned, and "msrs" as read_msrs() did. OSError from KVM.
 
     AT_ENTRY it gets at the next KVM_RUN, which spares an ioctl for each: where KVM itself runs in a
     virtual machine, one takes 10 to 15 µs. A pending exit must have been completed.
     """
-    for name, set_ in _BY_IOCTL:
-        ioctl(vcpu.fd, set_, state[name])
-    ioctl(vcpu.fd, KVM_SET_MSRS, state["msrs"])
+    for name, set_ in _BY_IOCTL.items():
+        if name in state:
+            ioctl(vcpu.fd, set_, state[name])
     vcpu.set_at_entry(b"".join([state[name] for name in AT_ENTRY]))

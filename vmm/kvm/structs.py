@@ -83,6 +83,12 @@ KVM_SREGS = Layout(
 )
 """struct kvm_sregs: segment, control and descriptor-table registers."""
 
+KVM_MSR_FILTER_RANGE = Layout(flags="I", nmsrs="I", base="I", hole="4s", bitmap="Q")
+"""struct kvm_msr_filter_range: which of some MSRs in a row may be read or written."""
+
+KVM_MSR_FILTER = Layout(flags="I", hole="4s", ranges=f"{16 * KVM_MSR_FILTER_RANGE.extent}s")
+"""struct kvm_msr_filter, the argument of KVM_X86_SET_MSR_FILTER."""
+
 KVM_SIGNAL_MASK = Layout(len="I", sigset="Q")
 """struct kvm_signal_mask with the kernel's signal set of 64 signals."""
 

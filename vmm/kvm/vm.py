@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 from fcntl import ioctl
 
+from ..base.c import addressof, c_uint64
 from . import ioctls
-from .structs import KVM_USERSPACE_MEMORY_REGION
+from .structs import KVM_MSR_FILTER, KVM_MSR_FILTER_RANGE, KVM_USERSPACE_MEMORY_REGION
 from .vcpu import Vcpu
 
 KVM_CAP_SYNC_REGS = 74
 """The capability whose value has all of SYNC_REGS in any KVM since Linux 4.17."""
+KVM_CAP_X86_MSR_FILTER = 189
+"""The capability to deny_msrs(), which Linux has since 5.10."""
 KVM_CAP_XSAVE2 = 208
 """The capability whose value is the size of a vCPU's XSAVE area in bytes, or 0."""
+
+DEFAULT_DENY = 1
+"""KVM_MSR_FILTER_DEFAULT_DENY."""
+READ_OR_WRITE = 3
+"""KVM_MSR_FILTER_READ and KVM_MSR_FILTER_WRITE."""
 
 
 class Vm:
@@ -48,6 +56,19 @@ class Vm:
             }
         )
         ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region)
+
+    def deny_msrs(self) -> None:
+        """KVM_X86_SET_MSR_FILTER: the guest can read and write no MSR, in ring 0 neither."""
+        # A filter must have a range: of one MSR, which is not allowed either.
+        allowed = c_uint64(0)
+        of_one = {"flags": READ_OR_WRITE, "nmsrs": 1, "bitmap": addressof(allowed)}
+        ranges = KVM_MSR_FILTER_RANGE.pack(of_one)
+        # SAFETY: the kernel copies the bitmap before it returns.
+        ioctl(
+            self.fd,
+            ioctls.KVM_X86_SET_MSR_FILTER,
+            KVM_MSR_FILTER.pack({"flags": DEFAULT_DENY, "ranges": ranges}),
+        )
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         """KVM_CREATE_VCPU, and the mapping of its struct kvm_run."""

@@ -27,7 +27,7 @@ from ..devices.serial import SerialPort
 from ..kvm.exits import Interrupted, IoIn, IoOut, Mmio, Other, Shutdown
 from ..kvm.structs import SYNC_REGS
 from ..kvm.system import Kvm
-from ..kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_XSAVE2
+from ..kvm.vm import KVM_CAP_SYNC_REGS, KVM_CAP_X86_MSR_FILTER, KVM_CAP_XSAVE2
 from . import boot
 from .deadline import Deadline
 
@@ -111,13 +111,19 @@ class Machine:
 
         HostError if KVM fails.
         """
+        from ..kvm.state import MSRS, read_msrs, read_state
         from .reset import Snapshot
 
         if _kvm(self._vm.check_extension, KVM_CAP_SYNC_REGS) & SYNC_REGS != SYNC_REGS:
             raise HostError("KVM cannot reset a machine here; use Linux 4.17 or later")
         xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
+        registers = _kvm(read_state, self._vcpu.fd, xsave_size)
+        if _kvm(self._vm.check_extension, KVM_CAP_X86_MSR_FILTER):
+            _kvm(self._vm.deny_msrs)  # once, in place of a write of them at each reset
+        else:
+            registers["msrs"] = _kvm(read_msrs, self._vcpu.fd, MSRS)
         code_end = boot.code_end(self._payload)
-        self._snapshot = _kvm(Snapshot, self._memory, code_end, self._vcpu, xsave_size)
+        self._snapshot = Snapshot(self._memory, code_end, self._vcpu, registers)
 
     @property
     def is_kept(self) -> bool:

@@ -1,8 +1,9 @@
 """Host side: a machine before its first instruction, and the way back to it.
 
 What a guest can touch is its memory, the registers of its vCPU, and the exit that it last caused,
-which KVM completes at the next entry. All of that goes back, whether or not this guest could have
-changed it: one image must leave nothing behind that the next one's guest can read.
+which KVM completes at the next entry. All of that goes back, whether or not a guest in ring 3 could
+have changed it: one image must leave nothing behind that the next one's guest can read. Only what
+no guest can change, in ring 0 neither, is left as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from instar.abi import INSTAR_DMA_ADDR
 
 from ..devices.memory import PAGE_SIZE
-from ..kvm.state import read_state, write_state
+from ..kvm.state import write_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ _WRITTEN_MAX = 0x80000
 class Snapshot:
     """The state of one machine, to go back to; to be taken before its guest ever runs."""
 
-    def __init__(self, memory: GuestMemory, code_end: int, vcpu: Vcpu, xsave_size: int) -> None:
-        """Copy memory and registers; `xsave_size` as read_state() wants it. OSError from KVM.
+    def __init__(
+        self, memory: GuestMemory, code_end: int, vcpu: Vcpu, registers: dict[str, bytearray]
+    ) -> None:
+        """Copy the memory; `registers` are what write_state() takes.
 
         From `code_end` on, the end of the operation's image, memory is zero.
         """
@@ -38,7 +41,7 @@ class Snapshot:
         self._vcpu = vcpu
         self._low = memory.read(0, code_end)
         self._zeros = memoryview(bytes(_WRITTEN_MAX))
-        self._registers = read_state(vcpu.fd, xsave_size)
+        self._registers = registers
 
     def restore(self, filled_to: int) -> None:
         """Make the machine what it was. OSError from KVM, after which it must not run again.
