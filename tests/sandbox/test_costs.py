@@ -109,15 +109,15 @@ def plain(path: Path, **fields: Any) -> Path:
 
 
 def imported(*arguments: str) -> set[str]:
-    """The modules that `instar amend` has when it ends, without those it began with."""
-    line = [sys.executable, "-I", "-c", COMMAND, "amend", *arguments]
+    """The modules that the command has when it ends, without those it began with."""
+    line = [sys.executable, "-I", "-c", COMMAND, *arguments]
     # It exits through a function that writes to stderr, which the filter allows.
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 
 
 def test_the_command_imports_these_modules_and_no_other(path: Path) -> None:
-    found = imported("-o", "lazy_refcounts=on", str(plain(path)))
+    found = imported("amend", "-o", "lazy_refcounts=on", str(plain(path)))
     own = {"instar"} | {
         f"instar.{name.rsplit('.', up)[0]}" for name in OWN for up in range(name.count(".") + 1)
     }
@@ -125,11 +125,38 @@ def test_the_command_imports_these_modules_and_no_other(path: Path) -> None:
     assert found >= own
 
 
+# Each of them takes 1 to 10 ms, with what it imports itself.
+SLOW = {
+    *("argparse", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib"),
+    *("inspect", "json", "logging", "pathlib", "re", "signal", "socket", "subprocess"),
+    *("tempfile", "threading", "typing", "weakref"),
+}
+COMMANDS = [
+    "amend -o lazy_refcounts=on",
+    "amend -o size=1G,refcount_bits=64,compat=1.1",
+    "rebase -u -b base -F raw",
+    "info",
+    "check",
+    "check -r all",
+]
+
+
+@pytest.mark.parametrize("jobs", ["", "--jobs=2"], ids=["one", "many"])
+@pytest.mark.parametrize("line", COMMANDS)
+def test_no_command_imports_a_module_that_is_slow_to_import(
+    tmp_path: Path, line: str, jobs: str
+) -> None:
+    images = [str(plain(tmp_path / name)) for name in ("ab" if jobs else "a")]
+    assert imported(*line.split(), *jobs.split(), *images).isdisjoint(SLOW)
+
+
 @pytest.mark.parametrize("compat", ["1.1", "0.10"])
 def test_a_change_of_compat_imports_little_more_of_the_standard_library(
     path: Path, compat: str
 ) -> None:
-    found = imported("-o", f"compat={compat}", str(plain(path, version=3 - int(compat[0]))))
+    found = imported(
+        "amend", "-o", f"compat={compat}", str(plain(path, version=3 - int(compat[0])))
+    )
     others = {name for name in found if name.partition(".")[0] != "instar"}
     assert others - STANDARD <= {"array", "_bisect", "bisect", "itertools"}
     assert "instar.vmm.contract.tables" in found

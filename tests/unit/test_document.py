@@ -12,7 +12,7 @@ import pytest
 import instar
 from instar.vmm.amend.result import RANGES_MAX
 from instar.vmm.base.errors import Refusal, error_fields
-from instar.vmm.base.record import load_dump
+from instar.vmm.base.lean_json import dump_line
 from instar.vmm.base.refusals import Circumstances, not_qcow2, overlap, translate
 from instar.vmm.fleet.document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 from instar.vmm.request.keywords import make_request
@@ -208,7 +208,7 @@ HONEST_ERRORS = [
 
 @pytest.mark.parametrize("error", HONEST_ERRORS, ids=str)
 def test_an_honest_error_comes_through_as_it_is(error: instar.InstarError) -> None:
-    text = load_dump(None)({"error": error_fields(error)})
+    text = dump_line({"error": error_fields(error)})
     outcome = read_outcome(text.encode(), EXPECTED)
     assert type(outcome) is type(error)
     assert outcome.args == error.args
@@ -320,7 +320,7 @@ def test_what_an_amend_really_comes_to_is_believed(
     end = path.stat().st_size + request_.max_growth
     with instar.Sandbox() as sandbox:
         result = sandbox.carry_out(path, request_)
-    text = load_dump(None)({"result": result}).encode()
+    text = dump_line({"result": result}).encode()
     assert read_outcome(text, Expected(str(path), request_, SHA256, end)) == result
 
 

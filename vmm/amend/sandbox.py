@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from _collections_abc import Callable  # collections would cost 1 ms
 from _thread import allocate_lock  # threading would cost 4 ms
-from collections.abc import Callable
 
 from ..base.errors import ImageRejected, UsageError
 from ..machine import Machine

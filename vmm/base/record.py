@@ -9,7 +9,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, TypeVar
 
     from typing_extensions import dataclass_transform
@@ -76,13 +75,6 @@ def to_dict(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: to_dict(part) for key, part in value.items()}
     return to_dict(vars(value)) if hasattr(type(value), "__match_args__") else value
-
-
-def load_dump(indent: int | None) -> Callable[[object], str]:
-    """Return a function that makes JSON of records and of what JSON knows itself."""
-    import json
-
-    return json.JSONEncoder(indent=indent, default=vars).encode
 
 
 def _make_init(cls: Any, defaults: dict[str, Any]) -> Any:

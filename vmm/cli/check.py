@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from ..base.errors import UsageError
 from ..base.escape import escape
 from ..base.supported import check_machine
@@ -17,6 +15,7 @@ from .report import Progress, check_told, show_debug, write
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from functools import partial
     from typing import Any
 
     from ..inspect.check import CheckResult
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
     Look = Callable[[str], Document]
+else:  # functools would import five others
+    from _functools import partial
 
 _WORST = (1, 2, 3, 0)
 """Exit statuses, the worst first: not checked, corrupt, leaks, sound."""

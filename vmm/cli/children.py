@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 
 from ..base.errors import HostError, error_fields, reason_of
-from ..base.record import load_dump, record
+from ..base.lean_json import dump_line
+from ..base.record import record
 from ..fleet import MARGIN, PATIENCE
 from ..fleet.interrupts import LetIn, begin_as_child, carry_through
 from .shapes import read_document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
 
     Document = dict[str, Any]
     Steps = Callable[[str], Generator["Step", Document, Document]]
+else:  # as in fleet/interrupts.py
+    import _signal as signal
 
 ANSWER_MAX = 64 << 20
 """Bytes of a document."""
@@ -228,13 +231,12 @@ def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
     """Do the step, tell, and end this process."""
     try:
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business
-        dump = load_dump(indent=None)
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
         try:
             document = act(name)
         except Exception as error:
             document = {"error": error_fields(error)}
-        rest = dump(document).encode()
+        rest = dump_line(document).encode()
         while rest:
             rest = rest[os.write(1, rest) :]
     finally:

@@ -6,8 +6,6 @@ process can make no second machine. What happens to the image in between is seen
 
 from __future__ import annotations
 
-from functools import partial
-
 from ..amend import amend_image
 from ..base.errors import UsageError
 from ..confine import confine_to
@@ -19,6 +17,7 @@ from .children import Step
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from functools import partial
     from typing import Any
 
     from ..request import AmendRequest
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
     Document = dict[str, Any]
     Look = Callable[[str], Document]
+else:  # as in check.py
+    from _functools import partial
 
 _CONTRADICTIONS = {
     "force-share": "--force-share is for images that are only looked at; -r writes",

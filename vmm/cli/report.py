@@ -12,7 +12,6 @@ import sys
 
 from ..base.errors import GuestFault, HostError, ImageRejected, UsageError, error_fields, explain
 from ..base.escape import escape
-from ..base.record import load_dump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +49,11 @@ class Report:
         """Switch to one of OUTPUT_FORMATS; raises UsageError for another."""
         if output_format not in OUTPUT_FORMATS:
             raise UsageError(f"--output: expected human or json, not '{output_format}'")
-        self._dump = load_dump(indent=2) if output_format == "json" else None
+        self._dump = None
+        if output_format == "json":
+            from json import JSONEncoder
+
+            self._dump = JSONEncoder(indent=2, default=vars).encode
 
     def expect(self, *, verbose: bool, dry_run: bool) -> None:
         """Make ready to describe results, if that is asked for."""
@@ -62,7 +65,9 @@ class Report:
         """Report many images: each document of JSON in one line, each error with its image."""
         self._is_batch = True
         if self._dump is not None:
-            self._dump = load_dump(indent=None)
+            from ..base.lean_json import dump_line
+
+            self._dump = dump_line
 
     def document(self, document: object) -> None:
         """Write `document` to stdout, if it is JSON that is wanted."""

@@ -7,19 +7,17 @@ ranges of an honest answer, in which only what is hostile text anyway is free.
 
 from __future__ import annotations
 
-import json
+from ..base.lean_json import load_told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
-
-_DIGITS = 20  # of a number of 64 bits, with a sign
+    from typing import Any
 
 
 def read_document(text: bytes | bytearray, shape: str) -> dict[str, Any]:
     """Read a document of this shape, by its name, or that of an error. ValueError if neither."""
-    document = json.loads(text, parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
+    document = load_told(text)
     if isinstance(document, dict):
         document.pop("filename", None)  # is known without asking
         if fits(document, FAILURE if "error" in document else SHAPES[shape]):
@@ -40,14 +38,6 @@ def fits(value: Any, shape: Any) -> bool:
     return needed <= value.keys() <= parts.keys() and all(
         fits(part, parts[key]) for key, part in value.items()
     )
-
-
-def _int(digits: str) -> int:
-    return int(digits) if len(digits) <= _DIGITS else _refuse(digits)
-
-
-def _refuse(_text: str) -> NoReturn:
-    raise ValueError("a number that no document has")
 
 
 def _number(start: int, end: int) -> Callable[[object], bool]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import mmap
 import select
 import time
-from contextlib import suppress
 
 from ..amend import open_image
 from ..amend.result import AmendOutcome
@@ -85,8 +84,10 @@ class _Batch:
         self._stop[0] = 1
         self._last = time.monotonic() + PATIENCE
         for worker in self._workers.values():
-            with suppress(OSError):
+            try:  # noqa: SIM105 - contextlib is one more import
                 worker.channel.shutdown(_SHUT_WR)
+            except OSError:
+                pass
         while self._workers and (left := self._last - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
                 yield from self._take_last(descriptor)
@@ -254,12 +255,14 @@ class _Batch:
     def _explain(self, worker: WorkerProcess, name: str, how: str, reason: bytes) -> InstarError:
         """Why a worker ended, as the image says that it had then."""
         if reason:
-            with suppress(ValueError):
+            try:
                 error = read_outcome(reason, Expected(name, self._request, self._payload.sha256))
-                if isinstance(error, InstarError):
-                    if not self._proven:
-                        raise error
-                    return HostError(f"no worker for '{name}': {error}")
+            except ValueError:
+                error = None
+            if isinstance(error, InstarError):
+                if not self._proven:
+                    raise error
+                return HostError(f"no worker for '{name}': {error}")
         state = describe_unsure(self._request) if worker.ready else "nothing was written"
         return HostError(f"the confined worker {how} with '{name}'; {state}")
 

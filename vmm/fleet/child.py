@@ -6,22 +6,24 @@ What it is asked stands in its stdin, as JSON; its answer, a result or an error,
 from __future__ import annotations
 
 import gc
-import json
 import os
-import signal
 import sys
-from functools import partial
 
 from ..amend import amend_image
 from ..base.errors import error_fields, explain
-from ..base.record import load_dump
+from ..base.lean_json import dump_line, load_text
 from ..confine import confine_to, keep_from_cores
 from ..request import AmendRequest
 from .interrupts import on_interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
+    from functools import partial
     from typing import Any, NoReturn
+else:  # signal and functools would import ten others
+    import _signal as signal
+    from _functools import partial
 
 
 def write_task(path: bytes, request: AmendRequest) -> memoryview:
@@ -29,7 +31,7 @@ def write_task(path: bytes, request: AmendRequest) -> memoryview:
     task = {"path": os.fsdecode(path), "request": request.to_document(), "packages": []}
     if request.keys is not None:
         task["packages"] = _find_packages()
-    return memoryview(json.dumps(task).encode())
+    return memoryview(dump_line(task).encode())
 
 
 def _find_packages() -> list[str]:
@@ -48,12 +50,11 @@ def main() -> NoReturn:
     """Do what stdin says; ends the process with the status that the command would have."""
     gc.disable()  # the process is soon at its end
     on_interrupt(_interrupt)
-    dump = load_dump(indent=None)
     status = 0
     document: dict[str, Any]
     try:
         keep_from_cores()  # what is asked may have passphrases
-        task = json.load(sys.stdin.buffer)
+        task = load_text(sys.stdin.buffer.read().decode())
         request = AmendRequest.from_document(task["request"])
         sys.path += task["packages"]
         confine = partial(confine_to, keys=request.keys is not None)
@@ -61,7 +62,7 @@ def main() -> NoReturn:
     except (Exception, KeyboardInterrupt) as error:
         document = {"error": error_fields(error)}
         status = explain(error)[1]
-    answer = dump(document).encode()
+    answer = dump_line(document).encode()
     while answer:
         answer = answer[os.write(1, answer) :]
     os._exit(status)

@@ -6,8 +6,6 @@ an amend can have. So a lie is confined to what the image would have looked like
 
 from __future__ import annotations
 
-import json
-
 from instar.abi import (
     FRAME_PAYLOAD_MAX,
     INSTAR_PHASE_PREPARE,
@@ -28,6 +26,7 @@ from ..base.errors import (
     Refusal,
 )
 from ..base.escape import escape_around
+from ..base.lean_json import load_told
 from ..base.record import FrozenDict, record
 from ..base.refusals import is_known
 from ..contract.terms import SPARE_MAX, Change
@@ -38,7 +37,7 @@ from ..request.options import BY_KEY, COMPAT_LEVELS, OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, TypeVar
 
     from ..request import AmendRequest
 
@@ -49,7 +48,6 @@ ANSWER_MAX = 1 << 20
 
 _WORD = 1 << 64
 _COUNT = 1 << 63
-_DIGITS = 20
 _TEXT_MAX = 1 << 16
 _WARNINGS_MAX = 8
 _MORE_MAX = INSTAR_SEGMENTS_MAX + INSTAR_STAGED_MAX // SECTOR_SIZE + SPARE_MAX
@@ -90,24 +88,12 @@ def read_outcome(text: bytes | bytearray, expected: Expected) -> AmendResult | I
     A result has the fields of an AmendResult: the document itself, or its "result".
     """
     try:
-        document = _DECODER.decode(text.decode())
+        document = load_told(text)
         if "error" in document:
             return _read_error(document["error"], expected.name)
         return _read_result(document.get("result", document), expected)
     except (LookupError, TypeError, AttributeError, RecursionError) as fault:
         raise ValueError("not the document of an amend") from fault
-
-
-def _int(digits: str) -> int:
-    """Read a number that no amend exceeds; to read a longer one would take long."""
-    return int(digits) if len(digits) <= _DIGITS else _refuse(digits)
-
-
-def _refuse(_text: str) -> NoReturn:
-    raise ValueError("a number that no amend has")
-
-
-_DECODER = json.JSONDecoder(parse_int=_int, parse_float=_refuse, parse_constant=_refuse)
 
 
 def _read_result(document: Any, expected: Expected) -> AmendResult:

@@ -5,12 +5,10 @@ For processes that have others, or are one of them; the command itself does with
 
 from __future__ import annotations
 
-import signal
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Generator, Iterator
-    from signal import pthread_sigmask
     from types import FrameType
     from typing import Protocol, TypeVar
 
@@ -29,8 +27,8 @@ if TYPE_CHECKING:
         def stop(self) -> None:
             """End all processes."""
 
-else:  # that of signal makes an enum of each signal in a mask, which nobody reads here
-    from _signal import pthread_sigmask
+else:  # signal makes an enum of each number, which takes 5 ms, and of each signal in a mask
+    import _signal as signal
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,10 +37,10 @@ class HeldBack:
     """Inside of it interrupts wait, until its end."""
 
     def __enter__(self) -> None:
-        self._mask = pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
     def __exit__(self, *_: object) -> None:
-        pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
 
 class LetIn:
@@ -50,13 +48,13 @@ class LetIn:
 
     def __enter__(self) -> None:
         try:
-            pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         except BaseException:  # there will be no end of the block, and a second one may be pending
-            pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
             raise
 
     def __exit__(self, *_: object) -> None:
-        pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
 
 
 def carry_through(batch: Batch[Told]) -> Generator[Told, None, None]:
@@ -80,4 +78,4 @@ def on_interrupt(handler: Handler) -> None:
 def begin_as_child(handler: Handler) -> None:
     """Answer interrupts so from here on, in a child that was forked while they were held back."""
     on_interrupt(handler)
-    pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)

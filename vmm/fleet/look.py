@@ -8,7 +8,6 @@ that was taken over can do what such a guest can, which is to lie about the imag
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -17,6 +16,7 @@ from instar.abi import FRAME_CHECK, FRAME_INFO, FRAME_PAYLOAD_MAX
 
 from ..base.errors import GuestFault, HostError
 from ..base.escape import escape_around
+from ..base.lean_json import dump_line, load_told
 from ..inspect.looker import Looker
 from . import MARGIN
 from .isolation import hear, start_child
@@ -71,7 +71,7 @@ class ChildLooker(Looker):
             "timeout": timeout,
             "progress": progress,
         }
-        child = start_child(LOOK_CODE, json.dumps(task).encode(), (image.fd,))
+        child = start_child(LOOK_CODE, dump_line(task).encode(), (image.fd,))
         with child:
             try:
                 self.vm_exits = _pass_on(child, receive, timeout + MARGIN, image.name)
@@ -133,7 +133,7 @@ def _describe_end(child: subprocess.Popen[bytes]) -> str:
 def _read_end(payload: bytes, name: str) -> int:
     """How often the guest stopped for the host. GuestFault, HostError: what else became of it."""
     try:
-        document: Any = json.loads(payload)
+        document: Any = load_told(payload)
         if "error" in document:
             kind, message = document["error"]["kind"], document["error"]["message"]
             words = escape_around(message[:_WORDS_MAX], name)

@@ -7,12 +7,12 @@ the guest says it passes on to its stdout, frame by frame, for its parent to jud
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from struct import Struct
 
 from ..base.errors import error_fields
+from ..base.lean_json import dump_line, load_text
 from ..confine import Descriptors, confine
 from ..image.image_file import ImageFile
 from ..inspect.looker import Looker
@@ -31,10 +31,10 @@ def main() -> NoReturn:
     """Do what stdin says, and end the process."""
     gc.disable()  # the process is soon at its end
     try:
-        told = _look(json.load(sys.stdin.buffer))
+        told = _look(load_text(sys.stdin.buffer.read().decode()))
     except (Exception, KeyboardInterrupt) as error:
         told = {"error": error_fields(error)}
-    _pass_on(END, json.dumps(told).encode())
+    _pass_on(END, dump_line(told).encode())
     os._exit(0)
 
 

@@ -8,7 +8,6 @@ device and inode, as a hard link, a symbolic link and another path to it have no
 from __future__ import annotations
 
 import os
-from collections import OrderedDict, deque
 from stat import S_ISBLK
 
 from ..amend.result import AmendOutcome, AmendResult
@@ -16,9 +15,12 @@ from ..base.record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import OrderedDict, deque
     from collections.abc import Hashable, Iterable
 
     from ..request.keywords import PathLike
+else:  # collections would import six others
+    from _collections import OrderedDict, deque
 
 REMEMBERED = 1 << 16
 """Images whose names are kept, the latest ones, to say that one is listed again."""

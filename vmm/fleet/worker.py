@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from struct import Struct
 
 from ..amend import preload_steps
 from ..amend.sandbox import Sandbox
 from ..base.c import keep_heap
 from ..base.errors import InstarError, error_fields
-from ..base.record import load_dump
+from ..base.lean_json import dump_line
 from ..confine import Descriptors, confine
 from ..image.image_file import ImageFile
 from .interrupts import begin_as_child
@@ -25,13 +24,14 @@ from .interrupts import begin_as_child
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    import signal
     import socket
-    from collections.abc import Callable
     from typing import NoReturn
 
     from ..machine.payload import Payload
     from ..request import AmendRequest
-else:  # socket makes an enum of every constant, which takes as long as ten images
+else:  # signal and socket make enums of their constants, which takes as long as ten images
+    import _signal as signal
     import _socket as socket
 
 NAME_MAX = 4096 + 256
@@ -79,14 +79,13 @@ def work(
 def _work(
     parent: socket.socket, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
 ) -> None:
-    dump = load_dump(indent=None)
     try:
         channel = _shed(parent)
     except OSError as error:
-        parent.send(dump({"error": error_fields(error)}).encode())
+        parent.send(dump_line({"error": error_fields(error)}).encode())
         return
     try:
-        _serve(channel, request, payload, stop, required, dump)
+        _serve(channel, request, payload, stop, required)
     finally:
         channel.close()  # left to the end of its life, a socket is worth a warning
 
@@ -97,7 +96,6 @@ def _serve(
     payload: Payload,
     stop: mmap.mmap,
     required: bool,
-    dump: Callable[[object], str],
 ) -> None:
     try:
         sandbox = Sandbox(payload=payload)
@@ -111,7 +109,7 @@ def _serve(
         used = Descriptors(image, None, vcpu, growth, channel=_CHANNEL, keys=keys)
         confine(used, required=required)
     except (InstarError, OSError) as error:
-        os.write(_CHANNEL, dump({"error": error_fields(error)}).encode())
+        os.write(_CHANNEL, dump_line({"error": error_fields(error)}).encode())
         return
     gc.freeze()  # what is there by now stays: the collector need not look at it again
     keep_heap(_HEAP_KEPT)
@@ -126,7 +124,7 @@ def _serve(
         except Exception as error:  # a defect, after which nothing is to be trusted
             sandbox.close()
             answer = {"error": error_fields(error)}
-        _tell(dump(answer).encode())
+        _tell(dump_line(answer).encode())
 
 
 def _tell(answer: bytes) -> None:

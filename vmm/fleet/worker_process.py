@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections import deque
-from contextlib import suppress
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
@@ -19,14 +16,18 @@ from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    import signal
     import socket
+    from collections import deque
 
     from ..image.image_file import ImageFile
     from ..machine.payload import Payload
     from ..request import AmendRequest
     from .supply import Taken
-else:  # as worker.py does
+else:  # as worker.py does; and collections would make a class with exec()
+    import _signal as signal
     import _socket as socket
+    from _collections import deque
 
 _NO_ROOM = EAGAIN, ETOOMANYREFS, ENOBUFS, ENOMEM
 
@@ -113,8 +114,10 @@ class WorkerProcess:
         own, most = getrlimit(RLIMIT_FSIZE)
         if own == RLIM_INFINITY:
             self._limit = limit
-            with suppress(ProcessLookupError):
+            try:  # noqa: SIM105 - contextlib is one more import
                 prlimit(self.pid, RLIMIT_FSIZE, (limit, most))
+            except ProcessLookupError:
+                pass
 
     def receive(self) -> bytes | None:
         """The next answer; empty if the worker is no more, None if it has not said anything."""

@@ -5,8 +5,7 @@ The names are hostile text. They are shown, never used: nothing here looks wheth
 
 from __future__ import annotations
 
-import json
-
+from ..base.lean_json import load_text
 from ..base.record import record
 
 TYPE_CHECKING = False
@@ -72,7 +71,7 @@ def full_name(name: str, image: str) -> str:
 def _read_json(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The drivers and the other strings of a json: name, in order, each once; none if malformed."""
     try:
-        pairs = list(_strings(json.loads(_with_double_quotes(text))))
+        pairs = list(_strings(load_text(_with_double_quotes(text))))
     except (ValueError, RecursionError):
         return (), ()
     drivers = dict.fromkeys(value for key, value in pairs if _is_driver(key))
