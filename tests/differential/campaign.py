@@ -92,6 +92,8 @@ class _Totals:
         if stopped:
             print("stopped before its end")
         print(self._line())
+        if self.tally.set_aside:
+            print(f"set aside, as qemu-img took too long: {self.tally.set_aside}")
         for title, counts in (
             ("instar / qemu-img", self.tally.verdicts),
             ("divergences", self.tally.divergences),

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import instar
-from tests.differential.campaign import names_of_all, run_and_print, run_seed, smallest
+from tests.differential.campaign import _Totals, names_of_all, run_and_print, run_seed, smallest
 from tests.differential.found import FOUND
 from tests.differential.generate import Case, case_of
 from tests.differential.requests import Facts, facts_of, size
@@ -268,6 +268,26 @@ def test_a_difference_is_a_finding_as_soon_as_the_registry_lacks_it(
     findings = [text.partition(" -- ")[0] for _, text in run_case(case).findings]
     info = "info: format-specific.data.data-file"
     assert findings == ["qemu writes: noop", info, info]
+
+
+def test_a_qemu_that_does_not_end_sets_amends_aside_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = judge.Trial.judge
+
+    def judge_or_wait(trial: judge.Trial) -> judge.Judgement:
+        if trial._request.compat == "0.10":
+            raise oracle.QemuTimeout("no end")
+        return judged(trial)
+
+    monkeypatch.setattr(judge.Trial, "judge", judge_or_wait)
+    tally = run_case(Case(DATA, ("compat=1.1", "compat=0.10", "size=1G"), newest()))
+    assert (tally.requests, tally.set_aside, tally.findings) == (1, 2, [])
+    totals = _Totals(0)
+    totals.add(0, tally)
+    totals.add(1, tally)
+    totals.print_all(stopped=False)
+    assert "set aside, as qemu-img took too long: 4\n" in capsys.readouterr().out
 
 
 def test_the_registry_lists_only_symptoms_that_the_judge_knows() -> None:

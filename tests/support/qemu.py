@@ -34,6 +34,10 @@ class QemuError(Exception):
     """A command of qemu's failed, or ended in a way that it never should."""
 
 
+class QemuTimeout(QemuError):
+    """A command of qemu's did not end in TIMEOUT seconds."""
+
+
 @dataclass(frozen=True)
 class Run:
     """How one command ended."""
@@ -227,7 +231,7 @@ class Qemu:
                     timeout=TIMEOUT,
                 )
         except subprocess.TimeoutExpired as error:
-            raise QemuError(f"{' '.join(command)}\nno end after {TIMEOUT} s") from error
+            raise QemuTimeout(f"{' '.join(command)}\nno end after {TIMEOUT} s") from error
         return Run(command, done.returncode, done.stdout, done.stderr)
 
 
