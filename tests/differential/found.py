@@ -247,4 +247,26 @@ FOUND = {
         ("--backing-size=261632 size=536871424",),
         judge="11.1.3",
     ),
+    "the backing file is missing, and what is wrong shows when none is named any more": Case(
+        Program(
+            "7.2.18",
+            (
+                (
+                    "t.qcow2",
+                    Image(
+                        cluster_bits=19,
+                        size=524288,
+                        backing_file=b"missing.raw",
+                        snapshots=[
+                            Snapshot(
+                                name=b"snapshot 1", id=b"2", vm_state=b"state", extra_data_size=8
+                            )
+                        ],
+                    ),
+                ),
+            ),
+        ),
+        ("rebase -b ''",),
+        judge="10.0.2",
+    ),
 }

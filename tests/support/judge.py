@@ -292,6 +292,8 @@ class Trial:
 
     def _compare_health(self, ours: Seen, result: Judgement) -> None:
         before, after = self._before.health, ours.health
+        if self._renames and isinstance(after, Health) and not isinstance(before, Health):
+            before = self._before.health_alone
         if isinstance(before, Health) and isinstance(after, Health):
             worse = bool(after.worse_than(before))
         else:

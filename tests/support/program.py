@@ -12,6 +12,7 @@ A step that fails leaves the files as they are, so that any piece can go without
 
 from __future__ import annotations
 
+import json
 import lzma
 import os
 import shlex
@@ -100,3 +101,13 @@ def target(path: Path) -> tuple[str, ...]:
         name = f"driver=qcow2,encrypt.key-secret=s0,file.filename={path}"
         return (*SECRET, "--image-opts", name)
     return ("-f", "qcow2", os.fspath(path))
+
+
+def alone(path: Path) -> tuple[str, ...]:
+    """The same for the image without its backing file."""
+    options: dict[str, object] = {"driver": "qcow2", "file.filename": str(path), "backing": None}
+    secret: tuple[str, ...] = ()
+    if is_encrypted(path):
+        options["encrypt.key-secret"] = "s0"
+        secret = SECRET
+    return (*secret, f"json:{json.dumps(options)}")
