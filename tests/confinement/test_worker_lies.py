@@ -86,6 +86,29 @@ def test_a_lie_costs_its_own_image_which_is_named(tmp_path: Path, lie: str) -> N
     assert (done.returncode, done.stderr.count("\n")) == (1, 2)
 
 
+@pytest.mark.parametrize("told", [b'{"a" 1}', b'{"a', b'{"a": 1 "b": 2}', b"{1: 2}", b"[1,]"])
+def test_malformed_json_costs_its_own_image_where_json_was_never_imported(
+    tmp_path: Path, told: bytes
+) -> None:
+    images = write_some(tmp_path, 3)
+    patch = f"""
+import instar.vmm.fleet.batch, instar.vmm.fleet.worker
+instar.vmm.fleet.batch.MARGIN = 1.5
+count = 0
+def tell(answer, honest=instar.vmm.fleet.worker._tell):
+    global count
+    count += 1
+    honest(answer if count != 2 else {told!r})
+instar.vmm.fleet.worker._tell = tell
+"""
+    done = run("amend", "--timeout=0.1", *LAZY, "-j1", *images, patch=patch)
+    summary = "3 images: 2 amended, 0 as asked, 1 failed"
+    again = "3 images: 1 amended, 1 as asked, 1 failed"
+    assert done.returncode == 1
+    assert f"with '{images[1]}'".replace("\n", "\\n") in done.stderr
+    assert summary in done.stderr or again in done.stderr
+
+
 def test_a_worker_that_hangs_is_noticed_while_others_are_busy(tmp_path: Path) -> None:
     images = write_some(tmp_path, 200)
     patch = """

@@ -9,6 +9,7 @@ import pytest
 import instar
 from tests.support.forge import Image
 from tests.support.looks.information import unexplained
+from tests.support.process import run
 from tests.support.qemu import Qemu
 
 pytestmark = pytest.mark.kvm
@@ -93,3 +94,13 @@ def test_malformed_json_names_nothing(text: str) -> None:
     Image(backing_file=f"json:{text}".encode(), backing_format=b"raw").write(IMAGE)
     (reference,) = instar.info(IMAGE).references
     assert (reference.protocol, reference.drivers, reference.names) == ("json", (), ())
+
+
+@pytest.mark.parametrize("text", ['{"a" 1}', '{"a', '{"a": 1 "b": 2}', "{1: 2}", "[1,]"])
+def test_the_command_shows_malformed_json_as_a_name(text: str) -> None:
+    # It has not imported json, unlike the process that this test is in.
+    Image(backing_file=f"json:{text}".encode(), backing_format=b"raw").write(IMAGE)
+    for jobs in ((), ("--jobs=1",)):
+        done = run("info", *jobs, IMAGE)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"backing file: json:{text}" in done.stdout

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -81,3 +83,37 @@ def test_what_no_honest_process_tells_is_refused(text: bytes) -> None:
 def test_what_is_too_deep_is_refused() -> None:
     with pytest.raises(RecursionError):
         load_told(b"[" * 200_000)
+
+
+MALFORMED = (
+    *("", "{", "nul", "[1,]", '{"a" 1}', '{"a": 1', '{"a": 1,}', '{"a": 1 "b": 2}', "{1: 2}"),
+    *('"a', '"a\nb"', r'"\x"', r'"\u12"', '["a" "b"]', "[", '{"a"', "1 2", "-", "tru", '{"a":'),
+)
+WITHOUT_JSON = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from instar.vmm.base.lean_json import load_text, load_told
+from instar.vmm.cli.shapes import read_document
+from instar.vmm.inspect.references import _read_json
+found = []
+for text in {MALFORMED!r}:
+    for read in (
+        load_text,
+        lambda text: load_told(text.encode()),
+        lambda text: read_document(text.encode(), "info"),
+    ):
+        assert "json" not in sys.modules or sys.version_info >= (3, 12)
+        try:
+            found.append(read(text))
+        except ValueError:
+            pass
+    assert _read_json(text) == ((), ())
+assert not found, found
+"""
+
+
+def test_malformed_text_is_a_value_error_where_json_was_never_imported() -> None:
+    # As in the command; this process, which pytest is in, has imported it.
+    line = [sys.executable, "-I", "-S", "-c", WITHOUT_JSON]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -39,7 +39,12 @@ def _load(scan: Callable[[str, int], tuple[Any, int]], text: str) -> Any:
     text = text.strip(" \t\n\r")
     try:
         value, end = scan(text, 0)
-    except StopIteration:
+    except (ValueError, RecursionError, MemoryError):
+        raise
+    except Exception:
+        # The scanner wants the error that json.decoder has. Where that was not imported, Python up
+        # to 3.11 has it fail without one (SystemError), and later ones import it, which a confined
+        # process cannot. StopIteration means that nothing begins here.
         raise ValueError("no JSON") from None
     if end != len(text):
         raise ValueError("more than JSON")
