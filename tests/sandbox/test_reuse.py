@@ -133,6 +133,15 @@ def writable(payload: Payload) -> list[tuple[int, int]]:
     return [(start, end - start) for start, end in areas]
 
 
+@contextmanager
+def inspected(*, kept: bool = True) -> Iterator[Inspected]:
+    machine = Inspected(load_payload())
+    with machine:
+        if kept:
+            machine.keep()
+        yield machine
+
+
 def write_image(path: Path, payload: Payload) -> None:
     """An image whose last sector tells traces.c where it can leave traces."""
     Image().write(path)
@@ -246,15 +255,6 @@ def test_a_kvm_that_would_not_take_registers_at_the_entry_is_refused(
     instar.amend(path, lazy_refcounts=True)  # which needs no second run
 
 
-@contextmanager
-def inspected(*, kept: bool = True) -> Iterator[Inspected]:
-    machine = Inspected(load_payload())
-    with machine:
-        if kept:
-            machine.keep()
-        yield machine
-
-
 READ_LSTAR = b"\xb9\x82\0\0\xc0\x0f\x32"  # mov ecx, 0xc0000082; rdmsr
 WRITE_LSTAR = b"\xb9\x82\0\0\xc0\x0f\x30"  # mov ecx, 0xc0000082; wrmsr
 LSTAR = 0xC0000082
@@ -298,6 +298,41 @@ def test_xcr0_of_a_machine_has_but_one_value(value: int) -> None:
         struct.pack_into("<Q", xcrs, XCR0, value)
         with pytest.raises(OSError, match="Invalid argument"):
             ioctl(machine._vcpu.fd, KVM_SET_XCRS, xcrs)
+
+
+def _rax(value: int) -> bytes:
+    return b"\x48\xb8" + struct.pack("<Q", value)  # mov rax, value
+
+
+# Each changes something without an MSR; a processor may refuse it, which ends the machine.
+IN_RING_0 = {
+    "cr0": b"\x0f\x20\xc0\x48\x83\xc8\x08\x0f\x22\xc0",  # set TS
+    "cr2": _rax(0xDEAD) + b"\x0f\x22\xd0",
+    "cr4": b"\x0f\x20\xe0\x48\x83\xc8\x04\x0f\x22\xe0",  # set TSD
+    "cr8": _rax(5) + b"\x44\x0f\x22\xc0",
+    "dr0": _rax(0x1234) + b"\x0f\x23\xc0",
+    "dr6": _rax(0xFFFF4FFF) + b"\x0f\x23\xf0",
+    "dr7": _rax(0x402) + b"\x0f\x23\xf8",
+    "swapgs": (
+        b"\x0f\x20\xe0\x48\x0d\x00\x00\x01\x00\x0f\x22\xe0"  # set FSGSBASE in CR4
+        + (_rax(0x5EC7E7510BAD) + b"\xf3\x48\x0f\xae\xd8")  # wrgsbase rax
+        + b"\x0f\x01\xf8"  # swapgs
+    ),
+}
+
+
+@pytest.mark.parametrize("code", IN_RING_0.values(), ids=IN_RING_0)
+def test_what_a_guest_in_ring_0_would_change_goes_back(code: bytes) -> None:
+    with inspected() as machine:
+        pristine = machine.look()
+        if isinstance(machine.run_in_ring_0(code), Shutdown):
+            return
+        assert differences(machine.look(), pristine) - {"memory", "regs"}
+        machine.reset()
+        machine.enter()
+        assert differences(machine.look(), pristine) == set()
+        machine.enter()
+        assert differences(machine.look(), pristine) == set()
 
 
 class _Forgetful:

@@ -39,10 +39,12 @@ AT_ENTRY = ("regs", "sregs", "vcpu_events")
 
 KVM_GET_MSRS = iowr(0x88, 8)
 KVM_SET_MSRS = iow(0x89, 8)
-_BY_IOCTL = {name: set_ for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY}
-_BY_IOCTL["msrs"] = KVM_SET_MSRS
+_BY_IOCTL = [(name, set_) for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY]
 _MSRS_HEAD = Struct("<II")  # struct kvm_msrs, the number of entries
 _MSR = Struct("<IIQ")  # struct kvm_msr_entry: index, reserved, value
+
+KERNEL_GS_BASE = 0xC0000102
+"""The one that an instruction of ring 0 writes which is no WRMSR: SWAPGS."""
 
 # Intel SDM vol. 4: what a system call, a swap of GS or a memory type would be taken from. A guest
 # in ring 3 can write none of them.
@@ -55,7 +57,7 @@ MSRS = (
     0xC0000082,  # IA32_LSTAR
     0xC0000083,  # IA32_CSTAR
     0xC0000084,  # IA32_FMASK
-    0xC0000102,  # IA32_KERNEL_GS_BASE
+    KERNEL_GS_BASE,
 )
 
 
@@ -90,7 +92,7 @@ def write_state(vcpu: Vcpu, state: dict[str, bytearray]) -> None:
     AT_ENTRY it gets at the next KVM_RUN, which spares an ioctl for each: where KVM itself runs in a
     virtual machine, one takes 10 to 15 µs. A pending exit must have been completed.
     """
-    for name, set_ in _BY_IOCTL.items():
-        if name in state:
-            ioctl(vcpu.fd, set_, state[name])
+    for name, set_ in _BY_IOCTL:
+        ioctl(vcpu.fd, set_, state[name])
+    ioctl(vcpu.fd, KVM_SET_MSRS, state["msrs"])
     vcpu.set_at_entry(b"".join([state[name] for name in AT_ENTRY]))

@@ -43,6 +43,8 @@ _IMMEDIATE_EXIT = KVM_RUN_HEAD.offset("immediate_exit")
 _UNION = KVM_RUN_HEAD.extent
 _DIRTY_REGS = _UNION + KVM_RUN_SYNC.offset("kvm_dirty_regs")
 _SYNC_REGS = _UNION + KVM_RUN_SYNC.extent
+_CR8 = KVM_RUN_HEAD.offset("cr8")
+_CR8_OF_SREGS = KVM_REGS.extent + KVM_SREGS.offset("cr8")
 _ALL_DIRTY = SYNC_REGS.to_bytes(8, "little")
 # Every exit looks at these: by the names of fields it would take as long as an ioctl.
 _read_head, _read_io = KVM_RUN_HEAD.read, KVM_RUN_IO.read
@@ -91,6 +93,8 @@ class Vcpu:
         """Have the next KVM_RUN begin with a whole struct kvm_sync_regs (KVM_CAP_SYNC_REGS)."""
         self._run[_SYNC_REGS : _SYNC_REGS + len(registers)] = registers
         self._run[_DIRTY_REGS : _DIRTY_REGS + len(_ALL_DIRTY)] = _ALL_DIRTY
+        # Without an interrupt controller in the kernel, KVM_RUN takes CR8 from here, after those.
+        self._run[_CR8 : _CR8 + 8] = registers[_CR8_OF_SREGS : _CR8_OF_SREGS + 8]
 
     def set_signal_mask(self, blocked: int) -> None:
         """KVM_SET_SIGNAL_MASK: what is blocked while in KVM_RUN, bit n - 1 for signal n."""

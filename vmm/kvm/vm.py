@@ -58,7 +58,7 @@ class Vm:
         ioctl(self.fd, ioctls.KVM_SET_USER_MEMORY_REGION, region)
 
     def deny_msrs(self) -> None:
-        """KVM_X86_SET_MSR_FILTER: the guest can read and write no MSR, in ring 0 neither."""
+        """KVM_X86_SET_MSR_FILTER: RDMSR and WRMSR are a fault in the guest, in any ring."""
         # A filter must have a range: of one MSR, which is not allowed either.
         allowed = c_uint64(0)
         of_one = {"flags": READ_OR_WRITE, "nmsrs": 1, "bitmap": addressof(allowed)}

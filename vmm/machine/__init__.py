@@ -111,17 +111,18 @@ class Machine:
 
         HostError if KVM fails.
         """
-        from ..kvm.state import MSRS, read_msrs, read_state
+        from ..kvm.state import KERNEL_GS_BASE, MSRS, read_msrs, read_state
         from .reset import Snapshot
 
         if _kvm(self._vm.check_extension, KVM_CAP_SYNC_REGS) & SYNC_REGS != SYNC_REGS:
             raise HostError("KVM cannot reset a machine here; use Linux 4.17 or later")
         xsave_size = _kvm(self._vm.check_extension, KVM_CAP_XSAVE2)
         registers = _kvm(read_state, self._vcpu.fd, xsave_size)
+        msrs: tuple[int, ...] = MSRS
         if _kvm(self._vm.check_extension, KVM_CAP_X86_MSR_FILTER):
-            _kvm(self._vm.deny_msrs)  # once, in place of a write of them at each reset
-        else:
-            registers["msrs"] = _kvm(read_msrs, self._vcpu.fd, MSRS)
+            _kvm(self._vm.deny_msrs)
+            msrs = (KERNEL_GS_BASE,)
+        registers["msrs"] = _kvm(read_msrs, self._vcpu.fd, msrs)
         code_end = boot.code_end(self._payload)
         self._snapshot = Snapshot(self._memory, code_end, self._vcpu, registers)
 

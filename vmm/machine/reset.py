@@ -2,8 +2,8 @@
 
 What a guest can touch is its memory, the registers of its vCPU, and the exit that it last caused,
 which KVM completes at the next entry. All of that goes back, whether or not a guest in ring 3 could
-have changed it: one image must leave nothing behind that the next one's guest can read. Only what
-no guest can change, in ring 0 neither, is left as it is.
+have changed it: one image must leave nothing behind that the next one's guest can read. Only MSRs
+that no guest can write in any ring are left as they are, and XCR0, which has but one value.
 """
 
 from __future__ import annotations
