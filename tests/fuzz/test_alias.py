@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable
 
 import pytest
 
-from tests.fuzz.alias import FindingError, compare, run
+from tests.fuzz.alias import Aliases, FindingError, compare, run
 from tests.fuzz.alias_images import Case, is_sound, make_true, random_cases
 from tests.fuzz.limits import Limits
 from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
@@ -102,6 +103,28 @@ def test_the_oracle_sees_damage(what: str) -> None:
 
 def test_the_oracle_sees_nothing_else() -> None:
     compare(Model(IMAGE.build()), Model(IMAGE.build()), sound=True)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(("refcount", "outcome"), [(1, "wrong amended"), (2, "sound overlap")])
+def test_compressed_data_in_a_name_is_seen_where_a_refcount_tells_of_it(
+    refcount: int, outcome: str
+) -> None:
+    image = Image(
+        version=2, cluster_bits=10, size=1 << 14, backing_file=b"n" * 100, clusters={1: Data(b"d")}
+    )
+    data = bytearray(image.build())
+    place = data.index(b"n" * 100) + 20
+    packed = zlib.compressobj(wbits=-12)
+    stream = packed.compress(b"Q" * 1024) + packed.flush()
+    data[place : place + len(stream)] = stream
+    table = image.regions()["l2_table[0]"].start
+    data[table : table + 8] = ((1 << 62) + place).to_bytes(8, "big")
+    block = image.regions()["refcount_block[0]"].start
+    data[block : block + 2] = refcount.to_bytes(2, "big")
+    with Aliases() as aliases:
+        aliases.judge(Case(data, backed=True, request={"compat": "1.1"}))
+        assert aliases.tally.outcomes == {outcome: 1}
 
 
 def test_refcounts_and_flags_are_made_true() -> None:
