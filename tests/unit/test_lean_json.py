@@ -87,7 +87,7 @@ def test_what_is_too_deep_is_refused() -> None:
 
 MALFORMED = (
     *("", "{", "nul", "[1,]", '{"a" 1}', '{"a": 1', '{"a": 1,}', '{"a": 1 "b": 2}', "{1: 2}"),
-    *('"a', '"a\nb"', r'"\x"', r'"\u12"', '["a" "b"]', "[", '{"a"', "1 2", "-", "tru", '{"a":'),
+    *('"a', '"a\nb"', r'"\x"', r'"\u12"', '["a" "b"]', "[", '{"a"', "1 2", "-", "nu", '{"a":'),
 )
 WITHOUT_JSON = f"""
 import sys
