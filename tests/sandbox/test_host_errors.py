@@ -52,7 +52,7 @@ def run_as_nobody(code: str, folder: Path) -> str:
         from instar.vmm.kvm.system import Kvm
         from instar.vmm.machine.payload import load_payload
         payload = load_payload()
-        instar.HostError, instar.UsageError, instar.ImageRejected
+        instar.HostError, instar.UsageError, instar.ImageRejected, instar.amend
         if os.getuid() == 0:
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
