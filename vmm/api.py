@@ -12,6 +12,7 @@ from .request import TIMEOUT, AmendRequest
 from .request.keywords import (
     Isolation,
     PathLike,
+    check_callbacks,
     check_isolation,
     check_path,
     make_request,
@@ -116,6 +117,7 @@ def _carry_out(
     payload: Payload | None,
 ) -> AmendResult:
     check_isolation(isolation, progress=progress, debug=debug, payload=payload)
+    check_callbacks(progress=progress, debug=debug)
     check_path(path)
 
     def act() -> AmendResult:

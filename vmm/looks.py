@@ -19,7 +19,15 @@ from .inspect.result import ImageInfo
 from .machine.payload import Payload
 from .repair import Extent, read_extent, repair_image, repair_in_child
 from .request import TIMEOUT
-from .request.keywords import Isolation, PathLike, check_isolation, check_path, path_as_text
+from .request.keywords import (
+    Isolation,
+    PathLike,
+    check_callbacks,
+    check_isolation,
+    check_path,
+    path_as_text,
+)
+from .request.kinds import take_flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,6 +113,8 @@ def info(
         GuestFault: the guest broke its contract or exceeded a budget.
     """
     check_isolation(isolation, debug=debug, payload=payload)
+    check_callbacks(debug=debug)
+    force_share = take_flag("force_share", force_share)
     with make_looker("info", isolation, payload) as looker:
         looker.prepare()
         return inspect_image(
@@ -159,6 +169,8 @@ def check(
         GuestFault: the guest broke its contract or exceeded a budget.
     """
     check_isolation(isolation, debug=debug, payload=payload)
+    check_callbacks(progress=progress, debug=debug)
+    force_share = take_flag("force_share", force_share)
     request = read_extent(repair, max_growth, timeout, force_share=force_share)
     with make_looker("check", isolation, payload) as looker:
         return check_with(
@@ -198,8 +210,9 @@ def info_many(
     Raises:
         UsageError: an argument other than a path is invalid.
     """
-    keywords = {"format": format, "force_share": force_share, "timeout": timeout}
     check_isolation(isolation)
+    force_share = take_flag("force_share", force_share)
+    keywords = {"format": format, "force_share": force_share, "timeout": timeout}
     maker = partial(make_looker, "info", isolation)
     look = partial(look_in_turn, maker, inspect_image, InfoOutcome)
     return look_at_many(look, paths, keywords, executor, chunk_size)
@@ -235,6 +248,7 @@ def check_many(
         UsageError: an argument other than a path is invalid.
     """
     check_isolation(isolation)
+    force_share = take_flag("force_share", force_share)
     keywords = {
         "request": read_extent(repair, max_growth, timeout, force_share=force_share),
         "force_share": force_share,

@@ -11,6 +11,8 @@ import os
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,63 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
     "negative time": ({"timeout": -1.5}, f"{TIME}, not -1.5"),
     "endless time": ({"timeout": float("inf")}, f"{TIME}, not inf"),
     "all too long": ({"timeout": 1e9}, f"{TIME}, not 1000000000.0"),
+    "a dry run of nothing": ({"dry_run": None}, "dry_run is True or False, not None"),
+    "a dry run in words": ({"dry_run": "no"}, "dry_run is True or False, not 'no'"),
     "no number": ({"timeout": float("nan")}, f"{TIME}, not nan"),
 }
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "amend": partial(instar.amend, lazy_refcounts=True),
+    "Sandbox.amend": lambda path, **how: instar.Sandbox().amend(path, lazy_refcounts=True, **how),
+    "amend_many": lambda path, **how: [*instar.amend_many([path], lazy_refcounts=True, **how)],
+    "resize": lambda path, **how: instar.resize(path, "1G", **how),
+    "rebase_unsafe": lambda path, **how: instar.rebase_unsafe(path, "b", "raw", **how),
+    "info": instar.info,
+    "check": instar.check,
+    "info_many": lambda path, **how: [*instar.info_many([path], **how)],
+    "check_many": lambda path, **how: [*instar.check_many([path], **how)],
+}
+FLAGS = {
+    "dry_run": ("amend", "Sandbox.amend", "amend_many", "resize", "rebase_unsafe"),
+    "force_share": ("info", "check", "info_many", "check_many"),
+    "reuse": ("amend_many",),
+}
+CALLBACKS = {
+    "progress": ("amend", "Sandbox.amend", "resize", "rebase_unsafe", "check"),
+    "debug": ("amend", "Sandbox.amend", "resize", "rebase_unsafe", "info", "check"),
+}
+
+
+@pytest.mark.parametrize("value", [None, "", "no", b"x", [], 1.5, 2], ids=repr)
+@pytest.mark.parametrize(
+    ("flag", "call"), [(flag, call) for flag, calls in FLAGS.items() for call in calls]
+)
+def test_what_is_on_or_off_is_nothing_else(path: Path, flag: str, call: str, value: object) -> None:
+    Image().write(path)
+    before = path.read_bytes()
+    for isolation in ({}, {"isolation": "process"}):
+        if isolation and call in ("Sandbox.amend", "amend_many"):
+            continue
+        with pytest.raises(instar.UsageError) as caught:
+            CALLS[call](path, **{flag: value}, **isolation)
+        assert str(caught.value) == f"{flag} is True or False, not {value!r:.60}"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [1, "print", []], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"), [(name, call) for name, calls in CALLBACKS.items() for call in calls]
+)
+def test_what_is_to_be_called_can_be_called(
+    path: Path, name: str, call: str, value: object
+) -> None:
+    Image().write(path)
+    before = path.read_bytes()
+    with pytest.raises(instar.UsageError) as caught:
+        CALLS[call](path, **{name: value})
+    assert str(caught.value) == f"{name} is a function or None, not {value!r}"
+    assert path.read_bytes() == before
 
 
 def packed_by(make: Any) -> bytes:

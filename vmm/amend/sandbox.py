@@ -13,6 +13,7 @@ from ..machine.payload import Payload, load_payload
 from ..request.keywords import (
     PathLike,
     announce,
+    check_callbacks,
     check_path,
     make_request,
 )
@@ -79,6 +80,7 @@ class Sandbox:
             debug: called with the guest's debug text.
         """
         request = make_request(keywords)
+        check_callbacks(progress=progress, debug=debug)
         check_path(path)
         return self.carry_out(path, request, progress, debug)
 

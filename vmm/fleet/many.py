@@ -15,6 +15,7 @@ from ..request.keywords import (
     check_paths,
     make_request,
 )
+from ..request.kinds import take_flag
 from ..request.signature import takes_keywords
 from .document import describe_unsure
 from .supply import Supply
@@ -74,6 +75,7 @@ def amend_many(
     if not all(type(count) is int and count > 0 for count in (chunk_size, chunks)):
         raise UsageError("chunk_size and chunks are positive numbers")
     check_executor(executor)
+    reuse = take_flag("reuse", reuse)
     if executor is None:
         return _amend_in_turn(supply, request, reuse)
     return _Distribution(supply, request, reuse, executor, chunk_size, chunks).run()

@@ -14,7 +14,7 @@ from instar.abi import AMEND_ERROR_UNSUPPORTED_FORMAT, INSTAR_RAM_MAX, INSTAR_RA
 from ..base.errors import ImageRejected, Refusal, UsageError
 from ..base.record import FrozenDict
 from . import TIMEOUT, AmendRequest
-from .kinds import CHOICE
+from .kinds import CHOICE, take_flag
 from .options import OPTIONS, PERMISSIONS, PERMITTED
 
 TYPE_CHECKING = False
@@ -117,7 +117,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     return AmendRequest(
         FrozenDict(asked),
         FrozenDict(allowed),
-        dry_run=values["dry_run"],
+        dry_run=take_flag("dry_run", values["dry_run"]),
         flush=CACHE_MODES[values["cache"]],
         timeout=values["timeout"],
         # A repair counts all references in it.
@@ -189,6 +189,13 @@ def check_path(path: object) -> None:
     except TypeError:
         fault = f"a path is a string, bytes or a path object, not {path!r:.60}"
         raise UsageError(fault) from None
+
+
+def check_callbacks(**callbacks: object) -> None:
+    """Raise UsageError for what is to be called and cannot be; None is no callback."""
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise UsageError(f"{name} is a function or None, not {callback!r:.60}")
 
 
 def check_timeout(timeout: object) -> None:

@@ -195,6 +195,13 @@ class Option:
         return str("" if told is None else told)
 
 
+def take_flag(name: str, value: object) -> bool:
+    """The value of a keyword that is on or off. UsageError if it is neither."""
+    if value not in (True, False):
+        raise UsageError(f"{name} is True or False, not {value!r:.60}")
+    return bool(value)
+
+
 @record
 class Permission:
     """What an amend may do besides to carry out what it is asked for: a flag of the command."""
@@ -231,9 +238,7 @@ class Permission:
     def take(self, value: Any) -> int:
         """The value, or what stands for it. UsageError if it is none."""
         if self.kind == FLAG:
-            if value not in (True, False):
-                raise UsageError(f"{self.key} is True or False, not {value!r}")
-            return bool(value)
+            return take_flag(self.key, value)
         if value is None:
             return self.default
         if type(value) is not int or not 0 <= value < 1 << 63:
