@@ -237,16 +237,19 @@ def test_the_next_guest_finds_no_trace_but_would_if_anything_were_forgotten(
         run(machine, path)
 
 
+def _have_kvm_say(monkeypatch: pytest.MonkeyPatch, capability: int, value: int) -> None:
+    asked = Vm.check_extension
+    monkeypatch.setattr(
+        *(Vm, "check_extension"),
+        lambda vm, what: value if what == capability else asked(vm, what),
+    )
+
+
 def test_a_kvm_that_would_not_take_registers_at_the_entry_is_refused(
     monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     # It would ignore them, and the next guest would go on where this one ended.
-    asked = Vm.check_extension
-    monkeypatch.setattr(
-        Vm,
-        "check_extension",
-        lambda vm, what: 3 if what == KVM_CAP_SYNC_REGS else asked(vm, what),
-    )
+    _have_kvm_say(monkeypatch, KVM_CAP_SYNC_REGS, 3)
     Image().write(path)
     before = path.read_bytes()
     with instar.Sandbox() as sandbox, pytest.raises(instar.HostError, match=r"Linux 4\.17"):
@@ -273,12 +276,7 @@ def test_a_guest_of_a_kept_machine_that_got_into_ring_0_would_reach_no_msr(code:
 def test_where_kvm_cannot_deny_msrs_they_go_back(
     monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    asked = Vm.check_extension
-    monkeypatch.setattr(
-        Vm,
-        "check_extension",
-        lambda vm, what: 0 if what == KVM_CAP_X86_MSR_FILTER else asked(vm, what),
-    )
+    _have_kvm_say(monkeypatch, KVM_CAP_X86_MSR_FILTER, 0)
     Image().write(path)
     with inspected() as machine:
         pristine = machine.look()

@@ -36,10 +36,10 @@ KINDS: dict[str, tuple[int, int, int]] = {
 
 AT_ENTRY = ("regs", "sregs", "vcpu_events")
 """What struct kvm_sync_regs has, in its order: KVM takes these from struct kvm_run."""
+_BY_IOCTL = [(name, set_) for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY]
 
 KVM_GET_MSRS = iowr(0x88, 8)
 KVM_SET_MSRS = iow(0x89, 8)
-_BY_IOCTL = [(name, set_) for name, (_, _, set_) in KINDS.items() if name not in AT_ENTRY]
 _MSRS_HEAD = Struct("<II")  # struct kvm_msrs, the number of entries
 _MSR = Struct("<IIQ")  # struct kvm_msr_entry: index, reserved, value
 
