@@ -92,7 +92,8 @@ TAKEN_OVER = {
     "fork": ("os.fork()", REFUSED),
     "make a socket": ("socket.socket()", REFUSED),
     "copy a descriptor": ("os.dup(fd)", REFUSED),
-    "read what is no image": ("os.preadv(3, [bytearray(1)], 0)", f"{REFUSED}PermissionError"),
+    "read what is no image": ("os.pread(3, 1, 0)", f"{REFUSED}PermissionError"),
+    "read it into memory": ("os.preadv(3, [bytearray(1)], 0)", f"{REFUSED}PermissionError"),
     "raise a limit": (
         "__import__('resource').setrlimit(1, (1 << 40, 1 << 40))",
         REFUSED,

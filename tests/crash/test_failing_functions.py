@@ -103,6 +103,9 @@ def short(most: int) -> Fault:
             descriptor, views, *rest = arguments
             assert len(views) == 1
             return function(descriptor, [views[0][:most]], *rest)
+        if name == "pread":
+            descriptor, size, *rest = arguments
+            return function(descriptor, min(size, most), *rest)
         if name == "pwrite":
             descriptor, data, *rest = arguments
             return function(descriptor, data[:most], *rest)
@@ -201,7 +204,7 @@ def promise_broken(harness: Harness, at: int | None, fault: Fault) -> str | None
     "function",
     [
         *("open", "fstat", "pwrite", "fdatasync"),
-        "preadv",
+        *("pread", "preadv"),
         "close",
     ],
 )
@@ -223,7 +226,7 @@ def test_calls_that_do_half_of_it_are_repeated_until_all_is_done(
 ) -> None:
     harness.run(None, short(most))
     assert harness.image.read_bytes() == harness.after
-    for at in harness.calls_of("preadv", "pwrite"):
+    for at in harness.calls_of("pread", "preadv", "pwrite"):
         harness.run(at, short(most))
         assert harness.image.read_bytes() == harness.after
 

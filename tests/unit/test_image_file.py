@@ -258,20 +258,39 @@ class TestReading:
             assert buffer == bytes(8)
 
     def test_short_reads_are_continued(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = os.preadv
+        whole, whole_into = os.pread, os.preadv
 
-        def a_byte_at_a_time(fd: int, buffers: list[memoryview], offset: int) -> int:
-            return whole(fd, [buffers[0][:1]], offset)
+        def a_byte_at_a_time(fd: int, _size: int, offset: int) -> bytes:
+            return whole(fd, 1, offset)
 
-        monkeypatch.setattr(os, "preadv", a_byte_at_a_time)
+        def a_byte_into(fd: int, buffers: list[memoryview], offset: int) -> int:
+            return whole_into(fd, [buffers[0][:1]], offset)
+
+        monkeypatch.setattr(os, "pread", a_byte_at_a_time)
+        monkeypatch.setattr(os, "preadv", a_byte_into)
         with open_image(path) as image:
             assert image.read(0, 20) == b"0123456789"
+            assert image.bytes_read == 10
+            buffer = bytearray(b"\xff" * 12)
+            image.read_into(0, memoryview(buffer))
+            assert buffer == b"0123456789\0\0"
+
+    def test_a_file_that_was_cut_meanwhile_ends_where_it_ends(self, path: Path) -> None:
+        with open_image(path) as image:
+            os.truncate(path, 4)
+            assert image.read(0, 10) == b"0123"
+            assert image.read(6, 2) == b""
+            assert image.bytes_read == 4
 
     def test_an_error_is_the_hosts(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "preadv", failing(errno.EIO))
+        for name in ("pread", "preadv"):
+            monkeypatch.setattr(os, name, failing(errno.EIO))
         message = r"^could not read '.*': Input/output error$"
-        with open_image(path) as image, pytest.raises(HostError, match=message):
-            image.read(0, 1)
+        with open_image(path) as image:
+            with pytest.raises(HostError, match=message):
+                image.read(0, 1)
+            with pytest.raises(HostError, match=message):
+                image.read_into(0, memoryview(bytearray(1)))
 
 
 class TestWriting:
@@ -333,14 +352,14 @@ class TestHoles:
 
     def test_a_hole_is_not_read(self, sparse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reads = []
-        whole = os.preadv
+        whole = os.pread
 
-        def counted(fd: int, buffers: list[memoryview], offset: int) -> int:
+        def counted(fd: int, size: int, offset: int) -> bytes:
             reads.append(offset)
-            return whole(fd, buffers, offset)
+            return whole(fd, size, offset)
 
         with open_image(sparse) as image:
-            monkeypatch.setattr(os, "preadv", counted)
+            monkeypatch.setattr(os, "pread", counted)
             for at in range(0, 4 * self.MIB, 1 << 15):
                 image.read(at, 1 << 15)
             assert reads == list(range(self.MIB, 2 * self.MIB, 1 << 15))

@@ -43,7 +43,8 @@ RULES: tuple[Rule, ...] = (
         *("ioctl", 16, ((0, "is", "vcpu"), (1, "is", VCPU_REQUESTS))),
         "runs the guest, under a signal mask; says where it stopped if it broke a rule",
     ),
-    ("preadv2", 327, ((0, "is", "image"),), "reads the image"),
+    ("pread64", 17, ((0, "is", "image"),), "reads the image for the host"),
+    ("preadv2", 327, ((0, "is", "image"),), "reads the image into the guest's memory"),
     ("pwrite64", 18, ((0, "is", "image"),), "commits to the image"),
     ("ftruncate", 77, ((0, "is", "image"),), "lets the image grow for a commit, or cuts it back"),
     (

@@ -185,14 +185,23 @@ class ImageFile:
         count = min(size, self.size - offset)
         if count <= 0:
             return b""
-        data, done = bytearray(count), 0
-        with memoryview(data) as view:
-            if count < _HOLE_MIN:  # one of thousands of tables, mostly
-                done = self._read_once(offset, view)
-            if done < count and (done or count >= _HOLE_MIN):
-                with view[done:] as rest:
-                    done += self._read_available(offset + done, rest)
-        return bytes(data) if done == count else bytes(data[:done])
+        if count >= _HOLE_MIN and self._is_hole(offset, count):
+            data = bytes(count)
+        else:
+            data = self._pread(offset, count)
+            if len(data) < count:  # the file ends early, or it is read by less at a time
+                parts = bytearray(data)
+                while more := self._pread(offset + len(parts), count - len(parts)):
+                    parts += more
+                data = bytes(parts)
+        self.bytes_read += len(data)
+        return data
+
+    def _pread(self, offset: int, count: int) -> bytes:
+        try:
+            return os.pread(self.fd, count, offset)
+        except OSError as error:
+            raise _failed(self.name, "read", error) from error
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view`; past the end of the file come zeros."""
