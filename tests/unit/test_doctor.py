@@ -31,6 +31,7 @@ def amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
     return fake_amend(monkeypatch)
 
 
+GIVE_ACCESS = "give a group access: sudo groupadd -rf kvm; sudo chgrp kvm {0}; sudo chmod 660 {0}"
 GOOD_CHECKS = (("first", lambda: "first is fine"), ("second", lambda: "second is fine"))
 
 
@@ -136,9 +137,9 @@ def test_doctor_tells_another_device_from_that_of_kvm(
     [
         (0o660, 7, "join its group, then log in anew: sudo usermod -aG virt $USER"),
         (0o660, 8, "run the container with the additional group 8"),
-        (0o660, 0, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
-        (0o640, 7, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
-        (0o600, 7, "give a group access: sudo chgrp kvm {0}; sudo chmod 660 {0}"),
+        (0o660, 0, GIVE_ACCESS),
+        (0o640, 7, GIVE_ACCESS),
+        (0o600, 7, GIVE_ACCESS),
     ],
 )
 def test_doctor_knows_who_may_open_the_device(

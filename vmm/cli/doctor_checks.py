@@ -260,7 +260,9 @@ def _advise_on_access() -> str:
         return f"start the container with --device {KVM_DEVICE}"
     status = os.stat(KVM_DEVICE)
     if status.st_mode & _GROUP_ACCESS != _GROUP_ACCESS or status.st_gid == 0:
-        return f"give a group access: sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}"
+        make = "sudo groupadd -rf kvm"  # which a minimal system may lack
+        give = f"sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}"
+        return f"give a group access: {make}; {give}"
     try:
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:  # the device comes from outside of this container
