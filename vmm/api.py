@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .amend import amend_image
 from .amend.result import AmendResult
-from .machine.payload import Payload, load_payload
+from .machine.payload import Payload, choose_payload
 from .request import TIMEOUT, AmendRequest
 from .request.keywords import (
     Isolation,
@@ -131,7 +131,7 @@ def _carry_out(
         return act()
     from .amend.audit import logged
 
-    return logged(path, request, (payload or load_payload()).sha256, act)
+    return logged(path, request, choose_payload(payload).sha256, act)
 
 
 def rebase_unsafe(

@@ -53,6 +53,7 @@ USAGE: dict[str, tuple[dict[str, Any], str]] = {
 
 CALLS: dict[str, Callable[..., Any]] = {
     "amend": partial(instar.amend, lazy_refcounts=True),
+    "Sandbox": lambda _path, **how: instar.Sandbox(**how),
     "Sandbox.amend": lambda path, **how: instar.Sandbox().amend(path, lazy_refcounts=True, **how),
     "amend_many": lambda path, **how: [*instar.amend_many([path], lazy_refcounts=True, **how)],
     "resize": lambda path, **how: instar.resize(path, "1G", **how),
@@ -101,6 +102,17 @@ def test_what_is_to_be_called_can_be_called(
     with pytest.raises(instar.UsageError) as caught:
         CALLS[call](path, **{name: value})
     assert str(caught.value) == f"{name} is a function or None, not {value!r}"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("value", [0, 1, "amend", b"", {}], ids=repr)
+@pytest.mark.parametrize("call", ["amend", "Sandbox", "resize", "rebase_unsafe", "info", "check"])
+def test_a_payload_is_one(path: Path, call: str, value: object) -> None:
+    Image().write(path)
+    before = path.read_bytes()
+    with pytest.raises(instar.UsageError) as caught:
+        CALLS[call](path, payload=value)
+    assert str(caught.value) == f"payload is a Payload or None, not {value!r}"
     assert path.read_bytes() == before
 
 

@@ -187,7 +187,7 @@ def test_the_command_tells_it_in_words_that_no_terminal_obeys(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, payload = name.partition("_")[0], rogues.payload(name)
-    monkeypatch.setattr(looker, "load_payload", lambda _operation: payload)
+    monkeypatch.setattr(looker, "choose_payload", lambda _payload, _operation: payload)
     IMAGE.write(path)
     before, mtime = path.read_bytes(), path.stat().st_mtime_ns
     status = main([command, *arguments, str(path)])

@@ -138,9 +138,10 @@ def run(
 def guest_code(code: str) -> str:
     """A patch: the guest is this machine code, in hexadecimal, from its first instruction on."""
     return f"""
-def load_payload(load=instar.vmm.amend.load_payload, **_how):
+import instar.vmm.fleet.batch, instar.vmm.machine.payload
+def load_payload(operation="amend", load=instar.vmm.machine.payload.load_payload, **_how):
     from instar.vmm.machine.payload import Image, Payload, Segment
-    payload = load()
+    payload = load(operation)
     core, operation = payload.images
     code = bytes.fromhex({code!r})
     def put(segment):
@@ -152,7 +153,6 @@ def load_payload(load=instar.vmm.amend.load_payload, **_how):
     segments = tuple(map(put, core.segments))
     image = Image(core.name, core.elf, core.entry, segments, core.abi_version)
     return Payload((image, operation), payload.sha256)
-import instar.vmm.fleet.batch, instar.vmm.amend.sandbox
-for module in (instar.vmm.amend, instar.vmm.fleet.batch, instar.vmm.amend.sandbox):
+for module in (instar.vmm.machine.payload, instar.vmm.fleet.batch):
     module.load_payload = load_payload
 """

@@ -14,7 +14,7 @@ from ..image.budgets import count_budget
 from ..image.commit import commit, give_back
 from ..image.image_file import ImageFile
 from ..machine import Machine
-from ..machine.payload import load_payload
+from ..machine.payload import choose_payload
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format, parse_fixed_header
 from ..request.keywords import announce
 from ..request.kinds import Option
@@ -58,7 +58,7 @@ def amend_image(
     preload_steps(steps)
     if not request.needs_guest:
         return _amend_luks(path, request, progress, before_read)
-    payload = payload or load_payload(hashed=hashed)
+    payload = choose_payload(payload, hashed=hashed)
     with open_image(path, request) as image:
         warning = image.lock()
         image.tables = request.tables_max

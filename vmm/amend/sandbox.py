@@ -9,7 +9,7 @@ from _thread import allocate_lock  # threading would cost 4 ms
 
 from ..base.errors import ImageRejected, UsageError
 from ..machine import Machine
-from ..machine.payload import Payload, load_payload
+from ..machine.payload import Payload, choose_payload
 from ..request.keywords import (
     PathLike,
     announce,
@@ -50,7 +50,7 @@ class Sandbox:
 
         The virtual machine is made for the first image.
         """
-        self._payload = payload or load_payload()
+        self._payload = choose_payload(payload)
         self._machine: Machine | None = None
         self._closed = False
         self._owner = os.getpid()

@@ -13,7 +13,7 @@ from instar.abi import (
 )
 
 from ..machine import Machine
-from ..machine.payload import load_payload
+from ..machine.payload import choose_payload
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Looker:
         self, operation: str, *, payload: Payload | None = None, ram_size: int = INSTAR_RAM_SIZE
     ) -> None:
         """Take the name of the operation, or the payload itself. HostError if it is not there."""
-        self._payload = payload or load_payload(operation)
+        self._payload = choose_payload(payload, operation)
         self._ram_size = ram_size
         self._machine: Machine | None = None
         self.vm_exits = 0

@@ -15,7 +15,7 @@ from instar.abi import (
     INSTAR_OPERATION_LIMIT,
 )
 
-from ..base.errors import NO_DESCRIPTOR, HostError, reason_of
+from ..base.errors import NO_DESCRIPTOR, HostError, UsageError, reason_of
 from ..base.record import record
 from ..devices.memory import PAGE_SIZE
 
@@ -103,6 +103,17 @@ def load_payload(
     chosen = load_image(folder, operation, INSTAR_OPERATION_ADDR, INSTAR_OPERATION_LIMIT)
     payload = Payload((core, chosen), _sha256(core.elf + chosen.elf) if hashed else "")
     _loaded[folder, operation, hashed] = identity, payload
+    return payload
+
+
+def choose_payload(
+    payload: Payload | None, operation: str = "amend", *, hashed: bool = True
+) -> Payload:
+    """Return what a caller wants to be run, or the installed payload. UsageError, HostError."""
+    if payload is None:
+        return load_payload(operation, hashed=hashed)
+    if not isinstance(payload, Payload):
+        raise UsageError(f"payload is a Payload or None, not {payload!r:.60}")
     return payload
 
 
