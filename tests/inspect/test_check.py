@@ -253,6 +253,46 @@ def test_of_many_images_the_worst_counts(tmp_path: Path) -> None:
     assert [outcome.unwrap().exit_status for outcome in outcomes] == [0, 3]
 
 
+def test_of_many_images_each_finding_names_its_own(tmp_path: Path) -> None:
+    sound, leaked, corrupt = (tmp_path / f"{name}.qcow2" for name in "abc")
+    REFCOUNTS.write(sound)
+    replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
+    replace(REFCOUNTS, refcounts={3: 0}).write(corrupt)
+    lines = [
+        f"Leaked: '{leaked}': cluster 3 is leaked: it has 1 users and refcount 2",
+        f"ERROR: '{corrupt}': cluster 3 has 1 users and refcount 0",
+    ]
+    for flags in (["--quiet"], ["--jobs=3"], ["--quiet", "-r", "leaks"]):
+        assert run(*flags, sound, leaked, corrupt).stderr.splitlines()[: len(lines)] == lines
+        replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
+    alone = run("--quiet", leaked).stderr
+    assert alone == "Leaked: cluster 3 is leaked: it has 1 users and refcount 2\n"
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+def test_an_image_that_fails_leaves_no_line_on_stdout(command: str, tmp_path: Path) -> None:
+    sound = tmp_path / "sound"
+    SOUND.write(sound)
+    line: list[str | Path] = [*COMMAND[:-1], command, tmp_path / "none", sound]
+    line += [tmp_path / "none", sound]
+    told = subprocess.run(line, capture_output=True, text=True, check=False).stdout
+    first, second = told.split("\n\nimage: " if command == "check" else "\n\n", 1)
+    assert first.startswith("image: ")
+    assert first.count("\n") == second.strip().count("\n")
+    assert told.endswith("\n")
+    assert not told.endswith("\n\n")
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+def test_more_jobs_than_files_may_be_open_wait_for_each_other(command: str, tmp_path: Path) -> None:
+    images = [tmp_path / str(number) for number in range(40)]
+    for image in images:
+        SOUND.write(image)
+    start = ["prlimit", "--nofile=30", "--", *COMMAND[:-1], command, "--jobs=40"]
+    done = subprocess.run([*start, *images], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_is_no_qcow2_image_is_refused_by_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "t.vmdk"
     path.write_bytes(b"KDMV" + bytes(600))

@@ -208,6 +208,16 @@ def test_a_policy_takes_what_it_is_told_to_take(tmp_path: Path) -> None:
     assert policy.violations(instar.info(raw)) == ()
 
 
+def test_a_policy_takes_formats_whose_size_is_not_known_if_any_size_will_do(tmp_path: Path) -> None:
+    path = tmp_path / "t.vmdk"
+    path.write_bytes(b"KDMV" + bytes(1020))
+    info = instar.info(path)
+    assert (info.format, info.virtual_size) == ("vmdk", None)
+    (violation,) = instar.Policy(formats=("vmdk",)).violations(info)
+    assert violation.name == "virtual_size"
+    assert instar.Policy(formats=("vmdk",), max_virtual_size=None).violations(info) == ()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -219,7 +229,8 @@ def test_a_policy_takes_what_it_is_told_to_take(tmp_path: Path) -> None:
         ("data_file", None),
         ("dirty", "off"),
         ("max_virtual_size", "16T"),
-        ("max_virtual_size", None),
+        ("max_virtual_size", -1),
+        ("max_virtual_size", 16e12),
         ("max_virtual_size", True),
     ],
 )

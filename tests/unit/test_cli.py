@@ -110,6 +110,10 @@ USAGE_ERRORS = {
     "jobs-text": (["amend", *LAZY, "-jx", "d", "e"], "--jobs: expected a number from 1 to 4096"),
     "debug": (["amend", *LAZY, "--debug", "d", "e"], "--debug shows the text of one sandbox"),
     "null": (["amend", *LAZY, "--null", "d"], "--null is about the names of --files-from"),
+    "files-from, two": (
+        ["amend", *LAZY, "--files-from=a", "--files-from=b"],
+        "--files-from: one list is read, and two are named; join them",
+    ),
     "many, t-bad": (["amend", *LAZY, "-t", "foo", "d", "e"], "Invalid cache option: foo"),
     "no-file": (["amend", *LAZY], "Expecting one image file name"),
     "U": (["amend", "-U", *LAZY, "d"], "invalid option -- 'U'"),

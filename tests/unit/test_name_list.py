@@ -72,6 +72,13 @@ def test_names_that_end_with_nul_are_named_where_lines_are_expected() -> None:
         read(b"a\0b\0")
 
 
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("rest", [b"\0\0\0\3", b"\0\0\0\3" + bytes(1 << 18)], ids=len)
+def test_an_image_in_place_of_the_list_is_named(rest: bytes, null: bool) -> None:
+    with pytest.raises(UsageError, match=r"^'list' is an image, and not a list of names$"):
+        read(b"QFI\xfb" + rest, null=null)
+
+
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
 def test_utf_16_is_named(codec: str) -> None:
     with pytest.raises(UsageError, match=r"^'list' is in UTF-16; write the list in UTF-8$"):

@@ -97,3 +97,9 @@ def test_python_m_is_the_command() -> None:
         [sys.executable, "-m", "instar", "-V"], check=True, capture_output=True, text=True
     )
     assert done.stdout == f"instar {instar.__version__}\n"
+
+
+def test_the_page_of_the_interface_has_every_public_name() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = {line.removeprefix("::: instar.") for line in page.splitlines() if ":::" in line}
+    assert shown == {name for name in instar.__all__ if not name.startswith("_")}

@@ -87,6 +87,8 @@ def read_line(
             objects.append(value)
         elif name == OPERAND:
             files.append(value)
+        elif name == "files-from" and name in flags:  # the images of one list would be left out
+            raise UsageError("--files-from: one list is read, and two are named; join them")
         else:
             flags[name] = value
         if name == "output":

@@ -97,21 +97,22 @@ def _tell(document: Document, *, report: Report, quiet: bool, named: bool) -> in
     """Report one image; return its exit status."""
     report.document(document)
     if not report.is_json:
+        about = f"'{escape(document['filename'])}': " if named else ""
         if "repair" in document:
-            _show_findings(document["repair"]["findings"])
+            _show_findings(document["repair"]["findings"], about)
             if not quiet:
                 write("stdout", _describe_repair(document))
-        _show_findings(document["findings"])
+        _show_findings(document["findings"], about)
         if not quiet:
             head = [f"image: {escape(document['filename'])}"] if named else []
             write("stdout", "".join(f"{line}\n" for line in (*head, *_lines(document))))
     return int(document["exit-status"])
 
 
-def _show_findings(findings: list[Document]) -> None:
+def _show_findings(findings: list[Document], about: str) -> None:
     for finding in findings:
         word = "Leaked" if finding["counts_as"] == "leaks" else "ERROR"
-        write("stderr", f"{word}: {escape(str(finding['message']))}\n")
+        write("stderr", f"{word}: {about}{escape(str(finding['message']))}\n")
 
 
 def _describe_repair(document: Document) -> str:

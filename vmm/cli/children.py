@@ -11,6 +11,7 @@ import os
 import select
 import time
 
+from ..base.c import get_limits
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.lean_json import dump_line
 from ..base.record import record
@@ -31,6 +32,8 @@ else:  # as in fleet/interrupts.py
 
 ANSWER_MAX = 64 << 20
 """Bytes of a document."""
+_RLIMIT_NOFILE = 7  # asm-generic/resource.h
+_OTHER_FILES = 24  # standard streams, the list of names, an image, a machine; and some to spare
 _MUTE = "the confined process ended without a word that makes sense"
 _INTERRUPTED = "the command was interrupted"
 
@@ -68,8 +71,16 @@ def carry_out(
     name. After one no step is begun but of images that are being repaired, which have PATIENCE to
     come to their end; then the documents of all that came to it follow, and the interrupt goes on.
     """
-    batch = _Batch(iter(names), steps, jobs, timeout + MARGIN)
+    batch = _Batch(iter(names), steps, min(jobs, _most_children()), timeout + MARGIN)
     yield from carry_through(batch)
+
+
+def _most_children() -> int:
+    """How many children the limit of open files leaves room for, at least one.
+
+    Each is one here, and has those of all before it, besides its own.
+    """
+    return max(get_limits(_RLIMIT_NOFILE)[0] - _OTHER_FILES, 1)
 
 
 class _Batch:

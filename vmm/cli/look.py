@@ -89,19 +89,22 @@ def look_at_all(
     """
     many = arguments.jobs is not None
     quiet = report.is_json or "quiet" in arguments.flags
-    counter = None
+    counter, shown = None, False
     if many:
         report.use_lines()
         counter = _make_counter(None if quiet or "progress" not in arguments.flags else arguments)
     try:
-        for number, document in enumerate(_documents(arguments, look, timeout, shape, steps)):
+        for document in _documents(arguments, look, timeout, shape, steps):
             if counter:
                 counter.clear()
-            if number and not quiet:
-                write("stdout", "\n")
             report.filename = document["filename"]
-            failed = "error" in document
-            yield report.told_error(document) if failed else tell(document, named=many)
+            if "error" in document:
+                yield report.told_error(document)
+            else:
+                if shown:
+                    write("stdout", "\n")
+                shown = not quiet
+                yield tell(document, named=many)
             if counter:
                 counter.update()
     finally:

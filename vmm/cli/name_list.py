@@ -19,6 +19,7 @@ NAME_MAX = 1 << 16
 """Bytes of a name, of which the kernel takes 4096 (PATH_MAX): longer ones are no list of names."""
 
 _BLOCK = 1 << 16
+_QCOW = b"QFI\xfb"
 _BOM, _UTF16_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -51,7 +52,11 @@ def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:
     UsageError for a name that is too long to be one.
     """
     rest = b""
+    first = True
     while block := os.read(descriptor, _BLOCK):
+        if first and block.startswith(_QCOW):
+            raise UsageError(f"'{source}' is an image, and not a list of names")
+        first = False
         *names, rest = (rest + block).split(end)
         yield from filter(None, names)
         if len(rest) > NAME_MAX:

@@ -49,8 +49,8 @@ class Policy:
     """Whether the image may name an external data file."""
     dirty: bool = False
     """Whether the image may be marked dirty or corrupt."""
-    max_virtual_size: int = 1 << 44
-    """The largest disk, in bytes; by default 16 TiB."""
+    max_virtual_size: int | None = 1 << 44
+    """The largest disk, in bytes; by default 16 TiB. None takes any, and one that is not known."""
 
     def violations(self, info: ImageInfo) -> tuple[Violation, ...]:
         """All reasons not to take this image; none if it may be opened.
@@ -70,9 +70,9 @@ class Policy:
         for key in ("backing_file", "data_file", "dirty"):
             if (allowed := getattr(self, key)) not in (True, False):
                 raise UsageError(f"{key} is True or False, not {allowed!r:.60}")
-        if type(self.max_virtual_size) is not int:
-            fault = f"max_virtual_size is a number of bytes, not {self.max_virtual_size!r:.60}"
-            raise UsageError(fault)
+        most: object = self.max_virtual_size
+        if most is not None and (type(most) is not int or most < 0):
+            raise UsageError(f"max_virtual_size is a number of bytes or None, not {most!r:.60}")
 
     def _of_file(self, info: ImageInfo) -> Iterator[Violation]:
         if info.format not in self.formats:
@@ -80,12 +80,13 @@ class Policy:
         others = [name for name in info.contents if name not in self.contents]
         if others:
             yield _host("contents", f"the file also has the signature of {', '.join(others)}")
-        size = info.virtual_size
+        size, most = info.virtual_size, self.max_virtual_size
+        if most is None:
+            return
         if size is None:
             yield _host("virtual_size", f"the virtual size of a {info.format} image is not known")
-        elif size > self.max_virtual_size:
-            limit = self.max_virtual_size
-            yield _host("virtual_size", f"the virtual size is {size} bytes, and {limit} are taken")
+        elif size > most:
+            yield _host("virtual_size", f"the virtual size is {size} bytes, and {most} are taken")
 
     def _of_image(self, info: ImageInfo) -> Iterator[Violation]:
         header, cluster_size = info.header, info.cluster_size or 512
