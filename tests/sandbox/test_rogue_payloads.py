@@ -134,6 +134,7 @@ OTHERS = {
     # Budgets
     "endless_loop": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
     "writes_then_hang": r"the sandbox did not finish within 0\.2 s, and nothing was .* --timeout",
+    "scattered_backwards": r"the sandbox did not finish within 0\.2 s, and nothing .* --timeout",
     "endless_requests": "the guest stopped for the host 500 times",
     "text_flood": "more than 4096 bytes of text",
     "frame_flood": "more than 1048576 bytes of frames",
@@ -281,7 +282,7 @@ NO_ROGUES = {"honest", "keys", "liars", "looks", "probes", "repair", "traces"}
 """Folders of payloads that other tests run."""
 
 # What makes a test of a limit short: the timeout, or a budget and the module that has it.
-TIMEOUTS = {"endless_loop": 0.2, "writes_then_hang": 0.2}
+TIMEOUTS = {"endless_loop": 0.2, "writes_then_hang": 0.2, "scattered_backwards": 0.2}
 BUDGETS = {
     "endless_requests": (machine, "EXIT_BUDGET", 500),
     "too_many_reads": (budgets, "WORK_MIN", 0),

@@ -335,6 +335,21 @@ def test_requests_of_one_doorbell_are_carried_out_in_order(machine: Machine) -> 
     assert sectors(machine.device.staged, 2) == {0: b"w" * 512}
 
 
+def test_the_time_is_looked_at_before_each_request(machine: Machine) -> None:
+    asked = []
+
+    def check_time() -> None:
+        asked.append(machine.device.bytes_read)
+        if len(asked) == 3:
+            raise GuestFault("late")
+
+    for sector in range(4):
+        machine.driver.offer(block(machine.driver, IN, sector, data=(DATA, 512, WRITE)))
+    with pytest.raises(GuestFault, match=r"^late$"):
+        machine.device.notify(check_time)
+    assert asked == [0, 512, 1024]
+
+
 def test_bytes_read_are_counted(machine: Machine) -> None:
     machine.read(0, 512)
     machine.read(3, 1024)

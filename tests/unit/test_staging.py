@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
 from instar.vmm.base.errors import GuestFault
+from instar.vmm.image import staging
 from instar.vmm.image.budgets import staging_budget
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse
 from tests.support.staged import all_sectors, sectors
@@ -77,6 +78,20 @@ def test_scattered_sectors_are_staged_as_if_written_one_by_one(
     assert both[0].size() == both[1].size()
     assert list(both[0].runs(2)) == list(both[1].runs(2))
     assert list(both[0].pieces(2)) == list(both[1].pieces(2))
+
+
+def test_sectors_in_any_order_are_put_among_those_of_a_chunk_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    staged = StagedWrites()
+    staged.scatter(range(0, 4096, 2), bytes(2048 * SECTOR_SIZE), 2)
+    packed = []
+    pack = staging._pack_places
+    monkeypatch.setattr(staging, "_pack_places", lambda places: packed.append(1) or pack(places))
+    monkeypatch.setattr(StagedWrites, "_write_among", None)
+    staged.scatter(range(4095, 2047, -1), bytes(2048 * SECTOR_SIZE), 2)
+    staged.scatter([n % 4096 for n in range(0, 4095 * 2048, 4095)], bytes(2048 * SECTOR_SIZE), 2)
+    assert len(packed) == 1 + 2
 
 
 class TestBudget:

@@ -28,7 +28,7 @@ from .virtqueue import Virtqueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ..image.view import AnyImage
     from .memory import GuestMemory
@@ -99,12 +99,15 @@ class BlockDevice:
                 next_to += size
         self._memory.write(INSTAR_AHEAD_ADDR, parts)
 
-    def notify(self) -> None:
+    def notify(self, check_time: Callable[[], None] | None = None) -> None:
         """Carry out all requests that the guest made available, in order.
 
-        Raises GuestFault for a request that no correct driver makes, HostError if the file fails.
+        Raises GuestFault for a request that no correct driver makes, HostError if the file fails,
+        and before each request what `check_time` raises.
         """
         for head, buffers in self._queue.pop():
+            if check_time:
+                check_time()
             header, numbers, data, status = _split(buffers)
             kind, phase, sector = _HEADER.unpack(self._memory.read(header, _HEADER.size))
             written = 1

@@ -70,7 +70,7 @@ class ImageFile:
         self.bytes_written = 0
         self.tables = 0
         """How many bytes of new tables what is asked for takes, whatever the image holds."""
-        self._hole = (0, 0)  # what was found last; nothing is written before all is read
+        self._hole = (0, 0)  # what was found last, and nothing was written to since
         self._size_limit = size_limit
 
     @classmethod
@@ -137,6 +137,7 @@ class ImageFile:
         there are no locks. Raises ImageLocked and HostError.
         """
         warning = lock_image(self.fd, self.name, used)
+        self._hole = (0, 0)
         self.size = self._end()
         return warning
 
@@ -251,6 +252,7 @@ class ImageFile:
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
+        self._hole = (0, 0)
         done = count = self._call("write", os.pwrite, data, offset)
         while done < len(data):
             if count == 0:
@@ -269,6 +271,7 @@ class ImageFile:
             return False
         if self._end() != self.size:  # to extend it might be to cut off what is there now
             raise HostError(f"another program has changed the size of '{self.name}' meanwhile")
+        self._hole = (0, 0)
         self._call("extend", os.ftruncate, end)
         return True
 

@@ -83,10 +83,8 @@ class StagedWrites:
     def scatter(self, sectors: Sequence[int], data: bytes, phase: int) -> None:
         """Stage sectors from anywhere; `data` has one after the other. As write() does it."""
         with memoryview(data) as view:
-            if self._scatter_after(sectors, view, phase):
-                return
-        for at, sector in enumerate(sectors):
-            self.write(sector, data[at * SECTOR_SIZE : (at + 1) * SECTOR_SIZE], phase)
+            if not self._scatter_after(sectors, view, phase):
+                self._scatter_among(sectors, view, phase)
 
     def _scatter_after(self, sectors: Sequence[int], data: memoryview, phase: int) -> bool:
         """The same at once, if they ascend and lie after all that is staged of their chunks."""
@@ -111,6 +109,26 @@ class StagedWrites:
         self._zeroed, self._end = None, max(self._end, end)
         chunks.update((number, bytes(packed)) for number, packed in found.items())
         return True
+
+    def _scatter_among(self, sectors: Sequence[int], data: memoryview, phase: int) -> None:
+        """The same in any order, wherever: once for each chunk, however many of its sectors."""
+        chunks = self._extents[phase]
+        wanted: dict[int, dict[int, int]] = {}  # by chunks, the place of each sector's last data
+        for at, sector in enumerate(sectors):
+            wanted.setdefault(sector >> _CHUNK_SHIFT, {})[sector & (_CHUNK - 1)] = at
+        for chunk, found in wanted.items():
+            places: dict[int, int] = {}  # where each sector is in the store
+            for first, stop, at in _EXTENT.iter_unpack(chunks.get(chunk, b"")):
+                places.update(zip(range(first, stop), range(at, at + stop - first), strict=True))
+            for sector in sorted(found):
+                part = data[found[sector] * SECTOR_SIZE : (found[sector] + 1) * SECTOR_SIZE]
+                if sector in places:
+                    self._fill(places[sector], part, 1)
+                else:
+                    places[sector] = self._append(phase, part)
+            chunks[chunk] = _pack_places(places)
+        self._zeroed = None
+        self._end = max(self._end, max(sectors, default=-1) + 1)
 
     def _write_chunk(self, phase: int, chunk: int, start: int, data: memoryview) -> None:
         """Stage sectors of one chunk, from the one numbered `start` in it on."""
@@ -341,6 +359,20 @@ def _count_before(extents: bytes, sector: int) -> int:
         else:
             high = middle
     return low
+
+
+def _pack_places(places: dict[int, int]) -> bytes:
+    """The extents of a chunk's sectors, of which each has its place in the store."""
+    packed = bytearray()
+    first = stop = begin = 0
+    for sector, at in sorted(places.items()):
+        if sector != stop or at != begin + stop - first:
+            if stop > first:
+                packed += _EXTENT.pack(first, stop, begin)
+            first, begin = sector, at
+        stop = sector + 1
+    packed += _EXTENT.pack(first, stop, begin)
+    return bytes(packed)
 
 
 def _parts(at: int, count: int) -> Iterable[tuple[int, int, int]]:

@@ -200,6 +200,14 @@ class Machine:
 
     def _loop(self, block: BlockDevice, deadline: Deadline, timeout: float) -> None:
         exits = EXIT_BUDGET * (1 + block.budget // WORK_OF_EXITS)
+
+        def check_time() -> None:
+            if deadline.passed():
+                raise GuestFault(
+                    f"the sandbox did not finish within {timeout:g} s, and nothing was written; a "
+                    "slow disk or a large image may take longer: allow it with --timeout"
+                )
+
         while True:
             event = _kvm(self._vcpu.run)
             self.vm_exits += not isinstance(event, Interrupted)
@@ -209,23 +217,21 @@ class Machine:
                     if event.data != b"\0":
                         raise GuestFault(f"the guest gave up with code {event.data[0]}")
                     return
-                self._write_port(block, event.port, event.data)
+                self._write_port(block, event.port, event.data, check_time)
                 if self._serial.finished:
                     return  # nothing that the guest could do now would count
             elif not isinstance(event, Interrupted):
                 raise GuestFault(self._describe(event))
-            if deadline.passed():
-                raise GuestFault(
-                    f"the sandbox did not finish within {timeout:g} s, and nothing was written; a "
-                    "slow disk or a large image may take longer: allow it with --timeout"
-                )
+            check_time()
             if self.vm_exits >= exits:
                 raise GuestFault(f"the guest stopped for the host {exits} times")
 
-    def _write_port(self, block: BlockDevice, port: int, data: bytes) -> None:
+    def _write_port(
+        self, block: BlockDevice, port: int, data: bytes, check_time: Callable[[], None]
+    ) -> None:
         if port == INSTAR_PORT_NOTIFY and data[0] in _QUEUES:
             if data[0] != INSTAR_TRANSMIT_QUEUE:
-                block.notify()
+                block.notify(check_time)
             if data[0] != INSTAR_BLOCK_QUEUE:
                 self._serial.notify()
         elif port == INSTAR_PORT_SERIAL:
