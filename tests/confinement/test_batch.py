@@ -20,7 +20,7 @@ import pytest
 
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_worker import outcomes, write, write_some
-from tests.support.forge import parse_header
+from tests.support.forge import Data, Image, parse_header
 from tests.support.process import command, run
 
 pytestmark = pytest.mark.kvm
@@ -314,6 +314,48 @@ def test_an_error_of_this_machine_names_its_image(tmp_path: Path) -> None:
         f"instar: '{image}': the file size limit of 1024 bytes (ulimit -f) is too low"
         for image in images
     )
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_limit_of_file_sizes_within_the_image_is_met_before_anything_is_written(
+    tmp_path: Path, many: bool
+) -> None:
+    image = Image(size=1 << 30, clusters={n: Data(b"a") for n in (0, 9, 9000)})
+    block = image.regions()["refcount_block[0]"].start
+    paths = [tmp_path / name for name in ("ab" if many else "a")]
+    for path in paths:
+        image.write(path)
+    shrink = command("resize", "--shrink", *paths, "512M")
+    for limit in (block - 4096, block + 1):  # the last within a refcount
+        line = ["prlimit", f"--fsize={limit}:", "--", *shrink]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        told = f"the file size limit of {limit} bytes (ulimit -f) is too low; the image reads as"
+        assert done.returncode == 1
+        assert done.stderr.count(told) == len(paths)
+        assert {path.read_bytes() for path in paths} == {image.build()}
+
+
+def test_an_image_that_grows_after_its_worker_was_limited_is_not_begun(tmp_path: Path) -> None:
+    small = Image(size=1 << 30)
+    large = Image(size=1 << 30, clusters={n: Data(b"a") for n in (0, 9, 9000)})
+    first, second = tmp_path / "a", tmp_path / "b"
+    small.write(first)
+    small.write(second)
+    patch = f"""
+from instar.vmm.fleet import worker_process
+def send(self, taken, image, original=worker_process.WorkerProcess.send):
+    if image.name.endswith("/b"):
+        import shutil
+        shutil.copyfile({str(tmp_path / "large")!r}, image.name)
+    return original(self, taken, image)
+worker_process.WorkerProcess.send = send
+"""
+    large.write(tmp_path / "large")
+    done = run("resize", "--shrink", "--max-growth=0", "-j1", first, second, "512M", patch=patch)
+    assert done.returncode == 1
+    assert f"another program has changed the size of '{second}' meanwhile" in done.stderr
+    assert "1 amended, 0 as asked, 1 failed" in done.stderr
+    assert second.read_bytes() == large.build()
 
 
 @pytest.mark.parametrize("most", range(5, 9))

@@ -155,6 +155,16 @@ def test_a_worker_that_is_taken_over_costs_its_image_and_no_other(
     assert "3 images: 2 amended, 0 as asked, 1 failed" in done.stderr
 
 
+def test_a_worker_lets_no_file_grow_whatever_limit_the_user_has(tmp_path: Path) -> None:
+    images = [write(tmp_path / "bad"), *write_some(tmp_path, 1)]
+    size = images[0].stat().st_size
+    patch = "import socket\n" + PATCH.format(attempt="os.pwrite(fd, b'x', 5 << 30)")
+    line = ["prlimit", f"--fsize={1 << 40}:", "--", *command(*MANY, "-j1", *images, patch=patch)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert "File too large" in done.stderr
+    assert images[0].stat().st_size == size
+
+
 def test_a_worker_that_says_more_than_it_was_asked_is_ended(tmp_path: Path) -> None:
     images = [*write_some(tmp_path, 2), write(tmp_path / "bad"), write(tmp_path / "bad too")]
     patch = "import socket\n" + PATCH.format(attempt="os.write(3, b'.{\"result\": 1}')")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from instar.abi import INSTAR_PHASE_COUNT, INSTAR_STAGED_MAX
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.image import staging
+from instar.vmm.image import staging as staging_module
 from instar.vmm.image.budgets import staging_budget
 from instar.vmm.image.staging import SECTOR_SIZE, StagedWrites, ZeroedInUse
 from tests.support.staged import all_sectors, sectors
@@ -85,13 +86,12 @@ def test_sectors_in_any_order_are_put_among_those_of_a_chunk_at_once(
 ) -> None:
     staged = StagedWrites()
     staged.scatter(range(0, 4096, 2), bytes(2048 * SECTOR_SIZE), 2)
-    packed = []
-    pack = staging._pack_places
-    monkeypatch.setattr(staging, "_pack_places", lambda places: packed.append(1) or pack(places))
+    packed = Mock(wraps=staging_module._pack_places)
+    monkeypatch.setattr(staging_module, "_pack_places", packed)
     monkeypatch.setattr(StagedWrites, "_write_among", None)
     staged.scatter(range(4095, 2047, -1), bytes(2048 * SECTOR_SIZE), 2)
     staged.scatter([n % 4096 for n in range(0, 4095 * 2048, 4095)], bytes(2048 * SECTOR_SIZE), 2)
-    assert len(packed) == 1 + 2
+    assert packed.call_count == 1 + 2
 
 
 class TestBudget:

@@ -38,8 +38,9 @@ NAME_MAX = 4096 + 256
 """Bytes of a path that can be opened, and more: longer ones do not come here."""
 REGULAR, DEVICE = b"f", b"b"
 """What kind of file an image is."""
-IMAGE = Struct("=cQ")
-"""What a message begins with: an image's kind, and its work_max as ImageFile has it."""
+IMAGE = Struct("=cQQQ")
+"""What a message begins with: an image's kind, its work_max as ImageFile has it, its size when it
+was opened, and its size_limit."""
 DESCRIPTOR = Struct("=i")
 """What passes an image's descriptor, beside the message."""
 READY = b"ready"
@@ -136,11 +137,13 @@ def _tell(answer: bytes) -> None:
 def _amend(
     sandbox: Sandbox, descriptor: int, message: bytes, request: AmendRequest
 ) -> dict[str, object]:
-    kind, work_max = IMAGE.unpack_from(message)
+    kind, work_max, size_max, size_limit = IMAGE.unpack_from(message)
     name = os.fsdecode(message[IMAGE.size :])
     growth = None if kind == DEVICE else request.max_growth
     try:
-        with ImageFile.received(descriptor, name, growth, work_max) as image:
+        with ImageFile.received(
+            *(descriptor, name, growth, work_max), size_max=size_max, size_limit=size_limit
+        ) as image:
             return {"result": sandbox.amend_open(image, request)}
     except InstarError as error:
         return {"error": error_fields(error)}

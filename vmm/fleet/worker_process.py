@@ -9,6 +9,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
 from ..base.errors import HostError, reason_of
 from ..base.record import record
+from ..image.image_file import UNLIMITED
 from .document import ANSWER_MAX
 from .interrupts import HeldBack
 from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
@@ -92,7 +93,9 @@ class WorkerProcess:
         self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
         self._allow(max(sent.size for sent in self.sent))
         kind = DEVICE if image.is_device else REGULAR
-        message = IMAGE.pack(kind, image.work_max) + os.fsencode(image.name)
+        size = UNLIMITED if image.is_device else image.size  # to which no limit applies
+        about = IMAGE.pack(kind, image.work_max, size, image.size_limit)
+        message = about + os.fsencode(image.name)
         rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(image.fd)
         try:
             self.channel.sendmsg([message], [rights], socket.MSG_DONTWAIT)
@@ -111,13 +114,13 @@ class WorkerProcess:
         limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
         if limit == self._limit:
             return
+        self._limit = limit
         own, most = getrlimit(RLIMIT_FSIZE)
-        if own == RLIM_INFINITY:
-            self._limit = limit
-            try:  # noqa: SIM105 - contextlib is one more import
-                prlimit(self.pid, RLIMIT_FSIZE, (limit, most))
-            except ProcessLookupError:
-                pass
+        limits = limit if own == RLIM_INFINITY else min(limit, own), most
+        try:  # noqa: SIM105 - contextlib is one more import
+            prlimit(self.pid, RLIMIT_FSIZE, limits)
+        except ProcessLookupError:
+            pass
 
     def receive(self) -> bytes | None:
         """The next answer; empty if the worker is no more, None if it has not said anything."""

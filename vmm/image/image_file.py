@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLKROGET = 0x125E  # linux/fs.h
-_RLIMIT_FSIZE, _UNLIMITED = 1, (1 << 64) - 1  # asm-generic/resource.h
+UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY, asm-generic/resource.h
+_RLIMIT_FSIZE = 1
 _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20
 _FAR = (1 << 63) - 1  # past the end of any file
@@ -54,7 +55,7 @@ class ImageFile:
         max_growth: int = 0,
         is_device: bool = False,
         allocated: int = 0,
-        size_limit: int = _UNLIMITED,
+        size_limit: int = UNLIMITED,
     ) -> None:
         """Own an open descriptor, of which all this was measured; see open() and received()."""
         self.fd = fd
@@ -71,7 +72,9 @@ class ImageFile:
         self.tables = 0
         """How many bytes of new tables what is asked for takes, whatever the image holds."""
         self._hole = (0, 0)  # what was found last, and nothing was written to since
-        self._size_limit = size_limit
+        self._size_max = UNLIMITED
+        self.size_limit = size_limit
+        """How far the process may write, in bytes."""
 
     @classmethod
     def open(
@@ -116,13 +119,29 @@ class ImageFile:
         return image
 
     @classmethod
-    def received(cls, fd: int, name: str, max_growth: int | None, work_max: int) -> Self:
+    def received(
+        cls,
+        fd: int,
+        name: str,
+        max_growth: int | None,
+        work_max: int,
+        *,
+        size_max: int = UNLIMITED,
+        size_limit: int = UNLIMITED,
+    ) -> Self:
         """Own a descriptor that another process of ours opened, and measured, as `name`.
 
-        `max_growth` is None for a block device. Raises HostError.
+        `max_growth` is None for a block device. `size_max` is what this process was made fit for,
+        and `size_limit` as the other image has it. Raises HostError.
         """
         is_device = max_growth is None
-        image = cls(fd, name, 0, work_max, max_growth=max_growth or 0, is_device=is_device)
+        image = cls(
+            *(fd, name, 0, work_max),
+            max_growth=max_growth or 0,
+            is_device=is_device,
+            size_limit=size_limit,
+        )
+        image._size_max = size_max
         try:
             image.size = image._end()
         except HostError:
@@ -139,6 +158,8 @@ class ImageFile:
         warning = lock_image(self.fd, self.name, used)
         self._hole = (0, 0)
         self.size = self._end()
+        if self.size > self._size_max:
+            raise self._changed()
         return warning
 
     @property
@@ -157,9 +178,9 @@ class ImageFile:
 
     def check_limit(self, end: int) -> None:
         """HostError if the file may not be written as far as `end` (getrlimit(2))."""
-        if self._size_limit < min(end, _UNLIMITED):
+        if self.size_limit < min(end, UNLIMITED):
             raise HostError(
-                f"the file size limit of {self._size_limit} bytes (ulimit -f) is too low"
+                f"the file size limit of {self.size_limit} bytes (ulimit -f) is too low"
             )
 
     def close(self) -> None:
@@ -270,10 +291,13 @@ class ImageFile:
         if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
             return False
         if self._end() != self.size:  # to extend it might be to cut off what is there now
-            raise HostError(f"another program has changed the size of '{self.name}' meanwhile")
+            raise self._changed()
         self._hole = (0, 0)
         self._call("extend", os.ftruncate, end)
         return True
+
+    def _changed(self) -> HostError:
+        return HostError(f"another program has changed the size of '{self.name}' meanwhile")
 
     def cut_back(self) -> None:
         """Give the file the size that it had. HostError if that fails."""
@@ -356,12 +380,12 @@ def _measure(
         status = os.fstat(fd)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
-            limit = get_limits(_RLIMIT_FSIZE)[0] if is_limited else _UNLIMITED
+            limit = get_limits(_RLIMIT_FSIZE)[0] if is_limited else UNLIMITED
             return status.st_size, status.st_blocks * 512, False, limit
         if kind == stat.S_IFBLK:
             if is_to_change:
                 _check_device(fd, name)
-            return os.lseek(fd, 0, os.SEEK_END), 0, True, _UNLIMITED
+            return os.lseek(fd, 0, os.SEEK_END), 0, True, UNLIMITED
     except OSError as error:
         raise _failed(name, "measure", error) from error
     raise HostError(f"'{name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device")
