@@ -19,6 +19,7 @@ BY_CHANCE = {
     "clock_gettime": "only where the clock cannot be read without the kernel",
     "mmap": "only where Python or malloc has nothing in store",
     "brk": "as mmap",
+    "preadv": "only where Python was built for a system without preadv2",
     "mremap": "as mmap, for an allocation over 128 KiB that grows",
 }
 
@@ -100,6 +101,7 @@ NEEDED_BY_CHANCE = {
     "clock_gettime": "call(228, 1, bytes(16))",
     "mmap": "say('done' if mmap.mmap(-1, 1 << 20, flags=0x22) else '')",
     "brk": "say('done' if libc.malloc(100000) else '')",
+    "preadv": "call(295, IMAGE, bytes(16), 0, 0, 0)",
     "mremap": "data = bytearray(1 << 20); data += bytes(1 << 20); say('done')",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,38 @@ def test_confinement_comes_before_the_first_read(tmp_path: Path) -> None:
     without = f"{patch}; confine.BARRIERS = ()"
     done = run("amend", *LAZY, image, patch=without)
     assert (done.returncode, "once confined: ('open', '/dev/null')" in done.stderr) == (1, True)
+
+
+OLD_PYTHON = """
+import ctypes, fcntl, os, sys
+for module, name in ((fcntl, "F_OFD_GETLK"), (fcntl, "F_OFD_SETLK"), (os, "memfd_create")):
+    delattr(module, name)
+call = ctypes.CDLL(None, use_errno=True).syscall
+def preadv(fd, buffers, offset):
+    (view,) = buffers
+    start = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    vector = (ctypes.c_uint64 * 2)(start, len(view))
+    done = call(295, fd, ctypes.byref(vector), 1, ctypes.c_uint64(offset), ctypes.c_uint64(0))
+    if done < 0:
+        raise OSError(ctypes.get_errno(), "preadv")
+    seen.append(done)
+    return done
+os.preadv, seen = preadv, []
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True], ids=["here", "in a child"])
+def test_a_python_that_was_built_for_old_systems_will_do(tmp_path: Path, isolated: bool) -> None:
+    image = write_image(SCENES["amended"], tmp_path)
+    how = '"process"' if isolated else "None"
+    call = f"instar.amend({str(image)!r}, lazy_refcounts=True, isolation={how})"
+    code = f"{OLD_PYTHON}import instar\n{call}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = f"{OLD_PYTHON}from instar.vmm.cli import main\ntry: main()\nfinally: assert seen"
+    for words in (["amend", "-o", "lazy_refcounts=off"], ["info"], ["check"]):
+        line = [sys.executable, "-c", code, *words, "--require-confinement", str(image)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -147,3 +180,81 @@ def test_the_kernels_thread_could_not_be_started_later(tmp_path: Path) -> None:
     done = run("amend", "--require-confinement", *LAZY, image, patch=patch)
     assert done.returncode == 1
     assert "KVM: Resource temporarily unavailable" in done.stderr
+
+
+def two_images(folder: Path) -> list[Path]:
+    for name in "ab":
+        (folder / name).mkdir()
+    return [write_image(SCENES["amended"], folder / name) for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("amend", *LAZY), ("info",), ("check",), ("check", "-r", "all"), ("amend", "--repair")],
+    ids=" ".join,
+)
+def test_who_starts_the_command_may_ignore_the_ends_of_children(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    images = two_images(tmp_path)
+    line: list[str | Path] = [sys.executable, "-m", "instar", *arguments, *images]
+    ignored = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); "
+    ignored += "os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", ignored, *line], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "internal error" in done.stderr) == (0, False)
+
+
+def test_a_program_may_ignore_the_ends_of_children(tmp_path: Path) -> None:
+    image = write_image(SCENES["amended"], tmp_path)
+    code = """
+import signal, sys, instar
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print(instar.amend(sys.argv[1], lazy_refcounts=True, isolation="process").action)
+print(instar.info(sys.argv[1], isolation="process").format)
+try:
+    instar.amend("missing", lazy_refcounts=True, isolation="process")
+except instar.HostError as error:
+    print(error)
+print(instar.vmm.cli.main(["check", sys.argv[1], sys.argv[1]]))
+"""
+    code = code.replace("import signal", "import instar.vmm.cli, signal")
+    line = [sys.executable, "-c", code, str(image)]
+    told = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told[:3] == [
+        *("amended", "qcow2"),
+        "could not open 'missing': No such file or directory",
+    ]
+    assert told[-1] == "0"
+
+
+def test_what_a_child_of_many_looks_says_to_the_terminal_is_lost(tmp_path: Path) -> None:
+    images = two_images(tmp_path)
+    patch = """
+import os
+from instar.vmm.cli import info
+def look(*arguments, original=info.inspect_image, **how):
+    os.write(2, b"\\x1b]0;owned\\x07")
+    return original(*arguments, **how)
+info.inspect_image = look
+"""
+    done = run("info", *images, patch=patch)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_worker_keeps_no_descriptor_beyond_the_limit_of_the_moment(tmp_path: Path) -> None:
+    images = two_images(tmp_path)
+    patch = """
+import os, resource
+os.dup2(os.open("/etc/passwd", os.O_RDONLY), 200)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+from instar.vmm.fleet import worker
+def prepare(self, request, original=worker.Sandbox.prepare):
+    if os.path.exists("/proc/self/fd/200"):
+        raise worker.InstarError("open")
+    return original(self, request)
+worker.Sandbox.prepare = prepare
+"""
+    done = run("amend", *LAZY, *images, patch=patch)
+    assert (done.returncode, done.stderr.count("2 amended")) == (0, 1), done.stderr

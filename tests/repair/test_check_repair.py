@@ -330,3 +330,19 @@ def test_what_cannot_be_counted_at_once_is_refused_with_how_much_can_be(
     assert _refuse_to_count(image, found["most"]) == {**found, "clusters": found["most"]}
     os.truncate(image, found["most"] - 1 << 9)
     assert instar.check(image, repair="all").exit_status == 0
+
+
+def test_a_check_after_a_repair_sees_what_was_written_to_a_hole(tmp_path: Path) -> None:
+    image = Image(size=512 << 20)
+    data, l1_table = bytearray(image.build()), image.regions()["l1_table"].start
+    data[l1_table : l1_table + 8] = (1 << 63 | 100 << 16).to_bytes(8, "big")
+    path = tmp_path / "t.qcow2"
+    with path.open("wb") as file:
+        for at in range(0, len(data), 4096):
+            if any(data[at : at + 4096]):
+                file.seek(at)
+                file.write(data[at : at + 4096])
+        file.truncate(16 << 20)
+    result = instar.check(path, repair="all")
+    assert (result.corruptions, result.leaks, result.findings) == (0, 0, ())
+    assert result.corruptions_fixed

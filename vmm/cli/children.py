@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 else:  # as in fleet/interrupts.py
     import _signal as signal
 
-ANSWER_MAX = 64 << 20
-"""Bytes of a document."""
+ANSWER_MAX = 8 << 20
+"""Bytes of a document. An honest one tells what came in a MiB of frames (devices/serial.py), of
+which JSON may need six bytes for one; read, a hostile one takes 300 MiB."""
 _RLIMIT_NOFILE = 7  # asm-generic/resource.h
 _OTHER_FILES = 24  # standard streams, the list of names, an image, a machine; and some to spare
 _MUTE = "the confined process ended without a word that makes sense"
@@ -232,10 +233,14 @@ class _Child:
     def kill(self) -> None:
         """End it, if it has not ended."""
         if self._pid:
+            pid, self._pid = self._pid, 0
             os.close(self.pipe)
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            self._pid = 0
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass  # as in fleet/worker_process.py
 
 
 def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
@@ -243,6 +248,9 @@ def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
     try:
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2
+        )  # what it says is told elsewhere
         try:
             document = act(name)
         except Exception as error:

@@ -45,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     ),
     ("pread64", 17, ((0, "is", "image"),), "reads the image for the host"),
     ("preadv2", 327, ((0, "is", "image"),), "reads the image into the guest's memory"),
+    ("preadv", 295, ((0, "is", "image"),), "does the same for a Python that knows no preadv2"),
     ("pwrite64", 18, ((0, "is", "image"),), "commits to the image"),
     ("ftruncate", 77, ((0, "is", "image"),), "lets the image grow for a commit, or cuts it back"),
     (

@@ -16,6 +16,7 @@ import time
 from instar import abi
 
 from ..amend.result import AmendResult
+from ..base.c import syscall
 from ..base.errors import HostError, InstarError, UsageError, reason_of
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from ..request import AmendRequest
     from ..request.keywords import PathLike
+
+_SYS_MEMFD_CREATE, _MFD_CLOEXEC = 319, 1  # asm/unistd_64.h, linux/memfd.h
 
 # The package is taken from where this one is, and nothing else is on the path but the standard
 # library: no site-packages, no PYTHON* variables, no current folder.
@@ -81,7 +84,7 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
         outcome = None
     if isinstance(outcome, AmendResult) and status == 0:
         return outcome
-    if isinstance(outcome, InstarError) and status != 0:
+    if isinstance(outcome, InstarError):  # the status may be lost: who calls may ignore SIGCHLD
         raise outcome
     state = describe_unsure(request)
     raise HostError(f"the confined process ended with status {status} and no outcome; {state}")
@@ -96,7 +99,7 @@ def start_child(
     """
     try:
         # A file in memory, unlike a pipe, takes all of a task whether somebody reads it or not.
-        with StreamsKept(), open(os.memfd_create("instar-task"), "w+b") as stdin:
+        with StreamsKept(), open(_make_memory_file(), "w+b") as stdin:
             stdin.write(task)
             stdin.seek(0)
             return subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
@@ -108,6 +111,11 @@ def start_child(
             )
     except OSError as error:
         raise HostError(f"cannot start a child: {reason_of(error)}") from error
+
+
+def _make_memory_file() -> int:
+    """memfd_create(2), which a Python for old systems lacks. OSError."""
+    return syscall(_SYS_MEMFD_CREATE, b"instar-task", _MFD_CLOEXEC)
 
 
 def _run(task: memoryview, request: AmendRequest) -> tuple[bytes, int]:

@@ -160,5 +160,20 @@ def _shed(channel: socket.socket) -> socket.socket:
         os.dup2(null, stream)
     if descriptor != _CHANNEL:
         os.dup2(descriptor, _CHANNEL, inheritable=False)
-    os.closerange(_CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+    _close_after(_CHANNEL)
     return socket.socket(fileno=_CHANNEL)
+
+
+def _close_after(last: int) -> None:
+    """Close all descriptors after this one; some may lie beyond the limit that there is now."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # where nothing is mounted there
+        os.closerange(last + 1, os.sysconf("SC_OPEN_MAX"))
+        return
+    for number in numbers:
+        if number > last:
+            try:  # noqa: SIM105 - contextlib is one more import
+                os.close(number)
+            except OSError:
+                pass  # the one by which they were listed

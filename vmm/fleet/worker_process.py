@@ -148,13 +148,16 @@ class WorkerProcess:
         """Wait for its end, and enforce it after so many seconds; say what that was."""
         self.channel.close()
         end = time.monotonic() + patience
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        while pid == 0 and time.monotonic() < end:
-            time.sleep(0.002)
+        try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
-            os.kill(self.pid, signal.SIGKILL)
-            _, status = os.waitpid(self.pid, 0)
+            while pid == 0 and time.monotonic() < end:
+                time.sleep(0.002)
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid == 0:
+                os.kill(self.pid, signal.SIGKILL)
+                _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # this process ignores SIGCHLD, or waits for any child elsewhere
+            return "ended"
         code = os.waitstatus_to_exitcode(status)
         return f"ended with status {code}" if code >= 0 else f"was killed ({_name_signal(-code)})"
 

@@ -10,7 +10,7 @@ The bytes and permissions below are those that `qemu-img amend` takes (QEMU, doc
 from __future__ import annotations
 
 import errno
-from fcntl import F_OFD_GETLK, F_OFD_SETLK, F_RDLCK, F_UNLCK, F_WRLCK, fcntl
+from fcntl import F_RDLCK, F_UNLCK, F_WRLCK, fcntl
 from os import SEEK_SET
 from struct import Struct
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     _Locks: TypeAlias = tuple[list[bytes], list[tuple[bytes, str]]]
 
+_F_OFD_GETLK, _F_OFD_SETLK = 36, 37  # asm-generic/fcntl.h; a Python for old systems lacks them
 _FLOCK = Struct("hh4xqqi4x")  # struct flock, x86-64
 
 _PERMISSIONS, _UNSHARED = 100, 200
@@ -53,9 +54,9 @@ def lock_image(
     held, probed = _plan_locks(used, excluded)
     try:
         for lock in held:
-            fcntl(fd, F_OFD_SETLK, lock)
+            fcntl(fd, _F_OFD_SETLK, lock)
         for lock, what in probed:
-            if _FLOCK.unpack(fcntl(fd, F_OFD_GETLK, lock))[0] != F_UNLCK:
+            if _FLOCK.unpack(fcntl(fd, _F_OFD_GETLK, lock))[0] != F_UNLCK:
                 raise _locked(name, what)
     except OSError as error:
         if error.errno in _UNSUPPORTED:
