@@ -13,9 +13,6 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
-/* Blocks to append at a time, if there is use for them: each append costs a few requests. */
-#define BLOCKS_AT_ONCE 16u
-
 /* What is appended to the stretch that is covered by refcounts. */
 struct area {
     uint64_t first; /* cluster */

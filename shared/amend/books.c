@@ -33,12 +33,32 @@ void open_books(struct books *books, struct books_memory *memory, struct qcow2_i
     };
 }
 
+/* How many clusters the file may have to grow by for all that is expected: if that does not fit the
+ * stretch that has refcounts (allocate.c), new blocks and perhaps a table come after that, too. */
+static uint64_t tell_growth(const struct books *books)
+{
+    const struct refcounts *r = &books->counts;
+    uint64_t per_block = entries_per_block(books->image);
+    uint64_t end = books->image->file.io->size >> books->image->header.cluster_bits;
+    uint64_t room = r->blocks * per_block > end ? r->blocks * per_block - end : 0;
+    if (room > books->total)
+        return books->total + 1;
+    uint64_t blocks = books->total / (per_block - 1) + 1 + BLOCKS_AT_ONCE, table = 0;
+    if (r->blocks + blocks > r->table_entries)
+        table = ((r->blocks + 2 * blocks) * QCOW2_TABLE_ENTRY_SIZE >>
+                 books->image->header.cluster_bits) + 1;
+    return room + books->total + blocks + table + 1;
+}
+
 bool expect_clusters(struct books *books, uint64_t count)
 {
     books->total += count;
     books->expected += count;
-    books->image->file.growth_needed = (books->total + 1) << books->image->header.cluster_bits;
-    return books->counts.table_entries || start_refcounts(&books->counts, books->image, SEES_TABLE);
+    if (books->counts.table_entries == 0 &&
+        !start_refcounts(&books->counts, books->image, SEES_TABLE))
+        return false;
+    books->image->file.growth_needed = tell_growth(books) << books->image->header.cluster_bits;
+    return true;
 }
 
 bool get_final_refcount(struct books *books, uint64_t offset, uint64_t *refcount)

@@ -9,6 +9,9 @@
 
 #define BLOCK_SLOTS 256u
 
+/* Refcount blocks to append at a time, if there is use for them: each append costs a few requests. */
+#define BLOCKS_AT_ONCE 16u
+
 /* Memory for the books; need not be initialised. */
 struct books_memory {
     uint64_t blocks[BLOCK_SLOTS]; /* offsets of the image's refcount blocks, a hash set */

@@ -101,7 +101,7 @@ bool drop_tables(struct books *books, uint64_t first, uint64_t end)
     for (uint64_t i = first; i < end; i++) {
         uint64_t place = image->header.l1_table_offset + i * QCOW2_TABLE_ENTRY_SIZE;
         const uint8_t *entry = look(&image->file, &l1, place, QCOW2_TABLE_ENTRY_SIZE);
-        if (!entry || !spend(&image->file.budget, ENTRY_WORK))
+        if (!entry)
             return false;
         uint64_t table = load_be64(entry) & QCOW2_TABLE_OFFSET_MASK;
         if ((i - first) % ((end - first) / PROGRESS_STEPS + 1) == 0)
@@ -111,7 +111,7 @@ bool drop_tables(struct books *books, uint64_t first, uint64_t end)
         if (!is_cluster(image, table))
             return refuse(image->file.verdict, REFUSAL_L2_TABLE, AMEND_ERROR_PARSE_FAILED,
                           image->header.l1_table_offset, i, table);
-        if (!add_table(&dropping, table, 0) ||
+        if (!spend(&image->file.budget, ENTRY_WORK) || !add_table(&dropping, table, 0) ||
             !release_cluster(books, table, 1, AMEND_USE_L2_TABLE))
             return false;
     }

@@ -46,3 +46,36 @@ def test_a_refcount_table_that_moves_for_more_than_it_comes_to_is_accepted(
     assert answer.planned
     assert moves == any((write.phase, write.offset) == (1, 0) for write in answer.writes)
     accepted_by_contract(data, request, answer)
+
+
+@pytest.mark.parametrize(
+    ("cluster_bits", "grown"), [(9, 27), (9, 30), (10, 34), (11, 37), (12, 42), (16, 50)]
+)
+def test_what_a_refusal_says_is_needed_suffices(
+    planner: Any, cluster_bits: int, grown: int
+) -> None:
+    data = Image(cluster_bits=cluster_bits, size=1 << 20).build()
+    answer = ask(planner, data, AmendRequest.of(size=1 << grown, max_growth=0))
+    assert answer.refusals == ("growth",)
+    needed = answer.details["needed"]
+    request = AmendRequest.of(size=1 << grown, max_growth=needed)
+    answer = ask(planner, data, request)
+    assert answer.planned
+    end = max(write.offset + len(write.data) for write in answer.writes)
+    assert end - len(data) <= needed <= 2 * (end - len(data)) + (17 << cluster_bits)
+
+
+@pytest.mark.parametrize(("cluster_bits", "grown"), [(12, 43), (16, 51)])
+def test_an_l1_table_of_zeros_is_no_work_to_shrink(
+    planner: Any, cluster_bits: int, grown: int
+) -> None:
+    data = bytearray(Image(cluster_bits=cluster_bits, size=1 << 20).build())
+    entries = 1 << (grown - 2 * cluster_bits + 3)
+    data += bytes(-len(data) % (1 << cluster_bits))
+    data[24:32] = (1 << grown).to_bytes(8, "big")
+    data[36:40] = entries.to_bytes(4, "big")
+    data[40:48] = len(data).to_bytes(8, "big")
+    answer = ask(
+        planner, bytes(data) + bytes(8 * entries), AmendRequest.of(size=1 << 20, shrink=True)
+    )
+    assert "work_limit" not in answer.refusals

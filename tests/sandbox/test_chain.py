@@ -13,6 +13,8 @@ import pytest
 import instar
 from instar.vmm import amend as amend_module
 from instar.vmm.amend import amend_image, chain, known
+from instar.vmm.amend.chain import combine
+from instar.vmm.amend.result import AmendStep, ByteRange
 from instar.vmm.base.errors import GuestFault, HostError
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.contract import judge as judge_module
@@ -485,7 +487,7 @@ class TestACommitThatFails:
         real = ImageFile.check_limit
 
         def limited(image: ImageFile, end: int) -> None:
-            monkeypatch.setattr(image, "_size_limit", first)
+            monkeypatch.setattr(image, "size_limit", first)
             real(image, end)
 
         monkeypatch.setattr(ImageFile, "check_limit", limited)
@@ -587,3 +589,23 @@ def test_people_read_that_a_step_is_the_repair(path: Path) -> None:
         "  step 1 of 2: repair (atomic)",
         "  step 2 of 2: compat=0.10 (atomic)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "end"),
+    [
+        ([(4096, 512)], 4096),
+        ([(4096, 512), (None, 4096)], 4096),
+        ([(4096, 512), (None, 4608)], None),
+        ([(4096, 512), (None, 8192), (6144, 512)], 6144),
+        ([(None, 512), (None, 512)], None),
+    ],
+)
+def test_the_end_of_the_file_is_that_after_all_steps(
+    steps: list[tuple[int | None, int]], end: int | None
+) -> None:
+    made = tuple(
+        AmendStep({}, "amended", True, 512, (), (ByteRange(3, last - 512, 512, False),), 0, cut)
+        for cut, last in steps
+    )
+    assert combine(made)["file_end"] == end

@@ -122,6 +122,13 @@ def test_bitmaps_are_named() -> None:
     )
 
 
+def test_bitmaps_that_are_no_longer_valid_are_not_counted() -> None:
+    assert message_with() == (
+        "cannot downgrade an image with bitmaps, and this one still has some that a program "
+        "without bitmaps has made invalid; remove them with --drop-bitmaps"
+    )
+
+
 def test_bitmap_names_are_hostile() -> None:
     message = message_with(b"\x1b[2J\n", b"\xff{count}", "\u202e".encode(), b"n" * 1023)
     assert message.isprintable()

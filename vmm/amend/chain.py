@@ -132,9 +132,21 @@ def combine(steps: tuple[AmendStep, ...]) -> dict[str, Any]:
         "bytes_written": sum(step.bytes_written for step in steps),
         "ranges": tuple(part for step in steps for part in step.ranges),
         "more_ranges": sum(step.more_ranges for step in steps),
-        "file_end": next((step.file_end for step in steps[::-1] if step.file_end), None),
+        "file_end": _end_of(steps),
         "steps": steps,
     }
+
+
+def _end_of(steps: tuple[AmendStep, ...]) -> int | None:
+    """Where the file is truncated, unless a later step has it reach further again, or may have."""
+    end = None
+    for step in steps:
+        last = max((part.offset + part.length for part in step.ranges), default=0)
+        if step.file_end is not None:
+            end = step.file_end
+        elif end is not None and (step.more_ranges or last > end):
+            end = None
+    return end
 
 
 def _describe_steps(plans: Sequence[Plan]) -> Iterator[AmendStep]:
