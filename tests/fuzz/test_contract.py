@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 
 import pytest
@@ -104,19 +105,20 @@ def test_the_fuzzer_finds_extra_data_of_a_snapshot_that_is_read_without_a_bound(
     assert "the judge takes" in finding
 
 
-def _keep_wide_books() -> list[list[str]]:
+def _keep_books(*, wide: bool) -> list[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contract_lies, "WINDOWS", 1.0)
-        found = [_found_in_lies(1, 4)]
-        zeros = widths.Width.zeros
-        patch.setattr(widths.Width, "zeros", lambda width: array("q", zeros(width)))
-        patch.setattr(disk.Disk, "hold", lambda *_: None)
-        return [*found, _found_in_lies(1, 4)]
+        if wide:
+            zeros = widths.Width.zeros
+            patch.setattr(widths.Width, "zeros", lambda width: array("q", zeros(width)))
+            patch.setattr(disk.Disk, "hold", lambda *_: None)
+        return [_found_in_lies(1, 4)]
 
 
 def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged() -> None:
-    sound, (finding,) = _alone(_keep_wide_books)
-    assert sound == []
+    # Each by itself: some allocators keep what the first one let go of.
+    assert _alone(partial(_keep_books, wide=False)) == [[]]
+    ((finding,),) = _alone(partial(_keep_books, wide=True))
     assert "the judge takes" in finding
 
 
