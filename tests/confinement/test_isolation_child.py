@@ -89,14 +89,19 @@ def test_an_error_is_raised_as_what_it_is(
     assert type(caught.value) is expected
 
 
-def test_a_status_that_says_something_else_is_a_host_error(
+def test_a_result_with_the_status_of_an_error_is_a_host_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    answer(monkeypatch, f"print({json.dumps(RESULT)!r}); raise SystemExit(1)")
+    with pytest.raises(instar.HostError, match="status 1 and no outcome"):
+        ask()
+
+
+def test_an_error_is_told_though_the_status_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     error = json.dumps({"error": {"kind": "GuestFault", "message": "m"}})
-    for text, status in ((error, 0), (json.dumps(RESULT), 1)):
-        answer(monkeypatch, f"print({text!r}); raise SystemExit({status})")
-        with pytest.raises(instar.HostError, match=f"status {status} and no outcome"):
-            ask()
+    answer(monkeypatch, f"print({error!r}); raise SystemExit(0)")
+    with pytest.raises(instar.GuestFault, match=r"^m$"):
+        ask()
 
 
 SPELL = "import os, signal, sys, time; "

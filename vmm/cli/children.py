@@ -243,15 +243,22 @@ class _Child:
                 pass  # as in fleet/worker_process.py
 
 
+def _lose_stderr() -> None:
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+    except OSError as error:
+        raise HostError(f"cannot start a child: {reason_of(error)}") from error
+
+
 def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
     """Do the step, tell, and end this process."""
     try:
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2
-        )  # what it says is told elsewhere
         try:
+            _lose_stderr()  # where the terminal may be
             document = act(name)
         except Exception as error:
             document = {"error": error_fields(error)}
