@@ -61,16 +61,28 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
         # No image, or with extensions that nothing reads, or that name what is nowhere.
         except (ConstructError, OverflowError, ValueError):
             continue
-        for request in rng.sample(_REQUESTS, 3):
-            grown = AmendRequest.of(
-                **request.options, drop_bitmaps=request.drop_bitmaps, max_growth=_GROWTH
-            )
+        requests = rng.sample(_REQUESTS, 3)
+        if rng.random() < 0.6:
+            requests[rng.randrange(3)] = _another(rng, image)
+        for request in requests:
+            allowed = {"drop_bitmaps": request.drop_bitmaps, "shrink": request.shrink}
+            grown = AmendRequest.of(**request.options, **allowed, max_growth=_GROWTH)
             try:
                 answer = ask(load_planner(), data, grown)
             except AssertionError:  # no header
                 break
             if answer.planned and not answer.refusals:
                 yield case_of(data, grown, answer)
+
+
+def _another(rng: random.Random, image: Image) -> AmendRequest:
+    """Refcounts of another width, or another size where no backing file shows what comes to it."""
+    if image.backing_file or rng.random() < 0.4:
+        return AmendRequest.of(refcount_bits=1 << rng.randrange(7))
+    cluster, size = 1 << image.cluster_bits, image.size
+    steps = (SECTOR, cluster, cluster * cluster // 8, 40 * cluster)
+    size += rng.choice((-1, 1)) * (rng.choice(steps) + rng.choice((-SECTOR, 0, SECTOR)))
+    return AmendRequest.of(size=max(size // SECTOR * SECTOR, SECTOR), shrink=True)
 
 
 def _image(rng: random.Random) -> Image:

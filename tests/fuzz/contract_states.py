@@ -6,7 +6,7 @@ A state is the image as a crash may leave it: all phases up to one, and some sec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from instar import abi
@@ -175,8 +175,8 @@ def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # typ
     return bytes(image)
 
 
-def wanted(before: Meaning, request: AmendRequest) -> Meaning:
-    """What the amended image must mean."""
+def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Meaning:
+    """What the amended image must mean; `tail` says that what was past the end may show."""
     fields = dict(before.fields)
     fields["version"] = request.compat or fields["version"]
     if request.lazy_refcounts is not None:
@@ -186,10 +186,37 @@ def wanted(before: Meaning, request: AmendRequest) -> Meaning:
         # What version 2 cannot say: of compatible features this is no loss.
         fields["compatible_features"] = 0
         fields["incompatible_features"] = fields["compression_type"] = 0
+    if request.refcount_bits is not None:
+        fields["refcount_order"] = request.refcount_bits.bit_length() - 1
+    layers, snapshots = before.layers, before.snapshots
+    if request.size is not None:
+        fields["size"] = request.size
+        shift = fields["cluster_bits"]
+        old = -(-before.fields["size"] >> shift) << shift if tail else before.fields["size"]
+        layers = _visible(layers[0], shift, min(request.size, old)), *layers[1:]
     downgraded = fields["version"] < before.fields["version"]
     bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
-    layers, snapshots = before.layers, before.snapshots
     return Meaning(fields, before.name, before.extensions, layers, snapshots, bitmaps)
+
+
+def _visible(layer: dict[int, bytes], shift: int, end: int) -> dict[int, bytes]:
+    """What a layer has up to where a disk ends."""
+    shown = {index: data[: max(end - (index << shift), 0)] for index, data in layer.items()}
+    length = 1 << shift
+    return {index: data.ljust(length, b"\0") for index, data in shown.items() if any(data)}
+
+
+def of_size(found: Meaning, *, switched: bool) -> Meaning:
+    """What counts of a state of a disk that gets another size: not what is hidden past its end.
+
+    After the switch nothing may be mapped there. How long the L1 table is, is its own affair.
+    """
+    shift, size = found.fields["cluster_bits"], found.fields["size"]
+    layer = _visible(found.layers[0], shift, size)
+    if switched:
+        layer |= {n: data for n, data in found.layers[0].items() if n << shift >= size}
+    fields = {**found.fields, "l1_size": None}
+    return replace(found, fields=fields, layers=(layer, *found.layers[1:]))
 
 
 def difference(one: Meaning, other: Meaning) -> str:

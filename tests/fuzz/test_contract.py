@@ -6,13 +6,15 @@ import random
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 
 import pytest
 
-from instar.vmm.contract import growth, header, tables, version_2
+from instar.vmm.base.errors import GuestFault
+from instar.vmm.contract import growth, header, layer, tables, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
@@ -125,9 +127,9 @@ def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged() -> None
 def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("3/53") == []
+    assert _found_in("3/75") == []
     monkeypatch.setattr(version_2.Version2, "judge_table", lambda *_, **__: None)
-    (finding,) = _found_in("3/53")
+    (finding,) = _found_in("3/75")
     assert "version 2, and" in finding
 
 
@@ -176,3 +178,18 @@ def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> Non
     image = Image(size=1 << 16, cluster_bits=9, snapshots=[Snapshot(name=b"s", extra_data_size=40)])
     assert by_dissect(image.build()) is None
     assert by_dissect(replace(image, snapshots=[Snapshot(name=b"s")]).build()) is not None
+
+
+def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in("11/14") == []
+    judge_boundary = layer.Layer._judge_boundary
+
+    def judge_little(self: layer.Layer, cut: int) -> None:
+        with suppress(GuestFault):
+            judge_boundary(self, cut)
+
+    monkeypatch.setattr(layer.Layer, "_judge_boundary", judge_little)
+    (finding,) = _found_in("11/14")
+    assert "after phase 3: layers" in finding
