@@ -141,11 +141,11 @@ def _end_of(steps: tuple[AmendStep, ...]) -> int | None:
     """Where the file is truncated, unless a later step has it reach further again, or may have."""
     end = None
     for step in steps:
-        last = max((part.offset + part.length for part in step.ranges), default=0)
         if step.file_end is not None:
             end = step.file_end
-        elif end is not None and (step.more_ranges or last > end):
-            end = None
+        elif end is not None:
+            reaches = max((part.offset + part.length for part in step.ranges), default=0)
+            end = None if step.more_ranges or reaches > end else end
     return end
 
 

@@ -49,9 +49,7 @@ def _main(arguments: list[str], *, own_process: bool) -> int:
     report = Report()
     replaced: list[tuple[int, Any]] = []
     try:
-        if (
-            own_process
-        ):  # who starts it may ignore the ends of children, which it then never heard of
+        if own_process:  # else who ignores the ends of children would have it hear of none
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         _catch_interrupts(replaced)
         status = _run(arguments, report, own_process=own_process)

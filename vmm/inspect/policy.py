@@ -15,6 +15,7 @@ from ..qcow2 import (
     INCOMPATIBLE_DIRTY,
     INCOMPATIBLE_KNOWN,
 )
+from ..request.kinds import take_flag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class Policy:
             ):
                 raise UsageError(f"{key} are names, such as ('qcow2',), not {names!r:.60}")
         for key in ("backing_file", "data_file", "dirty"):
-            if (allowed := getattr(self, key)) not in (True, False):
-                raise UsageError(f"{key} is True or False, not {allowed!r:.60}")
+            take_flag(key, getattr(self, key))
         most: object = self.max_virtual_size
         if most is not None and (type(most) is not int or most < 0):
             raise UsageError(f"max_virtual_size is a number of bytes or None, not {most!r:.60}")
