@@ -182,6 +182,14 @@ def test_the_kernels_thread_could_not_be_started_later(tmp_path: Path) -> None:
     assert "KVM: Resource temporarily unavailable" in done.stderr
 
 
+IGNORANT = [
+    *(sys.executable, "-c"),
+    "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
+    "os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""What runs a command line, and ignores the ends of children."""
+
+
 def two_images(folder: Path) -> list[Path]:
     for name in "ab":
         (folder / name).mkdir()
@@ -198,12 +206,20 @@ def test_who_starts_the_command_may_ignore_the_ends_of_children(
 ) -> None:
     images = two_images(tmp_path)
     line: list[str | Path] = [sys.executable, "-m", "instar", *arguments, *images]
-    ignored = "import os, signal, sys; signal.signal(17, signal.SIG_IGN); "
-    ignored += "os.execv(sys.argv[1], sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", ignored, *line], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*IGNORANT, *line], capture_output=True, text=True, check=False)
     assert (done.returncode, "internal error" in done.stderr) == (0, False)
+
+
+def test_how_a_worker_ended_is_told_to_who_ignores_the_ends_of_children(tmp_path: Path) -> None:
+    patch = """
+import os
+from instar.vmm.fleet import worker
+worker._amend = lambda *_: os._exit(7)
+"""
+    line = command("amend", *LAZY, *two_images(tmp_path), patch=patch)
+    done = subprocess.run([*IGNORANT, *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("the confined worker ended with status 7") == 2
 
 
 def test_a_program_may_ignore_the_ends_of_children(tmp_path: Path) -> None:
