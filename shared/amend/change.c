@@ -5,12 +5,29 @@
 #include "qcow2/overlap.h"
 #include "qcow2/qcow2.h"
 
+#define GAP_MAX (3 * SECTOR_SIZE) /* to write as much again costs less than another range does */
+
+/* Whether no more than half of what may be staged is staged, if all L2 tables are written whole. */
+static bool may_fill_gaps(const struct qcow2_image *image)
+{
+    return image->l1_entries <= INSTAR_STAGED_MAX / 2 / image->header.cluster_size;
+}
+
 bool add_table_sector(struct walk *walk, const struct io_range *part, uint64_t at)
 {
-    uint64_t place = part->offset + at;
-    return is_free_of_tables(walk->image, place, SECTOR_SIZE, AMEND_USE_L2_TABLE) &&
-           add_write(&walk->image->file, &walk->changes, place, part->buffer + at,
-                     SECTOR_SIZE);
+    const struct write_list *changes = &walk->changes;
+    uint64_t start = at;
+    if (changes->count && may_fill_gaps(walk->image)) {
+        /* The part's own, or it lies elsewhere: what is between them stays as it is. */
+        const struct io_range *last = &changes->ranges[changes->count - 1];
+        uint64_t end = last->offset + last->length - part->offset;
+        if (end < at && at - end <= GAP_MAX && last->buffer + last->length == part->buffer + end)
+            start = end;
+    }
+    uint64_t place = part->offset + start, length = at + SECTOR_SIZE - start;
+    return is_free_of_tables(walk->image, place, length, AMEND_USE_L2_TABLE) &&
+           add_write(&walk->image->file, &walk->changes, place, part->buffer + start,
+                     (uint32_t)length);
 }
 
 bool change_part(struct walk *walk, const struct io_range *part,

@@ -203,11 +203,22 @@ PER_TABLE, TABLES = 8192, 40
 
 
 def test_a_downgrade_stages_what_changes_in_many_tables_at_once(path: Path) -> None:
-    zeros = {n * PER_TABLE + sector * 64: Zero() for n in range(TABLES) for sector in (1, 5, 9)}
+    zeros = {n * PER_TABLE + sector * 64: Zero() for n in range(TABLES) for sector in (1, 6, 11)}
     Image(size=TABLES * PER_TABLE << 16, clusters=zeros).write(path)
     result = instar.amend(path, compat="0.10")
     assert result.bytes_written == 512 * (len(zeros) + 1)
     assert result.vm_exits <= 16
+
+
+@pytest.mark.parametrize(("entries", "filled"), [(TABLES, True), (2057, False)])
+def test_sectors_between_two_that_change_go_along_where_all_tables_might(
+    path: Path, entries: int, *, filled: bool
+) -> None:
+    zeros = {n * PER_TABLE + sector * 64: Zero() for n in range(TABLES) for sector in (1, 5, 9, 99)}
+    Image(size=entries * PER_TABLE << 16, clusters=zeros).write(path)
+    result = instar.amend(path, compat="0.10")
+    of_table = 1 + 3 + 1 + 3 + 1 + 1 if filled else 4
+    assert result.bytes_written == 512 * (TABLES * of_table + 1)
 
 
 def test_a_downgrade_reads_tables_without_zero_clusters_once_on_each_side(path: Path) -> None:
