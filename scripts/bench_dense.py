@@ -17,6 +17,8 @@ CASES = {
     "256 GiB, 3000 scattered zero clusters": Dense(1 << 38, 16, 3000),
     "8 GiB of 4 KiB clusters, 300 zero clusters": Dense(1 << 33, 12, 300),
     "64 GiB, 100 snapshots, 300 zero clusters": Dense(1 << 36, 16, 300, 100),
+    "256 GiB, half of it zero clusters": Dense(1 << 38, 16, 1 << 21),
+    "8 GiB of 4 KiB clusters, half of it zero": Dense(1 << 33, 12, 1 << 20),
 }
 
 

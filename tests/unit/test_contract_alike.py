@@ -239,10 +239,21 @@ class TestKindsOfErrors:
         assert (refusal.name, refusal.detail["offset"]) == ("l2_table", 1 << 30)
 
 
-ENTRIES = st.sampled_from([0, 1, 3, 1 << 48, 1 << 16, 1 << 16 | 1, COPIED | 1 << 16])
+ENTRIES = st.sampled_from(
+    [0, 1, 3, 1 << 48, 1 << 16, COPIED | 1 << 16, *(1 << bit | 1 for bit in range(7, 64, 7))]
+)
 
 
-@given(st.lists(ENTRIES, min_size=64, max_size=64))
-def test_plain_zero_clusters_and_no_other_entries_are_dropped_at_once(words: list[int]) -> None:
+@given(
+    st.lists(ENTRIES | st.integers(0, (1 << 64) - 1), min_size=64, max_size=64),
+    st.sampled_from([1, 8]),
+    st.integers(0, 512),
+)
+def test_plain_zero_clusters_and_no_other_entries_are_dropped(
+    entries: list[int], times: int, plain: int
+) -> None:
+    words = entries * times
+    words[:plain] = [1] * len(words[:plain])  # many at once, as few are dropped one by one
     dropped = [0 if word == 1 else word for word in words]
-    assert without_plain(struct.pack(">64Q", *words)) == struct.pack(">64Q", *dropped)
+    form = f">{len(words)}Q"
+    assert without_plain(struct.pack(form, *words)) == struct.pack(form, *dropped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -59,6 +60,37 @@ def test_a_search_finds_what_a_look_at_each_entry_finds(
     assert found is None or found in met
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    BITS,
+    st.lists(st.tuples(NEAR, st.integers(1, 4)), min_size=1, max_size=20),
+    st.lists(st.tuples(NEAR, FLAGS), max_size=4),
+    st.lists(st.just((0, 0)) | st.just((0, ZERO)) | st.tuples(NEAR, FLAGS), max_size=4),
+    st.integers(33, 400),
+    st.randoms(use_true_random=False),
+)
+def test_a_search_of_many_entries_that_are_alike_finds_the_same(
+    bits: int,
+    watched: list[tuple[int, int]],
+    rare: list[tuple[int, int]],
+    common: list[tuple[int, int]],
+    count: int,
+    random: Random,
+) -> None:
+    watch, expected = Watch(bits), set()
+    for first, length in watched:
+        watch.add(range(first, first + length))
+        expected |= set(range(first, first + length))
+    entries = [random.choice(common or [(0, 0)]) for _ in range(count)]
+    entries[: len(rare)] = rare
+    random.shuffle(entries)
+    words = [(cluster << bits & MASK) | flags for cluster, flags in entries]
+    met = {n for word in words for n in clusters_of(word, bits)} & expected
+    found = watch.search(pack(words))
+    assert (found is None) == (not met)
+    assert found is None or found in met
+
+
 @given(st.lists(st.tuples(NEAR, st.integers(1, 600)), max_size=8), NEAR, st.integers(0, 700))
 def test_it_holds_what_was_added_and_finds_it_in_a_row(
     rows: list[tuple[int, int]], first: int, count: int
@@ -82,6 +114,28 @@ def test_one_entry_of_many_is_found_wherever_it_is(place: int, flags: int) -> No
     assert watch.search(pack(words)) is None
     words[place] = 700_002 << 16 | flags
     assert watch.search(pack(words)) == 700_002
+
+
+@pytest.mark.parametrize("empty", [0, 31, 32, 33, 100, 4000, 8191])
+@pytest.mark.parametrize("kind", [0, ZERO])
+def test_however_many_entries_name_nothing_the_others_are_found(empty: int, kind: int) -> None:
+    words = [(1_000_000 + n) << 16 | COPIED for n in range(8192)]
+    for at in Random(empty).sample(range(8192), empty):  # noqa: S311 - the same in every run
+        words[at] = kind
+    watch = Watch(16)
+    watch.add(range(1_000_000 - 1, 1_000_000))
+    assert watch.search(pack(words)) is None
+    named = max(words) - COPIED >> 16
+    watch.add(range(named, named + 1))
+    assert watch.search(pack(words)) == named
+
+
+def test_an_entry_that_names_nothing_is_none_of_the_header_cluster() -> None:
+    watch = Watch(16)
+    for page in range(256):  # no byte is left for what names nothing
+        watch.add(range(page << 8, (page << 8) + 2))
+    for words in ([0] * 200, [0] * 20, [0] * 200 + [5 << 16] * 4):
+        assert watch.search(pack(words)) is None
 
 
 def test_bytes_that_match_between_two_entries_are_no_entry() -> None:

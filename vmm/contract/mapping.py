@@ -16,6 +16,7 @@ from ..image.staging import SECTOR_SIZE
 from ..qcow2 import OFFSET_MASK
 from .reader.disk import COMPRESSED, COPIED, PIECE, ZERO
 from .version_2 import judge_zero_flags
+from .watch import byte_ones, nonzero_bytes
 from .zeroed import NEW, OWN
 
 TYPE_CHECKING = False
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _ENTRIES = Struct(">64Q")  # a sector of an L2 table
 _PLAIN, _UNALLOCATED = (ZERO,) * 64, (0,) * 64
 _PLAIN_ENTRY = ZERO.to_bytes(8, "big")
+_PLAIN_AT_ONCE = 512  # bytes for each plain zero cluster: with more of them, one by one is slower
 
 
 class ClusterMapping:
@@ -81,7 +83,7 @@ class ClusterMapping:
             flags[at // 8 : (at + len(staged)) // 8] = staged[7::8]
         old = b"".join([piece[at : at + len(staged)] for at, staged in parts])
         new = b"".join([staged for _, staged in parts])
-        plain = _drops_plain(old, new)
+        plain = without_plain(old) == new
         if not plain:
             self._judge_row(table, old, new, 1)
         if flags != bytes(len(flags)):
@@ -117,7 +119,7 @@ class ClusterMapping:
 
     def _judge_row(self, table: int, old: bytes, new: bytes, references: int) -> None:
         """Judge sectors in a row of an L2 table, as they are and as they are staged."""
-        if not self._backed and _drops_plain(old, new):
+        if not self._backed and without_plain(old) == new:
             return
         for at in range(0, len(old), SECTOR_SIZE):
             was, now = old[at : at + SECTOR_SIZE], new[at : at + SECTOR_SIZE]
@@ -289,20 +291,28 @@ def _moves_clusters(old: bytes, new: bytes) -> bool:
     return any(o != n and (o | n) & OFFSET_MASK for o, n in zip(olds, news, strict=True))
 
 
-def _drops_plain(old: bytes, new: bytes) -> bool:
-    """Whether sectors of an L2 table are the same but for plain zero clusters, and have none."""
-    # An image may have millions of them.
-    if new == bytes(len(new)) and old == _PLAIN_ENTRY * (len(old) // 8):
-        return True
-    return without_plain(old) == new
-
-
-def without_plain(sector: bytes) -> bytearray:
+def without_plain(table: bytes) -> bytearray:
     """Sectors of an L2 table with plain zero clusters, which have no host cluster, unallocated."""
-    flags, found = sector[7::8], bytearray(sector)
-    at = flags.find(ZERO)
+    flags, left = table[7::8], bytearray(table)
+    at, most = flags.find(ZERO), len(table) // _PLAIN_AT_ONCE
     while at >= 0:
-        if sector[8 * at : 8 * at + 8] == _PLAIN_ENTRY:
-            found[8 * at + 7] = 0
+        if not most:
+            return _drop_at_once(table)
+        most -= 1
+        if table[8 * at : 8 * at + 8] == _PLAIN_ENTRY:
+            left[8 * at + 7] = 0
         at = flags.find(ZERO, at + 1)
-    return found
+    return left
+
+
+def _drop_at_once(table: bytes) -> bytearray:
+    """The same for many: each byte of all entries is one number, and no operation is a loop."""
+    count = len(table) // 8
+    ones = byte_ones(count)
+    flags, others = int.from_bytes(table[7::8], "little"), 0
+    for at in range(7):
+        others |= int.from_bytes(table[at::8], "little")
+    plain = flags & ones & ~nonzero_bytes(others | flags & ~ones, ones)
+    left = bytearray(table)
+    left[7::8] = (flags ^ plain).to_bytes(count, "little")
+    return left

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
-_MISSES = 8  # matches between two entries, after which a search of bytes is given up
+_NOTHING = bytes(len(_OFFSET))
+_FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely to name nothing
+_MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
 
 
 class Watch:
@@ -33,7 +35,7 @@ class Watch:
         # for in columns of a table: those at `high` in each entry, and at `high` + 1.
         page_bits, self._high = (24, 3) if cluster_bits <= 16 else (32, 2)
         self._page_shift = page_bits - cluster_bits
-        self._starts: dict[int, tuple[bytes, ...]] = {}
+        self._few: dict[int, set[int]] = {}
         self._pages: dict[int, int] = {}
         self._columns: dict[int, dict[int, list[int]]] = {}
         self._sorted: list[int] | None = None
@@ -53,7 +55,7 @@ class Watch:
         while at < clusters.stop:
             page, first = at >> shift, at & ((1 << shift) - 1)
             count = min(clusters.stop - at, (1 << shift) - first)
-            self._starts.pop(page, None)
+            self._few.pop(page, None)
             if page not in self._pages:
                 self._pages[page], self._sorted = 0, None
                 lows = self._columns.setdefault(page >> 8 & 0xFF, {})
@@ -92,15 +94,13 @@ class Watch:
         if _has_others(table[0::_ENTRY], NOT_COMPRESSED):
             return self._search_words(table)
         high, low = table[self._high :: _ENTRY], table[self._high + 1 :: _ENTRY]
-        if _is_zero(high) and _is_zero(low) and all(_is_zero(table[at::_ENTRY]) for at in _OFFSET):
-            return None  # else all entries would be looked at, as if they named the first page
         # Most tables have one byte there, but for entries that name nothing.
-        nothing = _few_places(high, 0)
-        if nothing:
-            found = self._search_places(table, nothing) if 0 in self._columns else None
-            if found is not None:
+        places = _few_places(high, 0, _FEW_ZEROS)
+        if places != []:
+            found = self._search_places(table, places) if places and 0 in self._columns else None
+            if found is not None or (places and len(places) == len(high)):
                 return found
-            high, low = _without(high, nothing), _without(low, nothing)
+            high, low = self._filled(table, high, low, places)
         alike = _is_constant(high)
         for byte in high[:1] if alike else self._columns:
             if byte not in self._columns or byte not in high:
@@ -115,9 +115,7 @@ class Watch:
                 first = low.find(other)
                 if first >= 0:
                     part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
-                    if not self._may_name(table, part, pages):
-                        continue
-                    found = self._search_pages(table, part, pages)
+                    found = self._search_part(table, part, pages)
                     if found is not None:
                         return found
         return None
@@ -134,50 +132,43 @@ class Watch:
         """The same for some entries that are not compressed, by their numbers."""
         for at in places:
             entry = table[at * _ENTRY : (at + 1) * _ENTRY]
+            if entry[1:7] == _NOTHING:
+                continue
             cluster = (int.from_bytes(entry, "big") & OFFSET_MASK) >> self._cluster_bits
             if cluster and cluster in self:
                 return cluster
         return None
 
-    def _may_name(self, table: bytes, part: slice, pages: list[int]) -> bool:
-        """Whether bytes that begin the offset of one of a few watched clusters are in a part.
+    def _filled(
+        self, table: bytes, high: bytes, low: bytes, places: list[int] | None
+    ) -> tuple[bytes, bytes]:
+        """The two columns with what names no watched page for the entries at these places.
 
-        Most parts have none, whatever flags their entries have.
+        None stands for all entries that name nothing: they would be looked at as if they named the
+        first page.
         """
-        for page in pages:
-            starts = self._starts.get(page)
-            if starts is None:
-                starts = self._starts[page] = self._starts_in(page)
-            if not starts:
-                return True
-            for start in starts:
-                if table.find(start, part.start, part.stop) >= 0:
-                    return True
-        return False
+        byte = (high.lstrip(b"\0") or b"\0")[0]
+        watched = self._columns.get(byte, {})
+        other = next((other for other in range(256) if other not in watched), 0)
+        if places is None:
+            nothing = _names_nothing(table)
+            return _fill(high, nothing, byte), _fill(low, nothing, other)
+        highs, lows = bytearray(high), bytearray(low)
+        for at in places:
+            highs[at], lows[at] = byte, other
+        return bytes(highs), bytes(lows)
 
-    def _starts_in(self, page: int) -> tuple[bytes, ...]:
-        """What the offsets of a page's clusters begin with, in whole bytes; none for too many."""
-        if self._pages[page].bit_count() > _FEW:
-            return ()
-        last = 7 - (self._cluster_bits - 1) // 8
-        offsets = (cluster << self._cluster_bits for cluster in self._clusters([page]))
-        return tuple({offset.to_bytes(_ENTRY, "big")[1:last] for offset in offsets})
-
-    def _search_pages(self, table: bytes, part: slice, pages: list[int]) -> int | None:
+    def _search_part(self, table: bytes, part: slice, pages: list[int]) -> int | None:
         """The same for the clusters of some pages, in a part of a table without compressed ones."""
         count = sum(self._pages[page].bit_count() for page in pages)
-        if self._is_odd(table[part]):
-            return self._search_words(table[part])
         if count <= _FEW:
             try:
-                for cluster in self._clusters(pages):
-                    if self._names(table, part, cluster):
-                        return cluster
+                return self._search_few(table, part, pages)
             except _TooManyMissesError:
                 pass
-            else:
-                return None
         entries = table[part]
+        if self._is_odd(entries):
+            return self._search_words(entries)
         words = unpack(f">{len(entries) // _ENTRY}Q", entries)
         if count > len(words):
             return self._search_odd(set(words))
@@ -189,19 +180,33 @@ class Watch:
             return None
         return (needles.intersection(words).pop() & OFFSET_MASK) >> self._cluster_bits
 
-    def _names(self, table: bytes, part: slice, cluster: int) -> bool:
-        """Whether an entry in a part of an ordinary table names a cluster."""
-        # All of an entry but its first and its last byte, which have the flags.
-        needle = (cluster << self._cluster_bits).to_bytes(_ENTRY, "big")[1:7]
-        at, misses = table.find(needle, part.start, part.stop), 0
-        while at >= 0:
-            if at % _ENTRY == 1:
-                return True
-            misses += 1
-            if misses > _MISSES:
-                raise _TooManyMissesError
-            at = table.find(needle, at + 1, part.stop)
-        return False
+    def _search_few(self, table: bytes, part: slice, pages: list[int]) -> int | None:
+        """The same for few clusters, by the byte that follows what their pages have in common.
+
+        Most parts have none, whatever flags their entries have.
+        """
+        column = table[part.start + self._high + 2 : part.stop : _ENTRY]
+        for page in pages:
+            if page not in self._few:
+                self._few[page] = self._next_bytes(page)
+            for byte in self._few[page]:
+                at, misses = column.find(byte), 0
+                while at >= 0:
+                    place = part.start + at * _ENTRY
+                    offset = int.from_bytes(table[place + 1 : place + 7], "big") << 8
+                    cluster = offset >> self._cluster_bits
+                    if cluster and cluster in self:
+                        return cluster
+                    misses += 1
+                    if misses > _MISSES:
+                        raise _TooManyMissesError
+                    at = column.find(byte, at + 1)
+        return None
+
+    def _next_bytes(self, page: int) -> set[int]:
+        """The bytes that follow what the offsets of a page's clusters have in common."""
+        shift = 8 * (5 - self._high)
+        return {cluster << self._cluster_bits >> shift & 0xFF for cluster in self._clusters([page])}
 
     def _clusters(self, pages: list[int]) -> Iterator[int]:
         for page in pages:
@@ -226,35 +231,50 @@ class Watch:
         return None
 
 
-def _few_places(column: bytes, byte: int) -> list[int] | None:
-    """Where a byte is in a column; None if in many places."""
+def _few_places(column: bytes, byte: int, most: int = _FEW) -> list[int] | None:
+    """Where a byte is in a column; None if in more places than these."""
     places: list[int] = []
     at = column.find(byte)
     while at >= 0:
-        if len(places) == _FEW:
+        if len(places) == most:
             return None
         places.append(at)
         at = column.find(byte, at + 1)
     return places
 
 
-def _without(column: bytes, places: list[int]) -> bytes:
-    """A column with what a neighbour has instead of what these have."""
-    others = bytearray(column)
-    if 0 in places:
-        others[0] = others[next((at for at in range(len(others)) if at not in places), 0)]
-    for at in places:
-        others[at] = others[max(at - 1, 0)]
-    return bytes(others)
+def _names_nothing(table: bytes) -> int:
+    """A byte of 1 for each entry whose offset is 0, and of 0 for all others, as one number.
+
+    So is each column of bytes here, and no operation on these is a loop.
+    """
+    offsets = 0
+    for at in _OFFSET:
+        offsets |= int.from_bytes(table[at::_ENTRY], "little")
+    ones = byte_ones(len(table) // _ENTRY)
+    return ones ^ nonzero_bytes(offsets, ones)
+
+
+def _fill(column: bytes, nothing: int, byte: int) -> bytes:
+    """A column of the offset with a byte in place of each 0 of what names nothing."""
+    return (int.from_bytes(column, "little") | nothing * byte).to_bytes(len(column), "little")
+
+
+def byte_ones(count: int) -> int:
+    """So many bytes, each of which is 1, as one number."""
+    return int.from_bytes(b"\1" * count, "little")
+
+
+def nonzero_bytes(number: int, ones: int) -> int:
+    """The bytes of a number that are not 0, as 1 each; `ones` has 1 in each of as many bytes."""
+    # No sum of two bytes carries into the next one: its highest bit says that there was a bit.
+    most = ones * 0x7F
+    return ((number & most) + most | number) >> 7 & ones
 
 
 def _is_constant(column: bytes) -> bool:
     """Whether all bytes are the same, as in most columns; many times as fast as any search."""
     return column == column[:1] * len(column)
-
-
-def _is_zero(column: bytes) -> bool:
-    return column == bytes(len(column))
 
 
 def _has_others(column: bytes, good: bytes) -> bool:
@@ -266,7 +286,7 @@ def _has_others(column: bytes, good: bytes) -> bool:
 
 
 class _TooManyMissesError(Exception):
-    """The bytes that are searched for occur mostly where no entry begins."""
+    """The byte that is searched for is one of many entries that do not name the cluster."""
 
 
 def compressed_clusters(word: int, cluster_bits: int) -> range:
