@@ -46,6 +46,30 @@ def test_the_summary_of_a_dry_run_says_what_would_be(tmp_path: Path) -> None:
     assert done.stderr == "instar: 2 images: 2 would be amended, 0 as asked, 0 failed\n"
 
 
+@pytest.mark.parametrize("source", ["arguments", "list"])
+@pytest.mark.parametrize("options", [("lazy_refcounts=on",), ("compat=0.10,refcount_bits=16",)])
+def test_a_dry_run_counts_an_image_that_is_listed_twice_as_the_real_run_does(
+    tmp_path: Path, source: str, options: tuple[str, ...]
+) -> None:
+    image = write(tmp_path / "a")
+    (tmp_path / "list").write_text(f"{image}\n" * 2)
+    names = [image, image] if source == "arguments" else ["--files-from", tmp_path / "list"]
+    dry = run("amend", "--dry-run", "-o", *options, *names)
+    state = "nothing to change (compat"
+    assert [state in line for line in dry.stdout.splitlines() if line[0] != " "] == [False, True]
+    assert dry.stderr == "instar: 2 images: 1 would be amended, 1 as asked, 0 failed\n"
+    done = run("amend", "-o", *options, *names)
+    assert done.stderr == dry.stderr.replace("would be amended", "amended")
+
+
+def test_a_dry_run_says_of_each_growth_by_a_size_that_it_would_take_place(tmp_path: Path) -> None:
+    image = write(tmp_path / "a")
+    dry = run("resize", "--dry-run", image, image, "+1G")
+    assert dry.stderr == "instar: 2 images: 2 would be amended, 0 as asked, 0 failed\n"
+    done = run("resize", image, image, "+1G")
+    assert done.stderr == dry.stderr.replace("would be amended", "amended")
+
+
 def test_of_many_images_that_are_resized_none_has_a_line_of_its_own(tmp_path: Path) -> None:
     first, *others = write_some(tmp_path, 3)
     assert run("resize", first, "2G").stdout == "Image resized.\n"

@@ -136,6 +136,14 @@ class AmendResult:
         return document
 
 
+def as_found_done(result: AmendResult) -> AmendResult:
+    """What an amend says of an image that the amend of `result` has left as asked."""
+    nothing: dict[str, Any] = {"action": "noop", "atomic": True, "bytes_written": 0}
+    nothing |= {"changes": (), "ranges": (), "more_ranges": 0, "file_end": None}
+    steps = tuple(AmendStep(**{**vars(step), **nothing}) for step in result.steps)
+    return AmendResult(**{**vars(result), **nothing, "steps": steps})
+
+
 @record
 class AmendOutcome:
     """What became of one of many images: a result or an error."""

@@ -50,7 +50,7 @@ def amend_batch(
     answer that was heard and not yet told. After it the outcomes of all images that were begun
     follow, and then it goes on.
     """
-    batch = _Batch(Supply(paths), request, jobs, required)
+    batch = _Batch(Supply(paths, settles=request.settles), request, jobs, required)
     yield from carry_through(batch)
 
 

@@ -71,7 +71,7 @@ def amend_many(
         ImageRejected: for a `format` that cannot be amended.
     """
     request = make_request(keywords)
-    supply = Supply(check_paths(paths))
+    supply = Supply(check_paths(paths), settles=request.settles)
     if not all(type(count) is int and count > 0 for count in (chunk_size, chunks)):
         raise UsageError("chunk_size and chunks are positive numbers")
     check_executor(executor)

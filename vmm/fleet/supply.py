@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from stat import S_ISBLK
 
-from ..amend.result import AmendOutcome, AmendResult
+from ..amend.result import AmendOutcome, AmendResult, as_found_done
 from ..base.record import record
 
 TYPE_CHECKING = False
@@ -29,6 +29,15 @@ _HELD_BACK = 1024
 """Paths that may wait for their image; more than that wait where they come from."""
 
 
+class _Seen:
+    """What is remembered of an image that was handed out."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.would_change = False
+        """Whether a dry run has told that it would be amended."""
+
+
 @record
 class Taken:
     """A path that was handed out."""
@@ -39,11 +48,25 @@ class Taken:
     """What the image is known by."""
     before: str | None
     """The name under which the image was handed out before, if it was."""
+    seen: _Seen
+    """What all that was handed out of the image has in common."""
+    settles: bool
+    """Whether an amend leaves nothing for the same amend to do."""
 
     def tell(self, outcome: AmendOutcome) -> AmendOutcome:
-        """The outcome, with a warning if the image had one before, under another name."""
+        """The outcome, with a warning if the image had one before, under another name.
+
+        Of an image that a dry run has told of, it is what an amend would find after the first one.
+        """
         result = outcome.result
-        if self.before is None or result is None or os.fsdecode(self.path) == self.before:
+        if result is None:
+            return outcome
+        if result.dry_run and self.settles and result.action == "amended":
+            if self.seen.would_change:
+                result = as_found_done(result)
+                outcome = AmendOutcome(outcome.path, result, None)
+            self.seen.would_change = True
+        if self.before is None or os.fsdecode(self.path) == self.before:
             return outcome
         same = f"'{result.filename}' is the same image as '{self.before}', listed before it"
         told = AmendResult(**{**vars(result), "warnings": (*result.warnings, same)})
@@ -53,12 +76,16 @@ class Taken:
 class Supply:
     """The paths of one batch, each taken when it is wanted."""
 
-    def __init__(self, paths: Iterable[PathLike]) -> None:
-        """Take the paths, of which there may be any number. TypeError if they are no iterable."""
+    def __init__(self, paths: Iterable[PathLike], *, settles: bool = True) -> None:
+        """Take the paths, of which there may be any number. TypeError if they are no iterable.
+
+        `settles` is whether an amend leaves nothing for the same amend to do.
+        """
         self._paths = iter(paths)
+        self._settles = settles
         self._waiting: deque[tuple[PathLike, Hashable]] = deque()
         self._in_work: set[Hashable] = set()
-        self._names: OrderedDict[Hashable, str] = OrderedDict()
+        self._names: OrderedDict[Hashable, _Seen] = OrderedDict()
 
     def take(self) -> Taken | None:
         """Return the next path, which is then in work, or None: there is none, at present or ever.
@@ -101,12 +128,15 @@ class Supply:
 
     def _start(self, path: PathLike, image: Hashable) -> Taken:
         self._in_work.add(image)
-        before = self._names.get(image)
-        if before is None and image != _NO_PATH:
-            self._names[image] = os.fsdecode(path)
+        known = self._names.get(image)
+        if known is not None:
+            return Taken(path, image, known.name, known, self._settles)
+        seen = _Seen("" if image == _NO_PATH else os.fsdecode(path))
+        if image != _NO_PATH:
+            self._names[image] = seen
             if len(self._names) > REMEMBERED:
                 self._names.popitem(last=False)
-        return Taken(path, image, before)
+        return Taken(path, image, None, seen, self._settles)
 
 
 _NO_PATH = b""

@@ -76,6 +76,11 @@ class AmendRequest:
         return kept["asked"]  # type: ignore[no-any-return]
 
     @property
+    def settles(self) -> bool:
+        """Whether an image that was amended so is as asked; it can grow, or get a key, again."""
+        return not self.relative and self.keys is None
+
+    @property
     def repairs(self) -> bool:
         """Whether refcounts and flags are repaired; in a step, which then has no options."""
         return bool(self.repair or self.mends)
