@@ -215,7 +215,7 @@ def test_each_amend_is_an_audit_event_that_a_hook_may_object_to(
     done = subprocess.run(
         [sys.executable, "-c", code, path], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stderr == f"({str(path)!r}, 3, None, False, {{'compat': 3}})\n"
+    assert done.stderr == f"({str(path)!r}, 3, None, False, {{'compat': '1.1'}})\n"
     assert done.stdout == ("prevented\n" if objects else "")
     assert (path.read_bytes() == before) == objects
 
@@ -227,6 +227,14 @@ def test_the_commands_amends_are_audit_events_too(tmp_path: Path, flags: tuple[s
     done = run("amend", *flags, "-o", "lazy_refcounts=off", "--dry-run", path, patch=patch)
     event = f"({str(path)!r}, None, False, True, {{'lazy_refcounts': False}})"
     assert event in done.stderr.splitlines()
+
+
+def test_the_options_of_an_audit_event_are_what_the_results_have(tmp_path: Path) -> None:
+    path = write(tmp_path / "image", version=3)
+    events: list[tuple[object, ...]] = []
+    sys.addaudithook(lambda name, told: events.append(told) if name == "instar.amend" else None)
+    result = instar.amend(path, compat="0.10", lazy_refcounts=False)
+    assert events[0][4] == {key: result.options[key] for key in ("compat", "lazy_refcounts")}
 
 
 @pytest.mark.parametrize("flags", [(), ("-j1",)])

@@ -234,8 +234,8 @@ def announce(path: PathLike, request: AmendRequest) -> None:
     """Raise the audit event of an amend (PEP 578), before the image is opened; a hook may object.
 
     "instar.amend" with the path, the header version and lazy refcounts asked for (None leaves
-    them), whether the commit is left out, and all options asked for.
+    them), whether the commit is left out, and all options asked for, as results have them.
     """
-    asked = {**request.options, **request.told_keys()}
+    asked = dict(request.told_all())
     version, lazy = request.compat, request.lazy_refcounts
     sys.audit("instar.amend", path, version, lazy, request.dry_run, asked)
