@@ -176,15 +176,6 @@ def rebase_unsafe(
     """
     from .request.rebase import rebase_keywords
 
-    return amend(
-        path,
-        **rebase_keywords(backing_file, backing_format),
-        format=format,
-        dry_run=dry_run,
-        cache=cache,
-        timeout=timeout,
-        progress=progress,
-        debug=debug,
-        isolation=isolation,
-        payload=payload,
-    )
+    conduct = {"format": format, "dry_run": dry_run, "cache": cache, "timeout": timeout}
+    request = make_request({**rebase_keywords(backing_file, backing_format), **conduct}, "rebase")
+    return _carry_out(path, request, progress, debug, isolation, payload)

@@ -172,6 +172,21 @@ def test_another_format_is_rejected_before_the_file_is_looked_at(tmp_path: Path)
         instar.amend(tmp_path / "missing", format="raw")
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments", "purpose"),
+    [
+        (instar.rebase_unsafe, ("new", "raw"), "rebase"),
+        (instar.resize, (1 << 30,), "resizing in a sandbox"),
+        (instar.resize, ("1G",), "resizing in a sandbox"),
+    ],
+)
+def test_another_format_is_said_not_to_support_what_the_function_does(
+    tmp_path: Path, function: Any, arguments: tuple[Any, ...], purpose: str
+) -> None:
+    with pytest.raises(instar.ImageRejected, match=f"^Format driver 'raw' .* support {purpose}$"):
+        function(tmp_path / "missing", *arguments, format="raw")
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 class TestWhatIsNoFile:
     def error_of(self, path: Path | str, dry_run: bool) -> str:

@@ -82,6 +82,26 @@ BAD: dict[str, tuple[list[str], str]] = {
 }
 
 
+@pytest.mark.parametrize("form", ["raw", "vmdk"])
+@pytest.mark.parametrize(
+    ("arguments", "purpose"),
+    [
+        (("amend", "-o", "compat=1.1", "d"), "option amendment"),
+        (("rebase", *UNSAFE, "d"), "rebase"),
+        (("resize", "d", "1G"), "resizing in a sandbox"),
+        (("resize", "d", "+1G"), "resizing in a sandbox"),
+        (("check", "d"), "checks"),
+    ],
+)
+def test_another_format_is_said_not_to_support_what_the_command_does(
+    capsys: pytest.CaptureFixture[str], form: str, arguments: tuple[str, ...], purpose: str
+) -> None:
+    command, *others = arguments
+    assert cli.main([command, "-f", form, *others]) == 1
+    told = f"instar: 'd': Format driver '{form}' does not support {purpose}\n"
+    assert capsys.readouterr().err == told
+
+
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
 def test_what_is_no_such_rebase_is_refused_by_name(
     amend: FakeAmend, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str

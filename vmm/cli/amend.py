@@ -11,6 +11,7 @@ from ..base.errors import HostError, UsageError
 from ..base.supported import check_machine
 from ..request.keywords import (
     AMENDABLE_FORMAT,
+    AMENDMENT,
     KEYS_FORMAT,
     check_cache,
     check_format,
@@ -62,6 +63,7 @@ def _change(command: Command, arguments: list[str], report: Report, *, own_proce
         return _tell_help(command)
     form = flags.get("format", AMENDABLE_FORMAT)
     options = _read_options(command, form, flags, lists)
+    purpose = AMENDMENT if command is AMEND else command.name
     if options is None:
         check_format(form, keys=True)
         tell(options_help(form))
@@ -69,7 +71,7 @@ def _change(command: Command, arguments: list[str], report: Report, *, own_proce
     report.asked = options.keys()
 
     def make() -> AmendRequest:
-        return make_request({**options, **_read_keywords(flags)})
+        return make_request({**options, **_read_keywords(flags)}, purpose)
 
     if "keys" not in options:
         return _carry_out(files, make, flags, report, own_process=own_process)

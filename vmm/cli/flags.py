@@ -78,7 +78,7 @@ LISTED = (
     Flag("null", "names in that file end with a NUL byte, not a newline", short="0"),
     Flag("debug", "show the debug text of the sandbox on stderr"),
 )
-MANY = (Flag("jobs", "amend many images in N processes, 1 by default", "j", "N"), *LISTED)
+MANY = (Flag("jobs", "change many images in N processes, 1 by default", "j", "N"), *LISTED)
 LIMITS = (
     Flag("timeout", "how long the sandbox may take, by default 30", metavar="SECONDS"),
     Flag("require-confinement", "fail where the kernel cannot confine this process fully"),

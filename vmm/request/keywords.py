@@ -89,10 +89,15 @@ _ALLOWED = {row.key: row.take(row.initial) for row in PERMISSIONS}
 """What the permissions are where none is given."""
 
 
-def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
+AMENDMENT = "option amendment"
+"""What qemu-img says that another format does not support."""
+
+
+def make_request(keywords: Mapping[str, Any], purpose: str = AMENDMENT) -> AmendRequest:
     """Check the keywords of instar.amend(), which documents them.
 
-    Raises UsageError, and ImageRejected for a format that cannot be amended.
+    `purpose` is what another format is said not to support. Raises UsageError, and ImageRejected
+    for a format that cannot be amended.
     """
     values = {**DEFAULTS, **keywords}
     for name in ("format", "cache"):
@@ -102,7 +107,7 @@ def make_request(keywords: Mapping[str, Any]) -> AmendRequest:
     for option in given:
         if option.kind == CHOICE and type(values[option.key]) is not str:
             option.take(values[option.key])
-    check_format(values["format"], keys=values["keys"] is not None)
+    check_format(values["format"], purpose, keys=values["keys"] is not None)
     check_cache(values["cache"])
     asked = {option.key: option.take(values[option.key]) for option in given}
     if values["change_backing"]:  # else the image has it, whatever it is
@@ -154,9 +159,7 @@ def check_cache(cache: str, of: str = "cache") -> None:
         raise UsageError(f"Invalid {of} option: {cache}; use {list_choices(CACHE_MODES)}")
 
 
-def check_format(
-    name: str | None, purpose: str = "option amendment", *, keys: bool = False
-) -> None:
+def check_format(name: str | None, purpose: str = AMENDMENT, *, keys: bool = False) -> None:
     """Refuse every format but qcow2, and for `keys` luks; None stands for "not given".
 
     Raises UsageError for a name that is no format's, and ImageRejected for another format.

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+PURPOSE = "resizing in a sandbox"
+"""What another format than qcow2 is said not to support; qemu-img resizes some."""
+
+
 def make_resize(size: int | str, keywords: Mapping[str, Any]) -> AmendRequest:
     """Check a size, in bytes or as qemu-img has it, and the other keywords of make_request().
 
     With a sign the size is by how much the disk grows or shrinks. Raises what make_request() does.
     """
     if type(size) is int:
-        return make_request({**keywords, "size": size})
+        return make_request({**keywords, "size": size}, PURPOSE)
     if type(size) is not str:
         raise UsageError(
             f"size is a number of bytes, or a str such as '10G' or '+1G', not {size!r}"
@@ -35,7 +39,7 @@ def make_resize(size: int | str, keywords: Mapping[str, Any]) -> AmendRequest:
         option = BY_KEY["size"]
         if not option.least <= number <= option.most or number % option.multiple:
             raise UsageError(option.describe_fault(f"'{size:.60}'"))
-        return make_request({**keywords, "size": number})
-    request = make_request({**keywords, "size": SIZE_UNIT})
+        return make_request({**keywords, "size": number}, PURPOSE)
+    request = make_request({**keywords, "size": SIZE_UNIT}, PURPOSE)
     options = FrozenDict({**request.options, "size": number})
     return AmendRequest(**{**vars(request), "options": options, "relative": sign})
