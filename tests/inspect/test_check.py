@@ -120,6 +120,7 @@ def test_an_l2_table_that_is_data_too_is_found_though_its_refcount_counts_both(
     replace(REFCOUNTS, refcounts={table.start >> 12: 2}, patches=patches).write(path)
     result = instar.check(path)
     assert [one.name for one in result.findings if one.counts_as == "overlaps"] == ["overlap"]
+    assert "\n1 cluster has two uses that exclude each other.\n" in run(path).stdout
     assert result.exit_status == 2
     assert not any("overlap" in one for one in differences(qemu, path)[0])
 
@@ -259,14 +260,14 @@ def test_of_many_images_each_finding_names_its_own(tmp_path: Path) -> None:
     replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
     replace(REFCOUNTS, refcounts={3: 0}).write(corrupt)
     lines = [
-        f"Leaked: '{leaked}': cluster 3 is leaked: it has 1 users and refcount 2",
-        f"ERROR: '{corrupt}': cluster 3 has 1 users and refcount 0",
+        f"Leaked: '{leaked}': cluster 3 is leaked: it has 1 user and refcount 2",
+        f"ERROR: '{corrupt}': cluster 3 has 1 user and refcount 0",
     ]
     for flags in (["--quiet"], ["--jobs=3"], ["--quiet", "-r", "leaks"]):
         assert run(*flags, sound, leaked, corrupt).stderr.splitlines()[: len(lines)] == lines
         replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
     alone = run("--quiet", leaked).stderr
-    assert alone == "Leaked: cluster 3 is leaked: it has 1 users and refcount 2\n"
+    assert alone == "Leaked: cluster 3 is leaked: it has 1 user and refcount 2\n"
 
 
 @pytest.mark.parametrize("command", ["info", "check"])

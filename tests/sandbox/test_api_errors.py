@@ -249,7 +249,8 @@ class TestOtherImages:
     @pytest.mark.parametrize("size", [0, 1, 3, 71])
     def test_a_short_file_is_called_short(self, path: Path, size: int) -> None:
         path.write_bytes(bytes(size))
-        expected = f"this is a file of {size} bytes, too short for any image" if size else "empty"
+        told = f"{size} byte{'s' * (size > 1)}"
+        expected = f"this is a file of {told}, too short for any image" if size else "empty"
         assert expected in self.rejection_of(path).message
 
     @pytest.mark.parametrize("size", [8, 71, 72, 103, 104, 511, 512, 4095, 0x10000])

@@ -159,6 +159,14 @@ def test_dry_run_says_what_would_change(
     assert err == ""
 
 
+def test_one_range_more_is_told_as_one(
+    amend: FakeAmend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    amend.result = make_result(filename="d", dry_run=True, more_ranges=1)
+    assert cli.main(["amend", "--dry-run", *LAZY, "d"]) == 0
+    assert capsys.readouterr().out.endswith("\n  and 1 range more\n")
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [

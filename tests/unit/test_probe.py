@@ -138,7 +138,7 @@ class TestIdentify:
 
     @pytest.mark.parametrize("size", [1, 71])
     def test_a_short_file_is_called_so(self, size: int) -> None:
-        expected = f"a file of {size} bytes, too short for any image"
+        expected = f"a file of {size} byte{'s' * (size > 1)}, too short for any image"
         assert identify(bytes(size), bytes(size)) == expected
 
     @pytest.mark.parametrize("head", [bytes(72), b"x" * 512, b"\x00KDMV".ljust(512)])

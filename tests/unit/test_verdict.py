@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.base.findings import FINDINGS
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.base.refusals import Circumstances, is_known, not_qcow2, overlap, translate
+from instar.vmm.inspect.findings import describe_finding
 from instar.vmm.request import AmendRequest
 
 NUMBERS = {
@@ -26,6 +28,7 @@ ERRORS = {
     if name.startswith("AMEND_ERROR_")
 }
 WORDS = st.integers(0, (1 << 64) - 1)
+SEVERAL = r"(?!(?:begins|does|has|instead|is|lacks|loses|names|prevents|writes)\b)[a-z]+s\b"
 
 
 def test_every_reason_of_the_abi_is_known_in_its_order() -> None:
@@ -72,6 +75,24 @@ def test_a_reason_is_put_into_one_line(reason: int) -> None:
     assert refusal.message
     assert refusal.message.isprintable()
     assert "{" not in refusal.message
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=NUMBERS.get)
+def test_of_one_thing_a_reason_does_not_speak_as_of_several(reason: int) -> None:
+    (refusal,) = translate(((reason, 1, 1, 1, 1),))
+    assert not re.search(rf"\b1 {SEVERAL}", refusal.message)
+
+
+@pytest.mark.parametrize("kind", FINDINGS)
+def test_of_one_thing_a_finding_does_not_speak_as_of_several(kind: int) -> None:
+    assert not re.search(rf"\b1 {SEVERAL}", describe_finding(kind, (1, 1, 1)).message)
+
+
+def test_what_there_are_several_of_is_told_so() -> None:
+    (refusal,) = translate(((abi.REFUSAL_REFCOUNT, 1, 0x10000, 0, 2),))
+    assert "and 2 references are needed;" in refusal.message
+    finding = describe_finding(abi.CHECK_CLUSTER_LEAKED, (7, 3, 2))
+    assert finding.message == "cluster 7 is leaked: it has 2 users and refcount 3"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=ERRORS.get)
@@ -235,7 +256,7 @@ def test_a_table_beyond_the_files_end_is_a_truncated_file(raw: tuple[int, ...]) 
     reason, *details = raw
     (refusal,) = translate(((reason, 7, *details),), Circumstances(size=0x20000, header=HEADER))
     assert refusal.message.endswith(
-        "; the file ends before its tables: is it a truncated download or copy?"
+        "; the file ends before its tables, as a truncated download or copy does"
     )
     assert "qemu-img" not in refusal.message
 

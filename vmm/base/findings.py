@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import instar.abi as abi
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 # What a finding counts as, in qemu-img's terms and one of its own.
 ERROR, CORRUPTION, LEAK, OVERLAP = "check-errors", "corruptions", "leaks", "overlaps"
 
@@ -159,3 +163,24 @@ FINDINGS: dict[int, tuple[str, str, tuple[str, ...], str, str]] = {
         "two bitmaps of one name",
     ),
 }
+
+_OF_ONE = {
+    "references are": "reference is",
+    "bitmaps": "bitmap",
+    "bits": "bit",
+    "bytes": "byte",
+    "clusters": "cluster",
+    "entries": "entry",
+    "snapshots": "snapshot",
+    "users": "user",
+}
+"""What is counted in messages, here and in reasons.py."""
+
+
+def phrase(message: str, detail: Mapping[str, int], others: Mapping[str, str]) -> str:
+    """A message with its details and what else stands in it; of a thing that there is one of."""
+    for name, value in detail.items():
+        if value == 1:
+            for things, thing in _OF_ONE.items():
+                message = message.replace(f"{{{name}}} {things}", f"{{{name}}} {thing}")
+    return message.format(**{**detail, **others})

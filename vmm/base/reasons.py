@@ -315,13 +315,13 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_SIZE_BITMAPS: (
         "size_bitmaps",
         ("count", "size"),
-        "the image's {count} bitmaps{names} do not fit a disk of {size} bytes; remove them "
-        "with --drop-bitmaps, or with qemu-img bitmap --remove",
+        "a disk of {size} bytes does not fit the image's {count} bitmaps{names}; remove them with "
+        "--drop-bitmaps, or with qemu-img bitmap --remove",
     ),
     abi.REFUSAL_BITMAP_IN_USE: (
         "bitmap_in_use",
         ("count",),
-        "one of the image's {count} bitmaps{names} is inconsistent, as it was not closed "
+        "the image has {count} bitmaps{names}, of which one is inconsistent, as it was not closed "
         "cleanly, and cannot be resized; remove it with qemu-img bitmap --remove, or all of them "
         "with --drop-bitmaps",
     ),

@@ -9,7 +9,7 @@ import instar.abi as abi
 
 from .errors import GuestFault, Refusal
 from .escape import escape
-from .findings import FINDINGS
+from .findings import FINDINGS, phrase
 from .reasons import REASONS
 from .record import record
 
@@ -176,15 +176,15 @@ def _phrase(
     """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
     if reason == abi.REFUSAL_DOWNGRADE_BITMAPS and detail.get("count") == 0:
         return _STALE_BITMAPS
-    text = REASONS[reason][2].format(
-        names=_list_names(names),
-        users=_list_users(detail.get("user", 0), detail.get("other_user", 0)),
-        which=_name_snapshot(names, detail.get("snapshot", 0)),
-        luks_field=_name_luks_field(detail.get("place", 0)),
-        found=_name_finding(detail.get("finding", 0)),
-        direction="shrink" if shrinks else "grow",
-        **detail,
-    )
+    others = {
+        "names": _list_names(names),
+        "users": _list_users(detail.get("user", 0), detail.get("other_user", 0)),
+        "which": _name_snapshot(names, detail.get("snapshot", 0)),
+        "luks_field": _name_luks_field(detail.get("place", 0)),
+        "found": _name_finding(detail.get("finding", 0)),
+        "direction": "shrink" if shrinks else "grow",
+    }
+    text = phrase(REASONS[reason][2], detail, others)
     if place:  # what a file that is too short has lost is not brought back by any advice
         what, _, advice = text.rpartition("; ")
         text = f"{what}; {place}" if place == _ENDS_EARLY else f"{what}: {place}; {advice}"
@@ -205,7 +205,7 @@ def _add_loss(text: str) -> str:
     return text
 
 
-_ENDS_EARLY = "the file ends before its tables: is it a truncated download or copy?"
+_ENDS_EARLY = "the file ends before its tables, as a truncated download or copy does"
 _TOO_MANY = "no image of such a disk has so many, so the number itself is damaged"
 _TOO_FAR = "no image of such a disk is so large, so the place itself is damaged"
 _PLACES = ("", _ENDS_EARLY, _TOO_MANY, _TOO_FAR)

@@ -141,7 +141,9 @@ def _lines(document: Document) -> Iterator[str]:
         yield f"{corruptions} errors were found on the image."
         yield "Data may be corrupted, or further writes to the image may corrupt it."
     if overlaps:
-        yield f"{overlaps} clusters have two uses that exclude each other."
+        # In qemu-img's words, which follow, one thing is several too.
+        have = "1 cluster has" if overlaps == 1 else f"{overlaps} clusters have"
+        yield f"{have} two uses that exclude each other."
     if leaks:
         yield f"{leaks} leaked clusters were found on the image."
         yield "This means waste of disk space, but no harm to data."

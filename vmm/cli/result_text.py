@@ -50,7 +50,8 @@ def _describe_part(part: AmendResult | AmendStep) -> Iterator[str]:
     yield from map(_describe_change, part.changes)
     yield from map(_describe_range, part.ranges)
     if part.more_ranges:
-        yield f"and {part.more_ranges} ranges more"
+        ranges = "1 range" if part.more_ranges == 1 else f"{part.more_ranges} ranges"
+        yield f"and {ranges} more"
     if part.file_end is not None:
         yield f"{_PHASES[-1]}: all of the file after {part.file_end} bytes"
 

@@ -7,7 +7,7 @@ from _collections_abc import Mapping  # collections.abc would cost the command c
 from instar import abi
 
 from ..base.errors import GuestFault
-from ..base.findings import FINDINGS
+from ..base.findings import FINDINGS, phrase
 from ..base.record import record
 from ..base.refusals import USES
 
@@ -44,4 +44,4 @@ def describe_finding(kind: int, details: Sequence[int]) -> Finding:
     name, counts_as, names, message, _ = FINDINGS[kind]
     detail = dict(zip(names, details, strict=False))
     uses = {key: _USES.get(detail[key], "something") for key in names if key.endswith("use")}
-    return Finding(name, counts_as, message.format(**{**detail, **uses}), detail)
+    return Finding(name, counts_as, phrase(message, detail, uses), detail)

@@ -164,7 +164,8 @@ def identify(head: bytes, tail: bytes) -> str:
         if head[offset : offset + len(signature)] == signature:
             return f"a file packed by {words}, to be unpacked first"
     if len(head) < HEADER_LENGTH_V2:
-        return f"a file of {len(head)} bytes, too short for any image"
+        size = "1 byte" if len(head) == 1 else f"{len(head)} bytes"
+        return f"a file of {size}, too short for any image"
     return "a raw image, or no image at all"
 
 
