@@ -10,7 +10,7 @@ import build_guest
 import pytest
 
 from instar import abi
-from instar.vmm.base.reasons import REASONS
+from instar.vmm.base.reasons import OF_NONE, REASONS
 from instar.vmm.request.key_options import key_options
 from instar.vmm.request.options import OPTIONS, PERMISSIONS
 
@@ -82,9 +82,16 @@ def test_each_row_of_the_code_is_a_row_of_a_table() -> None:
         "options": len(OPTIONS),
         "keys": len(key_options("qcow2")),
         "permissions": len(PERMISSIONS),
-        "refusals": len(REASONS),
+        "refusals": len(REASONS) + len(OF_NONE),
     }
     for number in REASONS:
         found = re.search(rf"^\| {number} \| `\w+` \| (\w+) \|", tables["refusals"], re.MULTILINE)
         assert found
         assert hasattr(abi, f"AMEND_ERROR_{found[1]}")
+
+
+def test_what_is_said_where_there_is_none_is_in_the_table_of_refusals() -> None:
+    text = (ROOT / "docs/amend.md").read_text(encoding="utf-8")
+    for number, message in OF_NONE.items():
+        assert f"| {message} |\n" in text
+        assert "count" in REASONS[number][1]

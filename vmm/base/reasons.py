@@ -523,3 +523,11 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "leave no key; add the new one to a free keyslot, then erase this one",
     ),
 }
+
+OF_NONE: dict[int, str] = {
+    abi.REFUSAL_DOWNGRADE_BITMAPS: (
+        "cannot downgrade an image with bitmaps, and this one still has some that a program "
+        "without bitmaps has made invalid; remove them with --drop-bitmaps"
+    ),
+}
+"""Messages of reasons whose count is 0."""

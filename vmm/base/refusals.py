@@ -10,7 +10,7 @@ import instar.abi as abi
 from .errors import GuestFault, Refusal
 from .escape import escape
 from .findings import FINDINGS, phrase
-from .reasons import REASONS
+from .reasons import OF_NONE, REASONS
 from .record import record
 
 TYPE_CHECKING = False
@@ -174,8 +174,8 @@ def _phrase(
     shrinks: bool,
 ) -> str:
     """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
-    if reason == abi.REFUSAL_DOWNGRADE_BITMAPS and detail.get("count") == 0:
-        return _STALE_BITMAPS
+    if reason in OF_NONE and detail.get("count") == 0:
+        return OF_NONE[reason]
     others = {
         "names": _list_names(names),
         "users": _list_users(detail.get("user", 0), detail.get("other_user", 0)),
@@ -189,12 +189,6 @@ def _phrase(
         what, _, advice = text.rpartition("; ")
         text = f"{what}; {place}" if place == _ENDS_EARLY else f"{what}: {place}; {advice}"
     return _add_loss(text) if has_snapshots else text
-
-
-_STALE_BITMAPS = (
-    "cannot downgrade an image with bitmaps, and this one still has some that a program without "
-    "bitmaps has made invalid; remove them with --drop-bitmaps"
-)
 
 
 def _add_loss(text: str) -> str:
