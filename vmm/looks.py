@@ -11,7 +11,7 @@ from functools import partial
 
 from .base.errors import InstarError, either, outcome_to_dict
 from .base.record import record
-from .inspect import check_image, inspect_image
+from .inspect import check_image, inspect_image, let_be
 from .inspect.check import CheckResult
 from .inspect.looker import Looker
 from .inspect.many import look_at_many, look_in_turn
@@ -116,13 +116,13 @@ def info(
     check_callbacks(debug=debug)
     force_share = take_flag("force_share", force_share)
     with make_looker("info", isolation, payload) as looker:
-        looker.prepare()
         return inspect_image(
             *(path, looker),
             format=format,
             force_share=force_share,
             timeout=timeout,
             debug=debug,
+            before_read=let_be,
         )
 
 

@@ -22,6 +22,7 @@ from instar.vmm.machine import boot
 from instar.vmm.machine.payload import load_payload
 from tests.sandbox.rogues import open_descriptors
 from tests.support.forge import Image
+from tests.support.process import run
 
 NOBODY = 65534
 JOIN = "ask for access to it, usually by joining the group kvm, and see instar doctor"
@@ -117,6 +118,34 @@ def test_a_missing_device_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) 
         "--device /dev/kvm, and see instar doctor"
     )
     assert error_of(path) == expected
+
+
+@pytest.mark.parametrize("command", [("info",), ("check",), ("amend", "-o", "compat=1.1")])
+@pytest.mark.parametrize("own_process", [True, False])
+def test_a_missing_image_is_named_before_a_missing_device(
+    path: Path, command: tuple[str, ...], own_process: bool
+) -> None:
+    patch = "from instar.vmm.kvm.system import Kvm\nKvm.open.__func__.__defaults__ = ('missing',)"
+    if not own_process:
+        patch += "\nimport sys; from instar.vmm import cli; sys.exit(cli.main(sys.argv[1:]))"
+    missing = path.with_name("other")
+    told = f"instar: could not open '{missing}': No such file or directory\n"
+    assert run(*command, missing, patch=patch).stderr == told
+    Image().write(path)
+    assert "/dev/kvm" in run(*command, path, patch=patch).stderr
+
+
+@pytest.mark.parametrize("function", [instar.info, instar.check])
+@pytest.mark.parametrize("isolation", [None, "process"])
+def test_a_look_names_a_missing_image_before_a_missing_device(
+    path: Path, monkeypatch: pytest.MonkeyPatch, function: Callable[..., object], isolation: Any
+) -> None:
+    replace_device(monkeypatch, str(path.with_name("kvm")))
+    with pytest.raises(instar.HostError, match=r"^could not open '.*/image.qcow2'"):
+        function(path, isolation=isolation)
+    path.write_bytes(bytes(512))  # a raw image, for which no guest would run
+    with pytest.raises(instar.HostError, match="/dev/kvm"):
+        instar.info(path)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..base.errors import UsageError
 from ..base.record import to_dict
 from ..base.supported import check_machine
-from ..inspect import inspect_image
+from ..inspect import inspect_image, let_be
 from ..inspect.looker import Looker
 from ..inspect.policy import Policy
 from .arguments import read_size
@@ -72,7 +72,6 @@ def _look(
     confine: Confine | None,
 ) -> Document:
     with Looker("info") as looker:
-        looker.prepare()
         info = inspect_image(
             *(name, looker),
             format=flags.get("format"),
@@ -80,7 +79,7 @@ def _look(
             force_share="force-share" in flags,
             timeout=timeout,
             debug=show_debug if "debug" in flags else None,
-            before_read=confine,
+            before_read=confine or let_be,
         )
     document = info.to_dict()
     if policy is not None:
