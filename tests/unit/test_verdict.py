@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.findings import FINDINGS
-from instar.vmm.base.reasons import REASONS
+from instar.vmm.base.reasons import OF_NONE, REASONS
 from instar.vmm.base.refusals import Circumstances, is_known, not_qcow2, overlap, translate
 from instar.vmm.inspect.findings import describe_finding
 from instar.vmm.request import AmendRequest
+from instar.vmm.request.keywords import DEFAULTS
 
 NUMBERS = {
     value: name
@@ -86,6 +87,18 @@ def test_of_one_thing_a_reason_does_not_speak_as_of_several(reason: int) -> None
 @pytest.mark.parametrize("kind", FINDINGS)
 def test_of_one_thing_a_finding_does_not_speak_as_of_several(kind: int) -> None:
     assert not re.search(rf"\b1 {SEVERAL}", describe_finding(kind, (1, 1, 1)).message)
+
+
+def test_each_flag_that_a_reason_advises_is_a_keyword_too() -> None:
+    of_others = r"(?:qemu-img [\w -]*?|container with )--[a-z-]+"
+    texts = [message for _, _, message in REASONS.values()]
+    found = {
+        flag.replace("-", "_")
+        for text in (*texts, *OF_NONE.values())
+        for flag in re.findall("--([a-z-]+)", re.sub(of_others, "", text))
+    }
+    assert "max_growth" in found
+    assert found <= DEFAULTS.keys()
 
 
 def test_what_there_are_several_of_is_told_so() -> None:
