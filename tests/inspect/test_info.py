@@ -243,6 +243,12 @@ def test_a_policy_of_other_types_takes_no_image(tmp_path: Path, field: str, valu
         instar.Policy(**{field: value}).violations(info)
 
 
+@pytest.mark.parametrize("info", ["t.qcow2", None, {"format": "qcow2"}])
+def test_what_a_policy_judges_is_what_a_look_returned(info: Any) -> None:
+    with pytest.raises(instar.UsageError, match=r"^info is what instar\.info\(\) returns, not "):
+        instar.Policy().violations(info)
+
+
 @pytest.mark.parametrize("cluster", [1, 2])
 def test_a_luks_header_is_told_wherever_it_is_after_the_header_cluster(
     tmp_path: Path, cluster: int

@@ -16,12 +16,11 @@ from ..qcow2 import (
     INCOMPATIBLE_KNOWN,
 )
 from ..request.kinds import take_flag
+from .result import ImageInfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from .result import ImageInfo
 
 
 @record
@@ -56,9 +55,12 @@ class Policy:
     def violations(self, info: ImageInfo) -> tuple[Violation, ...]:
         """All reasons not to take this image; none if it may be opened.
 
-        UsageError if this policy has a field of another type, which could allow more than is meant.
+        UsageError if this policy has a field of another type, which could allow more than is meant,
+        and for what is no result of instar.info().
         """
         self._check()
+        if not isinstance(info, ImageInfo):
+            raise UsageError(f"info is what instar.info() returns, not {info!r:.60}")
         return (*self._of_file(info), *(self._of_image(info) if info.header else ()))
 
     def _check(self) -> None:
