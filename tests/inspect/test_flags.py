@@ -103,3 +103,24 @@ def test_the_driver_of_image_opts_is_what_the_image_must_be(image: Path, tmp_pat
     both = [f"driver=qcow2,file.filename={image}", f"file.filename={raw}"]
     done = run("info", "--image-opts", "--output=json", *both)
     assert ["error" in json.loads(line) for line in done.stdout.splitlines()] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "-t", "fast"),
+        ("info", "-b"),
+        ("info", "--timeout", "x"),
+        ("check", "-T", "fast"),
+        ("check", "-r", "most"),
+        ("check", "-0"),
+        ("check", "-f", "raw"),
+        ("amend", "-o", "compat=1.1", "-t", "fast"),
+    ],
+)
+def test_a_fault_in_a_value_or_a_choice_of_flags_is_told_with_the_images_name(
+    arguments: tuple[str, ...], image: Path
+) -> None:
+    document = json.loads(run(*arguments, "--output", "json", image).stdout)
+    assert document["filename"] == str(image)
+    assert document["error"]["refusals" if "raw" in arguments else "message"]

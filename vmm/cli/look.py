@@ -52,6 +52,7 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
     if "help" in flags:
         tell(format_help(command))
         return None
+    report.filename = files[0] if len(files) == 1 else None
     report.only_looks = "repair" not in flags
     check_cache(flags.get("cache", "none"))
     if "repair" in flags:
@@ -61,7 +62,6 @@ def read_arguments(arguments: list[str], command: Command, report: Report) -> Ar
             raise UsageError(f"-r expects 'leaks' or 'all', not '{flags['repair']}'")
     check_files(files, flags)
     if len(files) == 1 and flags.keys().isdisjoint(("jobs", "files-from")):
-        report.filename = files[0]
         return Arguments(flags, files, files, None)
     check_many(flags)
     return Arguments(flags, files, names_of(files, flags), read_jobs(flags))
