@@ -28,6 +28,13 @@ ABOUT: Any = {"help": "", "meaning": "", "keyword": "", "since": "0"}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
+def test_all_arguments_stand_equally_far_in_where_the_help_lists_them(function: Any) -> None:
+    listed = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
+    names = [line[4:].split(":")[0] for line in listed.splitlines() if line[4] != " "]
+    assert sorted(names) == sorted(inspect.signature(function).parameters.keys() - {"self"})
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__qualname__)
 def test_a_public_function_spells_out_what_can_be_asked(function: Any) -> None:
     parameters = inspect.signature(function).parameters
     keywords = [name for name in parameters if name in Keywords.__annotations__]

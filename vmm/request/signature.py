@@ -47,7 +47,10 @@ else:
         spelled = scope["make"](function, values)
         spelled.__module__, spelled.__qualname__ = function.__module__, function.__qualname__
         if function.__doc__:
-            spelled.__doc__ = function.__doc__.replace("{keywords}", _describe())
+            before = function.__doc__.partition("{keywords}")[0]
+            # As far in as the first one: a method's are further in, those of Python 3.13 are not.
+            indent = before[before.rfind("\n") :]
+            spelled.__doc__ = function.__doc__.replace("{keywords}", indent.join(_describe()))
         hints = function.__annotations__.items()
         names = vars(options)
         spelled.__annotations__ = {
@@ -58,8 +61,8 @@ else:
         return spelled
 
 
-def _describe() -> str:
-    """The keywords as a docstring has them below "Args:"."""
+def _describe() -> list[str]:
+    """The keywords as a docstring has them below "Args:", each in a line."""
     texts = {
         **{option.key: f"{option.keyword}; None leaves it" for option in OPTIONS},
         "keys": "an AddKey or EraseKey: what is to become of the keyslots of an encrypted image; "
@@ -67,4 +70,4 @@ def _describe() -> str:
         **{name: text for name, (_, text) in CONDUCT.items()},
         **{permission.key: permission.keyword for permission in PERMISSIONS},
     }
-    return "\n        ".join(f"{name}: {text}." for name, text in texts.items())
+    return [f"{name}: {text}." for name, text in texts.items()]
