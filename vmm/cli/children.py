@@ -15,7 +15,7 @@ from ..base.c import get_limits
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.lean_json import dump_line
 from ..base.record import record
-from ..fleet import MARGIN, PATIENCE
+from ..fleet import MARGIN, PATIENCE, end_child
 from ..fleet.interrupts import LetIn, begin_as_child, carry_through
 from .shapes import read_document
 
@@ -235,12 +235,7 @@ class _Child:
         if self._pid:
             pid, self._pid = self._pid, 0
             os.close(self.pipe)
-            try:
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-            except ChildProcessError:
-                pass  # as in fleet/worker_process.py
+            end_child(pid)
 
 
 def _lose_stderr() -> None:

@@ -10,6 +10,7 @@ from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 from ..base.errors import HostError, reason_of
 from ..base.record import record
 from ..image.image_file import UNLIMITED
+from . import end_child
 from .document import ANSWER_MAX
 from .interrupts import HeldBack
 from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
@@ -147,16 +148,8 @@ class WorkerProcess:
     def end(self, patience: float) -> str:
         """Wait for its end, and enforce it after so many seconds; say what that was."""
         self.channel.close()
-        end = time.monotonic() + patience
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            while pid == 0 and time.monotonic() < end:
-                time.sleep(0.002)
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid == 0:
-                os.kill(self.pid, signal.SIGKILL)
-                _, status = os.waitpid(self.pid, 0)
-        except ChildProcessError:  # this process ignores SIGCHLD, or waits for any child elsewhere
+        status = end_child(self.pid, patience)
+        if status is None:
             return "ended"
         code = os.waitstatus_to_exitcode(status)
         return f"ended with status {code}" if code >= 0 else f"was killed ({_name_signal(-code)})"
