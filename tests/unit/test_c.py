@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from instar.vmm.base.c import byref, c_int, prepare_syscall, syscall
 
 # asm/unistd_64.h
-LSEEK, PIPE2, PREAD64, PWRITE64, GETPID = 8, 293, 17, 18, 39
+LSEEK, PIPE2, PREAD64, PWRITE64, GETPID, CLOSE, PAUSE = 8, 293, 17, 18, 39, 3, 34
 
 
 def test_numbers_are_64_bits_wide_and_bytes_are_an_address(tmp_path: Path) -> None:
@@ -43,6 +46,27 @@ def test_none_is_a_null_pointer() -> None:
 def test_a_prepared_call_can_be_made_again_and_again() -> None:
     get_pid = prepare_syscall(GETPID)
     assert [get_pid(), get_pid()] == [os.getpid()] * 2
+
+
+@pytest.mark.parametrize("call", [prepare_syscall(PAUSE), partial(syscall, PAUSE)])
+def test_an_error_is_that_of_the_call_whatever_a_signal_handler_calls(
+    call: Callable[[], int],
+) -> None:
+    heard: list[int | None] = []
+
+    def fail(_number: int, _frame: object) -> None:
+        with pytest.raises(OSError, match="Bad file descriptor") as caught:
+            syscall(CLOSE, 1 << 20)
+        heard.append(caught.value.errno)
+
+    before = signal.signal(signal.SIGALRM, fail)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(InterruptedError):
+            call()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert heard == [errno.EBADF]
 
 
 FAULTS = """

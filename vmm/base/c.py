@@ -75,6 +75,7 @@ _PROGRAM = dlopen(None, 0)  # type: ignore[arg-type] # this one, which the C lib
 _syscall = _Function(dlsym(_PROGRAM, "syscall"))
 _syscall.argtypes = (c_long, *[c_void_p] * 6)  # which take numbers, bytes and references alike
 _NO_ARGUMENTS = (0,) * 6
+_ERRNOS = iter(get_errno, None)  # of the thread that asks for the next one, without an end
 
 
 def syscall(number: int, *arguments: object) -> int:
@@ -83,15 +84,23 @@ def syscall(number: int, *arguments: object) -> int:
     SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
     their address and must only be read, and what is written to goes by byref().
     """
-    result: int = _syscall(number, *arguments, *_NO_ARGUMENTS[len(arguments) :])
-    if result < 0:
-        raise OSError(get_errno(), strerror(get_errno()))
-    return result
+    return prepare_syscall(number, *arguments)()
 
 
 def prepare_syscall(number: int, *arguments: object) -> Callable[[], int]:
     """Return a function that does the same as often as it is called."""
-    return lambda: syscall(number, *arguments)
+    values = number, *arguments, *_NO_ARGUMENTS[len(arguments) :]
+    columns = [(value,) for value in values]
+
+    def call() -> int:
+        # One step of the interpreter for both: between two of them a signal handler of the program
+        # may run, often for the very signal that ended the call, and have calls of its own.
+        outcome: tuple[int, int] = next(zip(map(_syscall, *columns), _ERRNOS))  # noqa: B905
+        if outcome[0] < 0:
+            raise OSError(outcome[1], strerror(outcome[1]))
+        return outcome[0]
+
+    return call
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
