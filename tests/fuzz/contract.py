@@ -19,7 +19,7 @@ from instar.vmm.contract.terms import Judgement, Original
 from instar.vmm.image.budgets import WORK_MIN
 from tests.fuzz.contract_lies import lie
 from tests.fuzz.contract_mutations import Rogue
-from tests.fuzz.contract_plans import copy_of, honest_cases
+from tests.fuzz.contract_plans import honest_cases
 from tests.fuzz.contract_states import (
     LAST,
     MISSING,
@@ -30,6 +30,7 @@ from tests.fuzz.contract_states import (
     difference,
     errors,
     meaning,
+    of_names,
     of_size,
     state,
     wanted,
@@ -38,7 +39,7 @@ from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support.peak import forget_peak, peak
 from tests.support.planner import ask
-from tests.support.planning import Case
+from tests.support.planning import Case, copy_of
 from tests.support.project import load_planner
 from tests.support.qemu import all_versions
 
@@ -80,6 +81,8 @@ class Trial:
     def __init__(self, case: Case, tally: Tally) -> None:
         """Take the plan. FindingError if it is not accepted, or is not sound itself."""
         self.before = meaning(case.data)
+        name = case.request.backing_file
+        self._below = self.before if name is None else meaning(case.data, backed=bool(name))
         self._version = self.before.fields["version"]
         self.honest, self.tally = case, tally
         self.growth = 0
@@ -129,7 +132,9 @@ class Trial:
         """In what a state is not as before the switch, or as asked after it."""
         expected = self.before
         if switched:
-            expected = wanted(expected, case.request, tail=self._tail)
+            expected = wanted(self._below, case.request, tail=self._tail)
+        if case.request.backing_file is not None:
+            return difference(of_names(expected), of_names(found))
         if case.request.size is None:
             return difference(expected, found)
         hidden = case.claim.amended and switched
@@ -166,8 +171,8 @@ class Trial:
     def _check_by_others(self, case: Case, image: bytes) -> None:
         self.tally.accepted += 1
         number = self.tally.accepted
-        if case.request.size is not None:
-            return  # which compare disks of one size
+        if case.request.size is not None or case.request.backing_file is not None:
+            return  # which compare disks of one size, over one backing file
         readers: list[Any] = [by_dissect, by_libqcow] if number % BY_OTHERS == 0 else []
         if number % BY_QEMU == 0 and (newest := next(reversed(all_versions()), None)):
             readers.append(ByQemu(newest))

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from instar import abi
 from instar.vmm.request import AmendRequest
-from tests.fuzz.contract_plans import case_of
 from tests.support.forge import Bitmap, Image, Snapshot
 from tests.support.planner import ask
-from tests.support.planning import Case
+from tests.support.planning import Case, case_of
 from tests.support.project import load_planner
 
 _BIG = (1 << 16, 1 << 20, 1 << 28, 400 << 20, (1 << 32) - 1)

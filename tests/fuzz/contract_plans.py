@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from construct import ConstructError
 
-from instar import abi
 from instar.vmm.request import AmendRequest
 from tests.fuzz.images import random_image
 from tests.support.forge import (
@@ -23,14 +23,24 @@ from tests.support.forge import (
     faults,
     layout,
 )
-from tests.support.planner import SECTOR, Answer, ask
-from tests.support.planning import Case
+from tests.support.planner import SECTOR, ask
+from tests.support.planning import Case, case_of
 from tests.support.project import load_planner
 from tests.support.tables import BACKED, BLOCKS, OLD, PLAIN
 
 _GROWTH = 1 << 26
 _SIZE_MAX = 1 << 19
+_AT = 0x18000
+_LARGE = Image(
+    cluster_bits=17,
+    size=1 << 19,
+    clusters={0: Data(b"a"), 1: Zero()},
+    backing_file=b"base",
+    backing_format=b"raw",
+)
+"""Whose header cluster is larger than what is looked at as a header."""
 _NAMING = (*(layout.EXTENSION_BITMAPS, layout.EXTENSION_CRYPTO_HEADER, layout.EXTENSION_DATA_FILE),)
+_ALLOWED = ("drop_bitmaps", "shrink", "change_backing")
 _REQUESTS = (
     *(
         AmendRequest.of(compat=2),
@@ -55,8 +65,8 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
     while True:
         image = _image(rng)
         try:
-            data = image.build()
-            if len(data) > _SIZE_MAX or faults(Reader(data)):
+            data = _far(image) if image is _LARGE else image.build()
+            if faults(Reader(data)) or (len(data) > _SIZE_MAX and image is not _LARGE):
                 continue
         # No image, or with extensions that nothing reads, or that name what is nowhere.
         except (ConstructError, OverflowError, ValueError):
@@ -65,7 +75,7 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
         if rng.random() < 0.6:
             requests[rng.randrange(3)] = _another(rng, image)
         for request in requests:
-            allowed = {"drop_bitmaps": request.drop_bitmaps, "shrink": request.shrink}
+            allowed = {key: getattr(request, key) for key in _ALLOWED}
             grown = AmendRequest.of(**request.options, **allowed, max_growth=_GROWTH)
             try:
                 answer = ask(load_planner(), data, grown)
@@ -76,7 +86,9 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _another(rng: random.Random, image: Image) -> AmendRequest:
-    """Refcounts of another width, or another size where no backing file shows what comes to it."""
+    """Another backing file, refcounts of another width, or a size where nothing shows below it."""
+    if rng.random() < 0.25:
+        return _names(rng)
     if image.backing_file or rng.random() < 0.4:
         return AmendRequest.of(refcount_bits=1 << rng.randrange(7))
     cluster, size = 1 << image.cluster_bits, image.size
@@ -85,7 +97,27 @@ def _another(rng: random.Random, image: Image) -> AmendRequest:
     return AmendRequest.of(size=max(size // SECTOR * SECTOR, SECTOR), shrink=True)
 
 
+def _names(rng: random.Random) -> AmendRequest:
+    """The names of another backing file and its format; of none, they are empty."""
+    if rng.random() < 0.25:
+        return AmendRequest.of(backing_file=b"", change_backing=True)
+    length = rng.choice((1, rng.randrange(1, 40), rng.randrange(1, 400), 1023))
+    names = {"backing_file": b"n" * length, "backing_fmt": rng.choice((b"raw", b"qcow2", b"file"))}
+    return AmendRequest.of(**names, change_backing=True)
+
+
+def _far(image: Image) -> bytes:
+    """The image with its backing file's name past what is looked at as a header."""
+    data = bytearray(image.build())
+    start, size = struct.unpack(">QI", data[8:20])
+    data[_AT : _AT + size] = data[start : start + size]
+    data[8:16] = _AT.to_bytes(8, "big")
+    return bytes(data)
+
+
 def _image(rng: random.Random) -> Image:
+    if rng.random() < 0.04:
+        return _LARGE
     if rng.random() < 0.4:
         return rng.choice((PLAIN, BACKED, BLOCKS, OLD, *_shared()))
     image = random_image(rng)
@@ -114,23 +146,3 @@ def _shared() -> tuple[Image, ...]:
         Image(version=2, size=1 << 20, snapshots=[Snapshot(name=b"s", extra_data_size=0)]),
         Image(version=2, size=1 << 20, clusters={0: Data(b"a")}),
     )
-
-
-def case_of(data: bytes, request: AmendRequest, answer: Answer) -> Case:
-    """What the planner answered as a case that can be judged."""
-    phases: list[dict[int, bytes]] = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
-    zeroes = []
-    for write in answer.writes:
-        first, count = write.offset // SECTOR, len(write.data) // SECTOR
-        if write.zeroes:
-            zeroes.append((first, count))
-            continue
-        for at in range(count):
-            phases[write.phase][first + at] = write.data[at * SECTOR : (at + 1) * SECTOR]
-    return Case(data, request, phases, answer.claim, zeroes)
-
-
-def copy_of(case: Case) -> Case:
-    """A case that can be changed."""
-    phases = [dict(phase) for phase in case.phases]
-    return Case(case.data, case.request, phases, case.claim, list(case.zeroes))

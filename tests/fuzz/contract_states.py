@@ -41,11 +41,15 @@ _FIELDS = (
     *("version", "cluster_bits", "size", "crypt_method", "l1_size", "nb_snapshots"),
     *("incompatible_features", "compatible_features", "refcount_order", "compression_type"),
 )
+_FORMAT = layout.EXTENSION_BACKING_FORMAT
 _CARRIED = ("date_sec", "date_nsec", "vm_clock_nsec", "id", "name", "l1_size")
 
 
-def meaning(data: bytes) -> Meaning:
-    """Read an image whole. Any exception says that it cannot be read."""
+def meaning(data: bytes, *, backed: bool | None = None) -> Meaning:
+    """Read an image whole. Any exception says that it cannot be read.
+
+    `backed` says whether it is read as one with a backing file, whatever it has.
+    """
     image = Reader(data)
     header = image.header
     start, size = header.backing_file_offset, header.backing_file_size
@@ -53,7 +57,7 @@ def meaning(data: bytes) -> Meaning:
     if header.magic != b"QFI\xfb":
         raise FindingError("no magic")
     end = max(*(image.l1_table(layer)[1] for layer in image.layers), 1) * image.l2_entries
-    if name:
+    if name if backed is None else backed:
         image.backing = _BELOW * min(end * image.cluster_size, 1 << 20)
     fields = {key: header.get(key, 4 if key == "refcount_order" else 0) for key in _FIELDS}
     # Zero clusters in version 2 are beyond_version_2(), whatever they read as.
@@ -176,7 +180,10 @@ def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # typ
 
 
 def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Meaning:
-    """What the amended image must mean; `tail` says that what was past the end may show."""
+    """What the amended image must mean; `tail` says that what was past the end may show.
+
+    `before` is what the image means now, over a backing file if it is to have one.
+    """
     fields = dict(before.fields)
     fields["version"] = request.compat or fields["version"]
     if request.lazy_refcounts is not None:
@@ -196,7 +203,17 @@ def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Mea
         layers = _visible(layers[0], shift, min(request.size, old)), *layers[1:]
     downgraded = fields["version"] < before.fields["version"]
     bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
-    return Meaning(fields, before.name, before.extensions, layers, snapshots, bitmaps)
+    name, extensions = before.name, before.extensions
+    if request.backing_file is not None:
+        name, form = request.backing_file, (_FORMAT, request.backing_fmt or b"")
+        others = [extension for extension in extensions if extension[0] != _FORMAT]
+        extensions = tuple(sorted([*others, form] if form[1] else others))
+    return Meaning(fields, name, extensions, layers, snapshots, bitmaps)
+
+
+def of_names(found: Meaning) -> Meaning:
+    """The same where names change, which may change the order of extensions."""
+    return replace(found, extensions=tuple(sorted(found.extensions)))
 
 
 def _visible(layer: dict[int, bytes], shift: int, end: int) -> dict[int, bytes]:

@@ -20,6 +20,7 @@ from instar.vmm.image.staging import StagedWrites
 from instar.vmm.qcow2.probe import parse_fixed_header
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Extension, Image
+from tests.support.planner import Answer
 from tests.support.project import load_planner
 
 Phases = list[dict[int, bytes]]
@@ -201,3 +202,23 @@ def fault_of(case: Case) -> str:
     with pytest.raises(GuestFault) as caught:
         case.judge()
     return str(caught.value)
+
+
+def case_of(data: bytes, request: AmendRequest, answer: Answer) -> Case:
+    """What the planner answered as a case that can be judged."""
+    phases: list[dict[int, bytes]] = [{} for _ in range(abi.INSTAR_PHASE_COUNT)]
+    zeroes = []
+    for write in answer.writes:
+        first, count = write.offset // SECTOR, len(write.data) // SECTOR
+        if write.zeroes:
+            zeroes.append((first, count))
+            continue
+        for at in range(count):
+            phases[write.phase][first + at] = write.data[at * SECTOR : (at + 1) * SECTOR]
+    return Case(data, request, phases, answer.claim, zeroes)
+
+
+def copy_of(case: Case) -> Case:
+    """A case that can be changed."""
+    phases = [dict(phase) for phase in case.phases]
+    return Case(case.data, case.request, phases, case.claim, list(case.zeroes))

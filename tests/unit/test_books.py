@@ -140,7 +140,7 @@ def test_the_books_compare_with_a_slow_reference(
         staged.write(BLOCK // 512, bytes(raised), 0)
     if any(by < 0 for by in change.values()):
         staged.write(BLOCK // 512, bytes(final), 4)
-    pending = [Pending(staged, phase, 1) for phase in (0, 4)]
+    pending = [Pending(staged, phase, 9) for phase in (0, 4)]
     books.judge(*pending)
     for phase in pending:
         phase.finish()
@@ -148,7 +148,7 @@ def test_the_books_compare_with_a_slow_reference(
         wrong = StagedWrites()
         wrong.write(BLOCK // 512, bytes(final[:-1]) + bytes([final[-1] ^ 0x80]), 4)
         with pytest.raises(GuestFault, match="are not what the changes add up to"):
-            books.judge(pending[0], Pending(wrong, 4, 1))
+            books.judge(pending[0], Pending(wrong, 4, 9))
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -161,7 +161,7 @@ def test_no_refcount_leaves_its_range(order: int) -> None:
     def release_twice() -> None:
         books.release([1])
         books.release([1])
-        books.judge(Pending(StagedWrites(), 0, 1), Pending(StagedWrites(), 4, 1))
+        books.judge(Pending(StagedWrites(), 0, 9), Pending(StagedWrites(), 4, 9))
 
     with pytest.raises(GuestFault, match=f"less than 0, or more than {most}$"):
         release_twice()

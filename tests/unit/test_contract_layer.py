@@ -10,9 +10,10 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract.terms import Claim
 from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
-from tests.support.forge import Bitmap, Data, Image, Reader, Snapshot, Zero
+from tests.support.forge import Bitmap, Data, Image, RawEntry, Reader, Snapshot, Zero
 from tests.support.forge.bitmaps import IN_USE
 from tests.support.planner import ask
 from tests.support.planning import SECTOR, Case, Phases
@@ -308,4 +309,78 @@ def test_what_dropped_bitmaps_take_is_given_up() -> None:
     case, _ = drop_bitmaps(IN_USE)
     release_nothing(case)
     with pytest.raises(GuestFault, match=r"fewer refcounts|add up to"):
+        case.judge()
+
+
+def test_version_2_gets_no_zero_clusters_over_a_backing_file() -> None:
+    """In version 3 it is lawful, and the two images differ in nothing but the header."""
+    old, new = (
+        Image(version=n, size=1 << 20, backing_file=b"b", clusters={0: Data(b"d")}).build()
+        for n in (2, 3)
+    )
+    case = resized(new, 2 << 20)
+    case.judge()
+    assert old[SECTOR:] == new[SECTOR:]
+    header = bytearray(old[:SECTOR])
+    header[SIZE : L1_OFFSET + 8] = case.phases[SWITCH][0][SIZE : L1_OFFSET + 8]
+    case.data, case.phases[SWITCH][0] = old, bytes(header)
+    case.claim = Claim(True, True, {**dict.fromkeys(case.claim.fields, 0), "version": 2})
+    with pytest.raises(GuestFault, match="shows in version 2 what the backing file has"):
+        case.judge()
+
+
+def doubled(*, hides: bool) -> tuple[Case, int, int]:
+    """A disk ends in a cluster that is also the refcount block of an L1 table that moves.
+
+    Returns where the block is, and the L2 table of a snapshot. `hides` says whether the block has
+    anything past the disk's end.
+    """
+    count = 300
+    clusters = {n: Data(bytes([n % 250 + 1])) for n in range(count)}
+    image = Image(
+        cluster_bits=BITS,
+        size=(count << BITS) + 500,
+        clusters={**clusters, count: RawEntry(1 << 63 | 1 << BITS)},
+        snapshots=[Snapshot(name=b"s", clusters={0: Data(b"S")})],
+    )
+    data, regions = bytearray(image.build()), image.regions()
+    places = {n: regions[f"l2_table[{n // 64}]"].start + 8 * (n % 64) for n in range(count + 1)}
+    old_l1, block = regions["l1_table"].start, regions["refcount_block[0]"].start
+    # The L1 table goes to a cluster of data that this block counts.
+    new_l1 = 100 << BITS
+    entry = (new_l1 | 1 << 63).to_bytes(8, "big")
+    place = next(at for at in places.values() if data[at : at + 8] == entry)
+    data[place : place + 8] = bytes(8)
+    data[new_l1 : new_l1 + SECTOR] = data[old_l1 : old_l1 + SECTOR]
+    data[L1_OFFSET : L1_OFFSET + 8] = new_l1.to_bytes(8, "big")
+    at = regions["refcount_block[1]"].start + 2 * ((old_l1 >> BITS) - 256)
+    data[at : at + 2] = bytes(2)
+    data[places[count] : places[count] + 8] = (block | 1 << 63).to_bytes(8, "big")
+    for cluster in range(250, 0 if hides else 256):
+        entry = (cluster << BITS | 1 << 63).to_bytes(8, "big")
+        place = next(at for at in places.values() if data[at : at + 8] == entry)
+        data[place : place + 8] = bytes(8)
+        data[block + 2 * cluster : block + 2 * cluster + 2] = bytes(2)
+    case = resized(bytes(data), 200 * 64 << BITS)
+    return case, block, regions["snapshot[0].l2_table[0]"].start
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_refcount_block_that_is_the_disks_last_cluster_too_is_not_written(*, hides: bool) -> None:
+    """Whichever of its two uses it is written for."""
+    case, block, _ = doubled(hides=hides)
+    uses = ["data", "a refcount block"]
+    first, second = uses if hides else reversed(uses)
+    with pytest.raises(ImageRejected, match=f"used twice, as {first} and as {second}"):
+        case.judge()
+    case.put(block, case.data[block : block + SECTOR], PREPARE)
+    with pytest.raises((GuestFault, ImageRejected)):
+        case.judge()
+
+
+def test_a_sector_with_two_reasons_hides_none_that_has_no_reason() -> None:
+    case, block, table = doubled(hides=False)
+    case.put(block, case.data[block : block + SECTOR], PREPARE)
+    case.put(table, b"\xff" * SECTOR, PREPARE)
+    with pytest.raises((GuestFault, ImageRejected)):
         case.judge()

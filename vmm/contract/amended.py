@@ -12,6 +12,7 @@ from ..qcow2 import (
     REFCOUNT_TABLE_BYTES,
     REFCOUNT_TABLE_FIELDS,
 )
+from ..qcow2.header_view import header_end
 from .differences import BITMAPS, HEADER, LAYER, LAYOUT, RECODED, SNAPSHOTS_PLACE, SWITCH
 from .rules import allowed, expected, is_satisfied, judge_features, judge_request
 from .terms import Spare, Transition
@@ -94,7 +95,11 @@ class Amended:
         if (SWITCH, LAYER) in self._allowed:
             wanted.update((name, after.fields[name]) for name in _LAYER)
         fields = dict(after.fields)
-        del fields["backing_file_offset"]
+        place = fields.pop("backing_file_offset")
+        if place != before.fields["backing_file_offset"]:
+            end = place + len(after.name or b"")
+            if end > header_end(fields["cluster_bits"]):
+                raise GuestFault("the guest puts the backing file name past the header")
         differs = not fields.items() <= before.fields.items()
         if before.raw[:4] != after.raw[:4] or fields != wanted:
             raise GuestFault(_FIELD)

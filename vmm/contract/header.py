@@ -7,7 +7,7 @@ from instar.abi import INSTAR_PHASE_COUNT
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from ..qcow2 import REFCOUNT_ORDER_V2, REFCOUNT_TABLE_BYTES
-from ..qcow2.header_view import HEADER_LIMIT, MalformedHeader, view_header
+from ..qcow2.header_view import MalformedHeader, header_end, view_header
 from .differences import PREPARE, REFCOUNT_TABLE, SLACK, SWITCH, TABLE_PLACE
 
 TYPE_CHECKING = False
@@ -30,7 +30,8 @@ class HeaderStates:
         """The header as it is."""
         self.places: dict[str, int] = {}
         """The refcount table's new place, if it moves before the switch."""
-        self._end = min(1 << self.before.fields["cluster_bits"], HEADER_LIMIT) // SECTOR_SIZE
+        # What is staged from there on has to be asked for (pending.py).
+        self._end = header_end(self.before.fields["cluster_bits"]) // SECTOR_SIZE
         self._phases: list[dict[int, bytes]] = [{} for _ in range(INSTAR_PHASE_COUNT)]
         for phase in staged.phases():
             self._phases[phase] = {

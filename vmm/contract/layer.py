@@ -68,8 +68,6 @@ class Layer:
         """The clusters of the old L1 table that it does not keep."""
         self.written: int | None = None
         """The cluster of data that is written in place."""
-        self.frees_data = False
-        """Whether clusters are given up that entries of L2 tables name, or L2 tables."""
         self.warnings: list[str] = []
 
     def judge(self, books: Books) -> None:
@@ -145,6 +143,8 @@ class Layer:
     def _wanted(self, cluster: int, count: int) -> bytes:
         """The entries of clusters of the disk, from one on, that are beyond the boundary."""
         filled = min(max(self._fill_end - cluster, 0), count)
+        if filled and self._new["version"] < 3:
+            raise GuestFault("the guest shows in version 2 what the backing file has past the end")
         zero = ZERO if self._step == 8 else ALL_SUBCLUSTERS << SUBCLUSTERS
         return zero.to_bytes(self._step, "big") * filled + bytes(self._step * (count - filled))
 
@@ -212,14 +212,14 @@ class Layer:
         new = self._new_table[part]
         if hidden and new != entry and new[8:] == entry[8:]:
             self._judge_copy(tail, word, int.from_bytes(new[:8], "big"), hidden)
+            self._masked = at
         elif new != entry:
             raise GuestFault("the guest changes the L2 entry at the boundary")
         elif hidden and tail.is_cleared(self._cluster(word), hidden):
             cluster = self._cluster(word) >> self._disk.cluster_bits
             if self._books.old(cluster) != 1 or not word & COPIED:
                 raise GuestFault("the guest writes to a cluster that has other users")
-            self.written = cluster
-        self._masked = at
+            self.written, self._masked = cluster, at
 
     def _judge_copy(self, tail: Tail, word: int, new: int, hidden: int) -> None:
         """A cluster that others use too gives way to a copy without what hides."""
@@ -232,7 +232,6 @@ class Layer:
         self._give_up([offset >> self._disk.cluster_bits])
 
     def _give_up(self, clusters: list[int]) -> None:
-        self.frees_data = True
         self._disk.spend(_ENTRY_WORK * len(clusters))
         self._books.release(clusters)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..image.staging import SECTOR_SIZE
 from ..qcow2 import HEADER_LENGTH_V2
-from ..qcow2.header_view import EXTENSION_HEADER, HEADER_LIMIT
+from ..qcow2.header_view import EXTENSION_HEADER, header_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _room(before: HeaderView, *, after_name: bool) -> int:
     """Bytes after the first sector that the old header does not use, on one side of its name."""
     start, limit = (
         max(len(before.raw), SECTOR_SIZE),
-        min(1 << before.fields["cluster_bits"], HEADER_LIMIT),
+        header_end(before.fields["cluster_bits"]),
     )
     at = before.fields["backing_file_offset"]
     if at and after_name:

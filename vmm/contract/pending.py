@@ -1,10 +1,14 @@
-"""Host side: what a phase writes outside the header cluster, until each sector has its reason."""
+"""Host side: what a phase writes outside the header, until each sector has its reason.
+
+What of the header cluster is none of the header counts as outside.
+"""
 
 from __future__ import annotations
 
 from ..base.arrays import array
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
+from ..qcow2.header_view import header_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,11 +18,12 @@ if TYPE_CHECKING:
 
 
 class Pending:
-    """The sectors of one phase, and which of them were asked for, each at most once."""
+    """The sectors of one phase, and which of them were asked for."""
 
-    def __init__(self, staged: StagedWrites, phase: int, first: int) -> None:
-        """Take all sectors of a phase from `first` on, the one after the header cluster."""
-        self._staged, self._phase, self._first = staged, phase, first
+    def __init__(self, staged: StagedWrites, phase: int, cluster_bits: int) -> None:
+        """Take all sectors of a phase but those that HeaderStates judges."""
+        self._staged, self._phase = staged, phase
+        self._first = header_end(cluster_bits) // SECTOR_SIZE
         self.count = staged.count(phase) - sum(end - start for start, end in self._header())
         """How many there are."""
         self._taken = array("Q")  # first sector and end of each row that was asked for
@@ -31,14 +36,20 @@ class Pending:
         """Take all of them; give their rows, ascending: first sectors and ends."""
         for start, end in self._staged.runs(self._phase):
             if end > self._first:
-                self._taken.extend((max(start, self._first), end))
+                self._take(max(start, self._first), end)
                 yield max(start, self._first), end
+
+    def _take(self, start: int, end: int) -> None:
+        if self._taken and self._taken[-1] == start:
+            self._taken[-1] = end
+        else:
+            self._taken.extend((start, end))
 
     def take(self, sector: int) -> bytes | None:
         """A sector's data, for which there is a reason now; None if it is not staged."""
         data = self._staged.sector(self._phase, sector) if sector >= self._first else None
         if data is not None:
-            self._taken.extend((sector, sector + 1))
+            self._take(sector, sector + 1)
         return data
 
     def take_row(self, start: int, end: int) -> bytearray:
@@ -47,7 +58,7 @@ class Pending:
         for first, part in self._staged.extents(self._phase, max(start, self._first), end):
             at = (first - start) * SECTOR_SIZE
             data[at : at + len(part)] = part
-            self._taken.extend((first, first + len(part) // SECTOR_SIZE))
+            self._take(first, first + len(part) // SECTOR_SIZE)
         return data
 
     def matches(self, start: int, data: bytes, *, whole: bool) -> bool:
@@ -63,7 +74,7 @@ class Pending:
             at = place + len(part)
             if data[place:at] != bytes(part):  # of views each byte would be compared alone
                 return False
-            self._taken.extend((first, first + len(part) // SECTOR_SIZE))
+            self._take(first, first + len(part) // SECTOR_SIZE)
         return data[at:] == bytes(len(data) - at) and not (whole and at != len(data))
 
     def has_row(self, start: int, end: int) -> int:
@@ -80,7 +91,7 @@ class Pending:
         Borders are at multiples of this many sectors.
         """
         for first, data in self._staged.extents(self._phase, self._first):
-            self._taken.extend((first, first + len(data) // SECTOR_SIZE))
+            self._take(first, first + len(data) // SECTOR_SIZE)
             at = 0
             while at < len(data):
                 start = first + at // SECTOR_SIZE
@@ -91,14 +102,14 @@ class Pending:
     def sectors(self) -> Iterator[tuple[int, bytes]]:
         """Take all of them, ascending."""
         for first, data in self._staged.extents(self._phase, self._first):
-            self._taken.extend((first, first + len(data) // SECTOR_SIZE))
+            self._take(first, first + len(data) // SECTOR_SIZE)
             for at in range(0, len(data), SECTOR_SIZE):
                 yield first + at // SECTOR_SIZE, bytes(data[at : at + SECTOR_SIZE])
 
     def finish(self) -> None:
         """GuestFault if there is one that nobody has asked for."""
         taken = self._taken
-        if self.count == sum(taken[1::2]) - sum(taken[0::2]):
+        if self.count == self._count_taken():
             return
         asked = {n for at in range(0, len(taken), 2) for n in range(taken[at], taken[at + 1])}
         for start, end in self._staged.runs(self._phase):
@@ -107,3 +118,14 @@ class Pending:
                     raise GuestFault(
                         f"the guest writes sector {sector} in phase {self._phase} for nothing"
                     )
+
+    def _count_taken(self) -> int:
+        """How many sectors were asked for; one that two have asked for is one."""
+        starts, ends = self._taken[0::2], self._taken[1::2]
+        if all(map(int.__le__, ends, starts[1:])):  # as in most phases
+            return sum(ends) - sum(starts)
+        count = last = 0
+        for start, end in sorted(zip(starts, ends, strict=True)):
+            count += max(end - max(start, last), 0)
+            last = max(last, end)
+        return count

@@ -125,7 +125,7 @@ class Recoded:
         """Take the old refcounts; in these phases nothing may be staged but the new ones."""
         self._disk, self._after, self._old = disk, after, old
         self._shift = disk.cluster_bits - 9
-        pending = {phase: Pending(staged, phase, 1 << self._shift) for phase in phases}
+        pending = {phase: Pending(staged, phase, disk.cluster_bits) for phase in phases}
         self._prepared, self._pending = pending[PREPARE], pending.values()
         self._filled: set[int] = set()
         self._counted = 0, b""

@@ -6,7 +6,6 @@ Then no cluster is taken, written or given up, so that nobody's use of one is in
 from __future__ import annotations
 
 from ..base.errors import GuestFault
-from ..image.staging import SECTOR_SIZE
 from ..qcow2 import REFCOUNT_ORDER_V2
 from .books import Books
 from .differences import PREPARE
@@ -36,7 +35,7 @@ def judge_resized(transition: Transition, backing_size: int) -> tuple[tuple[str,
         raise GuestFault("the guest resizes a snapshot, which has the size of the header")
     table = old["refcount_table_offset"], old["refcount_table_clusters"]
     books = Books(disk, *table, old.get("refcount_order", REFCOUNT_ORDER_V2), windows_max=0)
-    prepare = Pending(transition.staged, PREPARE, disk.cluster_size // SECTOR_SIZE)
+    prepare = Pending(transition.staged, PREPARE, disk.cluster_bits)
     layer = Layer(disk, before, after, prepare, backing_size)
     layer.judge(books)
     bitmaps = kept_bitmaps(before, after)

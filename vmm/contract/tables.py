@@ -119,8 +119,9 @@ class _Tables:
         for header in (before, after):
             check_tables(header.fields)
         disk = self._disk = Disk(transition.original, self._old["cluster_bits"], staged.size())
-        first = disk.cluster_size // SECTOR_SIZE
-        self._pending = [Pending(staged, phase, first) for phase in range(INSTAR_PHASE_COUNT)]
+        self._pending = [
+            Pending(staged, phase, disk.cluster_bits) for phase in range(INSTAR_PHASE_COUNT)
+        ]
         windows = sum(pending.count for pending in self._pending)
         self._books = _books(disk, before, windows)
         entries = _ENTRIES * self._pending[MAPPING].count
@@ -276,17 +277,14 @@ class _Tables:
     def _judge_layer(self, roles: Roles, layer: Layer) -> None:
         """Who names the clusters that a change of the size touches, in all layers as they will be.
 
-        What lies after the file's end, and a table that gives way, no data can be met by unless an
-        entry names a table (docs/decisions/0036-sizes-switch-with-the-l1-table.md).
+        At least a refcount block is written where it is, if anything but the header changes
+        (docs/decisions/0036-sizes-switch-with-the-l1-table.md).
         """
         try:
             boundary, kept = layer.boundary_table()
             snapshots = roles.judge_other_tables()
             tables = layer.tables()
             roles.keep_tables(tables | snapshots | ({boundary} if boundary else set()))
-            old_end = -(-self._disk.size >> self._disk.cluster_bits)
-            inside = any(row.start < old_end for row, taken in self._books.moved() if taken)
-            if inside or layer.frees_data or layer.written is not None:
-                roles.judge_layer_data((tables - {boundary}) | snapshots, kept, layer.entries)
+            roles.judge_layer_data((tables - {boundary}) | snapshots, kept, layer.entries)
         except OutsideError as error:
             raise ImageRejected((table_outside(error.offset),)) from error

@@ -44,6 +44,7 @@ class Touched:
         self._blocks = books.written_blocks()
         self._blocks_met: set[int] = set()
         self._header = False
+        self._data: set[int] = set()
         zeroes, self._all = Watch(cluster_bits), Watch(cluster_bits)
         for row in zeroed.rows():
             zeroes.add(row)
@@ -94,6 +95,7 @@ class Touched:
 
     def add_data(self, cluster: int) -> None:
         """A cluster of data is written in place."""
+        self._data.add(cluster)
         self._all.add(range(cluster, cluster + 1))
 
     def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
@@ -137,7 +139,7 @@ class Touched:
 
     def _is_taken_for(self, cluster: int, purpose: set[int] | None) -> bool:
         """Whether a cluster is not written for another purpose."""
-        written = (self.l2_tables, self._refcount_table, self._blocks)
+        written = (self.l2_tables, self._refcount_table, self._blocks, self._data)
         return not any(cluster in other for other in written if other is not purpose)
 
     def _overlap(self, cluster: int, use: int) -> ImageRejected:
@@ -146,9 +148,11 @@ class Touched:
             (self.l2_tables, abi.AMEND_USE_L2_TABLE),
             (self._refcount_table, abi.AMEND_USE_REFCOUNT_TABLE),
             (self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
+            (self._data, abi.AMEND_USE_DATA),
             (range(int(self._header)), abi.AMEND_USE_HEADER),
         )
         known = [purpose for clusters, purpose in purposes if cluster in clusters]
+        known.sort(key=use.__eq__)  # of two purposes the other one says more
         is_new = any(cluster in row for row in self._new)
         if not known and (is_new or self._books.change(cluster) > 0):
             known = [self._new_use if is_new else abi.AMEND_USE_NEW]

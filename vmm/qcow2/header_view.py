@@ -37,6 +37,11 @@ _END = 0
 _NAME_MAX = 1023
 
 
+def header_end(cluster_bits: int) -> int:
+    """Where that part ends, in bytes."""
+    return min(1 << cluster_bits, HEADER_LIMIT)
+
+
 class MalformedHeader(Exception):
     """The bytes are not a header that the planner could have accepted or made."""
 

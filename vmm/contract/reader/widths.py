@@ -82,6 +82,8 @@ class Width:
 
         OverflowError for one that is out of range there.
         """
+        if data == bytes(len(data)):  # most of what holes have
+            return bytes(len(data) * to.bits // self.bits)
         if self.bits < 8:
             data = self._spread(data)
         size, new_size = max(self.bits // 8, 1), max(to.bits // 8, 1)

@@ -43,7 +43,7 @@ def judge_flags(
 
 def judge_no_flags(disk: Disk, staged: StagedWrites) -> None:
     """See that none is written. GuestFault."""
-    Pending(staged, INSTAR_PHASE_MAPPING, disk.cluster_size // SECTOR_SIZE).finish()
+    Pending(staged, INSTAR_PHASE_MAPPING, disk.cluster_bits).finish()
 
 
 class _Flags:
@@ -55,7 +55,7 @@ class _Flags:
         staged: StagedWrites,
     ) -> None:
         self._references, self._disk, self._fields = references, disk, fields
-        self._mapping = Pending(staged, INSTAR_PHASE_MAPPING, disk.cluster_size // SECTOR_SIZE)
+        self._mapping = Pending(staged, INSTAR_PHASE_MAPPING, disk.cluster_bits)
 
     def judge(self) -> None:
         self._judge_l1_table()

@@ -139,7 +139,6 @@ class _Repaired:
             check_tables(header.fields)
         self._before, self._after, self._staged = before, after, staged
         disk = self._disk = Disk(original, before.fields["cluster_bits"], staged.size())
-        self._shift = disk.cluster_bits - 9
         self._order = before.fields.get("refcount_order", REFCOUNT_ORDER_V2)
         self._references = ReferenceCounts(disk, before, self._order)
 
@@ -170,7 +169,7 @@ class _Repaired:
 
     def _judge_lowered(self) -> bool:
         """Judge refcounts that fall where they are; whether none is too low."""
-        prepare = Pending(self._staged, PREPARE, 1 << self._shift)
+        prepare = Pending(self._staged, PREPARE, self._disk.cluster_bits)
         table, blocks = refcount_structures(self._disk, self._before.fields)
         counts = self._references.counts
         for cluster in [*table, *blocks.values()]:
