@@ -16,6 +16,7 @@ an extension module would need Python's headers, which Debian ships separately.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from build_abi import HEADER, ROOT, cdef_source
@@ -74,7 +75,7 @@ def build_planner(directory: Path = OUTPUT, *, sanitize: bool = False) -> Path:
     ffi.cdef(cdef_source(host_declarations()))
     ffi.set_source("_planner", None)
     directory.mkdir(parents=True, exist_ok=True)
-    _compile(directory / LIBRARY, SANITIZE if sanitize else ["-fno-sanitize=all"])
+    compile_library(directory / LIBRARY, sanitize=sanitize)
     module = directory / "_planner.py"
     ffi.emit_python_code(str(module))
     with module.open("a", encoding="ascii") as file:
@@ -82,11 +83,20 @@ def build_planner(directory: Path = OUTPUT, *, sanitize: bool = False) -> Path:
     return module
 
 
-def _compile(library: Path, sanitize: list[str]) -> None:
-    sources = [str(path) for path in sorted(SHARED.rglob("*.c"))]
+def compile_library(
+    library: Path, *, sanitize: bool = False, replaced: Mapping[Path, Path] | None = None
+) -> None:
+    """Build the library alone; `replaced` has other files in place of some of shared/.
+
+    Raises:
+        BuildError: if there is no compiler, or it failed.
+    """
+    others = replaced or {}
+    sources = [str(others.get(path, path)) for path in sorted(SHARED.rglob("*.c"))]
     includes = [f"-I{ROOT / 'abi'}", f"-I{SHARED}"]
+    flags = SANITIZE if sanitize else ["-fno-sanitize=all"]
     host = compiler(ZIG_HOST)
-    run_compiler([*host, *CFLAGS, *WARNINGS, *sanitize, *includes, *sources], library)
+    run_compiler([*host, *CFLAGS, *WARNINGS, *flags, *includes, *sources], library)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ class Rogue:
         rng, end = self.rng, len(self.case.data) // SECTOR
         staged = [n for phase in self.case.phases for n in phase]
         near = rng.choice(staged) + rng.choice((-1, 1, 8, -8)) if staged else 0
-        header = rng.randrange(self.size // SECTOR)
+        name = self.header.backing_file_offset // SECTOR
+        header = rng.choice((name, rng.randrange(self.size // SECTOR)))
         far = rng.randrange(end + 1), rng.randrange(end + 64)
         return max(rng.choice((0, 1, near, header, *far)), 0)
 

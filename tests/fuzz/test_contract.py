@@ -14,7 +14,7 @@ from multiprocessing import get_context
 import pytest
 
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.contract import growth, header, layer, tables, version_2
+from instar.vmm.contract import growth, header, layer, pending, tables, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
@@ -127,10 +127,19 @@ def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged() -> None
 def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("3/75") == []
+    assert _found_in("3/56") == []
     monkeypatch.setattr(version_2.Version2, "judge_table", lambda *_, **__: None)
-    (finding,) = _found_in("3/75")
+    (finding,) = _found_in("3/56")
     assert "version 2, and" in finding
+
+
+def test_the_fuzzer_finds_a_name_that_is_written_where_no_header_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in("12/26") == []
+    monkeypatch.setattr(pending, "header_end", lambda bits: 1 << bits)
+    (finding,) = _found_in("12/26")
+    assert "name: b'base'" in finding
 
 
 def test_other_readers_take_an_empty_name_for_no_backing_file() -> None:
@@ -183,7 +192,7 @@ def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> Non
 def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("11/14") == []
+    assert _found_in("11/1616") == []
     judge_boundary = layer.Layer._judge_boundary
 
     def judge_little(self: layer.Layer, cut: int) -> None:
@@ -191,5 +200,5 @@ def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_
             judge_boundary(self, cut)
 
     monkeypatch.setattr(layer.Layer, "_judge_boundary", judge_little)
-    (finding,) = _found_in("11/14")
+    (finding,) = _found_in("11/1616")
     assert "after phase 3: layers" in finding

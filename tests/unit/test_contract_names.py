@@ -246,9 +246,10 @@ class TestDataFile:
 
     def test_an_image_without_a_data_file_gets_the_name_of_one(self) -> None:
         case = renamed()
-        case.data = case.data[:72] + bytes(8) + case.data[80:]
-        case.number(72, 0)
-        case.says("incompatible_features", 0)
+        for at, word in ((72, "incompatible_features"), (88, "autoclear_features")):
+            case.data = case.data[:at] + bytes(8) + case.data[at + 8 :]
+            case.number(at, 0)
+            case.says(word, 0)
         assert fault_of(case) == "the guest names a data file of an image that has none"
 
     def test_raw_off_changes_another_bit(self) -> None:

@@ -9,6 +9,7 @@ from ...base.errors import GuestFault
 from ...base.record import record
 from ...qcow2 import (
     AUTOCLEAR_BITMAPS,
+    AUTOCLEAR_DATA_FILE_RAW,
     AUTOCLEAR_KNOWN,
     EXTENSION_BITMAPS,
     INCOMPATIBLE_COMPRESSION,
@@ -30,6 +31,8 @@ _AMENDABLE = INCOMPATIBLE_DATA_FILE | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EX
 """The incompatible features that an image may have which is amended."""
 _EXPRESSIBLE = INCOMPATIBLE_COMPRESSION
 """Those of one that becomes version 2, or is that."""
+_ZSTD = b"\1"
+_SUBCLUSTER_BITS = 14  # of the smallest clusters with subclusters
 
 
 class Draft:
@@ -115,6 +118,26 @@ def judge_features(before: HeaderView, version: int) -> None:
     features = before.fields.get("incompatible_features", 0)
     if features & ~_AMENDABLE or (version == 2 and features & ~_EXPRESSIBLE):
         raise GuestFault("the guest amends an image whose features forbid it")
+    if _is_contradictory(before):
+        raise GuestFault("the guest amends an image whose header contradicts itself")
+
+
+def _is_contradictory(header: HeaderView) -> bool:
+    """Whether a feature bit of the header lacks what goes with it, or has what it forbids."""
+    fields = header.fields
+    if fields["version"] == 2:
+        return False
+    features = fields["incompatible_features"]
+    has_type = header.unknown[:1] > b"\0"  # compression_type, which is zlib without the feature
+    return (
+        header.unknown[:1] > _ZSTD
+        or has_type != bool(features & INCOMPATIBLE_COMPRESSION)
+        or bool(features & INCOMPATIBLE_EXTENDED_L2 and fields["cluster_bits"] < _SUBCLUSTER_BITS)
+        or bool(
+            fields["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW
+            and not features & INCOMPATIBLE_DATA_FILE
+        )
+    )
 
 
 def judge_request(request: AmendRequest, before: HeaderView) -> None:
