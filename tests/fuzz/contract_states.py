@@ -205,15 +205,17 @@ def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Mea
     bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
     name, extensions = before.name, before.extensions
     if request.backing_file is not None:
-        name, form = request.backing_file, (_FORMAT, request.backing_fmt or b"")
-        others = [extension for extension in extensions if extension[0] != _FORMAT]
-        extensions = tuple(sorted([*others, form] if form[1] else others))
+        name = request.backing_file
+        extensions = (*extensions, (_FORMAT, request.backing_fmt or b""))
     return Meaning(fields, name, extensions, layers, snapshots, bitmaps)
 
 
 def of_names(found: Meaning) -> Meaning:
-    """The same where names change, which may change the order of extensions."""
-    return replace(found, extensions=tuple(sorted(found.extensions)))
+    """What counts where names change: texts up to a NUL byte, and of each kind the last one."""
+    others = sorted(part for part in found.extensions if part[0] != _FORMAT)
+    forms = [data.partition(b"\0")[0] for kind, data in found.extensions if kind == _FORMAT]
+    extensions = (*others, (_FORMAT, forms[-1] if forms else b""))
+    return replace(found, name=found.name.partition(b"\0")[0], extensions=extensions)
 
 
 def _visible(layer: dict[int, bytes], shift: int, end: int) -> dict[int, bytes]:
