@@ -191,8 +191,8 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
     abi.REFUSAL_HEADER_TOO_LARGE: (
         "header_too_large",
         ("end", "limit"),
-        "the header extensions reach to byte {end}, and only {limit} are supported; copy the "
-        "image with qemu-img convert",
+        "the header's extensions or names reach to byte {end}, and only {limit} are supported; "
+        "copy the image with qemu-img convert",
     ),
     abi.REFUSAL_READ_FAILED: (
         "read_failed",
@@ -329,7 +329,7 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "size_difference",
         ("virtual_size", "difference"),
         "the disk has {virtual_size} bytes, and cannot {direction} by {difference}: its size is "
-        "a multiple of 512, at least that, and less than 8 EiB",
+        "a positive multiple of 512, and less than 8 EiB",
     ),
     abi.REFUSAL_RESIZE_SNAPSHOT_SIZE: (
         "resize_snapshot_size",

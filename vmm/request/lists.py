@@ -105,8 +105,8 @@ def _find_known(last: Mapping[str, str], form: str) -> dict[str, Option]:
 def parse_size(text: str) -> int | None:
     """Read a size in bytes as qemu-img does: 512, 1.5G, 64k, 0x1000; None if it is none.
 
-    The suffixes b, k, M, G, T, P and E, in either case, are powers of 1024; a part of a byte is cut
-    off.
+    The suffixes b, k, M, G, T, P and E, in either case, are powers of 1024; a part of a byte is
+    rounded, as by qemu-img from 7.2 on.
     """
     if text[:2].lower() == "0x":
         digits = text[2:].lower()
@@ -120,7 +120,8 @@ def parse_size(text: str) -> int | None:
     if fraction.strip("0") and (suffix == "b" or number == text):
         return None
     shift = 10 * _SIZE_SUFFIXES.index(suffix) if number != text else 0
-    size = (int(whole + fraction) << shift) // 10 ** len(fraction)
+    parts = 10 ** len(fraction)
+    size = ((int(whole + fraction) << shift + 1) + parts) // (2 * parts)
     return size if size < 1 << 63 else None
 
 

@@ -146,8 +146,8 @@ OPTIONS = (
         least=512,
         most=(1 << 63) - 512,
         multiple=512,
-        fault="Parameter 'size' expects a size such as 512M or 1.5G, a multiple of 512, at least "
-        "that, and less than 8 EiB, not {}",
+        fault="Parameter 'size' expects a size such as 512M or 1.5G, a positive multiple "
+        "of 512, and less than 8 EiB, not {}",
         fields=("size",),
         writes_tables=True,
         step=SIZE_STEP,

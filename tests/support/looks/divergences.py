@@ -131,7 +131,7 @@ CHECK = (
         "takes header extensions anywhere in the header cluster",
         "refuses those that reach beyond 64 KiB (`header_too_large`)",
         "memory is bounded; no program writes such headers",
-        ("instar refuses: the header extensions reach to byte *",),
+        ("instar refuses: the header's extensions or names reach to byte *",),
         ("header_too_large",),
     ),
     Divergence(
