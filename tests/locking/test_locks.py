@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -138,6 +140,25 @@ def test_locks_of_looks_and_repairs_are_exactly_those_of_qemu_img(
         taken.append(set(strace_locks([*command, *arguments, str(image)])))
     assert taken[0] == taken[1]
     assert bool(taken[0]) is ("-U" not in arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_that_another_thread_forked_meanwhile_keeps_no_lock(image: Path) -> None:
+    thread, _, go_on = pause_amend(image)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(reader, 1)  # holds a copy of the descriptor until then
+        os._exit(0)
+    try:
+        go_on.set()
+        thread.join(20)
+        assert instar.amend(image, lazy_refcounts=False).action == "amended"
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_locks_are_held_until_the_last_flush(image: Path) -> None:

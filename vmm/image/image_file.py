@@ -11,7 +11,7 @@ from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
 from ..qcow2.header_view import HEADER_LIMIT
 from .budgets import staging_budget, stored_by, work_budget, work_max_of
-from .locks import FOR_CHANGE, lock_image
+from .locks import FOR_CHANGE, lock_image, unlock_image
 from .staging import SECTOR_SIZE, StagedWrites
 
 UNSURE = "the image may be amended or not, see with qemu-img info"
@@ -73,6 +73,7 @@ class ImageFile:
         """How many bytes of new tables what is asked for takes, whatever the image holds."""
         self._hole = (0, 0)  # what was found last, and nothing was written to since
         self._size_max = UNLIMITED
+        self._is_locked = False
         self.size_limit = size_limit
         """How far the process may write, in bytes."""
 
@@ -155,6 +156,7 @@ class ImageFile:
         `used` are the permissions that are held, as lock_image() has them. Returns a warning where
         there are no locks. Raises ImageLocked and HostError.
         """
+        self._is_locked = True  # in part, if not all can be had
         warning = lock_image(self.fd, self.name, used)
         self._hole = (0, 0)
         self.size = self._end()
@@ -184,10 +186,12 @@ class ImageFile:
             )
 
     def close(self) -> None:
-        """Close the descriptor, which is gone even if that fails (close(2)).
+        """Give the locks back and close the descriptor, which is gone even if that fails.
 
         A failure counts if something was written, though what came before a barrier is on the disk.
         """
+        if self._is_locked:
+            unlock_image(self.fd)
         try:
             os.close(self.fd)
         except OSError as error:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _F_OFD_GETLK, _F_OFD_SETLK = 36, 37  # asm-generic/fcntl.h; a Python for old systems lacks them
 _FLOCK = Struct("hh4xqqi4x")  # struct flock, x86-64
 
+_UNLOCK = _FLOCK.pack(F_UNLCK, SEEK_SET, 0, 0, 0)  # of the whole file
 _PERMISSIONS, _UNSHARED = 100, 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
 _NAMES = {_READ: "consistent read", _WRITE: "write", _RESIZE: "resize"}
@@ -44,7 +45,7 @@ def lock_image(
     used: tuple[int, ...] = FOR_CHANGE,
     excluded: tuple[int, ...] = _EXCLUDED,
 ) -> str | None:
-    """Take the locks of an image's descriptor; they end when it is closed.
+    """Take the locks of an image's descriptor, until unlock_image() or all copies are closed.
 
     `used` and `excluded` are the permissions that are held, and that nobody else may hold: by
     default those of an amend. Returns None, or a warning where the file system has no such locks.
@@ -65,6 +66,14 @@ def lock_image(
             raise _locked(name, "exclusive") from error
         raise HostError(f"could not lock '{name}': {error.strerror}") from error
     return None
+
+
+def unlock_image(fd: int) -> None:
+    """Give the locks back, whoever else has the descriptor: another thread may have forked."""
+    try:
+        fcntl(fd, _F_OFD_SETLK, _UNLOCK)
+    except OSError:
+        return  # there are none, or the filter of a process of its own does not let it
 
 
 _planned: dict[tuple[tuple[int, ...], ...], _Locks] = {}
