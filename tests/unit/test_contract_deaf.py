@@ -37,6 +37,24 @@ MANY = 1 << 40
 BACKED = Image(size=1 << 20, backing_file=b"b", backing_format=b"raw")
 ZEROES = Image(size=1 << 20, backing_file=b"b", clusters={0: Zero()})
 EXTERNAL = Image(data_file=b"d")
+
+
+def bitmap_as_l2_table() -> bytes:
+    """An image whose L2 table lies in a cluster of a bitmap's data too, and is counted twice."""
+    bitmaps = [Bitmap(name=b"b", dirty=[0])]
+    image = Image(cluster_bits=9, size=1 << 15, clusters={0: Data(b"a")}, bitmaps=bitmaps)
+    data, regions = bytearray(image.build()), image.regions()
+    bits = next(region for name, region in regions.items() if "bitmap[0].data" in name).start
+    l1_table, table = regions["l1_table"].start, regions["l2_table[0]"].start
+    data[bits : bits + 512] = data[table : table + 512]
+    data[l1_table : l1_table + 8] = bits.to_bytes(8, "big")
+    block = regions["refcount_block[0]"].start
+    for offset, refcount in ((table, 0), (bits, 2)):
+        at = block + 2 * (offset >> 9)
+        data[at : at + 2] = refcount.to_bytes(2, "big")
+    return bytes(data)
+
+
 CASES: dict[str, tuple[Image | bytes, dict[str, Any]]] = {
     "unknown_incompatible_features": (
         Image(incompatible_features=1 << 40),
@@ -74,6 +92,7 @@ CASES: dict[str, tuple[Image | bytes, dict[str, Any]]] = {
         Image(size=1 << 20, backing_file=b"b", clusters={0: Zero()}, crypt_method=1),
         {"compat": 2},
     ),
+    "overlap": (bitmap_as_l2_table(), {"compat": 2, "drop_bitmaps": True}),
     "growth": (ZEROES, {"compat": 2, "max_growth": 0}),
     "size_limit": (Image(cluster_bits=9), {"size": (1 << 37) + 512}),
     "resize_v2_snapshots": (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .reader.disk import Disk
     from .reader.widths import Counts
 
-TAKEN, FREED, LESSENED = 1, 2, 3
+TAKEN, FREED, LESSENED, LEFT_TO_ONE = 1, 2, 3, 4
 """What becomes of a cluster whose refcount changes."""
 
 _NOTHING = bytes(SECTOR_SIZE)
@@ -153,8 +153,9 @@ class Books(Refcounts):
     def moved(self) -> Iterator[tuple[range, int]]:
         """The clusters whose refcounts change, as far as is known, in rows that change alike.
 
-        With each row TAKEN, FREED, or LESSENED for those that have users left.
+        With each row TAKEN, FREED, or for those that have users left, LESSENED or LEFT_TO_ONE.
         """
+        becomes = {0: FREED, 1: LEFT_TO_ONE}
         places = range(self._in_window)
         for number, changes in self._changes.items():
             window, base = self._window(number) or bytes(self._in_window), number * self._in_window
@@ -163,7 +164,7 @@ class Books(Refcounts):
                 if changes[at] > 0:
                     moves = TAKEN
                 else:
-                    moves = FREED if window[at] + changes[at] <= 0 else LESSENED
+                    moves = becomes.get(max(window[at] + changes[at], 0), LESSENED)
                 if at != end or moves != kind:
                     if start < end:
                         yield range(base + start, base + end), kind

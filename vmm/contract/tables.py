@@ -30,7 +30,7 @@ from .layer import Layer
 from .mapping import ClusterMapping
 from .moved import Moved
 from .pending import Pending
-from .reader.disk import Disk
+from .reader.disk import PIECE, Disk
 from .reader.limits import check_tables
 from .reader.structures import (
     Snapshots,
@@ -212,6 +212,7 @@ class _Tables:
         touched = Touched(
             *(self._disk.cluster_bits, self._books, self._zeroed),
             *(self._mapped | self._flagged, self._moved.written),
+            shares_tables=layer is not None,
         )
         if layer and layer.written is not None:
             touched.add_data(layer.written)
@@ -229,7 +230,7 @@ class _Tables:
             if touched.any():
                 self._judge_layer(roles, layer)
         elif touched.any() or self._version_2:
-            self._judge_layers(roles, state)
+            self._judge_layers(roles, state, touched)
 
     def _finish(self) -> None:
         """See that all that is staged has been judged, and that what is zeroed had to be."""
@@ -259,7 +260,7 @@ class _Tables:
             self._moved.moves_snapshots,
         )
 
-    def _judge_layers(self, roles: Roles, state: State) -> None:
+    def _judge_layers(self, roles: Roles, state: State, touched: Touched) -> None:
         try:
             active, others = roles.judge_l2_tables(state)
             if self._flagged - active:
@@ -268,11 +269,27 @@ class _Tables:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
             everything = active | others, self._mapping, self._version_2
             roles.judge_data(*everything, extended=state.extended, plain=self._plain)
+            if touched.leaves_any():
+                self._judge_left(touched, active)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise
             # The guest has no need to look at what an upgrade leaves as it is.
             raise ImageRejected((table_outside(error.offset),)) from error
+
+    def _judge_left(self, touched: Touched, active: set[int]) -> None:
+        """See that what the change leaves to the active layer alone says so.
+
+        No image with subclusters gets here: version 2 has none.
+        """
+        bits = self._disk.cluster_bits
+        for table in sorted(active):
+            for number, piece in enumerate(self._disk.pieces(table << bits, 1 << bits)):
+                final = bytearray(piece)
+                with memoryview(final) as view:
+                    first = (table << bits - 9) + number * (PIECE // SECTOR_SIZE)
+                    self._staged.overlay(first, view, INSTAR_PHASE_COUNT)
+                touched.judge_left(bytes(final))
 
     def _judge_layer(self, roles: Roles, layer: Layer) -> None:
         """Who names the clusters that a change of the size touches, in all layers as they will be.

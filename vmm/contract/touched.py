@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from struct import unpack
+
 import instar.abi as abi
 
-from .books import LESSENED, TAKEN
+from ..base.errors import GuestFault
+from ..qcow2 import OFFSET_MASK
+from .books import FREED, LEFT_TO_ONE, TAKEN
+from .reader.disk import COMPRESSED, COPIED
 from .watch import Watch
 
 TYPE_CHECKING = False
@@ -32,11 +37,15 @@ class Touched:
         refcount_table: set[int],
         new: Iterable[range] = (),
         new_use: int = abi.AMEND_USE_NEW,
+        *,
+        shares_tables: bool = False,
     ) -> None:
         """Take the books when all is entered, and the clusters that are written as tables.
 
         `new` are rows of others, which the books do not know of, and `new_use` what they are for.
+        `shares_tables` is whether tables too may lose one of several users.
         """
+        self._cluster_bits = cluster_bits
         self._books, self._zeroed = books, zeroed
         self.l2_tables = l2_tables
         """The clusters that are written as L2 tables."""
@@ -46,6 +55,7 @@ class Touched:
         self._header = False
         self._data: set[int] = set()
         zeroes, self._all = Watch(cluster_bits), Watch(cluster_bits)
+        self._left = Watch(cluster_bits)  # to one of several users, whose entry has to say so
         for row in zeroed.rows():
             zeroes.add(row)
             self._all.add(row)
@@ -53,8 +63,10 @@ class Touched:
             if becomes != TAKEN:
                 for cluster in zeroes.within(row):
                     raise books.overlap(cluster)
-            if becomes != LESSENED:
+            if becomes in (TAKEN, FREED):
                 self._all.add(row)
+            elif becomes == LEFT_TO_ONE and not shares_tables:
+                self._left.add(row)
         self._new, self._new_use = list(new), new_use
         for row in self._new:
             self._all.add(row)
@@ -124,6 +136,8 @@ class Touched:
         for cluster in clusters:
             if cluster in self._all:
                 self._keep_for(cluster, self.l2_tables, abi.AMEND_USE_L2_TABLE)
+            if cluster in self._left:  # and no entry of an L1 table changes for that
+                raise self._overlap(cluster, abi.AMEND_USE_L2_TABLE)
 
     def keep_data(self, tables: bytes) -> None:
         """The entries of these L2 tables, as they are, name their clusters."""
@@ -131,6 +145,19 @@ class Touched:
         if found is not None:
             # Nothing but compressed data can begin within a cluster, and so lie in the header's.
             raise self._overlap(found, abi.AMEND_USE_DATA if found else abi.AMEND_USE_COMPRESSED)
+
+    def leaves_any(self) -> bool:
+        """Whether a cluster of data had several users, and has one now."""
+        return bool(self._left)
+
+    def judge_left(self, table: bytes) -> None:
+        """GuestFault if an entry of the active layer, as it will be, lacks COPIED for such one."""
+        if self._left.search(table) is None:
+            return
+        for word in unpack(f">{len(table) // 8}Q", table):
+            cluster = (word & OFFSET_MASK) >> self._cluster_bits
+            if not word & (COMPRESSED | COPIED) and cluster and cluster in self._left:
+                raise GuestFault(f"the guest leaves the L2 entry {word:#x} of a cluster of its own")
 
     def _keep_for(self, cluster: int, purpose: set[int], use: int) -> None:
         zeroed = cluster in self._zeroed
