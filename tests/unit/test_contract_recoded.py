@@ -257,3 +257,27 @@ def test_a_refcount_is_changed_in_its_place(order: int) -> None:
     counts = [0, 1] * 8
     counts[4], counts[7] = 1, 0
     assert bytes(data) == width.pack(counts)
+
+
+def named(offset: int) -> bytes:
+    """The image with an entry that names another cluster."""
+    data, place = bytearray(IMAGE.build()), IMAGE.regions()["l2_table[4]"].start + 8 * 63
+    data[place : place + 8] = offset.to_bytes(8, "big")
+    return bytes(data)
+
+
+def test_no_new_refcounts_lie_where_an_entry_leads_past_the_file() -> None:
+    """What is there reads as zeros, and has no refcount: the guest looks at no entry."""
+    end = len(IMAGE.build())
+    for offset in (end, end + 1024):
+        plan = Plan(named(offset))
+        assert offset in {at & -SECTOR for phase, at in plan.sectors if not phase}
+        with pytest.raises(ImageRejected, match="is used twice"):
+            plan.judge()
+    Plan(named(end + (1 << 20))).judge()
+
+
+@pytest.mark.parametrize("what", ["refcount_table", "refcount_block[0]"])
+def test_old_refcounts_that_are_data_too_are_not_set_free(what: str) -> None:
+    with pytest.raises(ImageRejected, match="is used twice"):
+        Plan(named(IMAGE.regions()[what].start)).judge()

@@ -2,8 +2,8 @@
 
 All of it can be computed: the new blocks hold the old refcounts, less one for each cluster of the
 old structures, and one for each cluster of the new ones. So the guest is believed nothing but where
-the new structures are, and that only where nothing can be: after the end of the file. On a block
-device every pointer of the image is held against them.
+the new structures are: after the end of the file, if it can grow. Every pointer of the image is
+held against them, as an entry of a damaged image may lead there too.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def judge_recoded(transition: Transition, *, header: bool, is_device: bool) -> i
     recoded.judge(is_device=is_device)
     if transition.before.fields["version"] < transition.after.fields["version"]:
         recoded.judge_snapshots()
-    if is_device or header:
-        recoded.judge_roles(header=header, is_device=is_device)
+    recoded.judge_roles(header=header)
     return recoded.work
 
 
@@ -79,6 +78,16 @@ class Structures:
         if len(set(self.clusters)) != len(self.clusters):
             raise GuestFault("a refcount structure has a cluster twice")
         self._next = 0
+
+    def rows(self) -> Iterator[range]:
+        """Its clusters in rows, ascending."""
+        start = end = self.clusters[0]
+        for cluster in self.clusters:
+            if cluster != end:
+                yield range(start, end)
+                start = cluster
+            end = cluster + 1
+        yield range(start, end)
 
     def take(self, end: int) -> list[int]:
         """Those of its clusters before `end` that have not been taken yet."""
@@ -260,13 +269,12 @@ class Recoded:
         if self._snapshots().lacks_extra_data:
             raise GuestFault("the guest leaves snapshots without the extra data of version 3")
 
-    def judge_roles(self, *, header: bool, is_device: bool) -> None:
+    def judge_roles(self, *, header: bool) -> None:
         """See that no structure of the image has a cluster that its refcount says is free."""
         fields, disk, books = self._before.fields, self._disk, self._books
         features = fields.get("incompatible_features", 0)
         zeroed = Zeroed(disk, *self._staged.zeroed(), 0)
-        rows = [range(one, one + 1) for one in (self._new.clusters if is_device else ())]
-        touched = Touched(disk.cluster_bits, books, zeroed, set(), set(), rows)
+        touched = Touched(disk.cluster_bits, books, zeroed, set(), set(), self._new.rows())
         roles = Roles(disk, books, self._snapshots(), touched)
         state = State(
             (fields["l1_table_offset"], fields["l1_size"]),
@@ -280,6 +288,8 @@ class Recoded:
         try:
             roles.judge_structures(state, header=header)
             active, others = roles.judge_l2_tables(state)
+            for cluster in self._old.clusters:  # which are set free, and of which none is data
+                touched.add_data(cluster)
             if not features & INCOMPATIBLE_DATA_FILE:  # whose entries name that file's clusters
                 roles.judge_data(active | others, None, None, extended=state.extended)
         except OutsideError as error:
