@@ -12,6 +12,7 @@ from construct import ConstructError
 
 from instar.vmm.request import AmendRequest
 from tests.fuzz.images import random_image
+from tests.support.disks import half_zeroed
 from tests.support.forge import (
     Bitmap,
     Data,
@@ -145,4 +146,5 @@ def _shared() -> tuple[Image, ...]:
         Image(**{**base, "size": (1 << 16) - 300}, bitmaps=bitmaps),
         Image(version=2, size=1 << 20, snapshots=[Snapshot(name=b"s", extra_data_size=0)]),
         Image(version=2, size=1 << 20, clusters={0: Data(b"a")}),
+        half_zeroed(3),
     )

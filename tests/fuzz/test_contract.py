@@ -28,7 +28,7 @@ from tests.support.forge import Compressed, Image, Snapshot, Zero
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
-    tally = run(1, Limits(1500, seconds=120))
+    tally = run(4, Limits(1500, seconds=120))
     assert not tally.findings
     assert tally.accepted > 10
     assert tally.endings["a fault"] > 500

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.forge import Reader
+from dataclasses import replace
+
+from tests.support.forge import Data, Image, Reader, Snapshot, ZeroAllocated
 
 BACKING = bytes(range(1, 251)) * 60
 """What the one backing file has that there is."""
@@ -28,3 +30,23 @@ def disk(data: bytes, layer: int | None = None) -> bytes:
 def snapshots(data: bytes) -> list[bytes]:
     """What the guest reads of each snapshot."""
     return [disk(data, n) for n in range(len(Reader(data).snapshots))]
+
+
+def half_zeroed(count: int) -> Image:
+    """Clusters that the active layer and a snapshot share, of which the latter reads as zeros."""
+    image = Image(
+        cluster_bits=9,
+        size=1 << 15,
+        clusters={n: Data(b"a") for n in range(count)},
+        snapshots=[Snapshot(name=b"s", clusters={n: ZeroAllocated(b"z") for n in range(count)})],
+    )
+    data, regions = image.build(), image.regions()
+    block, patches = regions["refcount_block[0]"].start, []
+    for n in range(count):
+        active = regions["l2_table[0]"].start + 8 * n
+        zero = regions["snapshot[0].l2_table[0]"].start + 8 * n
+        shared, alone = (int.from_bytes(data[at + 1 : at + 7], "big") << 8 for at in (active, zero))
+        patches += [(active, shared.to_bytes(8, "big")), (zero, (shared | 1).to_bytes(8, "big"))]
+        for offset, refcount in ((shared, 2), (alone, 0)):
+            patches.append((block + 2 * (offset >> 9), refcount.to_bytes(2, "big")))
+    return replace(image, patches=patches)
