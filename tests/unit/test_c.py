@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from instar.vmm.base.c import byref, c_int, prepare_syscall, syscall
 
 # asm/unistd_64.h
-LSEEK, PIPE2, PREAD64, PWRITE64, GETPID, CLOSE, PAUSE = 8, 293, 17, 18, 39, 3, 34
+LSEEK, PIPE2, PREAD64, PWRITE64, GETPID = 8, 293, 17, 18, 39
 
 
 def test_numbers_are_64_bits_wide_and_bytes_are_an_address(tmp_path: Path) -> None:
@@ -48,25 +45,31 @@ def test_a_prepared_call_can_be_made_again_and_again() -> None:
     assert [get_pid(), get_pid()] == [os.getpid()] * 2
 
 
-@pytest.mark.parametrize("call", [prepare_syscall(PAUSE), partial(syscall, PAUSE)])
-def test_an_error_is_that_of_the_call_whatever_a_signal_handler_calls(
-    call: Callable[[], int],
-) -> None:
-    heard: list[int | None] = []
+INTERRUPTED = """
+import signal, sys
+from instar.vmm.base.c import prepare_syscall, syscall
 
-    def fail(_number: int, _frame: object) -> None:
-        with pytest.raises(OSError, match="Bad file descriptor") as caught:
-            syscall(CLOSE, 1 << 20)
-        heard.append(caught.value.errno)
-
-    before = signal.signal(signal.SIGALRM, fail)
+def fail(number, frame):
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with pytest.raises(InterruptedError):
-            call()
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert heard == [errno.EBADF]
+        syscall(3, 1 << 20)  # close(2)
+    except OSError as error:
+        print(error.strerror)
+
+signal.signal(signal.SIGALRM, fail)
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+try:
+    prepare_syscall(34)() if sys.argv[1] == "prepared" else syscall(34)  # pause(2)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("kind", ["prepared", "once"])
+def test_an_error_is_that_of_the_call_whatever_a_signal_handler_calls(kind: str) -> None:
+    """In a process of its own: an audit hook in Python is a step of the interpreter in between."""
+    line = [sys.executable, "-c", INTERRUPTED, kind]
+    told = subprocess.run(line, check=True, capture_output=True, text=True).stdout
+    assert told == "Bad file descriptor\nInterrupted system call\n"
 
 
 FAULTS = """

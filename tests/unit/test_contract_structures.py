@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Container, Sequence
 
 import pytest
@@ -10,8 +11,11 @@ import pytest
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.refusals import SNAPSHOTS_MAX
 from instar.vmm.contract.reader.disk import Disk
-from instar.vmm.contract.reader.structures import Snapshots, bitmap_clusters
+from instar.vmm.contract.reader.l1_tables import l2_tables
+from instar.vmm.contract.reader.structures import Snapshots, bitmap_clusters, kept_bitmaps
 from instar.vmm.contract.terms import Original
+from instar.vmm.qcow2 import EXTENSION_BITMAPS
+from instar.vmm.qcow2.header_view import HeaderView
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Bitmap, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planning import Case
@@ -346,3 +350,23 @@ def test_a_bitmap_directory_is_as_long_as_its_entries(name: int) -> None:
 def test_a_bitmap_has_no_long_name_and_no_extra_data(entry: bytes) -> None:
     with pytest.raises(GuestFault, match=r"a bitmap with extra data, or a long name$"):
         bitmaps_of(1, len(entry), entry)
+
+
+def test_of_several_bitmaps_extensions_the_last_is_in_force() -> None:
+    """As in qemu: the directory that the others name is no bitmap's."""
+    kinds = [(EXTENSION_BITMAPS, b"first"), (7, b"other"), (EXTENSION_BITMAPS, b"last")]
+    view = HeaderView({"autoclear_features": 1}, b"", b"", tuple(kinds), None)
+    assert kept_bitmaps(view, view) == b"last"
+
+
+def test_tables_that_are_known_are_not_walked_for_each_snapshot() -> None:
+    def time_of(known: set[int]) -> float:
+        words = [(n << 16) + (1 << 30) for n in range(many + 2000)]
+        disk = disk_of(struct.pack(f">{len(words)}Q", *words))
+        l1_tables = [(0, many), *((8 * n, 1) for n in range(many + 1, many + 2000, 2))]
+        start = time.process_time()
+        assert len(l2_tables(disk, l1_tables, known)) == many + 1000
+        return time.process_time() - start
+
+    many = 1 << 13
+    assert time_of(set(range(4 * many))) < 5 * time_of(set())

@@ -6,8 +6,10 @@ takes and gives back, computes the refcount blocks from that, and compares them 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import compress
 
+from ..base.arrays import array
 from ..base.errors import GuestFault, ImageRejected
 from ..base.refusals import overlap
 from ..image.staging import SECTOR_SIZE
@@ -45,6 +47,7 @@ class Books(Refcounts):
         """How many clusters come into use."""
         self._changes: dict[int, Counts] = {}
         self._windows_max = windows_max
+        self._block_clusters: array[int] | None = None  # of the old blocks, ascending
         self._sectors: dict[int, int] = {}
         """Where the windows that change lie, but for those in new blocks."""
         self._windows_at: set[int] = set()
@@ -81,9 +84,12 @@ class Books(Refcounts):
         if not clusters.start:
             raise GuestFault("the guest puts a table into the header cluster")
         # Its contents would be refcounts too, so that they need not be what they should.
-        for _, offset in self.blocks():
-            if offset >> self._disk.cluster_bits in clusters:
-                raise self.overlap(offset >> self._disk.cluster_bits)
+        if self._block_clusters is None:
+            found = sorted(offset >> self._disk.cluster_bits for _, offset in self.blocks())
+            self._block_clusters = array("Q", found)
+        at = bisect_left(self._block_clusters, clusters.start)
+        if at < len(self._block_clusters) and self._block_clusters[at] in clusters:
+            raise self.overlap(self._block_clusters[at])
         for cluster in clusters:
             self.take(cluster)
 

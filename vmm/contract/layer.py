@@ -29,7 +29,7 @@ COMPRESSED_TAIL = (
 ENCRYPTED_TAIL = (
     "the disk ended within an encrypted cluster: what it has past the old end now shows"
 )
-_ENTRY_WORK = 64  # bytes: to give up what an entry names takes as long as reading so many
+_ENTRY_WORK = 256  # bytes: to give up what an entry names takes as long as reading so many
 
 
 class Layer:

@@ -103,7 +103,7 @@ class Roles:
         """The same for L2 tables. Returns all of the active layer's, and all others."""
         active = l2_tables(self._disk, [state.l1_table], set())
         others = l2_tables(self._disk, self._snapshots.l1_tables, active)
-        self._touched.keep_l2_tables(active)
+        self._touched.keep_active_tables(active)
         self._touched.keep_l2_tables(others)
         return active, others
 

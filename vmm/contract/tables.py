@@ -212,10 +212,9 @@ class _Tables:
         touched = Touched(
             *(self._disk.cluster_bits, self._books, self._zeroed),
             *(self._mapped | self._flagged, self._moved.written),
+            data={layer.written} if layer and layer.written is not None else set(),
             shares_tables=layer is not None,
         )
-        if layer and layer.written is not None:
-            touched.add_data(layer.written)
         roles = Roles(self._disk, self._books, self._snapshots, touched)
         state = self._state(layer.given_up if layer else range(0))
         # What is staged for a block that is something else too, or that is named twice, need not
@@ -302,6 +301,7 @@ class _Tables:
             snapshots = roles.judge_other_tables()
             tables = layer.tables()
             roles.keep_tables(tables | snapshots | ({boundary} if boundary else set()))
-            roles.judge_layer_data((tables - {boundary}) | snapshots, kept, layer.entries)
+            # The boundary's table too, if another entry names it: all of it stays for that.
+            roles.judge_layer_data(tables | snapshots, kept, layer.entries)
         except OutsideError as error:
             raise ImageRejected((table_outside(error.offset),)) from error

@@ -15,6 +15,7 @@ from .watch import Watch
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Set as AbstractSet
 
     from ..base.errors import ImageRejected
     from .books import Books
@@ -38,12 +39,14 @@ class Touched:
         new: Iterable[range] = (),
         new_use: int = abi.AMEND_USE_NEW,
         *,
+        data: AbstractSet[int] = frozenset(),
         shares_tables: bool = False,
     ) -> None:
         """Take the books when all is entered, and the clusters that are written as tables.
 
         `new` are rows of others, which the books do not know of, and `new_use` what they are for.
-        `shares_tables` is whether tables too may lose one of several users.
+        `data` is written in place, as the clusters of tables are. `shares_tables` is whether tables
+        too may lose one of several users.
         """
         self._cluster_bits = cluster_bits
         self._books, self._zeroed = books, zeroed
@@ -53,7 +56,7 @@ class Touched:
         self._blocks = books.written_blocks()
         self._blocks_met: set[int] = set()
         self._header = False
-        self._data: set[int] = set()
+        self._data = data
         zeroes, self._all = Watch(cluster_bits), Watch(cluster_bits)
         self._left = Watch(cluster_bits)  # to one of several users, whose entry has to say so
         for row in zeroed.rows():
@@ -84,6 +87,7 @@ class Touched:
             (self.l2_tables, abi.AMEND_USE_L2_TABLE),
             (self._refcount_table, abi.AMEND_USE_REFCOUNT_TABLE),
             (self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
+            (self._data, abi.AMEND_USE_DATA),
         )
         for clusters, use in written:
             for cluster in clusters:
@@ -105,9 +109,8 @@ class Touched:
         self._header = True
         self._all.add(range(1))
 
-    def add_data(self, cluster: int) -> None:
-        """A cluster of data is written in place."""
-        self._data.add(cluster)
+    def add_freed(self, cluster: int) -> None:
+        """A cluster is set free that the books do not know of; a structure may be in it."""
         self._all.add(range(cluster, cluster + 1))
 
     def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
@@ -131,12 +134,17 @@ class Touched:
             self._keep_for(cluster, self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK)
             self._blocks_met.add(cluster)
 
-    def keep_l2_tables(self, clusters: Iterable[int]) -> None:
+    def keep_l2_tables(self, clusters: AbstractSet[int]) -> None:
         """L2 tables are these clusters."""
         for cluster in clusters:
             if cluster in self._all:
                 self._keep_for(cluster, self.l2_tables, abi.AMEND_USE_L2_TABLE)
-            if cluster in self._left:  # and no entry of an L1 table changes for that
+
+    def keep_active_tables(self, clusters: AbstractSet[int]) -> None:
+        """L2 tables of the active layer are these, whose L1 entries stay as they are."""
+        self.keep_l2_tables(clusters)
+        for cluster in clusters:
+            if cluster in self._left:
                 raise self._overlap(cluster, abi.AMEND_USE_L2_TABLE)
 
     def keep_data(self, tables: bytes) -> None:

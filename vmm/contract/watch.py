@@ -22,6 +22,7 @@ _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
 _NOTHING = bytes(len(_OFFSET))
 _FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely to name nothing
+_CROWDED_MAX = 3  # pages of more than a few clusters that are looked for one by one
 _MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
 
 
@@ -101,7 +102,7 @@ class Watch:
             if found is not None or (places and len(places) == len(high)):
                 return found
             high, low = self._filled(table, high, low, places)
-        alike = _is_constant(high)
+        alike, crowded = _is_constant(high), 0
         for byte in high[:1] if alike else self._columns:
             if byte not in self._columns or byte not in high:
                 continue
@@ -114,6 +115,10 @@ class Watch:
             for other, pages in self._columns.get(byte, {}).items():
                 first = low.find(other)
                 if first >= 0:
+                    # To take many parts out of a table takes longer than to look at each entry.
+                    crowded += self._count(pages) > _FEW
+                    if crowded > _CROWDED_MAX:
+                        return self._search_words(table)
                     part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
                     found = self._search_part(table, part, pages)
                     if found is not None:
@@ -160,7 +165,7 @@ class Watch:
 
     def _search_part(self, table: bytes, part: slice, pages: list[int]) -> int | None:
         """The same for the clusters of some pages, in a part of a table without compressed ones."""
-        count = sum(self._pages[page].bit_count() for page in pages)
+        count = self._count(pages)
         if count <= _FEW:
             try:
                 return self._search_few(table, part, pages)
@@ -207,6 +212,9 @@ class Watch:
         """The bytes that follow what the offsets of a page's clusters have in common."""
         shift = 8 * (5 - self._high)
         return {cluster << self._cluster_bits >> shift & 0xFF for cluster in self._clusters([page])}
+
+    def _count(self, pages: list[int]) -> int:
+        return sum(self._pages[page].bit_count() for page in pages)
 
     def _clusters(self, pages: list[int]) -> Iterator[int]:
         for page in pages:

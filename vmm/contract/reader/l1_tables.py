@@ -23,8 +23,8 @@ def l2_tables(disk: Disk, l1_tables: Iterable[tuple[int, int]], known: set[int])
     for offset, entries in apart(l1_tables):
         for words in disk.distinct_words(offset, entries):
             count = len(found)
-            found |= {(word & OFFSET_MASK) >> disk.cluster_bits for word in words}
-            found -= known
+            tables = {(word & OFFSET_MASK) >> disk.cluster_bits for word in words}
+            found |= tables - known  # takes as long as there are of these, not of those known
             disk.hold(_TABLE_MEMORY * (len(found) - count))
     return found - {0}
 

@@ -125,11 +125,11 @@ class _BitmapEntry:
 
 
 def kept_bitmaps(before: HeaderView, after: HeaderView) -> bytes | None:
-    """The extension of bitmaps that are in force as the image is, and stay."""
+    """The extension of bitmaps that are in force, and stay; of several, as qemu does, the last."""
     if not before.fields.get("autoclear_features", 0) & AUTOCLEAR_BITMAPS:
         return None
     kept = [data for kind, data in after.extensions if kind == EXTENSION_BITMAPS]
-    return kept[0] if kept else None
+    return kept[-1] if kept else None
 
 
 def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
