@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -298,3 +300,23 @@ def test_what_a_window_takes_of_memory_is_counted_once(
         assert held == [a_window] * (number + 1)
     with pytest.raises(GuestFault, match=r"^the guest stages fewer refcounts than it changes$"):
         books.take(books.in_block * 8)
+
+
+def test_however_many_tables_come_the_old_blocks_are_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    books, walk = books_of(image(4, {}), 4), Books.blocks
+    walks: list[Books] = []
+
+    def count(self: Books) -> Iterator[tuple[int, int]]:
+        walks.append(self)
+        return walk(self)
+
+    monkeypatch.setattr(Books, "blocks", count)
+    for cluster in (20, 21, 22):
+        books.take_structure(range(cluster, cluster + 1))
+    assert len(walks) == 1
+    with pytest.raises(ImageRejected):
+        books.take_structure(range(BLOCK >> BITS, (BLOCK >> BITS) + 1))
+    with pytest.raises(ImageRejected):
+        books.take_structure(range(1, 63))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instar.vmm.contract import watch as watch_module
 from instar.vmm.contract.watch import Watch
 
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
@@ -196,3 +197,23 @@ def test_offsets_that_differ_from_zero_in_one_byte_are_found(byte: int, bits: in
         assert watch.search(pack(words)) == offset >> bits
     assert watch.search(pack([offset] * 512)) == offset >> bits
     assert watch.search(pack([ZERO] * 512)) is None
+
+
+def test_a_table_is_taken_apart_few_times_however_many_crowded_pages_it_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch, calls = Watch(16), list[str]()
+    pages = range(300, 400)
+    for page in pages:
+        watch.add(range(page << 8, (page << 8) + 13))
+    words = [(300 + n % 100 << 8 | 100 + n // 100 % 100) << 16 | COPIED for n in range(8192)]
+
+    def count(form: str, table: bytes) -> tuple[int, ...]:
+        calls.append(form)
+        return struct.unpack(form, table)
+
+    monkeypatch.setattr(watch_module, "unpack", count)
+    assert watch.search(pack(words)) is None
+    assert 1 <= len(calls) <= 5
+    words[4000] = 355 << 24 | 5 << 16
+    assert watch.search(pack(words)) == 355 << 8 | 5
