@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,31 @@ class TestGrowth:
             image.is_device = True
             fixed = AmendRequest.of(compat=2, drop_bitmaps=True, max_growth=0, fixed_size=True)
             assert request.fit(image.is_device) == fixed
+
+
+def test_a_huge_l1_table_is_held_twice_at_most(tmp_path: Path) -> None:
+    """As it is and as it will be: 32 MiB each, of which the file stores 16 KiB."""
+    path, cluster, entries = tmp_path / "image", 1 << 16, (4 << 20) - 8192
+    Image(size=1 << 30).write(path)
+    with path.open("r+b") as file:
+        header = bytearray(file.read(104))
+        blocks = int.from_bytes(header[48:56], "big")
+        file.seek(blocks)
+        block = int.from_bytes(file.read(8), "big")
+        l1_table = path.stat().st_size
+        count = -(-8 * entries // cluster)
+        file.seek(block + 2 * (l1_table // cluster))
+        file.write(b"\0\1" * count)
+        header[24:32] = (entries * 8192 * cluster).to_bytes(8, "big")
+        header[36:48] = entries.to_bytes(4, "big") + l1_table.to_bytes(8, "big")
+        file.seek(0)
+        file.write(header)
+        file.truncate(l1_table + count * cluster)
+    tracemalloc.start()
+    try:
+        result = instar.amend(path, size=(4 << 20) * 8192 * cluster, dry_run=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "l1_size" in {change.field for change in result.changes}
+    assert peak < 72 << 20

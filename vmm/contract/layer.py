@@ -12,7 +12,7 @@ from struct import unpack
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
 from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
-from .reader.disk import COMPRESSED, COPIED, ZERO, is_zeros, stored
+from .reader.disk import COMPRESSED, COPIED, ZERO, is_same, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
 
@@ -115,7 +115,8 @@ class Layer:
         end = len(self._new_l1) if self._moves else 8 * -(-self._new["size"] // self._span)
         kept = 8 * (self._kept if cut is None else cut)
         rest = 8 * (self._kept + filled)
-        if self._new_l1[:kept] != self._l1[:kept] or not is_zeros(self._new_l1, rest, end):
+        same = is_same(self._new_l1, self._l1, kept)
+        if not same or not is_zeros(self._new_l1, rest, end):
             raise GuestFault("the guest changes, keeps or adds an entry of the L1 table")
 
     def _take(self, clusters: range) -> bytes | bytearray:
@@ -248,7 +249,7 @@ class Layer:
                 self._release_entries(self._table[self._step * self._first :])
                 self._give_up([self._cluster(old) >> shift])
         first = self._kept if self._moves or not self._grows else self._old["l1_size"]
-        for _, block in stored(self._l1[8 * first :]):
+        for _, block in stored(self._l1, 8 * first):
             for entry in unpack(f">{len(block) // 8}Q", block):
                 if entry & OFFSET_MASK:
                     offset = self._cluster(entry)
@@ -271,7 +272,7 @@ class Layer:
         """The clusters of the L2 tables that stay, but for the one at the boundary."""
         end = self._kept - (self._at % self._span != 0)
         found: set[int] = set()
-        for _, block in stored(bytes(self._new_l1[: 8 * end])):
+        for _, block in stored(self._new_l1, end=8 * end):
             found.update(unpack(f">{len(block) // 8}Q", block))
         return {(word & OFFSET_MASK) >> self._disk.cluster_bits for word in found} - {0}
 

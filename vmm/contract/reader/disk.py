@@ -35,15 +35,25 @@ _BLOCK = 4096  # bytes: what file systems store at least
 _EMPTY = bytes(_BLOCK)
 
 
-def stored(data: bytes) -> Iterator[tuple[int, bytes]]:
+def stored(
+    data: bytes | bytearray, start: int = 0, end: int | None = None
+) -> Iterator[tuple[int, bytes]]:
     """The blocks of data that are not all zeros, as of holes, with their places in it.
 
-    To unpack zeros takes ten times as long as to read them.
+    `start` and `end` are those of a part of it. To unpack zeros takes ten times as long as to read
+    them.
     """
-    for at in range(0, len(data), _BLOCK):
-        block = data[at : at + _BLOCK]
+    end = len(data) if end is None else end
+    for at in range(start, end, _BLOCK):
+        block = bytes(data[at : min(at + _BLOCK, end)])
         if block != _EMPTY[: len(block)]:
             yield at, block
+
+
+def is_same(one: bytes | bytearray, other: bytes | bytearray, end: int) -> bool:
+    """Whether two begin with the same bytes up to an end; whole copies of tables are large."""
+    parts = (slice(at, min(at + _BLOCK, end)) for at in range(0, end, _BLOCK))
+    return all(one[part] == other[part] for part in parts)
 
 
 def is_zeros(data: bytes | bytearray, start: int, end: int) -> bool:
