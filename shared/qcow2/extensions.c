@@ -63,7 +63,7 @@ static bool check_crypto(struct qcow2_image *image, const struct extension *exte
     h->crypto_offset = offset;
     h->crypto_size = length;
     h->crypto_length = length < present ? length : present;
-    return offset % h->cluster_size == 0;
+    return offset && offset % h->cluster_size == 0; /* at 0 is this header */
 }
 
 static bool check_extension(struct qcow2_image *image, const struct extension *extension)

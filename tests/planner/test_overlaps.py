@@ -375,6 +375,13 @@ class TestCryptoHeader:
             expected = users(host, user, abi.AMEND_USE_CRYPTO_HEADER)
             assert refused(planner, data, DOWN) == expected
 
+    def test_it_is_not_the_header_of_the_image(self, planner: Any) -> None:
+        image = self.image(3)
+        pointer = image.build().index((0x0537BE77).to_bytes(4, "big")) + 8
+        data = put(image.build(), pointer, 0)
+        for request in (DOWN, AmendRequest.of(lazy_refcounts=True)):
+            assert refused(planner, data, request)[0] == "crypto_extension"
+
     def test_it_must_be_named_where_the_header_says_luks(self, planner: Any) -> None:
         image = Image(crypt_method=2)
         for request in (DOWN, AmendRequest.of(lazy_refcounts=True)):
