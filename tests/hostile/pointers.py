@@ -114,7 +114,7 @@ def _crypto() -> Iterator[Case]:
         )
     start = LUKS.regions()["extensions"].start + 8
     for name, at, bad, fine in (
-        ("offset", 0, (0, 1, 512, CLUSTER + 8, (1 << 64) - 1), (1 << 40, 1 << 63)),
+        ("offset", 0, (1, 512, CLUSTER + 8, (1 << 64) - 1, 0), (1 << 40, 1 << 63)),
         ("length", 8, (), (0, 1, 1 << 32, 1 << 63, (1 << 64) - 1)),
     ):
         for value in (*bad, *fine):
