@@ -288,8 +288,8 @@ class Recoded:
         try:
             roles.judge_structures(state, header=header)
             active, others = roles.judge_l2_tables(state)
-            for cluster in self._old.clusters:  # which are set free, and of which none is data
-                touched.add_freed(cluster)
+            for row in self._old.rows():  # which are set free, and of which none is data
+                touched.add_freed(row)
             if not features & INCOMPATIBLE_DATA_FILE:  # whose entries name that file's clusters
                 roles.judge_data(active | others, None, None, extended=state.extended)
         except OutsideError as error:

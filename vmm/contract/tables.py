@@ -213,7 +213,6 @@ class _Tables:
             *(self._disk.cluster_bits, self._books, self._zeroed),
             *(self._mapped | self._flagged, self._moved.written),
             data={layer.written} if layer and layer.written is not None else set(),
-            shares_tables=layer is not None,
         )
         roles = Roles(self._disk, self._books, self._snapshots, touched)
         state = self._state(layer.given_up if layer else range(0))

@@ -40,13 +40,11 @@ class Touched:
         new_use: int = abi.AMEND_USE_NEW,
         *,
         data: AbstractSet[int] = frozenset(),
-        shares_tables: bool = False,
     ) -> None:
         """Take the books when all is entered, and the clusters that are written as tables.
 
         `new` are rows of others, which the books do not know of, and `new_use` what they are for.
-        `data` is written in place, as the clusters of tables are. `shares_tables` is whether tables
-        too may lose one of several users.
+        `data` is written in place, as the clusters of tables are.
         """
         self._cluster_bits = cluster_bits
         self._books, self._zeroed = books, zeroed
@@ -68,7 +66,7 @@ class Touched:
                     raise books.overlap(cluster)
             if becomes in (TAKEN, FREED):
                 self._all.add(row)
-            elif becomes == LEFT_TO_ONE and not shares_tables:
+            elif becomes == LEFT_TO_ONE:
                 self._left.add(row)
         self._new, self._new_use = list(new), new_use
         for row in self._new:
@@ -109,9 +107,9 @@ class Touched:
         self._header = True
         self._all.add(range(1))
 
-    def add_freed(self, cluster: int) -> None:
-        """A cluster is set free that the books do not know of; a structure may be in it."""
-        self._all.add(range(cluster, cluster + 1))
+    def add_freed(self, clusters: range) -> None:
+        """Clusters are set free that the books do not know of; a structure may be in them."""
+        self._all.add(clusters)
 
     def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
         """A structure lies in these clusters; `released` says that it gives them up."""
