@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
-_NOTHING = bytes(len(_OFFSET))
 _FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely to name nothing
 _CROWDED_MAX = 3  # pages of more than a few clusters that are looked for one by one
 _MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
@@ -136,13 +135,16 @@ class Watch:
     def _search_places(self, table: bytes, places: list[int]) -> int | None:
         """The same for some entries that are not compressed, by their numbers."""
         for at in places:
-            entry = table[at * _ENTRY : (at + 1) * _ENTRY]
-            if entry[1:7] == _NOTHING:
-                continue
-            cluster = (int.from_bytes(entry, "big") & OFFSET_MASK) >> self._cluster_bits
+            cluster = self._cluster_at(table, at * _ENTRY)
             if cluster and cluster in self:
                 return cluster
         return None
+
+    def _cluster_at(self, table: bytes, place: int) -> int:
+        """The cluster that the entry at a byte of a table names, which is not compressed."""
+        first, last = _OFFSET.start, _OFFSET.stop
+        offset = int.from_bytes(table[place + first : place + last], "big") << 8
+        return offset >> self._cluster_bits
 
     def _filled(
         self, table: bytes, high: bytes, low: bytes, places: list[int] | None
@@ -197,9 +199,7 @@ class Watch:
             for byte in self._few[page]:
                 at, misses = column.find(byte), 0
                 while at >= 0:
-                    place = part.start + at * _ENTRY
-                    offset = int.from_bytes(table[place + 1 : place + 7], "big") << 8
-                    cluster = offset >> self._cluster_bits
+                    cluster = self._cluster_at(table, part.start + at * _ENTRY)
                     if cluster and cluster in self:
                         return cluster
                     misses += 1
