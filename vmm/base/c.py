@@ -84,23 +84,27 @@ def syscall(number: int, *arguments: object) -> int:
     SAFETY: callers pass what the call's manual page asks for. An integer is 64 bits wide, bytes are
     their address and must only be read, and what is written to goes by byref().
     """
-    return prepare_syscall(number, *arguments)()
+    return _call(_columns(number, *arguments))
 
 
 def prepare_syscall(number: int, *arguments: object) -> Callable[[], int]:
     """Return a function that does the same as often as it is called."""
-    values = number, *arguments, *_NO_ARGUMENTS[len(arguments) :]
-    columns = [(value,) for value in values]
+    columns = _columns(number, *arguments)
+    return lambda: _call(columns)
 
-    def call() -> int:
-        # One step of the interpreter for both: between two of them a signal handler of the program
-        # may run, often for the very signal that ended the call, and have calls of its own.
-        outcome: tuple[int, int] = next(zip(map(_syscall, *columns), _ERRNOS))  # noqa: B905
-        if outcome[0] < 0:
-            raise OSError(outcome[1], strerror(outcome[1]))
-        return outcome[0]
 
-    return call
+def _columns(*values: object) -> list[tuple[object]]:
+    """What map() takes for one call."""
+    return [(value,) for value in (*values, *_NO_ARGUMENTS[len(values) - 1 :])]
+
+
+def _call(columns: list[tuple[object]]) -> int:
+    # One step of the interpreter for both: between two of them a signal handler of the program may
+    # run, often for the very signal that ended the call, and have calls of its own.
+    outcome: tuple[int, int] = next(zip(map(_syscall, *columns), _ERRNOS))  # noqa: B905
+    if outcome[0] < 0:
+        raise OSError(outcome[1], strerror(outcome[1]))
+    return outcome[0]
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
