@@ -75,7 +75,7 @@ def test_it_is_not_written_where_another_entry_names_its_table_too() -> None:
         grown(TWO_TABLES, {l1_table + 8: table}, end).judge()
 
 
-def test_a_table_that_a_snapshot_shares_is_searched_as_a_whole() -> None:
+def test_a_snapshot_that_shares_its_table_is_no_second_use() -> None:
     image = Image(
         cluster_bits=BITS,
         size=8 * SIZE,

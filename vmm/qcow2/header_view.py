@@ -38,7 +38,7 @@ _NAME_MAX = 1023
 
 
 def header_end(cluster_bits: int) -> int:
-    """Where that part ends, in bytes."""
+    """Where the part of a header cluster ends that fields and extensions may use, in bytes."""
     return min(1 << cluster_bits, HEADER_LIMIT)
 
 

@@ -31,7 +31,7 @@ _AMENDABLE = INCOMPATIBLE_DATA_FILE | INCOMPATIBLE_COMPRESSION | INCOMPATIBLE_EX
 """The incompatible features that an image may have which is amended."""
 _EXPRESSIBLE = INCOMPATIBLE_COMPRESSION
 """Those of one that becomes version 2, or is that."""
-_ZSTD = b"\1"
+_ZLIB, _ZSTD = b"\0", b"\1"
 _SUBCLUSTER_BITS = 14  # of the smallest clusters with subclusters
 
 
@@ -128,12 +128,12 @@ def _is_contradictory(header: HeaderView) -> bool:
     if fields["version"] == 2:
         return False
     features = fields["incompatible_features"]
-    has_type = header.unknown[:1] > b"\0"  # compression_type, which is zlib without the feature
-    return (
-        header.unknown[:1] > _ZSTD
-        or has_type != bool(features & INCOMPATIBLE_COMPRESSION)
-        or bool(features & INCOMPATIBLE_EXTENDED_L2 and fields["cluster_bits"] < _SUBCLUSTER_BITS)
-        or bool(
+    # compression_type is zlib, or not there, if and only if the feature is not there.
+    compression = header.unknown[:1] or _ZLIB
+    return bool(
+        compression != (_ZSTD if features & INCOMPATIBLE_COMPRESSION else _ZLIB)
+        or (features & INCOMPATIBLE_EXTENDED_L2 and fields["cluster_bits"] < _SUBCLUSTER_BITS)
+        or (
             fields["autoclear_features"] & AUTOCLEAR_DATA_FILE_RAW
             and not features & INCOMPATIBLE_DATA_FILE
         )
