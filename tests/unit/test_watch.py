@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
+from itertools import product
 from random import Random
 
 import pytest
@@ -217,3 +218,37 @@ def test_a_table_is_taken_apart_few_times_however_many_crowded_pages_it_names(
     assert 1 <= len(calls) <= 5
     words[4000] = 355 << 24 | 5 << 16
     assert watch.search(pack(words)) == 355 << 8 | 5
+
+
+@pytest.mark.parametrize("number", [0, 3, 0x703])
+@pytest.mark.parametrize("common", [0, 0x500, 0x702, 0x703, 0x805])
+@pytest.mark.parametrize("bits", [9, 12, 16, 17, 21])
+def test_compressed_data_are_found_where_they_begin_in_the_page_before(
+    number: int, common: int, bits: int
+) -> None:
+    # Pages are 2 to the power of so many clusters. All other entries of the table name one page.
+    page_bits = (24 if bits <= 16 else 32) - bits
+    for after, before, inside in product(range(3), range(4), (0, (1 << bits) - 1)):
+        watch, watched = Watch(bits), (number << page_bits) + after
+        start = (watched - before << bits) + inside
+        if start < 0:
+            continue
+        watch.add(range(watched, watched + 1))
+        longest = COMPRESSED | ((1 << bits - 8) - 1) << 70 - bits | start
+        first = (common << page_bits) + 100
+        words = [(first + n % 100) << bits | COPIED for n in range((1 << min(bits, 12)) // 8)]
+        assert watch.search(pack(words)) is None
+        words[len(words) // 2] = longest
+        expected = watched if watched in clusters_of(longest, bits) else None
+        assert watch.search(pack(words)) == expected, (after, before, inside)
+
+
+@pytest.mark.parametrize("nothing", [1, 40, 400])
+@pytest.mark.parametrize("bits", [9, 12, 16, 17, 21])
+def test_compressed_data_in_the_header_cluster_are_found_among_entries_of_nothing(
+    bits: int, nothing: int
+) -> None:
+    watch = Watch(bits)
+    watch.add(range(1))
+    words = [0] * nothing + [COMPRESSED | 100] + [0x703 << 32 | COPIED] * 8
+    assert watch.search(pack(words)) == 0

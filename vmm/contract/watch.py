@@ -15,13 +15,14 @@ from .reader.disk import COMPRESSED, COPIED, NOT_COMPRESSED, ZERO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _ENTRY = 8
 _FEW = 12  # clusters: to search for one takes as long as to unpack a twelfth of the entries
 _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
 _FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely to name nothing
 _CROWDED_MAX = 3  # pages of more than a few clusters that are looked for one by one
+_BEFORE = 2  # clusters: compressed data that begin so far before one may go on in it
 _MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
 
 
@@ -56,12 +57,18 @@ class Watch:
             page, first = at >> shift, at & ((1 << shift) - 1)
             count = min(clusters.stop - at, (1 << shift) - first)
             self._few.pop(page, None)
-            if page not in self._pages:
-                self._pages[page], self._sorted = 0, None
-                lows = self._columns.setdefault(page >> 8 & 0xFF, {})
-                lows.setdefault(page & 0xFF, []).append(page)
+            self._open(page)
             self._pages[page] |= ((1 << count) - 1) << first
             at += count
+        if clusters:
+            self._open(max(clusters.start - _BEFORE, 0) >> shift)
+
+    def _open(self, page: int) -> None:
+        """Have a search look at what begins in a page: it, or what comes after, is watched."""
+        if page not in self._pages:
+            self._pages[page], self._sorted = 0, None
+            lows = self._columns.setdefault(page >> 8 & 0xFF, {})
+            lows.setdefault(page & 0xFF, []).append(page)
 
     def __bool__(self) -> bool:
         return bool(self._pages)
@@ -90,13 +97,12 @@ class Watch:
         """
         if not self._pages or not table:
             return None
-        # What is compressed may go on in the next page.
-        if _has_others(table[0::_ENTRY], NOT_COMPRESSED):
-            return self._search_words(table)
         high, low = table[self._high :: _ENTRY], table[self._high + 1 :: _ENTRY]
         # Most tables have one byte there, but for entries that name nothing.
-        places = _few_places(high, 0, _FEW_ZEROS)
-        if places != []:
+        if 0 in high:
+            places = _few_places(high, 0, _FEW_ZEROS)
+            if places is None and _has_others(table[0::_ENTRY], NOT_COMPRESSED):
+                return self._search_words(table)
             found = self._search_places(table, places) if places and 0 in self._columns else None
             if found is not None or (places and len(places) == len(high)):
                 return found
@@ -119,6 +125,8 @@ class Watch:
                     if crowded > _CROWDED_MAX:
                         return self._search_words(table)
                     part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
+                    if _has_others(table[part.start : part.stop : _ENTRY], NOT_COMPRESSED):
+                        return self._search_words(table)
                     found = self._search_part(table, part, pages)
                     if found is not None:
                         return found
@@ -133,18 +141,14 @@ class Watch:
         return any(_has_others(table[at::_ENTRY], good) for at, good in self._ordinary)
 
     def _search_places(self, table: bytes, places: list[int]) -> int | None:
-        """The same for some entries that are not compressed, by their numbers."""
+        """The same for some entries, by their numbers."""
         for at in places:
-            cluster = self._cluster_at(table, at * _ENTRY)
-            if cluster and cluster in self:
-                return cluster
+            word = int.from_bytes(table[at * _ENTRY : (at + 1) * _ENTRY], "big")
+            if word & (OFFSET_MASK | COMPRESSED):
+                found = self._search_odd((word,))
+                if found is not None:
+                    return found
         return None
-
-    def _cluster_at(self, table: bytes, place: int) -> int:
-        """The cluster that the entry at a byte of a table names, which is not compressed."""
-        first, last = _OFFSET.start, _OFFSET.stop
-        offset = int.from_bytes(table[place + first : place + last], "big") << 8
-        return offset >> self._cluster_bits
 
     def _filled(
         self, table: bytes, high: bytes, low: bytes, places: list[int] | None
@@ -199,9 +203,9 @@ class Watch:
             for byte in self._few[page]:
                 at, misses = column.find(byte), 0
                 while at >= 0:
-                    cluster = self._cluster_at(table, part.start + at * _ENTRY)
-                    if cluster and cluster in self:
-                        return cluster
+                    found = self._search_places(table, [part.start // _ENTRY + at])
+                    if found is not None:
+                        return found
                     misses += 1
                     if misses > _MISSES:
                         raise _TooManyMissesError
@@ -221,7 +225,7 @@ class Watch:
             first = page << self._page_shift
             yield from _bits(self._pages[page] & (-1 if first else -2), first)
 
-    def _search_odd(self, words: set[int]) -> int | None:
+    def _search_odd(self, words: Iterable[int]) -> int | None:
         for word in words:
             if word & COMPRESSED:
                 clusters = compressed_clusters(word, self._cluster_bits)
