@@ -29,7 +29,7 @@ _RLIMIT_FSIZE = 1
 _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20
 _FAR = (1 << 63) - 1  # past the end of any file
-_HOLE_MIN = 1 << 15  # bytes; to look for a hole takes as long as to read less
+_HOLE_MIN = 1 << 17  # bytes: most tables are less, and to look for a hole in each takes longer
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
