@@ -49,23 +49,19 @@ def planned_ranges(
 
     Returns the first ranges, no more than `most`, and how many others there are.
     """
-    first: list[Range] = []
-    more = 0
-    given_back = ((GIVEN_BACK, part.start, len(part), True) for part in holes)
-    for part in (*_plan(staged), *given_back):
-        if len(first) < most:
-            first.append(part)
-        else:
-            more += 1
-    return tuple(first), more
+    ranges = _plan(staged, holes)
+    first = tuple([part for _, part in zip(range(most), ranges)])  # noqa: B905 - the rest is left
+    return first, sum(1 for _ in ranges)
 
 
-def _plan(staged: StagedWrites) -> Iterator[Range]:
+def _plan(staged: StagedWrites, holes: Iterable[range]) -> Iterator[Range]:
     for offset, end in _zeroes(staged):
         yield INSTAR_PHASE_PREPARE, offset, end - offset, True
     for phase in staged.phases():
         for start, end in staged.runs(phase):
             yield phase, start * SECTOR_SIZE, (end - start) * SECTOR_SIZE, False
+    for part in holes:
+        yield GIVEN_BACK, part.start, len(part), True
 
 
 def _zeroes(staged: StagedWrites) -> Iterator[tuple[int, int]]:
