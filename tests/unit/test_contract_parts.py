@@ -108,6 +108,17 @@ def test_the_last_cluster_counts_as_whole_where_the_file_ends(size: int) -> None
         Zeroed(make_disk(size + 2 * SECTOR_SIZE), numbers(4), numbers(5), MANY)
 
 
+def test_a_cluster_that_the_file_ends_in_does_not_come_into_use() -> None:
+    size = 5 * SECTOR_SIZE
+    assert not Zeroed(make_disk(size), numbers(4), numbers(5), MANY).give(2, NEW)
+    zeroed = Zeroed(make_disk(size), numbers(2), numbers(5), MANY)
+    assert not zeroed.give_run(1, 2, NEW)
+    assert zeroed.give_run(1, 1, NEW)
+    assert Zeroed(make_disk(size), numbers(2), numbers(5), MANY).give_run(1, 2, OWN)
+    # All of it is there once the file has grown.
+    assert Zeroed(make_disk(size), numbers(2), numbers(6), MANY).give_run(1, 2, NEW)
+
+
 def test_no_more_clusters_are_zeroed_than_entries_change() -> None:
     make_zeroed({1, 2, 7}, 3)
     with pytest.raises(GuestFault, match="more clusters than it changes entries"):

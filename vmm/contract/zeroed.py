@@ -27,19 +27,22 @@ class Zeroed:
     def __init__(self, disk: Disk, starts: Numbers, ends: Numbers, clusters_max: int) -> None:
         """Take ranges of sectors as StagedWrites has them. GuestFault if they are not clusters.
 
-        The image's last cluster counts as whole where the file ends.
+        The image's last cluster counts as whole where the file ends, if an entry has it already.
         `clusters_max` bounds how many clusters there may be: no more than entries are staged.
         """
         self._shift = disk.cluster_bits - 9
         self._starts, self._ends = starts, ends
         before = bytearray()  # how many clusters the ranges before each one have
         total, part = 0, (1 << self._shift) - 1
+        self._short = -1  # the cluster that is filled no further than the file goes
         file_end = -(-disk.size // SECTOR_SIZE)
         for start, end in zip(starts, ends, strict=True):
             if start & part or (end & part and end != file_end):
                 raise GuestFault(f"the guest zeroes a part of a cluster, from sector {start} on")
             before += _U64.pack(total)
             total += -(-(end - start) >> self._shift)
+            if end & part:
+                self._short = end >> self._shift
         if total > clusters_max:
             raise GuestFault("the guest zeroes more clusters than it changes entries")
         self._before = memoryview(before).cast("Q")
@@ -53,6 +56,9 @@ class Zeroed:
         index = self._index(cluster)
         if index is None or self._reasons[index] not in (0, reason):
             return False
+        # What comes into use has to be there, or nothing can be written to its end.
+        if reason == NEW and cluster == self._short:
+            return False
         self._reasons[index] = reason
         return True
 
@@ -60,6 +66,8 @@ class Zeroed:
         """The same for clusters in a row without a reason yet; False, and nothing given, else."""
         start, last = self._index(first), self._index(first + count - 1)
         if start is None or last is None or last - start != count - 1:
+            return False
+        if reason == NEW and self._short in range(first, first + count):
             return False
         run = slice(start, last + 1)
         if any(self._reasons[run]):
