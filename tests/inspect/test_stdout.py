@@ -14,6 +14,7 @@ pytestmark = pytest.mark.kvm
 
 IMAGE = Image(clusters={0: Data(b"\x05")})
 LOST = "instar: the result was not written: stdout is closed, full or no longer read\n"
+WARNING = LOST.replace("instar: ", "instar: warning: ")
 TELLING = (
     "info IMAGE",
     "info --output=json IMAGE",
@@ -23,6 +24,9 @@ TELLING = (
     "check -p IMAGE",
     "check --jobs=2 IMAGE IMAGE",
     "check -r leaks IMAGE",
+    "amend -o compat=0.10 --dry-run IMAGE",
+    "amend -q -o compat=0.10 --dry-run --output=json IMAGE",
+    "resize --dry-run IMAGE +1M",
     "doctor",
     "help",
     "--version",
@@ -60,6 +64,31 @@ def test_a_result_that_is_lost_is_one_line_and_status_1(
 ) -> None:
     done = run(arguments, redirect, image)
     assert (done.returncode, done.stderr) == (1, LOST)
+
+
+@pytest.mark.parametrize("redirect", [">&-", ">/dev/full"])
+def test_a_dry_run_of_many_whose_results_are_lost_fails(redirect: str, image: Path) -> None:
+    done = run("amend -o compat=0.10 --dry-run --jobs=2 IMAGE IMAGE", redirect, image)
+    assert (done.returncode, done.stderr.splitlines()[-1] + "\n") == (1, LOST)
+
+
+@pytest.mark.parametrize("redirect", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("jobs", ["", "--jobs=2 IMAGE "])
+def test_an_amend_whose_result_is_lost_is_done_and_says_so(
+    redirect: str, jobs: str, image: Path
+) -> None:
+    done = run(f"amend -o compat=0.10 --output=json {jobs}IMAGE", redirect, image)
+    assert (done.returncode, done.stderr.splitlines()[-1] + "\n") == (0, WARNING)
+    assert image.read_bytes()[7] == 2
+
+
+@pytest.mark.parametrize("redirect", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("flags", ["", "-q ", "-q --dry-run ", "-q --output=json "])
+def test_an_amend_with_nothing_to_tell_needs_no_stdout(
+    redirect: str, flags: str, image: Path
+) -> None:
+    done = run(f"amend -o compat=0.10 {flags}IMAGE", redirect, image)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("redirect", [">&-", ">/dev/full"])

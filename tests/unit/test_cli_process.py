@@ -149,12 +149,21 @@ def test_a_name_that_stdout_cannot_hold_is_escaped(encoding: str, name: bytes) -
 
 
 @pytest.mark.parametrize("redirect", [">&-", ">/dev/full"])
-@pytest.mark.parametrize("flags", [[], ["-p"], ["--dry-run"], ["--output=json"]])
-def test_a_stdout_that_is_closed_or_full_does_not_make_the_amend_fail(
-    redirect: str, flags: list[str]
+@pytest.mark.parametrize(
+    ("flags", "status", "said"),
+    [
+        ([], 0, b""),
+        (["-p"], 0, b""),
+        (["--dry-run"], 1, b"instar: the result was not written"),
+        (["--output=json"], 0, b"instar: warning: the result was not written"),
+    ],
+)
+def test_a_stdout_that_is_closed_or_full_makes_no_amend_fail_that_writes(
+    redirect: str, flags: list[str], status: int, said: bytes
 ) -> None:
     done = run(AMEND, "amend", *flags, *LAZY, "d", redirect=redirect)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == status
+    assert done.stderr.partition(b": stdout is closed")[0] == said
 
 
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])

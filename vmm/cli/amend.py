@@ -138,6 +138,7 @@ def _carry_out(
         check_files(files, flags)
     result = _call_amend(files[0], make, flags, report, own_process=own_process)
     report.result(result, quiet="quiet" in flags)
+    report.end(quiet="quiet" in flags, dry_run=result.dry_run)
     return 0
 
 

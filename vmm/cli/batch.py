@@ -65,6 +65,7 @@ def _report(
         raise
     if not quiet:
         _tell_summary(counts, dry_run=dry_run)
+    report.end(quiet=quiet, dry_run=dry_run)
     return 1 if counts["failed"] else 0
 
 

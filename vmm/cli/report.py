@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..amend.result import AmendResult
 
 OUTPUT_FORMATS = ("human", "json")
+LOST = "the result was not written: stdout is closed, full or no longer read"
 
 
 class Report:
@@ -91,6 +92,15 @@ class Report:
         if not quiet:
             for warning in result.warnings:
                 write("stderr", f"instar: warning: {escape(warning)}\n")
+
+    def end(self, *, quiet: bool, dry_run: bool) -> None:
+        """Say if results were lost. HostError if they are all that it was for, as of a dry run."""
+        if sys.stdout is not None or not (self.is_json or (dry_run and not quiet)):
+            return
+        if dry_run:
+            check_told()
+        if not quiet:
+            write("stderr", f"instar: warning: {LOST}\n")
 
     def error(self, error: BaseException) -> int:
         """Report a failure in one line, and as JSON if wanted; return the exit status."""
@@ -175,4 +185,4 @@ def tell(text: str) -> None:
 def check_told() -> None:
     """Raise HostError if stdout did not take what was written to it; for what only tells."""
     if sys.stdout is None:
-        raise HostError("the result was not written: stdout is closed, full or no longer read")
+        raise HostError(LOST)
