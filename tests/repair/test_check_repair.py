@@ -139,6 +139,32 @@ def test_data_that_are_compressed_data_too_stay_both_whoever_writes_afterwards(
     assert qemu.check(image).clean
 
 
+@pytest.mark.parametrize("extent", ["leaks", "all"])
+def test_a_repair_that_cannot_be_does_not_advise_itself(extent: str, tmp_path: Path) -> None:
+    image = tmp_path / "t.qcow2"
+    plain = Image(cluster_bits=9, size=64 << 9, clusters={0: Data(b"a"), 3: Data(b"b")})
+    at = plain.regions()["l2_table[0]"].start
+    entry = (1 << 63 | at).to_bytes(8, "big")
+    replace(plain, patches=[("l2_table[0]", 8 * 5, entry)]).write(image)
+    before = image.read_bytes()
+    done = run("check", "-r", extent, image)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        f"the cluster at {at:#x} is used twice, as an L2 table and as data, and a repair would "
+        "have to guess which use is right; copy the image with qemu-img convert"
+    )
+    assert image.read_bytes() == before
+
+
+def test_a_repair_of_nothing_but_a_mark_says_so(tmp_path: Path) -> None:
+    image = tmp_path / "t.qcow2"
+    IMAGES["dirty"].write(image)
+    said = "The image is no longer marked dirty.\n\n"
+    done = run("check", "-r", "all", image)
+    assert done.stdout.startswith(said + "No errors were found on the image.\n")
+    assert said not in run("check", "-r", "all", image).stdout
+
+
 def test_people_read_what_qemu_img_says(tmp_path: Path) -> None:
     done = run("check", "-r", "all", write("both", tmp_path))
     assert done.stdout.startswith(

@@ -202,7 +202,8 @@ def _judge(image: AnyImage, request: AmendRequest, outcome: GuestRun) -> Judgeme
         from ..base.refusals import Circumstances, translate
 
         head = image.read(0, PROBE_SIZE).ljust(PROBE_SIZE, b"\0")
-        about = Circumstances(outcome.names, outcome.snapshots, image.size, header_fields(head))
+        known = outcome.names, outcome.snapshots, image.size, header_fields(head)
+        about = Circumstances(*known, repairs=request.repairs)
         raise ImageRejected(translate(outcome.refusals, about))
     if request.relative:
         request = request.for_disk(_probe(image, request).size)

@@ -531,3 +531,11 @@ OF_NONE: dict[int, str] = {
     ),
 }
 """Messages of reasons whose count is 0."""
+
+OF_REPAIRS: dict[int, str] = {
+    abi.REFUSAL_OVERLAP: (
+        "the cluster at {offset:#x} is used twice{users}, and a repair would have to guess which "
+        "use is right; copy the image with qemu-img convert"
+    ),
+}
+"""Messages of reasons where a repair is refused, and not an amend that it is advised for."""

@@ -10,7 +10,7 @@ import instar.abi as abi
 from .errors import GuestFault, Refusal
 from .escape import escape
 from .findings import FINDINGS, phrase
-from .reasons import OF_NONE, REASONS
+from .reasons import OF_NONE, OF_REPAIRS, REASONS
 from .record import record
 
 TYPE_CHECKING = False
@@ -65,6 +65,8 @@ class Circumstances:
     """Fields of the header, as the specification names them."""
     shrinks: bool = False
     """Whether a disk is asked to shrink by a size, not to grow."""
+    repairs: bool = False
+    """Whether a repair is asked for."""
 
 
 _NOTHING = Circumstances()
@@ -98,10 +100,17 @@ def is_known(refusal: Refusal) -> bool:
     ):
         return False
     return reason == abi.REFUSAL_BAD_MAGIC or refusal.message in {
-        _phrase(reason, detail, names, place=place, has_snapshots=snapshots, shrinks=shrinks)
+        _phrase(
+            *(reason, detail, names),
+            place=place,
+            has_snapshots=snapshots,
+            shrinks=shrinks,
+            repairs=repairs,
+        )
         for place in _PLACES
         for snapshots in (False, True)
         for shrinks in (False, True)
+        for repairs in (False, True)
     }
 
 
@@ -159,6 +168,7 @@ def _translate(about: Circumstances, reason: int, error: int, *details: int) -> 
         place=_judge_place(about, reason, detail),
         has_snapshots=about.header.get("nb_snapshots", 0) > 0,
         shrinks=about.shrinks,
+        repairs=about.repairs,
     )
     told = tuple(name.decode("utf-8", "surrogateescape") for name in names)
     return Refusal(name, reason, _CODES[error], error, text, detail, told)
@@ -172,6 +182,7 @@ def _phrase(
     place: str,
     has_snapshots: bool,
     shrinks: bool,
+    repairs: bool,
 ) -> str:
     """The message; `names` are those of bitmaps, or the ID and the name of a snapshot."""
     if reason in OF_NONE and detail.get("count") == 0:
@@ -184,7 +195,10 @@ def _phrase(
         "found": _name_finding(detail.get("finding", 0)),
         "direction": "shrink" if shrinks else "grow",
     }
-    text = phrase(REASONS[reason][2], detail, others)
+    message = REASONS[reason][2]
+    if repairs:
+        message = OF_REPAIRS.get(reason, message)
+    text = phrase(message, detail, others)
     if place:  # what a file that is too short has lost is not brought back by any advice
         what, _, advice = text.rpartition("; ")
         text = f"{what}; {place}" if place == _ENDS_EARLY else f"{what}: {place}; {advice}"

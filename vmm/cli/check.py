@@ -122,7 +122,9 @@ def _describe_repair(document: Document) -> str:
         return f"A repair would write {repair['bytes-written']} bytes.\n\n"
     leaks, corruptions = document.get("leaks-fixed", 0), document.get("corruptions-fixed", 0)
     if not leaks and not corruptions:
-        return ""
+        # All else that a repair writes is counted. qemu-img clears the mark without a word.
+        cleared = repair["action"] == "amended" and not document["dirty"]
+        return "The image is no longer marked dirty.\n\n" if cleared else ""
     return (
         "The following inconsistencies were found and repaired:\n\n"
         f"    {leaks} leaked clusters\n"
