@@ -111,10 +111,6 @@ class Roles:
         """The L2 tables of snapshots."""
         return l2_tables(self._disk, self._snapshots.l1_tables, set())
 
-    def keep_tables(self, tables: set[int]) -> None:
-        """Raise ImageRejected for one of these L2 tables that is touched."""
-        self._touched.keep_l2_tables(tables)
-
     def judge_data(
         self,
         tables: set[int],

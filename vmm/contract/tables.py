@@ -48,6 +48,8 @@ from .zeroed import Zeroed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..base.errors import Refusal
     from ..qcow2.header_view import HeaderView
     from .terms import Original, Transition
@@ -226,7 +228,7 @@ class _Tables:
             if self._mapped or self._flagged or self._version_2:
                 raise GuestFault("the guest changes the size and L2 entries at once")
             if touched.any():
-                self._judge_layer(roles, layer)
+                self._judge_layer(roles, layer, touched)
         elif touched.any() or self._version_2:
             self._judge_layers(roles, state, touched)
 
@@ -268,17 +270,19 @@ class _Tables:
             everything = active | others, self._mapping, self._version_2
             roles.judge_data(*everything, extended=state.extended, plain=self._plain)
             if touched.leaves_any():
-                self._judge_left(touched, active)
+                self._judge_left(touched, active, bytes)
         except OutsideError as error:
             if (MAPPING, ZEROES) in self._allowed:
                 raise
             # The guest has no need to look at what an upgrade leaves as it is.
             raise ImageRejected((table_outside(error.offset),)) from error
 
-    def _judge_left(self, touched: Touched, active: set[int]) -> None:
+    def _judge_left(
+        self, touched: Touched, active: set[int], entries: Callable[[bytes], bytes]
+    ) -> None:
         """See that what the change leaves to the active layer alone says so.
 
-        No image with subclusters gets here: version 2 has none.
+        `entries` leaves the words of a table that name clusters.
         """
         bits = self._disk.cluster_bits
         for table in sorted(active):
@@ -287,9 +291,9 @@ class _Tables:
                 with memoryview(final) as view:
                     first = (table << bits - 9) + number * (PIECE // SECTOR_SIZE)
                     self._staged.overlay(first, view, INSTAR_PHASE_COUNT)
-                touched.judge_left(bytes(final))
+                touched.judge_left(entries(bytes(final)))
 
-    def _judge_layer(self, roles: Roles, layer: Layer) -> None:
+    def _judge_layer(self, roles: Roles, layer: Layer, touched: Touched) -> None:
         """Who names the clusters that a change of the size touches, in all layers as they will be.
 
         At least a refcount block is written where it is, if anything but the header changes
@@ -299,8 +303,12 @@ class _Tables:
             boundary, kept = layer.boundary_table()
             snapshots = roles.judge_other_tables()
             tables = layer.tables()
-            roles.keep_tables(tables | snapshots | ({boundary} if boundary else set()))
+            touched.keep_active_tables(tables | ({boundary} if boundary else set()))
+            touched.keep_l2_tables(snapshots)
             # The boundary's table too, if another entry names it: all of it stays for that.
             roles.judge_layer_data(tables | snapshots, kept, layer.entries)
+            if touched.leaves_any():  # a change of the size sets no flags
+                touched.judge_left(layer.entries(kept))
+                self._judge_left(touched, tables, layer.entries)
         except OutsideError as error:
             raise ImageRejected((table_outside(error.offset),)) from error
