@@ -155,6 +155,30 @@ def test_a_worker_that_is_taken_over_costs_its_image_and_no_other(
     assert "3 images: 2 amended, 0 as asked, 1 failed" in done.stderr
 
 
+MAPS = """
+import instar.vmm.fleet.worker as worker
+def confine(*arguments, original=worker.confine, **named):
+    with open("/proc/self/maps") as maps, open({mark!r}, "a") as file:
+        file.write(maps.read())
+    return original(*arguments, **named)
+worker.confine = confine
+"""
+
+
+def test_a_worker_shares_no_memory_with_another_process(tmp_path: Path) -> None:
+    mark = tmp_path / "maps"
+    run(*MANY, "-j2", *write_some(tmp_path, 4), patch=MAPS.format(mark=str(mark)))
+    shared = set()
+    for line in mark.read_text("utf-8").splitlines():
+        place, rights, _, _, _, *name = line.split()
+        start, end = (int(address, 16) for address in place.split("-"))
+        if rights[1] == "w" and rights[3] == "s":
+            shared.add((" ".join(name), end - start))
+    # KVM's own, and a page or so by which run() learns of the processes.
+    assert {name for name, _ in shared} == {"anon_inode:kvm-vcpu:0", "/dev/zero (deleted)"}
+    assert [size for name, size in shared if name[0] == "/"] == [1 << 16]
+
+
 def test_a_worker_lets_no_file_grow_whatever_limit_the_user_has(tmp_path: Path) -> None:
     images = [write(tmp_path / "bad"), *write_some(tmp_path, 1)]
     size = images[0].stat().st_size

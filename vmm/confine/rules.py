@@ -148,6 +148,7 @@ WORKER_RULES: tuple[Rule, ...] = (
         "runs the guest, and gives the machine its first state back for the next image",
     ),
     ("recvmsg", 47, ((0, "is", "channel"),), "takes the next image from the parent"),
+    ("poll", 7, ((1, "is", (1,)),), "sees whether the parent wants no other image begun"),
     ("write", 1, ((0, "is", "channel"),), "tells the parent the outcome"),
     ("lseek", 8, ((0, "is", "image"),), "tells the image's size; finds its holes"),
     (

@@ -7,7 +7,6 @@ worker says is judged before it becomes an outcome.
 
 from __future__ import annotations
 
-import mmap
 import select
 import time
 
@@ -63,7 +62,6 @@ class _Batch:
         self._jobs = jobs
         self._required = required
         self._payload = load_payload()
-        self._stop = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the workers
         self._proven = False  # whether this machine can run workers
         self._last = 0.0  # when all workers have to have ended
         self._held: Taken | None = None  # what no worker could be sent yet
@@ -81,7 +79,6 @@ class _Batch:
 
     def finish(self) -> Iterator[AmendOutcome]:
         """Begin no other image, and yield what becomes of those that were begun."""
-        self._stop[0] = 1
         self._last = time.monotonic() + PATIENCE
         for worker in self._workers.values():
             try:  # noqa: SIM105 - contextlib is one more import
@@ -110,7 +107,6 @@ class _Batch:
 
     def stop(self) -> None:
         """End all workers, of which each may end the image at hand."""
-        self._stop[0] = 1
         end = self._last or time.monotonic() + PATIENCE
         for worker in self._workers.values():
             worker.channel.close()
@@ -163,7 +159,7 @@ class _Batch:
         """Return the one that is to get the next image. HostError if there is none, nor can be."""
         if not self._workers or (len(self._workers) < self._jobs and self._least_busy().sent):
             try:
-                worker = WorkerProcess(self._request, self._payload, self._stop, self._required)
+                worker = WorkerProcess(self._request, self._payload, self._required)
             except HostError:
                 if not self._workers:
                     raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 from struct import Struct
 
 from ..amend import preload_steps
@@ -23,7 +24,6 @@ from .interrupts import begin_as_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
     import signal
     import socket
     from typing import NoReturn
@@ -56,48 +56,35 @@ _HEAP_KEPT = 8 << 20  # bytes, for the next image: some tables of clusters of 2 
 
 
 def work(
-    channel: socket.socket,
-    request: AmendRequest,
-    payload: Payload,
-    stop: mmap.mmap,
-    *,
-    required: bool,
+    channel: socket.socket, request: AmendRequest, payload: Payload, *, required: bool
 ) -> NoReturn:
     """Be a worker, in a process that was just forked; ends the process.
 
     Each message of the parent is an image: IMAGE, its name, and its descriptor; each
-    answer is JSON, the outcome, in pieces. An image is not begun once the first byte of `stop` is
-    not 0. `required` is that of confine().
+    answer is JSON, the outcome, in pieces. No image is begun once the parent has shut its end down,
+    whatever it has sent before. `required` is that of confine().
     """
     status = 1
     try:
-        _work(channel, request, payload, stop, required)
+        _work(channel, request, payload, required)
         status = 0
     finally:
         os._exit(status)
 
 
-def _work(
-    parent: socket.socket, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
-) -> None:
+def _work(parent: socket.socket, request: AmendRequest, payload: Payload, required: bool) -> None:
     try:
         channel = _shed(parent)
     except OSError as error:
         parent.send(dump_line({"error": error_fields(error)}).encode())
         return
     try:
-        _serve(channel, request, payload, stop, required)
+        _serve(channel, request, payload, required)
     finally:
         channel.close()  # left to the end of its life, a socket is worth a warning
 
 
-def _serve(
-    channel: socket.socket,
-    request: AmendRequest,
-    payload: Payload,
-    stop: mmap.mmap,
-    required: bool,
-) -> None:
+def _serve(channel: socket.socket, request: AmendRequest, payload: Payload, required: bool) -> None:
     try:
         sandbox = Sandbox(payload=payload)
         vcpu = sandbox.prepare(request)
@@ -114,10 +101,12 @@ def _serve(
         return
     gc.freeze()  # what is there by now stays: the collector need not look at it again
     keep_heap(_HEAP_KEPT)
+    over = select.poll()
+    over.register(_CHANNEL, select.POLLRDHUP)
     os.write(_CHANNEL, READY)
     while sandbox.is_ready(request):
         message, rights, _, _ = channel.recvmsg(NAME_MAX, _RIGHTS_SIZE)
-        if not rights or stop[0]:
+        if not rights or over.poll(0):
             return
         (descriptor,) = DESCRIPTOR.unpack_from(rights[0][2])
         try:

@@ -17,7 +17,6 @@ from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import mmap
     import signal
     import socket
     from collections import deque
@@ -50,9 +49,7 @@ class Sent:
 class WorkerProcess:
     """A worker process as its parent sees it."""
 
-    def __init__(
-        self, request: AmendRequest, payload: Payload, stop: mmap.mmap, required: bool
-    ) -> None:
+    def __init__(self, request: AmendRequest, payload: Payload, required: bool) -> None:
         """Fork it; it says READY, or what is wrong, before anything else. HostError."""
         try:
             # An interrupt must not find the child before it knows that it is one.
@@ -60,7 +57,7 @@ class WorkerProcess:
                 self.channel, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 self.pid = os.fork()
                 if self.pid == 0:
-                    work(other, request, payload, stop, required=required)
+                    work(other, request, payload, required=required)
         except OSError as error:
             raise HostError(f"cannot start a worker: {reason_of(error)}") from error
         other.close()
