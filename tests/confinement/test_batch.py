@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import instar
 from tests.confinement.scenes import HANG, LAZY
 from tests.confinement.test_worker import outcomes, write, write_some
 from tests.support.forge import Data, Image, parse_header
@@ -62,12 +63,28 @@ def test_a_dry_run_counts_an_image_that_is_listed_twice_as_the_real_run_does(
     assert done.stderr == dry.stderr.replace("would be amended", "amended")
 
 
-def test_a_dry_run_says_of_each_growth_by_a_size_that_it_would_take_place(tmp_path: Path) -> None:
-    image = write(tmp_path / "a")
-    dry = run("resize", "--dry-run", image, image, "+1G")
-    assert dry.stderr == "instar: 2 images: 2 would be amended, 0 as asked, 0 failed\n"
-    done = run("resize", image, image, "+1G")
-    assert done.stderr == dry.stderr.replace("would be amended", "amended")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("size", ["+1G", "-512K"])
+def test_an_image_that_is_listed_twice_grows_or_shrinks_once(
+    tmp_path: Path, size: str, jobs: str
+) -> None:
+    image, link = write(tmp_path / "a"), tmp_path / "link"
+    link.symlink_to(image)
+    before = instar.info(image).virtual_size
+    words = ("resize", "--shrink", "-j", jobs, image, image, link, size)
+    dry = run(words[0], "--dry-run", *words[1:])
+    done = run(*words)
+    assert (dry.returncode, done.returncode) == (1, 1)
+    *told, summary = done.stderr.splitlines()
+    assert summary == "instar: 3 images: 1 amended, 0 as asked, 2 failed"
+    assert sorted(told) == [
+        f"instar: '{image}' is listed twice, and would be changed twice; list it once",
+        f"instar: '{link}' is the same image as '{image}', listed before it, and would be changed "
+        "twice; list it once",
+    ]
+    assert dry.stderr == done.stderr.replace("1 amended", "1 would be amended")
+    change = (1 << 30) if size == "+1G" else -(512 << 10)
+    assert instar.info(image).virtual_size == before + change
 
 
 def test_of_many_images_that_are_resized_none_has_a_line_of_its_own(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import instar
 from instar.vmm.amend.sandbox import Sandbox
 from instar.vmm.base.errors import Refusal
 from instar.vmm.fleet import many
+from instar.vmm.request import AmendRequest
 from tests.sandbox.rogues import open_descriptors
 from tests.support.forge import Data, Image, parse_header
 
@@ -117,6 +118,25 @@ def test_outcomes_come_as_they_are_known_and_paths_are_taken_as_they_are_needed(
     assert next(done).error is None
     assert len(taken) == before + 1
     done.close()  # type: ignore[attr-defined]
+
+
+def test_what_would_be_done_twice_is_done_once(
+    executor: Executor | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AmendRequest, "settles", False)  # as with a keyslot that is added
+    image, link = tmp_path / "a", tmp_path / "link"
+    Image().write(image)
+    link.symlink_to(image)
+    found = list(instar.amend_many([image, link, image], executor=executor, **LAZY))
+    (done,) = [outcome.result for outcome in found if outcome.result]
+    assert (done.filename, done.action) == (str(image), "amended")
+    errors = {str(outcome.path): str(outcome.error) for outcome in found if outcome.error}
+    assert errors == {
+        str(image): f"'{image}' is listed twice, and would be changed twice; list it once",
+        str(link): f"'{link}' is the same image as '{image}', listed before it, and would be "
+        "changed twice; list it once",
+    }
+    assert all(type(outcome.error) is instar.UsageError for outcome in found if outcome.error)
 
 
 def test_who_stops_early_stops_what_has_not_begun(tmp_path: Path) -> None:

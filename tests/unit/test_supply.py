@@ -70,6 +70,30 @@ def test_the_same_name_again_is_worth_no_warning(names: list[str]) -> None:
         supply.done(taken)
 
 
+def test_what_would_be_done_twice_is_an_error_however_many_come_between(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    others = [str(tmp_path / str(number)) for number in range(5)]
+    for settles in (True, False):
+        supply = Supply([names[0], *others, names[0], names[1]], settles=settles)
+        errors = []
+        while (taken := supply.take()) is not None:
+            errors.append(taken.error)
+            supply.done(taken)
+        assert errors[:6] == [None] * 6
+        said = [str(error) for error in errors[6:]]
+        assert said == (
+            ["None", "None"]
+            if settles
+            else [
+                f"'{names[0]}' is listed twice, and would be changed twice; list it once",
+                f"'{names[1]}' is the same image as '{names[0]}', listed before it, and would be "
+                "changed twice; list it once",
+            ]
+        )
+
+
 def test_an_error_stays_as_it_is(names: list[str]) -> None:
     supply = Supply(names[:2])
     supply.done(take(supply))

@@ -123,6 +123,8 @@ class _Batch:
                 if taken is None:
                     return
                 try:
+                    if taken.error:
+                        raise taken.error
                     if self._held is None:
                         announce(taken.path, self._request)
                     with open_image(taken.path, self._request) as image:

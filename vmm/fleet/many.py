@@ -52,6 +52,7 @@ def amend_many(
 
     An image that fails is an outcome like the others. One that is listed twice is amended once, and
     is as asked the second time; if that is under another name, a warning in the result says so.
+    What would be done twice, as a new keyslot is, is an error the second time.
     Paths are taken as they are needed and outcomes are not kept, so there may be any number. Who
     stops early stops what has not begun.
 
@@ -85,6 +86,9 @@ def _amend_in_turn(supply: Supply, request: AmendRequest, reuse: bool) -> Iterat
     with Sandbox() as sandbox:
         while (taken := supply.take()) is not None:
             supply.done(taken)
+            if taken.error:
+                yield AmendOutcome(taken.path, None, taken.error)
+                continue
             yield taken.tell(_amend_one(sandbox, taken.path, request))
             if not reuse:
                 sandbox.renew()
@@ -147,7 +151,11 @@ class _Distribution:
                 while len(self._running) < self._chunks:
                     if not (chunk := self._supply.take_some(self._chunk_size)):
                         break
-                    yield from self._submit(chunk)
+                    for taken in [taken for taken in chunk if taken.error]:
+                        chunk.remove(taken)
+                        yield from self._end([taken], [AmendOutcome(taken.path, None, taken.error)])
+                    if chunk:
+                        yield from self._submit(chunk)
                 if not self._running:
                     return
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:

@@ -11,6 +11,7 @@ import os
 from stat import S_ISBLK
 
 from ..amend.result import AmendOutcome, AmendResult, as_found_done
+from ..base.errors import UsageError
 from ..base.record import record
 
 TYPE_CHECKING = False
@@ -53,6 +54,17 @@ class Taken:
     settles: bool
     """Whether an amend leaves nothing for the same amend to do."""
 
+    @property
+    def error(self) -> UsageError | None:
+        """Why it is not to be amended: what is asked would be done to the image a second time."""
+        if self.settles or self.before is None:
+            return None
+        name = os.fsdecode(self.path)
+        which = "is listed twice"
+        if name != self.before:
+            which = f"is the same image as '{self.before}', listed before it"
+        return UsageError(f"'{name}' {which}, and would be changed twice; list it once")
+
     def tell(self, outcome: AmendOutcome) -> AmendOutcome:
         """The outcome, with a warning if the image had one before, under another name.
 
@@ -61,7 +73,7 @@ class Taken:
         result = outcome.result
         if result is None:
             return outcome
-        if result.dry_run and self.settles and result.action == "amended":
+        if result.dry_run and result.action == "amended":
             if self.seen.would_change:
                 result = as_found_done(result)
                 outcome = AmendOutcome(outcome.path, result, None)
@@ -134,7 +146,8 @@ class Supply:
         seen = _Seen("" if image == _NO_PATH else os.fsdecode(path))
         if image != _NO_PATH:
             self._names[image] = seen
-            if len(self._names) > REMEMBERED:
+            # Where an image must not be amended again, none is forgotten.
+            if len(self._names) > REMEMBERED and self._settles:
                 self._names.popitem(last=False)
         return Taken(path, image, None, seen, self._settles)
 
