@@ -70,7 +70,7 @@ def test_an_image_that_is_listed_twice_grows_or_shrinks_once(
 ) -> None:
     image, link = write(tmp_path / "a"), tmp_path / "link"
     link.symlink_to(image)
-    before = instar.info(image).virtual_size
+    before = instar.info(image).virtual_size or 0
     words = ("resize", "--shrink", "-j", jobs, image, image, link, size)
     dry = run(words[0], "--dry-run", *words[1:])
     done = run(*words)

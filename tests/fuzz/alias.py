@@ -165,11 +165,11 @@ def compare_contents(before: Model, after: Model) -> None:
 
 
 def _is_denied(image: Model, layer: int, guest: int) -> bool:
-    """Whether that lies in the backing file's name, and the header's cluster is counted once.
+    """Whether that lies in an extension or the name, and the header's cluster is counted once.
 
     Then the image contradicts itself, and who looks at the header has no reason to doubt it.
     """
-    return image.stored.get(0) == 1 and image.is_within_name(layer, guest)
+    return image.stored.get(0) == 1 and image.is_within_header(layer, guest)
 
 
 def compare_refcounts(before: Model, after: Model, *, sound: bool) -> None:

@@ -162,16 +162,19 @@ class Model:
             layers.append(layer)
         return layers
 
-    def is_within_name(self, layer: int, guest: int) -> bool:
-        """Whether what is read there is compressed data within the backing file's name."""
-        if self.extended or not self.backing_file_offset:
+    def is_within_header(self, layer: int, guest: int) -> bool:
+        """Whether what is read there is compressed data within an extension, or the file's name."""
+        if self.extended:
             return False
         offset, entries = self.l1_tables[layer]
         index, at = divmod(guest, self.cluster_size // 8)
         table = self.l2_table(self.words(offset, entries)[index]) if index < entries else ()
         entry = table[at] if table else 0
-        place = self.compressed_range(entry)[0] - self.backing_file_offset
-        return bool(entry & COMPRESSED) and 0 <= place < self.backing_file_size
+        place = self.compressed_range(entry)[0]
+        name = range(self.backing_file_offset, self.backing_file_offset + self.backing_file_size)
+        parts = [range(at - 8, at + len(data)) for _, at, data in self.extensions]
+        parts += [name] if name.start else []
+        return bool(entry & COMPRESSED) and any(place in part for part in parts)
 
     def _extended(self, entry: int, bitmap: int) -> object:
         offset = entry & OFFSET
