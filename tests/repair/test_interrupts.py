@@ -153,6 +153,24 @@ def test_a_killed_repair_is_told_to_be_unsure_and_the_next_image_is_repaired(
     assert second["repair"]["action"] == "amended"
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_no_repair_outlives_a_command_that_is_killed(number: int, tmp_path: Path) -> None:
+    images = write_some(tmp_path, 2)
+    before = images[0].read_bytes()
+    process = start(*images, seconds=20)
+    wait_for(lambda: images[0].read_bytes() != before, process)
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -number
+    end = time.monotonic() + 5
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
+    # Nobody has its locks, and the next repair finishes it.
+    assert [instar.check(image, repair="all").exit_status for image in images] == [0, 0]
+
+
 def test_a_check_that_fails_after_the_repair_does_not_hide_it(tmp_path: Path) -> None:
     (image,) = write_some(tmp_path, 1)
     patch = """

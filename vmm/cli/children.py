@@ -11,7 +11,7 @@ import os
 import select
 import time
 
-from ..base.c import get_limits
+from ..base.c import get_limits, syscall
 from ..base.errors import HostError, error_fields, reason_of
 from ..base.lean_json import dump_line
 from ..base.record import record
@@ -33,6 +33,7 @@ else:  # as in fleet/interrupts.py
 ANSWER_MAX = 8 << 20
 """Bytes of a document. An honest one tells what came in a MiB of frames (devices/serial.py), of
 which JSON may need six bytes for one; read, a hostile one takes 300 MiB."""
+_SYS_PRCTL, _PR_SET_PDEATHSIG = 157, 1  # asm/unistd_64.h, linux/prctl.h
 _RLIMIT_NOFILE = 7  # asm-generic/resource.h
 _OTHER_FILES = 24  # standard streams, the list of names, an image, a machine; and some to spare
 _MUTE = "the confined process ended without a word that makes sense"
@@ -214,6 +215,7 @@ class _Child:
         """Fork it, while interrupts are held back. OSError."""
         self.told = bytearray()
         self.pipe, other = os.pipe2(os.O_CLOEXEC)
+        parent = os.getpid()
         try:
             self._pid = os.fork()
         except OSError:
@@ -221,7 +223,7 @@ class _Child:
             os.close(other)
             raise
         if self._pid == 0:
-            _be_child(other, name, act)
+            _be_child(parent, other, name, act)
         os.close(other)
 
     def hear(self) -> bool:
@@ -247,9 +249,12 @@ def _lose_stderr() -> None:
         raise HostError(f"cannot start a child: {reason_of(error)}") from error
 
 
-def _be_child(pipe: int, name: str, act: Callable[[str], Document]) -> None:
+def _be_child(parent: int, pipe: int, name: str, act: Callable[[str], Document]) -> None:
     """Do the step, tell, and end this process."""
     try:
+        syscall(_SYS_PRCTL, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # which has ended before it was asked for
+            return
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business
         os.dup2(pipe, 1)  # the one descriptor that a confined process may write to, and stderr
         try:
