@@ -134,21 +134,45 @@ def test_what_no_interpreter_changes_is_compiled_once_and_again_if_a_source_chan
     assert sorted(compiled()) == ["guest", "planner"]
 
 
-def test_a_device_that_is_lacking_is_not_made_of_a_file(tree: Path) -> None:
-    script, device = tree / "scripts" / "require", tree.parent / "kvm"
-    script.write_text(
-        script.read_text("utf-8")
-        .replace("/dev/kvm; }", f"{device}; }}")
-        .replace("-c /dev/kvm", f"-c {device}"),
-        "utf-8",
+def ask_for_kvm(tree: Path, device: Path) -> subprocess.CompletedProcess[str]:
+    """Ask for another device than /dev/kvm; without a terminal, /dev/tty cannot be opened."""
+    script = tree / "scripts" / "require"
+    text = script.read_text("utf-8")
+    assert "device=/dev/kvm\n" in text
+    script.write_text(text.replace("device=/dev/kvm\n", f"device={device}\n"), "utf-8")
+    return subprocess.run(
+        [script, "make demo", "kvm"],
+        check=False,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
     )
-    done = subprocess.run([script, "make demo", "kvm"], check=False, capture_output=True, text=True)
-    line = "make demo lacks a /dev/kvm that may be read and written\n"
+
+
+def test_a_device_that_is_lacking_is_not_made_of_a_file(tree: Path) -> None:
+    device = tree.parent / "kvm"
+    line = (
+        f"make demo lacks a {device} that may be read and written (load the module kvm_intel or"
+        f" kvm_amd, or start the container with --device {device})\n"
+    )
+    done = ask_for_kvm(tree, device)
     assert (done.returncode, done.stderr) == (1, line)
     assert not device.exists()
     device.touch()
-    done = subprocess.run([script, "make demo", "kvm"], check=False, capture_output=True, text=True)
+    shutil.copy(ROOT / "scripts" / "require", tree / "scripts" / "require")
+    done = ask_for_kvm(tree, device)
     assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_who_may_not_open_the_device_is_told_to_join_its_group(tree: Path) -> None:
+    done = ask_for_kvm(tree, Path("/dev/tty"))
+    assert (done.returncode, done.stderr) == (
+        1,
+        "make demo lacks a /dev/tty that may be read and written (ask for access to it, usually by"
+        " joining the group kvm and logging in anew)\n",
+    )
+    shutil.copy(ROOT / "scripts" / "require", tree / "scripts" / "require")
+    assert ask_for_kvm(tree, Path(os.devnull)).returncode == 0
 
 
 def test_an_old_python_is_told_from_a_missing_one(tree: Path) -> None:
