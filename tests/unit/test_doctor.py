@@ -31,7 +31,11 @@ def amend(monkeypatch: pytest.MonkeyPatch) -> FakeAmend:
     return fake_amend(monkeypatch)
 
 
-GIVE_ACCESS = "give a group access: sudo groupadd -rf kvm; sudo chgrp kvm {0}; sudo chmod 660 {0}"
+GIVE_ACCESS = (
+    "give a group access and join it, then log in anew: sudo groupadd -rf kvm; "
+    "sudo chgrp kvm {0}; sudo chmod 660 {0}; sudo usermod -aG kvm $USER"
+)
+NO_NAME = "run the container with the additional group 8; outside of one, "
 GOOD_CHECKS = (("first", lambda: "first is fine"), ("second", lambda: "second is fine"))
 
 
@@ -136,7 +140,7 @@ def test_doctor_tells_another_device_from_that_of_kvm(
     ("mode", "gid", "advice"),
     [
         (0o660, 7, "join its group, then log in anew: sudo usermod -aG virt $USER"),
-        (0o660, 8, "run the container with the additional group 8"),
+        (0o660, 8, NO_NAME + GIVE_ACCESS),
         (0o660, 0, GIVE_ACCESS),
         (0o640, 7, GIVE_ACCESS),
         (0o600, 7, GIVE_ACCESS),
@@ -303,6 +307,29 @@ def test_doctor_repeats_what_the_sandbox_says(
     line = diagnose(capsys, monkeypatch, doctor_checks.check_sandbox)
     assert line == "FAIL it: triple fault: see the lines above"
     assert amend.calls[0][1] == make_request({"lazy_refcounts": True})
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Permission denied; join the group kvm, and see instar doctor", "; join the group kvm"),
+        ("Permission denied; see instar doctor", ""),
+    ],
+)
+def test_doctor_sends_nobody_to_the_doctor(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    amend: FakeAmend,
+    said: str,
+    told: str,
+) -> None:
+    amend.error = HostError(f"could not use /dev/kvm: {said}")
+    expected = f"could not use /dev/kvm: Permission denied{told}: see the lines above"
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_sandbox)
+    assert line == f"FAIL it: {expected}"
+    monkeypatch.setattr(trials, "COMMAND_CODE", f"sys.exit({str(amend.error)!r})")
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_command)
+    assert line == f"FAIL the confined command: it ended with status 1: {expected}"
 
 
 @pytest.mark.kvm

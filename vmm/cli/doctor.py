@@ -74,12 +74,19 @@ def _examine(name: str, check: Callable[[], str]) -> Diagnosis:
     except HangError:
         raise
     except CheckError as failure:
-        return Diagnosis(name, ok=failure.ok, message=str(failure), advice=failure.advice)
+        message = _without_doctor(str(failure))
+        return Diagnosis(name, ok=failure.ok, message=message, advice=failure.advice)
     except InstarError as error:
-        return Diagnosis(name, ok=False, message=f"{name}: {error}", advice="see the lines above")
+        message = f"{name}: {_without_doctor(str(error))}"
+        return Diagnosis(name, ok=False, message=message, advice="see the lines above")
     except Exception as error:
         message = f"{name}: {type(error).__name__}: {error}"
         return Diagnosis(name, ok=False, message=message, advice=REPORT)
+
+
+def _without_doctor(message: str) -> str:
+    """What an amend says, but for the advice to ask the doctor, who is speaking."""
+    return message.removesuffix("see instar doctor").removesuffix("; ").removesuffix(", and ")
 
 
 def _describe(diagnosis: Diagnosis) -> str:

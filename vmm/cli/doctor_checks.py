@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KVM_DEVICE = "/dev/kvm"
 KVM_API_VERSION = 12  # Documentation/virt/kvm/api.rst, 4.1: refuse to run with any other
 
+_JOIN = "sudo usermod -aG"
 _GROUP_ACCESS = stat.S_IRGRP | stat.S_IWGRP
 _COMPATIBLE_FEATURES = slice(80, 88)  # in the header, qcow2.txt
 _LAZY_REFCOUNTS = 1
@@ -259,15 +260,16 @@ def _advise_on_access() -> str:
     if os.geteuid() == 0:  # no group lets in whom a container, or a security module, keeps out
         return f"start the container with --device {KVM_DEVICE}"
     status = os.stat(KVM_DEVICE)
+    make = "sudo groupadd -rf kvm"  # which a minimal system may lack
+    give = f"{make}; sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}; {_JOIN} kvm $USER"
     if status.st_mode & _GROUP_ACCESS != _GROUP_ACCESS or status.st_gid == 0:
-        make = "sudo groupadd -rf kvm"  # which a minimal system may lack
-        give = f"sudo chgrp kvm {KVM_DEVICE}; sudo chmod 660 {KVM_DEVICE}"
-        return f"give a group access: {make}; {give}"
+        return f"give a group access and join it, then log in anew: {give}"
     try:
         group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:  # the device comes from outside of this container
-        return f"run the container with the additional group {status.st_gid}"
-    return f"join its group, then log in anew: sudo usermod -aG {group} $USER"
+    except KeyError:  # as a rule the device comes from outside of this container
+        run = f"run the container with the additional group {status.st_gid}"
+        return f"{run}; outside of one, give a group access and join it, then log in anew: {give}"
+    return f"join its group, then log in anew: {_JOIN} {group} $USER"
 
 
 def _kvm_module() -> str:
