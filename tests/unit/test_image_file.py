@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -193,6 +194,18 @@ class TestWhatIsNoImageFile:
     def test_a_missing_file(self, tmp_path: Path) -> None:
         missing = tmp_path / "missing"
         assert error_of(missing) == f"could not open '{missing}': No such file or directory"
+
+    def test_a_file_that_an_attribute_protects(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_arguments: object) -> NoReturn:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "open", refuse)
+        assert error_of(path) == (
+            f"could not open '{path}': Operation not permitted; where lsattr shows that it is "
+            "immutable (i) or append-only (a), use chattr -i -a"
+        )
 
     def test_a_file_below_a_file(self, path: Path) -> None:
         assert error_of(path / "below").endswith(": Not a directory")

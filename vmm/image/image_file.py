@@ -411,6 +411,9 @@ def _open_error(name: str, error: OSError) -> HostError:
         return HostError(f"could not open '{name}': it is a directory, not an image file")
     if error.errno == errno.ENXIO:
         return HostError(f"could not open '{name}': it is a socket or a missing device")
+    if error.errno == errno.EPERM:  # which no mode of the file is answered with
+        why = "where lsattr shows that it is immutable (i) or append-only (a), use chattr -i -a"
+        return HostError(f"could not open '{name}': {error.strerror}; {why}")
     return HostError(f"could not open '{name}': {reason_of(error)}")
 
 
