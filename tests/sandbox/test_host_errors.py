@@ -219,7 +219,14 @@ def test_memory_that_is_refused_is_the_hosts_fault(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmap.mmap", failing(errno.ENOMEM))
-    assert "Cannot allocate memory" in error_of(path)
+    assert error_of(path) == "no memory for the guest: Cannot allocate memory"
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 50, limits[1]))
+    try:
+        expected = "Cannot allocate memory; raise the limit of address space (ulimit -v) of"
+        assert f"{expected} {1 << 40} KiB" in error_of(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.mark.kvm

@@ -77,7 +77,7 @@ class Machine:
         try:
             self._memory = GuestMemory(ram_size)
         except OSError as error:
-            raise HostError(f"no memory for the guest: {error.strerror}") from error
+            raise HostError(_explain_memory(error)) from error
         self._closers = [self._memory.close]
         boot.load(self._memory, payload, boot.cached_page_tables(payload, ram_size))
         try:
@@ -281,8 +281,18 @@ _ADVICE = {
     ),
     "EMFILE": "raise the limit of open files (ulimit -n) to 64",
 }
+_RLIMIT_AS = 9  # asm-generic/resource.h
+_UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY
 _ACCESS = "ask for access to it, usually by joining the group kvm"
 _ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
+
+
+def _explain_memory(error: OSError) -> str:
+    from ..base.c import get_limits
+
+    limit = get_limits(_RLIMIT_AS)[0]
+    limited = f"; raise the limit of address space (ulimit -v) of {limit >> 10} KiB"
+    return f"no memory for the guest: {error.strerror}{limited if limit < _UNLIMITED else ''}"
 
 
 def _explain(error: OSError) -> str:
