@@ -522,7 +522,7 @@ def test_a_worker_that_stops_costs_one_image_however_long_the_paths_are(tmp_path
     patch = STOPPED.format(mark=str(tmp_path / "stopped"))
     done = run("amend", "-j1", "--timeout", "1", *LAZY, *images, patch=patch)
     assert done.stderr.endswith("instar: 60 images: 59 amended, 0 as asked, 1 failed\n")
-    assert f"the confined worker was killed (Killed) with '{images[0]}'" in done.stderr
+    assert f"the confined worker for '{images[0]}' was killed (Killed); " in done.stderr
 
 
 def test_a_limit_of_descriptors_on_their_way_fails_no_image(tmp_path: Path) -> None:

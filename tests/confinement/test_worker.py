@@ -107,7 +107,7 @@ TAKEN_OVER = {
         "print(socket.recv_fds(socket.socket(fileno=3), 100, 1))",
         REFUSED,
     ),
-    "end": ("os._exit(0)", "HostError: the confined worker ended with status 0"),
+    "end": ("os._exit(0)", "HostError: the confined worker for '{bad}' ended with status 0;"),
     "say nothing that makes sense": (
         "os.write(3, b'.{'); os._exit(0)",
         "HostError: the confined worker ",
@@ -121,7 +121,10 @@ TAKEN_OVER = {
         "HostError: the confined worker ",
     ),
     "die of a signal": ("os.kill(os.getpid(), 9)", REFUSED),
-    "hang": ("exec('while True: pass')", "HostError: the confined worker was killed (Killed)"),
+    "hang": (
+        "exec('while True: pass')",
+        "HostError: the confined worker for '{bad}' was killed (Killed);",
+    ),
 }
 
 PATCH = """

@@ -78,8 +78,8 @@ def test_a_lie_costs_its_own_image_which_is_named(tmp_path: Path, lie: str) -> N
     told = outcomes(done.stdout)
     kind, message = told[images[1].name]
     assert kind == "HostError"
-    assert message.startswith("the confined worker ")
-    assert f"with '{images[1]}'; the image is the old one or the amended one" in message
+    assert message.startswith(f"the confined worker for '{images[1]}' ")
+    assert "; the image is the old one or the amended one" in message
     assert told[images[0].name] == "amended"
     # It may have been done by the same worker, before anybody had heard the lie.
     assert told[images[2].name] in ("amended", "noop")
@@ -105,7 +105,7 @@ instar.vmm.fleet.worker._tell = tell
     summary = "3 images: 2 amended, 0 as asked, 1 failed"
     again = "3 images: 1 amended, 1 as asked, 1 failed"
     assert done.returncode == 1
-    assert f"with '{images[1]}'".replace("\n", "\\n") in done.stderr
+    assert f"the confined worker for '{images[1]}' ".replace("\n", "\\n") in done.stderr
     assert summary in done.stderr or again in done.stderr
 
 
@@ -175,7 +175,8 @@ def test_a_worker_that_never_begins_costs_one_image_at_most(
     assert len(failed) == (1 if jobs == 1 else 0)
     for name, (kind, message) in failed.items():
         assert kind == "HostError"
-        assert f"with '{tmp_path / name}'; nothing was written" in message
+        assert message.startswith(f"the confined worker for '{tmp_path / name}' ")
+        assert message.endswith("; nothing was written")
     amended = [parse_header(image.read_bytes()).compatible_features for image in images]
     assert sum(amended) == 60 - len(failed)
 

@@ -262,7 +262,7 @@ class _Batch:
                     raise error
                 return HostError(f"no worker for '{name}': {error}")
         state = describe_unsure(self._request) if worker.ready else "nothing was written"
-        return HostError(f"the confined worker {how} with '{name}'; {state}")
+        return HostError(f"the confined worker for '{name}' {how}; {state}")
 
     def _end(self, taken: Taken, error: InstarError) -> AmendOutcome:
         self._supply.done(taken)
