@@ -479,8 +479,9 @@ class TestGrowing:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("instar.vmm.image.image_file.get_limits", lambda _: (1000, 1000))
+        told = r"the file size limit of 1000 bytes \(ulimit -f\) is too low"
         with open_image(path) as image:
-            with pytest.raises(HostError, match=r"^the file size limit of 1000 bytes .* too low$"):
+            with pytest.raises(HostError, match=rf"^{told} for '{path}'$"):
                 image.prepare_writes(1024)
             assert path.stat().st_size == 10
 

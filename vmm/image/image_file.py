@@ -178,11 +178,12 @@ class ImageFile:
         """Make room for what a guest stages, which may let the file grow by so many bytes."""
         return StagedWrites(staging_budget(self.size, max_growth, self.tables))
 
-    def check_limit(self, end: int) -> None:
-        """HostError if the file may not be written as far as `end` (getrlimit(2))."""
+    def check_limit(self, end: int, state: str = "; nothing was written") -> None:
+        """HostError if the file may not be written as far as `end` (getrlimit(2)), with `state`."""
         if self.size_limit < min(end, UNLIMITED):
             raise HostError(
-                f"the file size limit of {self.size_limit} bytes (ulimit -f) is too low"
+                f"the file size limit of {self.size_limit} bytes (ulimit -f) is too low for "
+                f"'{self.name}'{state}"
             )
 
     def close(self) -> None:
@@ -291,7 +292,7 @@ class ImageFile:
 
         HostError if they lie beyond the limit on the size of files, or the file cannot grow.
         """
-        self.check_limit(end)
+        self.check_limit(end, state="")
         if end <= -(-self.size // SECTOR_SIZE) * SECTOR_SIZE:
             return False
         if self._end() != self.size:  # to extend it might be to cut off what is there now
