@@ -559,4 +559,4 @@ def test_a_standard_input_that_is_closed_is_one_line(tmp_path: Path) -> None:
     line = ["sh", "-c", 'exec "$@" <&-', "sh", *command("amend", *LAZY, "--files-from=-")]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "instar: could not read '-': the standard input is closed\n"
+    assert done.stderr == "instar: could not read standard input: it is closed\n"

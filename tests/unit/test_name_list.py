@@ -129,8 +129,27 @@ def test_a_standard_input_that_is_closed_is_named(
     if closed:
         closed.close()
     monkeypatch.setattr(sys, "stdin", closed)
-    with pytest.raises(HostError, match=r"^could not read '-': the standard input is closed$"):
+    with pytest.raises(HostError, match=r"^could not read standard input: it is closed$"):
         list(read_names("-", null=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"a\0b\0", "has names that end with a NUL byte"),
+        (b"QFI\xfb", "is an image"),
+        (b"\xff\xfea\0", "is in UTF-16"),
+        (b"x" * (NAME_MAX + 1), "is no list of names"),
+    ],
+)
+def test_standard_input_is_called_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, told: str
+) -> None:
+    Path("list").write_bytes(text)
+    with Path("list").open(encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(UsageError, match=f"^standard input {told}"):
+            list(read_names("-", null=False))
 
 
 @pytest.mark.parametrize(("source", "what"), [(".", "Is a directory"), ("none", "No such file")])

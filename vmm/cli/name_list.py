@@ -29,24 +29,25 @@ def read_names(source: str, *, null: bool) -> Iterator[str]:
     A name ends with a NUL byte if `null`, else with a line. Raises HostError if the list cannot be
     read, UsageError if it is none.
     """
+    called = "standard input" if source == "-" else f"'{source}'"
     try:
         if source != "-":
             descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         elif sys.stdin is None or sys.stdin.closed:
-            raise HostError("could not read '-': the standard input is closed")
+            raise HostError(f"could not read {called}: it is closed")
         else:
             descriptor = sys.stdin.fileno()
         try:
-            names = _split(descriptor, source, b"\0" if null else b"\n")
-            yield from map(os.fsdecode, names if null else _clean(names, source))
+            names = _split(descriptor, called, b"\0" if null else b"\n")
+            yield from map(os.fsdecode, names if null else _clean(names, called))
         finally:
             if source != "-":
                 os.close(descriptor)
     except OSError as error:
-        raise HostError(f"could not read '{source}': {reason_of(error)}") from error
+        raise HostError(f"could not read {called}: {reason_of(error)}") from error
 
 
-def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:
+def _split(descriptor: int, called: str, end: bytes) -> Iterator[bytes]:
     """What stands between the ends, but for nothing. Takes no more memory than a name and a block.
 
     UsageError for a name that is too long to be one.
@@ -55,7 +56,7 @@ def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:
     first = True
     while block := os.read(descriptor, _BLOCK):
         if first and block.startswith(_QCOW):
-            raise UsageError(f"'{source}' is an image, and not a list of names")
+            raise UsageError(f"{called} is an image, and not a list of names")
         first = False
         *names, rest = (rest + block).split(end)
         yield from filter(None, names)
@@ -65,19 +66,19 @@ def _split(descriptor: int, source: str, end: bytes) -> Iterator[bytes]:
                 "" if end == b"\0" or b"\0" not in rest else "; names end with NUL: add --null (-0)"
             )
             raise UsageError(
-                f"'{source}' is no list of names: {len(rest)} bytes without a {what}{other}"
+                f"{called} is no list of names: {len(rest)} bytes without a {what}{other}"
             )
     if rest:
         yield rest
 
 
-def _clean(names: Iterator[bytes], source: str) -> Iterator[bytes]:
+def _clean(names: Iterator[bytes], called: str) -> Iterator[bytes]:
     first = True
     for name in names:
         if first and name.startswith(_UTF16_BOMS) and not _exists(name):
-            raise UsageError(f"'{source}' is in UTF-16; write the list in UTF-8")
+            raise UsageError(f"{called} is in UTF-16; write the list in UTF-8")
         if b"\0" in name:
-            raise UsageError(f"'{source}' has names that end with a NUL byte; add --null (-0)")
+            raise UsageError(f"{called} has names that end with a NUL byte; add --null (-0)")
         plain = name.removesuffix(b"\r")
         plain = plain.removeprefix(_BOM) if first else plain
         first = False
