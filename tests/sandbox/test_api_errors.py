@@ -233,14 +233,25 @@ class TestOtherImages:
         assert refusal.message == f"this is {name}; only qcow2 images can be amended{more}"
         assert refusal.code == "UNSUPPORTED_FORMAT"
 
+    def test_what_cannot_be_done_with_another_image_is_what_was_asked_for(self, path: Path) -> None:
+        path.write_bytes(bytes(4096))
+        raw = "this is a raw image, or no image at all; only qcow2 images can be"
+        with pytest.raises(instar.ImageRejected, match=f"^{raw} resized$"):
+            instar.resize(path, "1G")
+        with pytest.raises(instar.ImageRejected, match=f"^{raw} rebased$"):
+            instar.rebase_unsafe(path, "")
+
     def test_keyslots_are_no_business_of_a_resize_or_a_rebase(self, path: Path) -> None:
         path.write_bytes(b"LUKS\xba\xbe".ljust(4096, b"\0"))
         with pytest.raises(instar.ImageRejected) as resized:
             instar.resize(path, "+1G")
         with pytest.raises(instar.ImageRejected) as rebased:
             instar.rebase_unsafe(path, "new", "raw")
-        for caught in (resized, rebased):
-            assert str(caught.value) == "this is a luks volume; only qcow2 images can be amended"
+        luks = "this is a luks volume; only qcow2 images can be"
+        assert [str(caught.value) for caught in (resized, rebased)] == [
+            f"{luks} resized",
+            f"{luks} rebased",
+        ]
 
     def test_a_vhd_is_known_by_its_footer(self, path: Path) -> None:
         path.write_bytes(bytes(4096) + b"conectix".ljust(512, b"\0"))

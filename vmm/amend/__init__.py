@@ -258,7 +258,10 @@ def _probe(image: AnyImage, request: AmendRequest) -> FixedHeader:
     head = image.read(0, PROBE_SIZE)
     header = parse_fixed_header(head)
     if header is None:
+        verb = "rebased" if request.change_backing else "amended"
+        if request.size is not None:
+            verb = "resized"
+        wanted = f"only qcow2 images can be {verb}"
         # Who resizes or rebases has no use for a change of keyslots.
-        keys = request.size is None and not request.change_backing
-        raise other_format(head, image.read, image.size, offers_keys=keys)
+        raise other_format(head, image.read, image.size, wanted, offers_keys=verb == "amended")
     return header

@@ -173,22 +173,20 @@ def other_format(
     head: bytes,
     read: Callable[[int, int], bytes],
     size: int,
-    wanted: str = "",
+    wanted: str,
     *,
     offers_keys: bool = False,
 ) -> ImageRejected:
     """What to raise for a file of another format: an error that names what it is instead.
 
     `head` is the file's first PROBE_SIZE bytes, and `read(offset, size)` gives bytes of it;
-    `wanted` says what it should have been, if that is not what can be amended. `offers_keys` is
-    whether to say of a LUKS file that its keyslots can be amended.
+    `wanted` says what it should have been. `offers_keys` is whether to say of a LUKS file that its
+    keyslots can be amended.
     """
     from ..base.refusals import not_qcow2
 
     tail = read(max(size - PROBE_SIZE, 0), PROBE_SIZE)
     found = "a qcow2 image" if parse_fixed_header(head) else identify(head, tail)
-    if not wanted:
-        wanted = "only qcow2 images can be amended"
-        if found == _LUKS and offers_keys:
-            wanted += ", and with -f luks the keyslots of this"
+    if found == _LUKS and offers_keys:
+        wanted += ", and with -f luks the keyslots of this"
     return ImageRejected((not_qcow2(found, wanted),))
