@@ -133,9 +133,16 @@ USAGE_ERRORS = {
         ["amend", "--output", "xml", *LAZY, "d"],
         "--output: expected human or json, not 'xml'",
     ),
-    "timeout": (
-        ["amend", "--timeout=1s", *LAZY, "d"],
-        "--timeout: expected a number of seconds, not '1s'",
+    **{
+        f"timeout, {value}": (
+            ["amend", f"--timeout={value}", *LAZY, "d"],
+            f"--timeout: expected a number of seconds above 0 and below 1e9, not '{value}'",
+        )
+        for value in ("1s", "", "0", "-1", "1e9", "inf", "nan")
+    },
+    "timeout of a look": (
+        ["info", "--timeout=0", "d"],
+        "--timeout: expected a number of seconds above 0 and below 1e9, not '0'",
     ),
     "max-growth": (
         ["amend", "--max-growth=1 G", *LAZY, "d"],

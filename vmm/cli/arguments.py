@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..base.errors import UsageError
 from ..base.record import record
+from ..request.keywords import check_timeout
 from ..request.lists import parse_size
 
 TYPE_CHECKING = False
@@ -166,9 +167,12 @@ def _take_value(rest: Iterator[str], fault: str) -> str:
 def read_seconds(text: str) -> float:
     """The value of --timeout. UsageError if it is none."""
     try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--timeout: expected a number of seconds, not '{text}'") from None
+        seconds = float(text)
+        check_timeout(seconds)
+    except (ValueError, UsageError):
+        expected = "expected a number of seconds above 0 and below 1e9"
+        raise UsageError(f"--timeout: {expected}, not '{text}'") from None
+    return seconds
 
 
 def read_size(flag: str, text: str) -> int:
