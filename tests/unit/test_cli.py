@@ -115,7 +115,7 @@ USAGE_ERRORS = {
         "--files-from: one list is read, and two are named; join them",
     ),
     "many, t-bad": (["amend", *LAZY, "-t", "foo", "d", "e"], "Invalid cache option: foo"),
-    "no-file": (["amend", *LAZY], "Expecting one image file name"),
+    "no-file": (["amend", *LAZY], "Expecting one image file name or more"),
     "U": (["amend", "-U", *LAZY, "d"], "invalid option -- 'U'"),
     "badopt": (["amend", "-Z", *LAZY, "d"], "invalid option -- 'Z'"),
     "force-share": (["amend", "--force-share", *LAZY, "d"], "unrecognized option '--force-share'"),

@@ -19,7 +19,7 @@ def check_files(files: Sequence[str], flags: Mapping[str, str]) -> None:
     if "null" in flags and "files-from" not in flags:
         raise UsageError("--null is about the names of --files-from")
     if not files and "files-from" not in flags:
-        raise UsageError("Expecting one image file name")
+        raise UsageError("Expecting one image file name or more")
 
 
 def check_many(flags: Mapping[str, str]) -> None:
