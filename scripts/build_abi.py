@@ -13,9 +13,9 @@ never at run time.
 
 from __future__ import annotations
 
+import argparse
 import re
 import struct
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,4 +151,6 @@ def write_module(module: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(write_module(Path(sys.argv[1]) if len(sys.argv) > 1 else EDITABLE_MODULE))
+    parser = argparse.ArgumentParser(description="Write instar.abi as a module.")
+    parser.add_argument("module", nargs="?", type=Path, default=EDITABLE_MODULE)
+    print(write_module(parser.parse_args().module))

@@ -8,6 +8,7 @@ by name.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import re
@@ -201,8 +202,10 @@ def build_guest(directory: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Compile the payload.")
+    parser.add_argument("directory", nargs="?", type=Path, default=EDITABLE_GUEST)
     try:
-        built = build_guest(Path(sys.argv[1]) if len(sys.argv) > 1 else EDITABLE_GUEST)
+        built = build_guest(parser.parse_args().directory)
     except BuildError as error:
         raise SystemExit(f"build_guest: {error}") from None
     print(*built, sep="\n")

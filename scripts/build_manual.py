@@ -205,4 +205,8 @@ def build_manual(package: Path, directory: Path, docs: str = "") -> list[Path]:
 
 
 if __name__ == "__main__":
-    print(*build_manual(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]), sep="\n")
+    reader = argparse.ArgumentParser(description="Make the man page and the completions.")
+    for name in ("package", "directory"):
+        reader.add_argument(name, type=Path)
+    reader.add_argument("docs", nargs="?", default="", metavar="address")
+    print(*build_manual(**vars(reader.parse_args())), sep="\n")

@@ -20,6 +20,13 @@ SCRIPTS = [
     for path in sorted((ROOT / "scripts").iterdir())
     if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env python3\n")
 ]
+COMMANDS = [
+    path.name
+    for path in sorted((ROOT / "scripts").iterdir())
+    if path.suffix in ("", ".py")
+    and path.is_file()
+    and (path.stat().st_mode & 0o100 or 'if __name__ == "__main__"' in path.read_text("utf-8"))
+]
 WITHOUT = {"check_binary_sizes", "demo"}
 """They need no package of `make dev`."""
 
@@ -53,6 +60,59 @@ def test_a_script_runs_in_the_environment_whichever_python_begins_it(name: str) 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: {name}")
+
+
+def call(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Call a script in an empty folder that is the user's home as well; nothing is made there."""
+    path = ROOT / "scripts" / name
+    begin = [] if path.read_bytes().startswith(b"#!/bin/bash\n") else [sys.executable, "-B"]
+    environment = {**os.environ, "HOME": str(folder)}
+    for key in ("XDG_CACHE_HOME", "INSTAR_PYTHON", "INSTAR_QEMU"):
+        environment.pop(key, None)
+    done = subprocess.run(
+        [*begin, str(path), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert list(folder.iterdir()) == []
+    return done
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_script_answers_a_call_for_help_and_does_nothing(name: str, tmp_path: Path) -> None:
+    done = call(name, "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(rf"^(usage:)? +{re.escape(name)} ", done.stdout, re.MULTILINE)
+
+
+def test_help_is_asked_of_all_scripts() -> None:
+    assert {path.name for path in SCRIPTS} < set(COMMANDS)
+    assert {"fetch_python", "fetch_qemu", "require", "build_abi.py"} < set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(("fetch_python",), ("fetch_python", "--foo"), ("fetch_qemu", "--foo"), ("require",)),
+        *(("benchmark", "--rounds=0"), ("benchmark", "--images=0"), ("crash_survey", "tables")),
+        *(("generate_tables", "check"), ("demo", "x"), ("build_manual.py",)),
+    ],
+    ids=" ".join,
+)
+def test_a_script_says_how_it_is_used(line: tuple[str, ...], tmp_path: Path) -> None:
+    done = call(*line, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"usage: {line[0]} ")
+
+
+def test_the_demo_says_that_it_needs_the_package() -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "scripts" / "demo")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "demo needs the package instar; 'make demo' installs it\n"
 
 
 @pytest.mark.parametrize("found", [False, True])
