@@ -260,14 +260,14 @@ def test_of_many_images_each_finding_names_its_own(tmp_path: Path) -> None:
     replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
     replace(REFCOUNTS, refcounts={3: 0}).write(corrupt)
     lines = [
-        f"Leaked: '{leaked}': cluster 3 is leaked: it has 1 user and refcount 2",
+        f"Leaked: '{leaked}': cluster 3 has 1 user and refcount 2",
         f"ERROR: '{corrupt}': cluster 3 has 1 user and refcount 0",
     ]
     for flags in (["--quiet"], ["--jobs=3"], ["--quiet", "-r", "leaks"]):
         assert run(*flags, sound, leaked, corrupt).stderr.splitlines()[: len(lines)] == lines
         replace(REFCOUNTS, refcounts={3: 2}).write(leaked)
     alone = run("--quiet", leaked).stderr
-    assert alone == "Leaked: cluster 3 is leaked: it has 1 user and refcount 2\n"
+    assert alone == "Leaked: cluster 3 has 1 user and refcount 2\n"
 
 
 @pytest.mark.parametrize("command", ["info", "check"])

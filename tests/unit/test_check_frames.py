@@ -31,7 +31,7 @@ def test_a_finding_is_put_into_words() -> None:
     first, second = frames.findings()
     assert first == second
     assert (first.name, first.counts_as) == ("cluster_leaked", "leaks")
-    assert first.message == "cluster 7 is leaked: it has 0 users and refcount 1"
+    assert first.message == "cluster 7 has 0 users and refcount 1"
 
 
 @pytest.mark.parametrize("kind", [0, 999, (1 << 32) - 1])

@@ -105,7 +105,7 @@ def test_what_there_are_several_of_is_told_so() -> None:
     (refusal,) = translate(((abi.REFUSAL_REFCOUNT, 1, 0x10000, 0, 2),))
     assert "and 2 references are needed;" in refusal.message
     finding = describe_finding(abi.CHECK_CLUSTER_LEAKED, (7, 3, 2))
-    assert finding.message == "cluster 7 is leaked: it has 2 users and refcount 3"
+    assert finding.message == "cluster 7 has 2 users and refcount 3"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=ERRORS.get)

@@ -119,7 +119,7 @@ FINDINGS: dict[int, tuple[str, str, tuple[str, ...], str, str]] = {
     ),
     abi.CHECK_CLUSTER_LEAKED: (
         *("cluster_leaked", LEAK, ("cluster", "refcount", "references")),
-        "cluster {cluster} is leaked: it has {references} users and refcount {refcount}",
+        "cluster {cluster} has {references} users and refcount {refcount}",
         "",
     ),
     abi.CHECK_L2_TABLE_COPIED: (
