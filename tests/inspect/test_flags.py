@@ -64,7 +64,7 @@ def test_each_flag_of_qemu_imgs_help_is_taken_or_refused_by_name(
 def test_the_letter_that_qemu_img_10_has_for_a_chain_is_refused_too(image: Path) -> None:
     done = run("info", "-b", image)
     assert done.returncode == 2
-    assert "--backing-chain is not supported" in done.stderr
+    assert "--backing-chain is not supported: it opens what images name; look at" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,14 @@ def test_a_policy_takes_what_it_is_told_to_take(tmp_path: Path) -> None:
     assert policy.violations(instar.info(raw)) == ()
 
 
+def test_a_disk_that_is_too_large_is_told_with_the_largest_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.qcow2"
+    Image(size=1 << 21).write(path)
+    (violation,) = instar.Policy(max_virtual_size=1 << 20).violations(instar.info(path))
+    expected = "the virtual size is 2097152 bytes, and at most 1048576 are accepted"
+    assert violation.message == expected
+
+
 def test_a_policy_takes_formats_whose_size_is_not_known_if_any_size_will_do(tmp_path: Path) -> None:
     path = tmp_path / "t.vmdk"
     path.write_bytes(b"KDMV" + bytes(1020))

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 _REFUSED = {
-    "backing-chain": "it opens what images name; 'references' says what that is, to be looked at "
-    "like any image",
-    "limits": "they are those of an image that qemu has opened, and here it is not opened so",
+    "backing-chain": "it opens what images name; look at the files in 'references' one by one",
+    "limits": "they are those of an image that qemu has opened, and instar opens none as qemu does",
 }
 
 

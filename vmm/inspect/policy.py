@@ -88,7 +88,8 @@ class Policy:
         if size is None:
             yield _host("virtual_size", f"the virtual size of a {info.format} image is not known")
         elif size > most:
-            yield _host("virtual_size", f"the virtual size is {size} bytes, and {most} are taken")
+            fault = f"the virtual size is {size} bytes, and at most {most} are accepted"
+            yield _host("virtual_size", fault)
 
     def _of_image(self, info: ImageInfo) -> Iterator[Violation]:
         header, cluster_size = info.header, info.cluster_size or 512
