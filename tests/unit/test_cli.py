@@ -288,6 +288,22 @@ def test_the_examples_in_the_help_are_command_lines_that_exist(command: Command)
     assert command.examples or command is commands.HELP
 
 
+@pytest.mark.parametrize("command", commands.COMMANDS, ids=lambda command: command.name)
+def test_the_help_says_what_a_size_is_and_which_cache_modes_have_an_effect(
+    command: Command,
+) -> None:
+    told = commands.format_help(command)
+    assert ("SIZE is a number of bytes" in told) == (" SIZE\n" in told)
+    cache = "none, off, writeback, writethrough, directsync or unsafe; only unsafe leaves out"
+    assert (cache in told) == (command.name in ("amend", "rebase", "resize"))
+
+
+def test_a_resize_speaks_of_bitmaps_that_do_not_fit_and_of_no_downgrade() -> None:
+    told = commands.format_help(commands.RESIZE)
+    assert "remove persistent bitmaps if the size does not fit them" in told
+    assert "downgrade" not in told
+
+
 @pytest.mark.parametrize("argument", ["--version", "--vers", "-V"])
 def test_version(capsys: pytest.CaptureFixture[str], argument: str) -> None:
     assert cli.main([argument]) == 0

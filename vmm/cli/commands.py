@@ -83,7 +83,11 @@ command line.
 """
     + SIZES,
     flags=(
-        *permitted("shrink", "backing_size", "drop_bitmaps", "max_growth"),
+        *permitted("shrink", "backing_size"),
+        Flag(
+            "drop-bitmaps", "remove persistent bitmaps if the size does not fit them", yields=True
+        ),
+        *permitted("max_growth"),
         *IMAGE,
         Flag(
             "preallocation",
@@ -125,7 +129,8 @@ INFO = Command(
     text="""\
 Say what the image FILENAME is, or each of many, and all that it names. A qcow2 image is read in a
 sandbox; any other file is recognised by its signature. Nothing that an image names is opened.
-""",
+"""
+    + SIZES,
     flags=(
         Flag("safe", "exit with status 1, and all reasons, if the image should not be opened"),
         Flag(
@@ -161,7 +166,8 @@ tables refer to, in a sandbox. Without -r nothing is written; nothing that an im
 What only a guess could repair is refused. The exit status is 0 for a sound image, 1 for one that
 was not checked to its end or not repaired, 2 for a corrupt one, and 3 for one that has leaked
 clusters and nothing worse.
-""",
+"""
+    + SIZES,
     flags=(
         FORMAT,
         Flag(

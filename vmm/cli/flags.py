@@ -6,7 +6,7 @@ The other commands are in commands.py, the table of all, which only they and a h
 from __future__ import annotations
 
 from ..base.record import record
-from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, KEYS_FORMAT
+from ..request.keywords import AMENDABLE_FORMAT, CACHE_MODES, KEYS_FORMAT, list_choices
 from ..request.kinds import FLAG
 from ..request.options import OPTIONS, PERMITTED
 from .arguments import FILES, Flag
@@ -55,7 +55,7 @@ FORMAT = Flag(
 )
 _CACHE = Flag(
     "cache",
-    "cache mode; unsafe leaves out the flushes",
+    f"{list_choices(CACHE_MODES)}; only unsafe leaves out the flushes",
     short="t",
     metavar="CACHE",
     values=tuple(CACHE_MODES),
