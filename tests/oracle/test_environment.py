@@ -64,6 +64,18 @@ def nobody(folder: Path) -> Iterator[None]:
             os.setresuid(*before)
 
 
+def test_a_name_with_a_protocol_is_a_path_all_the_same(image: Path, each_qemu: Qemu) -> None:
+    assert diverges("names_are_paths").is_in(each_qemu.number)
+    with working_directory(image.parent):
+        name = f"file:{image.name}"
+        with pytest.raises(instar.HostError, match=f"^could not open '{name}': No such file"):
+            instar.amend(name, compat="0.10")
+        each_qemu.img("amend", "-o", "compat=0.10", name)
+        assert header(image)["version"] == 2
+        image.rename(name)
+        assert instar.amend(name, compat="1.1").action == "amended"
+
+
 @pytest.mark.parametrize("flags", [(), ("-r",)], ids=["writer", "reader"])
 def test_an_image_in_use_is_refused_as_qemu_refuses_it(
     image: Path, flags: tuple[str, ...], each_qemu: Qemu

@@ -129,6 +129,12 @@ DIVERGENCES = (
         "there is one format",
     ),
     Divergence(
+        "names_are_paths",
+        "takes what stands before a colon in `FILENAME` for a protocol: `file:`, `nbd:`, `json:`",
+        "takes every `FILENAME` for a path as it stands",
+        "a name from a list must not lead to a server or to another file",
+    ),
+    Divergence(
         "key_alone_is_no_name",
         "takes `-o data_file` and `-o backing_file` for the name `on`",
         "asks for a value",
