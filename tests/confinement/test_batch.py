@@ -105,6 +105,26 @@ def test_dirty_images_are_repaired_by_the_workers(options: tuple[str, ...], tmp_
     assert run("check", "--quiet", *images).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "amend -j2 -o lazy_refcounts=on",
+        "amend -o lazy_refcounts=on",
+        "check",
+        "info",
+        "check -r all",
+    ],
+)
+def test_the_longest_timeout_is_one_that_can_be_waited_for(tmp_path: Path, words: str) -> None:
+    images = write_some(tmp_path, 2)
+    for some in (images, images[:1]):
+        done = run(*words.split(), "--timeout=999999", *some)
+        assert (done.returncode, "error" in done.stderr) == (0, False)
+    look = getattr(instar, words.split()[0])
+    asked: dict[str, Any] = {"compat": "1.1"} if words.startswith("amend") else {}
+    look(images[0], isolation="process", timeout=999999, **asked)
+
+
 def test_json_is_a_line_for_each_image(tmp_path: Path) -> None:
     images = [*write_some(tmp_path, 3), tmp_path]
     done = run("amend", "--output=json", "-j2", *LAZY, *images)

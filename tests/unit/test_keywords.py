@@ -129,7 +129,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"lazy_refcounts": "on"}, "lazy_refcounts is None, True or False, not 'on'"),
     ({"size": "1G"}, "size is a number of bytes, not '1G'"),
     ({"change_backing": True, "backing_fmt": "new"}, "Invalid format name: 'new' is no format"),
-    ({"timeout": 0}, "timeout is a number of seconds above 0 and below 1e9, not 0"),
+    ({"timeout": 0}, "timeout is a number of seconds above 0 and below 1e6, not 0"),
     ({"keys": "secret"}, "keys"),
     ({"repair": 2}, "repair is True or False, not 2"),
 ]

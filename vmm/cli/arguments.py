@@ -170,7 +170,7 @@ def read_seconds(text: str) -> float:
         seconds = float(text)
         check_timeout(seconds)
     except (ValueError, UsageError):
-        expected = "expected a number of seconds above 0 and below 1e9"
+        expected = "expected a number of seconds above 0 and below 1e6"
         raise UsageError(f"--timeout: {expected}, not '{text}'") from None
     return seconds
 

@@ -202,9 +202,12 @@ def check_callbacks(**callbacks: object) -> None:
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise UsageError for what is no number of seconds that a guest may have."""
-    if type(timeout) not in (int, float) or not 0 < timeout < 1e9:  # type: ignore[operator]
-        raise UsageError(f"timeout is a number of seconds above 0 and below 1e9, not {timeout!r}")
+    """Raise UsageError for what is no number of seconds that a guest may have.
+
+    A process that waits for another one has 2^31 milliseconds at most (poll(2)).
+    """
+    if type(timeout) not in (int, float) or not 0 < timeout < 1e6:  # type: ignore[operator]
+        raise UsageError(f"timeout is a number of seconds above 0 and below 1e6, not {timeout!r}")
 
 
 def check_isolation(isolation: object, **others: object) -> None:
