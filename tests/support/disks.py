@@ -32,11 +32,11 @@ def snapshots(data: bytes) -> list[bytes]:
     return [disk(data, n) for n in range(len(Reader(data).snapshots))]
 
 
-def half_zeroed(count: int) -> Image:
+def half_zeroed(count: int, cluster_bits: int = 9) -> Image:
     """Clusters that the active layer and a snapshot share, of which the latter reads as zeros."""
     image = Image(
-        cluster_bits=9,
-        size=1 << 15,
+        cluster_bits=cluster_bits,
+        size=64 << cluster_bits,
         clusters={n: Data(b"a") for n in range(count)},
         snapshots=[Snapshot(name=b"s", clusters={n: ZeroAllocated(b"z") for n in range(count)})],
     )
@@ -48,5 +48,5 @@ def half_zeroed(count: int) -> Image:
         shared, alone = (int.from_bytes(data[at + 1 : at + 7], "big") << 8 for at in (active, zero))
         patches += [(active, shared.to_bytes(8, "big")), (zero, (shared | 1).to_bytes(8, "big"))]
         for offset, refcount in ((shared, 2), (alone, 0)):
-            patches.append((block + 2 * (offset >> 9), refcount.to_bytes(2, "big")))
+            patches.append((block + 2 * (offset >> cluster_bits), refcount.to_bytes(2, "big")))
     return replace(image, patches=patches)

@@ -47,3 +47,13 @@ def test_each_of_them_gets_it() -> None:
     case.phases[FLAGS][sector] = bytes(data)
     with pytest.raises(GuestFault, match="of a cluster of its own"):
         case.judge()
+
+
+def test_an_entry_that_begins_within_such_a_cluster_names_none() -> None:
+    image = half_zeroed(1, 10)
+    data, table = bytearray(image.build()), image.regions()["l2_table[0]"].start
+    entry = int.from_bytes(data[table : table + 8], "big") | 1 << 9
+    data[table + 80 : table + 88] = entry.to_bytes(8, "big")
+    request = AmendRequest.of(compat=2, max_growth=1 << 20)
+    case = case_of(bytes(data), request, ask(load_planner(), bytes(data), request))
+    case.judge()

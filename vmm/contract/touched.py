@@ -157,12 +157,16 @@ class Touched:
         return bool(self._left)
 
     def judge_left(self, table: bytes) -> None:
-        """GuestFault if an entry of the active layer, as it will be, lacks COPIED for such one."""
+        """GuestFault if an entry of the active layer, as it will be, lacks COPIED for such one.
+
+        One that begins within a cluster names none: nothing can be written through it.
+        """
         if self._left.search(table) is None:
             return
+        within = (1 << self._cluster_bits) - 1 & OFFSET_MASK
         for word in unpack(f">{len(table) // 8}Q", table):
             cluster = (word & OFFSET_MASK) >> self._cluster_bits
-            if not word & (COMPRESSED | COPIED) and cluster and cluster in self._left:
+            if not word & (COMPRESSED | COPIED | within) and cluster and cluster in self._left:
                 raise GuestFault(f"the guest leaves the L2 entry {word:#x} of a cluster of its own")
 
     def _keep_for(self, cluster: int, purpose: set[int], use: int) -> None:
