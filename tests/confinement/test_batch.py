@@ -97,6 +97,15 @@ def test_of_many_images_that_are_resized_none_has_a_line_of_its_own(tmp_path: Pa
     )
 
 
+def test_an_image_that_is_called_like_a_size_can_be_resized_among_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = [write(tmp_path / name) for name in ("a", "1G")]
+    done = run("resize", *(image.name for image in images), "2G")
+    assert done.stderr == "instar: 2 images: 2 amended, 0 as asked, 0 failed\n"
+
+
 @pytest.mark.parametrize("options", [(), LAZY])
 def test_dirty_images_are_repaired_by_the_workers(options: tuple[str, ...], tmp_path: Path) -> None:
     images = [write(tmp_path / f"{number}.qcow2", dirty=True) for number in range(3)]

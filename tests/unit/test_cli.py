@@ -381,6 +381,8 @@ def test_resize_is_an_amend_of_the_size(
         (["--files-from", "l", "1Z"], "not '1Z'"),
         (["d", "7.9E"], "a positive multiple of 512, and less than 8 EiB, not '7.9E'"),
         (["10G"], "Expecting one image file name"),
+        (["d", "1G", "2G"], "Expecting one size, after the images: '1G' is another one"),
+        (["d", "e", "+1G", "+2G"], "Expecting one size, after the images: '+1G' is another one"),
         (["d", "+-1G"], "such as 10G, +1G or -512M, not '+-1G'"),
         (["d", "1000"], "a positive multiple of 512, and less than 8 EiB, not '1000'"),
         (["d", "0"], "a positive multiple of 512, and less than 8 EiB, not '0'"),

@@ -7,6 +7,8 @@ counts (docs/decisions/0003-the-run-path-is-lean.md).
 
 from __future__ import annotations
 
+from os.path import lexists
+
 from ..base.errors import HostError, UsageError
 from ..base.supported import check_machine
 from ..request.keywords import (
@@ -109,6 +111,9 @@ def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
         )
     if not is_size:
         raise UsageError("Expecting image file name and size, such as 10G, +1G or -512M")
+    for name in files[1:]:  # of a slip no image must get the size that was typed last
+        if parse_size(name.lstrip("+-")) is not None and not lexists(name):
+            raise UsageError(f"Expecting one size, after the images: '{name}' is another one")
     report.asked = {"size"}
     report.success = "Image resized."
 
