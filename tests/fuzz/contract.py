@@ -26,6 +26,7 @@ from tests.fuzz.contract_states import (
     SWITCH,
     FindingError,
     Meaning,
+    backing_of,
     beyond_version_2,
     difference,
     errors,
@@ -80,7 +81,8 @@ class Trial:
 
     def __init__(self, case: Case, tally: Tally) -> None:
         """Take the plan. FindingError if it is not accepted, or is not sound itself."""
-        self.before = meaning(case.data)
+        self._backing = backing_of(case)
+        self.before = meaning(case.data, below=self._backing)
         name = case.request.backing_file
         self._below = self.before if name is None else meaning(case.data, backed=bool(name))
         self._version = self.before.fields["version"]
@@ -143,7 +145,8 @@ class Trial:
     def _check_state(self, case: Case, phase: int, image: bytes) -> None:
         after = phase >= SWITCH
         try:
-            differs = self._differs(case, meaning(image), switched=after)
+            found = meaning(image, below=self._backing)
+            differs = self._differs(case, found, switched=after)
         except FindingError:
             raise
         except Exception as error:

@@ -41,7 +41,7 @@ _LARGE = Image(
 )
 """Whose header cluster is larger than what is looked at as a header."""
 _NAMING = (*(layout.EXTENSION_BITMAPS, layout.EXTENSION_CRYPTO_HEADER, layout.EXTENSION_DATA_FILE),)
-_ALLOWED = ("drop_bitmaps", "shrink", "change_backing")
+_ALLOWED = ("drop_bitmaps", "shrink", "change_backing", "backing_size")
 _REQUESTS = (
     *(
         AmendRequest.of(compat=2),
@@ -87,15 +87,21 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
 
 
 def _another(rng: random.Random, image: Image) -> AmendRequest:
-    """Another backing file, refcounts of another width, or a size where nothing shows below it."""
+    """Another backing file, refcounts of another width, or another size."""
     if rng.random() < 0.25:
         return _names(rng)
-    if image.backing_file or rng.random() < 0.4:
+    if rng.random() < 0.4:
         return AmendRequest.of(refcount_bits=1 << rng.randrange(7))
     cluster, size = 1 << image.cluster_bits, image.size
-    steps = (SECTOR, cluster, cluster * cluster // 8, 40 * cluster)
+    # Over a backing file each cluster of the new part may get an entry.
+    span = min(cluster // 8, 600 if image.backing_file else cluster) * cluster
+    steps = (SECTOR, cluster, span, 40 * cluster)
     size += rng.choice((-1, 1)) * (rng.choice(steps) + rng.choice((-SECTOR, 0, SECTOR)))
-    return AmendRequest.of(size=max(size // SECTOR * SECTOR, SECTOR), shrink=True)
+    known = {}
+    if image.backing_file and rng.random() < 0.5:
+        known["backing_size"] = rng.choice((0, image.size, image.size + 3 * SECTOR))
+    size = max(size // SECTOR * SECTOR, SECTOR)
+    return AmendRequest.of(size=size, shrink=True, **known)
 
 
 def _names(rng: random.Random) -> AmendRequest:

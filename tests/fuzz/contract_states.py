@@ -29,6 +29,8 @@ class Meaning:
 
     fields: dict[str, Any]
     name: bytes
+    below: bytes
+    """What the backing file has."""
     extensions: tuple[tuple[int, bytes], ...]
     """All but feature names and bitmaps; that of encryption with its header's bytes."""
     layers: tuple[dict[int, bytes], ...]
@@ -45,10 +47,11 @@ _FORMAT = layout.EXTENSION_BACKING_FORMAT
 _CARRIED = ("date_sec", "date_nsec", "vm_clock_nsec", "id", "name", "l1_size")
 
 
-def meaning(data: bytes, *, backed: bool | None = None) -> Meaning:
+def meaning(data: bytes, *, backed: bool | None = None, below: bytes | None = None) -> Meaning:
     """Read an image whole. Any exception says that it cannot be read.
 
-    `backed` says whether it is read as one with a backing file, whatever it has.
+    `backed` says whether it is read as one with a backing file, whatever it has, and `below` what
+    that file has, where it is not to depend on how much the image can map.
     """
     image = Reader(data)
     header = image.header
@@ -58,13 +61,15 @@ def meaning(data: bytes, *, backed: bool | None = None) -> Meaning:
         raise FindingError("no magic")
     end = max(*(image.l1_table(layer)[1] for layer in image.layers), 1) * image.l2_entries
     if name if backed is None else backed:
-        image.backing = _BELOW * min(end * image.cluster_size, 1 << 20)
+        mapped = _BELOW * min(end * image.cluster_size, 1 << 20)
+        image.backing = mapped if below is None else below
     fields = {key: header.get(key, 4 if key == "refcount_order" else 0) for key in _FIELDS}
     # Zero clusters in version 2 are beyond_version_2(), whatever they read as.
     header.version = 3
     return Meaning(
         fields,
         name,
+        image.backing,
         tuple(_extensions(image)),
         tuple(_layer(image, layer) for layer in image.layers),
         tuple(_snapshot(image, entry) for entry in image.snapshots),
@@ -200,14 +205,16 @@ def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Mea
         fields["size"] = request.size
         shift = fields["cluster_bits"]
         old = -(-before.fields["size"] >> shift) << shift if tail else before.fields["size"]
-        layers = _visible(layers[0], shift, min(request.size, old)), *layers[1:]
+        end = min(request.size, old)
+        shown = _visible(layers[0], before.below, shift, end)
+        layers = _over(shown, before.below, shift), *layers[1:]
     downgraded = fields["version"] < before.fields["version"]
     bitmaps = () if request.drop_bitmaps and downgraded else before.bitmaps
     name, extensions = before.name, before.extensions
     if request.backing_file is not None:
         name = request.backing_file
         extensions = (*extensions, (_FORMAT, request.backing_fmt or b""))
-    return Meaning(fields, name, extensions, layers, snapshots, bitmaps)
+    return Meaning(fields, name, before.below, extensions, layers, snapshots, bitmaps)
 
 
 def of_names(found: Meaning) -> Meaning:
@@ -218,22 +225,46 @@ def of_names(found: Meaning) -> Meaning:
     return replace(found, name=found.name.partition(b"\0")[0], extensions=extensions)
 
 
-def _visible(layer: dict[int, bytes], shift: int, end: int) -> dict[int, bytes]:
-    """What a layer has up to where a disk ends."""
-    shown = {index: data[: max(end - (index << shift), 0)] for index, data in layer.items()}
-    length = 1 << shift
-    return {index: data.ljust(length, b"\0") for index, data in shown.items() if any(data)}
+def backing_of(case: Case) -> bytes | None:
+    """What a backing file has over which a disk gets another size; None for all other requests."""
+    if case.request.size is None:
+        return None
+    old, new = int.from_bytes(case.data[24:32], "big"), int(case.request.size)
+    return _BELOW * min(max(old, new), int(case.request.backing_size), 1 << 17)
+
+
+def _visible(layer: dict[int, bytes], below: bytes, shift: int, end: int) -> dict[int, bytes]:
+    """The clusters that read as something else than zeros up to where a disk ends."""
+    length, found = 1 << shift, {}
+    for index in layer.keys() | set(range(-(-min(len(below), end) >> shift))):
+        at = index << shift
+        shown = layer.get(index, below[at : at + length])[: max(end - at, 0)]
+        if any(shown):
+            found[index] = shown.ljust(length, b"\0")
+    return found
+
+
+def _over(shown: dict[int, bytes], below: bytes, shift: int) -> dict[int, bytes]:
+    """A layer that shows this, and else zeros, as what it has over a backing file."""
+    length, found = 1 << shift, {}
+    for index in shown.keys() | set(range(-(-len(below) >> shift))):
+        data = shown.get(index, bytes(length))
+        at = index << shift
+        if data != below[at : at + length].ljust(length, b"\0"):
+            found[index] = data
+    return found
 
 
 def of_size(found: Meaning, *, switched: bool) -> Meaning:
     """What counts of a state of a disk that gets another size: not what is hidden past its end.
 
-    After the switch nothing may be mapped there. How long the L1 table is, is its own affair.
+    After the switch nothing but zeros may be there. How long the L1 table is, is its own affair.
     """
     shift, size = found.fields["cluster_bits"], found.fields["size"]
-    layer = _visible(found.layers[0], shift, size)
+    layer = _visible(found.layers[0], found.below, shift, size)
     if switched:
-        layer |= {n: data for n, data in found.layers[0].items() if n << shift >= size}
+        hidden = ((n, data) for n, data in found.layers[0].items() if n << shift >= size)
+        layer |= {n: data for n, data in hidden if any(data)}
     fields = {**found.fields, "l1_size": None}
     return replace(found, fields=fields, layers=(layer, *found.layers[1:]))
 

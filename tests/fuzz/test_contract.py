@@ -202,3 +202,12 @@ def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_
     monkeypatch.setattr(layer.Layer, "_judge_boundary", judge_little)
     (finding,) = _found_in("11/1616")
     assert "after phase 3: layers" in finding
+
+
+def test_the_fuzzer_finds_that_what_a_backing_file_has_past_the_end_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in("21/633") == []
+    monkeypatch.setattr(layer.Layer, "_is_wanted", lambda *_: True)
+    (finding,) = _found_in("21/633")
+    assert "after phase 3: layers: ({0: b'\\xbb" in finding
