@@ -201,9 +201,10 @@ def test_rows_cross_no_border_and_leave_nothing_out(
     one_by_one = make_pending(sectors, first)
     assert {sector: data[0] for sector, data in one_by_one.sectors()} == mine
     one_by_one.finish()
-    at_once = make_pending(sectors, first)
-    assert {n for start, end in at_once.take_all() for n in range(start, end)} == mine.keys()
-    at_once.finish()
+    for size in (1, 2, 8):
+        at_once = make_pending(sectors, first)
+        assert at_once.take_all(size) == {sector // size for sector in mine}
+        at_once.finish()
 
 
 @given(SECTORS, st.integers(0, 30), st.integers(1, 9))

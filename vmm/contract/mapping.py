@@ -61,12 +61,7 @@ class ClusterMapping:
         So it is where nothing else is staged: judge_plain() sees to it, table by table. Takes all
         of the phase. Raises ImageRejected.
         """
-        shift = self._disk.cluster_bits - 9
-        tables: set[int] = set()
-        for start, end in phase.take_all():
-            tables.add(start >> shift)
-            if end - 1 >> shift > start >> shift:
-                tables.update(range(start >> shift, (end - 1 >> shift) + 1))
+        tables = phase.take_all(self._disk.cluster_size // SECTOR_SIZE)
         for table in sorted(tables):
             self._references(table)
         return tables

@@ -26,18 +26,17 @@ class Pending:
         self._first = header_end(cluster_bits) // SECTOR_SIZE
         self.count = staged.count(phase) - sum(end - start for start, end in self._header())
         """How many there are."""
+        self._all = False  # whether all were asked for
         self._taken = array("Q")  # first sector and end of each row that was asked for
 
     def _header(self) -> Iterator[tuple[int, int]]:
         for start, data in self._staged.extents(self._phase, 0, self._first):
             yield start, start + len(data) // SECTOR_SIZE
 
-    def take_all(self) -> Iterator[tuple[int, int]]:
-        """Take all of them; give their rows, ascending: first sectors and ends."""
-        for start, end in self._staged.runs(self._phase):
-            if end > self._first:
-                self._take(max(start, self._first), end)
-                yield max(start, self._first), end
+    def take_all(self, sectors: int) -> set[int]:
+        """Take all of them; return the clusters, of so many sectors, that they lie in."""
+        self._all = True
+        return self._staged.clusters(self._phase, sectors, self._first)
 
     def _take(self, start: int, end: int) -> None:
         if self._taken and self._taken[-1] == start:
@@ -109,7 +108,7 @@ class Pending:
     def finish(self) -> None:
         """GuestFault if there is one that nobody has asked for."""
         taken = self._taken
-        if self.count == self._count_taken():
+        if self._all or self.count == self._count_taken():
             return
         asked = {n for at in range(0, len(taken), 2) for n in range(taken[at], taken[at + 1])}
         for start, end in self._staged.runs(self._phase):

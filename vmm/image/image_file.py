@@ -243,7 +243,10 @@ class ImageFile:
 
     def _read_once(self, offset: int, view: memoryview) -> int:
         """Read what is there at once, which is mostly all that is wanted; returns how much."""
-        done = self._call("read", os.preadv, (view,), offset)
+        try:  # as _call() does it
+            done = os.preadv(self.fd, (view,), offset)
+        except (OSError, OverflowError) as error:
+            raise self._error("read", error) from error
         self.bytes_read += done
         return done
 
@@ -279,7 +282,10 @@ class ImageFile:
     def write(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
         self._hole = (0, 0)
-        done = count = self._call("write", os.pwrite, data, offset)
+        try:  # as _call() does it; there may be a million
+            done = count = os.pwrite(self.fd, data, offset)
+        except (OSError, OverflowError) as error:
+            raise self._error("write", error) from error
         while done < len(data):
             if count == 0:
                 raise HostError(f"could not write '{self.name}': nothing was taken")
@@ -361,11 +367,13 @@ class ImageFile:
         """Call a function of os on the descriptor."""
         try:
             return function(self.fd, *arguments) or 0
-        except OSError as error:
-            raise _failed(self.name, verb, error) from error
-        except OverflowError as error:
-            too_large = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            raise _failed(self.name, verb, too_large) from error
+        except (OSError, OverflowError) as error:
+            raise self._error(verb, error) from error
+
+    def _error(self, verb: str, error: OSError | OverflowError) -> HostError:
+        if isinstance(error, OverflowError):  # of an offset that the kernel does not know
+            error = OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return _failed(self.name, verb, error)
 
 
 def _make_hole(fd: int, offset: int, size: int) -> int:

@@ -261,6 +261,20 @@ class StagedWrites:
         if parts:
             yield first, b"".join(parts)
 
+    def clusters(self, phase: int, sectors: int, start: int) -> set[int]:
+        """The clusters, of so many sectors, that a phase writes to from one sector on."""
+        shift, found = sectors.bit_length() - 1, set()
+        for chunk, extents in self._extents[phase].items():
+            base = chunk << _CHUNK_SHIFT
+            for first, stop, _ in _EXTENT.iter_unpack(extents):
+                if base + stop <= start:
+                    continue
+                number = max(base + first, start) >> shift
+                found.add(number)
+                if base + stop - 1 >> shift != number:
+                    found.update(range(number, (base + stop - 1 >> shift) + 1))
+        return found
+
     def runs(self, phase: int) -> Iterator[tuple[int, int]]:
         """What a phase writes, as (first sector, end), ascending, one for each contiguous run."""
         chunks, start, end = self._extents[phase], -1, -1
