@@ -8,12 +8,12 @@ from instar import abi
 from instar.vmm.base.errors import GuestFault
 from instar.vmm.request import AmendRequest
 from tests.support.disks import half_zeroed
-from tests.support.forge import Reader, faults
+from tests.support.forge import Image, Reader, Zero, faults
 from tests.support.planner import ask
 from tests.support.planning import Case, case_of
 from tests.support.project import load_planner
 
-FLAGS = abi.INSTAR_PHASE_FLAGS
+FLAGS, MAPPING = abi.INSTAR_PHASE_FLAGS, abi.INSTAR_PHASE_MAPPING
 
 
 def downgrade(count: int) -> Case:
@@ -57,3 +57,18 @@ def test_an_entry_that_begins_within_such_a_cluster_names_none() -> None:
     request = AmendRequest.of(compat=2, max_growth=1 << 20)
     case = case_of(bytes(data), request, ask(load_planner(), bytes(data), request))
     case.judge()
+
+
+def test_a_table_that_only_flags_are_staged_for_keeps_no_zero_clusters() -> None:
+    """Nothing of it changes, so it is judged as one that nobody writes."""
+    data = Image(cluster_bits=9, size=1 << 15, clusters={5: Zero(), 200: Zero()}).build()
+    request = AmendRequest.of(compat=2, max_growth=1 << 20)
+    honest = case_of(data, request, ask(load_planner(), data, request))
+    honest.judge()
+    changed = honest.phases[MAPPING]
+    assert changed
+    for sector in list(changed):
+        del changed[sector]
+        honest.phases[FLAGS][sector] = data[512 * sector : 512 * sector + 512]
+    with pytest.raises(GuestFault, match="leaves zero clusters in the L2 table"):
+        honest.judge()

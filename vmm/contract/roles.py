@@ -18,6 +18,7 @@ from .reader.structures import bitmap_clusters, luks_clusters
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from .books import Books
     from .mapping import ClusterMapping
@@ -117,13 +118,15 @@ class Roles:
         mapping: ClusterMapping | None,
         version_2: Version2 | None,
         *,
+        mapped: AbstractSet[int] = frozenset(),
         extended: bool,
         plain: bool = False,
     ) -> None:
         """The same for the data that entries of these L2 tables name, as they are.
 
-        `mapping` tells of the entries of those that are written; `version_2` judges the tables that
-        are not, if the image gets that version. `plain` says that the former are not judged yet.
+        `mapping` tells of the entries of those that are written, and judges the flags of zero
+        clusters in the tables that are `mapped`; `version_2` does in all others, if the image gets
+        that version. `plain` says that the former are not judged yet.
         """
         size = self._disk.cluster_size
         # What is written is looked at table by table, what is not in rows.
@@ -135,7 +138,7 @@ class Roles:
                 if not written:
                     self._unwritten.append((start, data))
                 elif version_2:
-                    version_2.judge_table(data, start, written=True)
+                    version_2.judge_table(data, start, mapped=table in mapped)
                 if written and mapping:
                     if plain:
                         mapping.judge_plain(table, at, data)

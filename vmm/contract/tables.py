@@ -268,7 +268,9 @@ class _Tables:
             if self._mapped - active - others:
                 raise GuestFault("the guest writes L2 entries where no L2 table is")
             everything = active | others, self._mapping, self._version_2
-            roles.judge_data(*everything, extended=state.extended, plain=self._plain)
+            roles.judge_data(
+                *everything, mapped=self._mapped, extended=state.extended, plain=self._plain
+            )
             if touched.leaves_any():
                 self._judge_left(touched, active, bytes)
         except OutsideError as error:

@@ -45,12 +45,13 @@ class Version2:
                 for at in range(0, len(data), size):
                     self.judge_table(data[at : at + size], offset + at)
 
-    def judge_table(self, table: bytes, offset: int, *, written: bool = False) -> None:
+    def judge_table(self, table: bytes, offset: int, *, mapped: bool = False) -> None:
         """GuestFault for an entry that version 2 does not know, in a part of an L2 table as it is.
 
-        `offset` is where the table begins. What is written of it, mapping.py judges.
+        `offset` is where the table begins. If it is `mapped`, mapping.py judges its zero clusters;
+        a flag of COPIED leaves them as they are.
         """
-        if not written:
+        if not mapped:
             judge_zero_flags(table, offset)
         if not self._zlib and table[0::8].translate(None, NOT_COMPRESSED):
             raise GuestFault(f"the guest leaves what zlib cannot read in the table at {offset:#x}")
