@@ -94,6 +94,22 @@ def test_what_would_be_done_twice_is_an_error_however_many_come_between(
         )
 
 
+def test_an_outcome_says_that_another_file_has_taken_the_image_s_place(
+    names: list[str], tmp_path: Path
+) -> None:
+    supply = Supply(names[:1])
+    taken = take(supply)
+    assert warnings_of(taken) == ()
+    about = "this is about the file that was there"
+    gone = f"'{names[0]}' has been replaced or removed meanwhile: {about}"
+    other = tmp_path / "other"
+    other.write_bytes(b"y")
+    other.replace(names[0])
+    assert warnings_of(taken) == (gone,)
+    Path(names[0]).unlink()
+    assert warnings_of(taken) == (gone,)
+
+
 def test_an_error_stays_as_it_is(names: list[str]) -> None:
     supply = Supply(names[:2])
     supply.done(take(supply))

@@ -68,6 +68,7 @@ class Taken:
     def tell(self, outcome: AmendOutcome) -> AmendOutcome:
         """The outcome, with a warning if the image had one before, under another name.
 
+        There is one too if that is another file by now, for an image is opened before its turn.
         Of an image that a dry run has told of, it is what an amend would find after the first one.
         """
         result = outcome.result
@@ -78,10 +79,16 @@ class Taken:
                 result = as_found_done(result)
                 outcome = AmendOutcome(outcome.path, result, None)
             self.seen.would_change = True
-        if self.before is None or os.fsdecode(self.path) == self.before:
+        warnings = result.warnings
+        if self.before is not None and os.fsdecode(self.path) != self.before:
+            same = f"'{result.filename}' is the same image as '{self.before}', listed before it"
+            warnings = *warnings, same
+        if type(self.image) is tuple and _identify(self.path) != self.image:
+            gone = f"'{result.filename}' has been replaced or removed meanwhile"
+            warnings = *warnings, f"{gone}: this is about the file that was there"
+        if warnings == result.warnings:
             return outcome
-        same = f"'{result.filename}' is the same image as '{self.before}', listed before it"
-        told = AmendResult(**{**vars(result), "warnings": (*result.warnings, same)})
+        told = AmendResult(**{**vars(result), "warnings": warnings})
         return AmendOutcome(outcome.path, told, None)
 
 
