@@ -125,11 +125,12 @@ def keep_heap(size: int) -> None:
 
 
 SYS_PRLIMIT64 = 302  # asm/unistd_64.h
+UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY, asm-generic/resource.h
 _TwoNumbers = c_uint64 * 2
 
 
 def get_limits(resource: int) -> tuple[int, int]:
-    """The soft and the hard limit of a resource of this process (prlimit(2)); 2^64 - 1 is no limit.
+    """The soft and the hard limit of a resource of this process (prlimit(2)); UNLIMITED is none.
 
     The module resource would be one more library to load.
     """

@@ -151,11 +151,11 @@ class _Distribution:
                 while len(self._running) < self._chunks:
                     if not (chunk := self._supply.take_some(self._chunk_size)):
                         break
-                    for taken in [taken for taken in chunk if taken.error]:
-                        chunk.remove(taken)
-                        yield from self._end([taken], [AmendOutcome(taken.path, None, taken.error)])
-                    if chunk:
-                        yield from self._submit(chunk)
+                    refused = [taken for taken in chunk if taken.error]
+                    errors = [AmendOutcome(taken.path, None, taken.error) for taken in refused]
+                    yield from self._end(refused, errors)
+                    if accepted := [taken for taken in chunk if not taken.error]:
+                        yield from self._submit(accepted)
                 if not self._running:
                     return
                 for future in wait(self._running, return_when=FIRST_COMPLETED).done:

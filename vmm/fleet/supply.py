@@ -60,10 +60,14 @@ class Taken:
         if self.settles or self.before is None:
             return None
         name = os.fsdecode(self.path)
-        which = "is listed twice"
-        if name != self.before:
-            which = f"is the same image as '{self.before}', listed before it"
-        return UsageError(f"'{name}' {which}, and would be changed twice; list it once")
+        same = self._same(name) or f"'{name}' is listed twice"
+        return UsageError(f"{same}, and would be changed twice; list it once")
+
+    def _same(self, name: str) -> str:
+        """That the image, which is called so, had another name before; "" if it had not."""
+        if self.before is None or os.fsdecode(self.path) == self.before:
+            return ""
+        return f"'{name}' is the same image as '{self.before}', listed before it"
 
     def tell(self, outcome: AmendOutcome) -> AmendOutcome:
         """The outcome, with a warning if the image had one before, under another name.
@@ -80,8 +84,7 @@ class Taken:
                 outcome = AmendOutcome(outcome.path, result, None)
             self.seen.would_change = True
         warnings = result.warnings
-        if self.before is not None and os.fsdecode(self.path) != self.before:
-            same = f"'{result.filename}' is the same image as '{self.before}', listed before it"
+        if same := self._same(result.filename):
             warnings = *warnings, same
         if type(self.image) is tuple and _identify(self.path) != self.image:
             gone = f"'{result.filename}' has been replaced or removed meanwhile"

@@ -7,9 +7,9 @@ import time
 from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
+from ..base.c import UNLIMITED
 from ..base.errors import HostError, reason_of
 from ..base.record import record
-from ..image.image_file import UNLIMITED
 from . import end_child
 from .document import ANSWER_MAX
 from .interrupts import HeldBack

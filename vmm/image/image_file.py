@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from ..base.c import get_limits, syscall
+from ..base.c import UNLIMITED, get_limits, syscall
 from ..base.errors import HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
 from ..qcow2.header_view import HEADER_LIMIT
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLKROGET = 0x125E  # linux/fs.h
-UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY, asm-generic/resource.h
 _RLIMIT_FSIZE = 1
 _SYS_FALLOCATE, _PUNCH_HOLE_KEEP_SIZE = 285, 3  # asm/unistd_64.h, linux/falloc.h
 _PIECE = 1 << 20

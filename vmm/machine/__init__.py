@@ -282,17 +282,16 @@ _ADVICE = {
     "EMFILE": "raise the limit of open files (ulimit -n) to 64",
 }
 _RLIMIT_AS = 9  # asm-generic/resource.h
-_UNLIMITED = (1 << 64) - 1  # RLIM_INFINITY
 _ACCESS = "ask for access to it, usually by joining the group kvm"
 _ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
 
 
 def _explain_memory(error: OSError) -> str:
-    from ..base.c import get_limits
+    from ..base.c import UNLIMITED, get_limits
 
     limit = get_limits(_RLIMIT_AS)[0]
     limited = f"; raise the limit of address space (ulimit -v) of {limit >> 10} KiB"
-    return f"no memory for the guest: {error.strerror}{limited if limit < _UNLIMITED else ''}"
+    return f"no memory for the guest: {error.strerror}{limited if limit < UNLIMITED else ''}"
 
 
 def _explain(error: OSError) -> str:
