@@ -47,9 +47,11 @@ struct call_table {
     void (*debug)(const char *text);
     /* The part of the DMA window that is the operation's; its entry is given the size. */
     uint8_t *workspace;
-    /* Write `count` sectors, whose numbers and data lie in the DMA window, with one request. */
+    /* Write `count` sectors, whose numbers and data lie in the DMA window, with one request. With `later`
+     * it goes along with the next doorbell, and numbers and data must stay as long; each read rings one
+     * then. Without, all that waits is done too. */
     bool (*scatter_blocks)(uint32_t phase, const uint64_t *sectors, const uint8_t *data,
-                           uint32_t count);
+                           uint32_t count, bool later);
 };
 
 /* An operation's entry; when it returns, the run ends. */

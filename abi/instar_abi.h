@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* The version stands in an ELF note of each payload image and in the CallTable; it must be equal. */
-#define INSTAR_ABI_VERSION 8
+#define INSTAR_ABI_VERSION 9
 #define INSTAR_NOTE_TYPE 1 /* of the note named "instar", whose descriptor is the version, a u32 */
 
 /* Guest memory. Guest-virtual equals guest-physical; what is not listed here is not mapped. A run may

@@ -29,8 +29,11 @@ static struct request *const requests = (struct request *)CORE_REQUESTS_ADDR;
 
 static uint32_t waiting;       /* requests that the next doorbell announces */
 static uint32_t waiting_bytes; /* of their data, all that is kept at CORE_WAITING_ADDR */
+static bool scatter_waits;     /* one of them reads its data from where the operation has them */
 
-_Static_assert(CALL_TABLE_RANGES_MAX * 3 <= INSTAR_BLOCK_QUEUE_SIZE, "three descriptors a request");
+/* Of each request three descriptors, and the fourth one of a request to scatter. */
+#define SCATTER_DESC (CALL_TABLE_RANGES_MAX * 3)
+_Static_assert(SCATTER_DESC < INSTAR_BLOCK_QUEUE_SIZE, "the queue holds all requests");
 _Static_assert(CALL_TABLE_RANGES_MAX * sizeof(struct request) <= CORE_WAITING_ADDR - CORE_REQUESTS_ADDR,
                "the requests overlap the data that waits");
 
@@ -68,6 +71,7 @@ bool end_waiting(void)
         if (*(volatile uint8_t *)&requests[i].status != VIRTIO_BLK_S_OK)
             done = false;
     waiting = waiting_bytes = 0;
+    scatter_waits = false;
     return done;
 }
 
@@ -109,7 +113,7 @@ bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count
         if (phase != INSTAR_PHASE_PREPARE || !copy_ahead(&ranges[i]))
             put_request(VIRTIO_BLK_T_IN, phase, ranges[i].offset >> SECTOR_SHIFT, ranges[i].buffer,
                         ranges[i].length);
-    return waiting == before || submit();
+    return (waiting == before && !scatter_waits) || submit();
 }
 
 /* A small write can wait for the next doorbell, but its buffer cannot: its data are copied. */
@@ -137,15 +141,22 @@ bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t coun
     return all_kept || submit();
 }
 
-bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count)
+bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count,
+                   bool later)
 {
-    if (count > INSTAR_BLOCK_REQUEST_MAX >> SECTOR_SHIFT || !submit())
+    if (count > INSTAR_BLOCK_REQUEST_MAX >> SECTOR_SHIFT || (scatter_waits && !submit()) ||
+        !make_room(1))
         return false;
-    /* As the only request: header, the sectors' numbers, data, status. */
-    put_request(INSTAR_BLOCK_SCATTER, phase, 0, sectors, count * sizeof(*sectors));
-    desc[3] = desc[2];
-    desc[2] = (struct virtq_desc){(uintptr_t)data, count << SECTOR_SHIFT, VIRTQ_DESC_F_NEXT, 3};
-    return submit();
+    if (count) {
+        /* Header, the sectors' numbers, data, status. */
+        put_request(INSTAR_BLOCK_SCATTER, phase, 0, sectors, count * sizeof(*sectors));
+        struct virtq_desc *numbers = &desc[3 * waiting - 2];
+        desc[SCATTER_DESC] = (struct virtq_desc){(uintptr_t)data, count << SECTOR_SHIFT,
+                                                 VIRTQ_DESC_F_NEXT, numbers->next};
+        numbers->next = SCATTER_DESC;
+        scatter_waits = true;
+    }
+    return later || submit();
 }
 
 bool block_zero(const struct block_segment *segments, uint32_t count)

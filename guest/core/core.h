@@ -31,7 +31,8 @@ _Noreturn void exit_vm(enum exit_code code);
 
 bool block_read(uint32_t phase, const struct block_range *ranges, uint32_t count);
 bool block_write(uint32_t phase, const struct block_range *ranges, uint32_t count);
-bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count);
+bool block_scatter(uint32_t phase, const uint64_t *sectors, const uint8_t *data, uint32_t count,
+                   bool later);
 bool block_zero(const struct block_segment *segments, uint32_t count);
 /* Whether requests wait for a doorbell. */
 bool has_waiting(void);

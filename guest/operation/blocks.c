@@ -31,10 +31,11 @@ bool write_blocks(void *context, uint32_t phase, const struct io_range *ranges, 
     return calls->write_blocks(phase, blocks, count);
 }
 
-bool scatter_sectors(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count)
+bool scatter_sectors(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count,
+                     bool later)
 {
     (void)context;
-    return calls->scatter_blocks(phase, sectors->numbers, sectors->data, count);
+    return calls->scatter_blocks(phase, sectors->numbers, sectors->data, count, later);
 }
 
 bool zero_segments(void *context, const struct io_segment *segments, uint32_t count)

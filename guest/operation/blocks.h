@@ -12,7 +12,8 @@ bool is_executor_known(void);
 /* The image's bytes, as image_io.read and image_io.write have it; `context` is not used. */
 bool read_blocks(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
 bool write_blocks(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
-bool scatter_sectors(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count);
+bool scatter_sectors(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count,
+                     bool later);
 bool zero_segments(void *context, const struct io_segment *segments, uint32_t count);
 /* Send the progress, as image_io.progress has it. */
 void send_progress(void *context, uint64_t done, uint64_t total);

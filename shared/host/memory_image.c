@@ -65,12 +65,15 @@ static void spoil(const struct io_range *ranges, uint32_t count)
         memset(ranges[i].buffer, 0xa5, ranges[i].length);
 }
 
+static bool stage_late(struct memory_image *image);
+
 static bool read_memory(void *context, uint32_t phase, const struct io_range *ranges,
                         uint32_t count)
 {
     struct memory_image *image = context;
     image->outcome->read_calls++;
-    if (!begin(image, count && count <= IO_RANGES_MAX && phase <= INSTAR_PHASE_COUNT)) {
+    if (!stage_late(image) ||
+        !begin(image, count && count <= IO_RANGES_MAX && phase <= INSTAR_PHASE_COUNT)) {
         spoil(ranges, count);
         return false;
     }
@@ -110,21 +113,34 @@ static bool write_memory(void *context, uint32_t phase, const struct io_range *r
     return true;
 }
 
-static bool scatter_memory(void *context, uint32_t phase, const struct io_sectors *sectors,
-                           uint32_t count)
+static bool stage_late(struct memory_image *image)
 {
     struct io_range range = {.length = SECTOR_SIZE};
-    if (count == 0 || count > IO_SECTORS_MAX)
-        return write_memory(context, phase, 0, 0);
+    uint32_t count = image->late_count;
+    image->late_count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct memory_image *image = context;
-        range.offset = sectors->numbers[i] * SECTOR_SIZE;
-        range.buffer = (uint8_t *)sectors->data + i * SECTOR_SIZE;
+        range.offset = image->late->numbers[i] * SECTOR_SIZE;
+        range.buffer = (uint8_t *)image->late->data + i * SECTOR_SIZE;
         image->calls -= i > 0; /* one call in all */
-        if (!write_memory(context, phase, &range, 1))
+        if (!write_memory(image, image->late_phase, &range, 1))
             return false;
     }
     return true;
+}
+
+static bool scatter_memory(void *context, uint32_t phase, const struct io_sectors *sectors,
+                           uint32_t count, bool later)
+{
+    struct memory_image *image = context;
+    /* Without a sector it carries out what was put off, which there must be. */
+    if (count > IO_SECTORS_MAX || (count == 0 && (later || !image->late_count)))
+        return write_memory(context, phase, 0, 0);
+    if (!stage_late(image))
+        return false;
+    image->late = sectors;
+    image->late_phase = phase;
+    image->late_count = count;
+    return later || stage_late(image);
 }
 
 static bool zero_memory(void *context, const struct io_segment *segments, uint32_t count)

@@ -12,6 +12,9 @@ struct memory_image {
     uint64_t limit; /* no range may reach beyond it */
     uint32_t fail_call;
     uint32_t calls;
+    /* What was put off: it is staged from where it lies, and that as late as it may be. */
+    const struct io_sectors *late;
+    uint32_t late_phase, late_count;
     struct host_outcome *outcome;
 };
 

@@ -36,6 +36,8 @@ void host_plan(const uint8_t *request, const uint8_t *image, uint64_t size, uint
         is_repair(&config)
             ? plan_repair(&config, &io, &workspace, &repair_memory, &plan, &verdict)
             : plan_amend(&config, &asked, &io, &workspace, &plan, &verdict);
+    /* Nothing would carry out what has been put off. */
+    outcome->misuse |= outcome->planned && memory.late_count;
     describe_result(&plan, &verdict, &outcome->result);
     tell_outcome(outcome, &verdict);
     if (outcome->planned)

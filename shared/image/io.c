@@ -46,6 +46,7 @@ bool read_ranges(struct image *image, uint32_t phase, const struct io_range *ran
     uint64_t bytes = sum_of_ranges(ranges, count);
     if (!spend_on_requests(&image->budget, count, bytes))
         return false;
+    image->put_off = false;
     return image->io->read(image->io->context, phase, ranges, count) ||
            refuse(image->verdict, REFUSAL_READ_FAILED, AMEND_ERROR_READ_FAILED, ranges[0].offset,
                   bytes, 0);

@@ -41,9 +41,10 @@ struct image_io {
     bool (*read)(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
     /* Stage all ranges for `phase` (INSTAR_PHASE_*); the last write of a byte in a phase counts. */
     bool (*write)(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count);
-    /* The same for the first `count` sectors. */
-    bool (*scatter)(void *context, uint32_t phase, const struct io_sectors *sectors,
-                    uint32_t count);
+    /* The same for the first `count` sectors. With `later` this may be put off until the next read, which
+     * sees them: so long they stay where they are. Without, all that was put off is done too. */
+    bool (*scatter)(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count,
+                    bool later);
     /* Stage zeros for INSTAR_PHASE_PREPARE; reads do not see them. */
     bool (*zero)(void *context, const struct io_segment *segments, uint32_t count);
     /* Tell of the progress; null where nobody wants to know. */
@@ -59,6 +60,7 @@ struct image {
     uint64_t staged;        /* bytes of all writes, with those that were written again */
     uint64_t max_growth;    /* bytes by which it may grow */
     uint64_t growth_needed; /* and may have to, at most, for all that is asked for */
+    bool put_off;           /* what was scattered last may still be read from its memory */
     bool read_only;         /* nothing is staged, and reads go on after a refusal */
     bool fixed_size;        /* a block device: max_growth is 0, and cannot be more */
 };

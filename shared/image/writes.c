@@ -32,23 +32,24 @@ static bool spend_on_writes(struct image *image, uint32_t requests, uint64_t byt
     return spend_on_requests(&image->budget, requests, bytes / SECTOR_SIZE * AMEND_SECTOR_WORK);
 }
 
-bool flush_few(struct image *image, struct write_list *list)
+bool flush_few(struct image *image, struct write_list *list, bool later)
 {
     uint32_t count = list->few_count;
     list->few_count = 0;
     if (is_void(image))
         return false;
-    if (count == 0)
+    if (count == 0 && (later || !image->put_off))
         return true;
-    return spend_on_writes(image, 1, count * (uint64_t)SECTOR_SIZE) &&
-           (image->io->scatter(image->io->context, list->phase, list->few, count) ||
+    image->put_off = later;
+    return (count == 0 || spend_on_writes(image, 1, count * (uint64_t)SECTOR_SIZE)) &&
+           (image->io->scatter(image->io->context, list->phase, list->few, count, later) ||
             refuse_write(image, list->few->numbers[0] * SECTOR_SIZE));
 }
 
 /* Have the ranges wait with the other few. */
 static bool keep_few(struct image *image, struct write_list *list, uint32_t count, uint64_t sectors)
 {
-    if (list->few_count + sectors > IO_SECTORS_MAX && !flush_few(image, list))
+    if (list->few_count + sectors > IO_SECTORS_MAX && !flush_few(image, list, false))
         return false;
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *range = &list->ranges[i];

@@ -21,7 +21,8 @@ struct write_list {
 bool add_write(struct image *image, struct write_list *list, uint64_t offset, uint8_t *data,
                uint32_t length);
 bool flush_writes(struct image *image, struct write_list *list);
-bool flush_few(struct image *image, struct write_list *list);
+/* With `later` they need not be staged before the next read, and nothing may be added until then. */
+bool flush_few(struct image *image, struct write_list *list, bool later);
 bool write_image(struct image *image, uint32_t phase, uint64_t offset, uint8_t *data,
                  uint32_t length);
 

@@ -32,8 +32,11 @@ static bool flush_batch(struct walk *walk)
     for (uint32_t i = 0; i < count; i++)
         if (!walk->visit(walk, &walk->ranges[i]))
             return false;
-    return flush_writes(&walk->image->file, &walk->changes) &&
-           (walk->stages_late || flush_few(&walk->image->file, &walk->changes));
+    if (!flush_writes(&walk->image->file, &walk->changes))
+        return false;
+    /* Those of another batch would hardly fit too. */
+    bool full = walk->changes.few_count > IO_SECTORS_MAX / 8;
+    return (walk->stages_late && !full) || flush_few(&walk->image->file, &walk->changes, true);
 }
 
 static uint64_t bit_of(const struct qcow2_image *image, uint64_t table)
@@ -262,5 +265,5 @@ bool walk_tables(struct walk *walk)
     walk->active = false;
     if (walk->snapshots && !(walk_snapshots(walk) && flush_batch(walk)))
         return false;
-    return flush_few(&walk->image->file, &walk->changes);
+    return flush_few(&walk->image->file, &walk->changes, false);
 }

@@ -107,6 +107,7 @@ static void check_verdict(const struct attempt *run)
 {
     const struct verdict *v = &run->verdict;
     PROMISE(run->planned == (v->count == 0));
+    PROMISE(!run->planned || !run->reading.late);
     PROMISE(v->count <= REFUSAL_MAX);
     for (uint32_t i = 0; i < v->count; i++) {
         PROMISE(v->refusals[i].reason >= 1 && v->refusals[i].reason <= REFUSAL_LUKS_REGION);

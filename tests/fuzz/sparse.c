@@ -184,10 +184,23 @@ static void overlay(const struct staged *staged, uint32_t phase, const struct io
         }
 }
 
+static struct io_sectors late; /* what has been put off, as it was then */
+
+/* See that what has been put off is as it was: it is read no sooner than this. */
+static void carry_out_late(struct reading *reading)
+{
+    const struct io_sectors *sectors = reading->late;
+    PROMISE(!sectors ||
+            (!memcmp(late.numbers, sectors->numbers, reading->late_count * sizeof(late.numbers[0])) &&
+             !memcmp(late.data, sectors->data, reading->late_count * SECTOR)));
+    reading->late = 0;
+}
+
 bool reading_read(void *context, uint32_t phase, const struct io_range *ranges, uint32_t count)
 {
     struct reading *reading = context;
     PROMISE(phase <= INSTAR_PHASE_COUNT);
+    carry_out_late(reading);
     check_ranges(reading, ranges, count);
     for (uint32_t i = 0; i < count; i++) {
         const struct io_range *r = &ranges[i];
@@ -239,10 +252,19 @@ bool reading_write(void *context, uint32_t phase, const struct io_range *ranges,
     return true;
 }
 
-bool reading_scatter(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count)
+bool reading_scatter(void *context, uint32_t phase, const struct io_sectors *sectors, uint32_t count,
+                     bool later)
 {
     struct reading *reading = context;
-    PROMISE(phase < INSTAR_PHASE_COUNT && !reading->failed && count > 0 && count <= IO_SECTORS_MAX);
+    PROMISE(phase < INSTAR_PHASE_COUNT && !reading->failed && count <= IO_SECTORS_MAX);
+    PROMISE(count > 0 || (!later && reading->late));
+    carry_out_late(reading);
+    if (later) {
+        reading->late = sectors;
+        reading->late_count = count;
+        memcpy(late.numbers, sectors->numbers, count * sizeof(late.numbers[0]));
+        memcpy(late.data, sectors->data, count * SECTOR);
+    }
     for (uint32_t i = 0; i < count; i++) {
         PROMISE(sectors->numbers[i] <= INT64_MAX / SECTOR);
         check_place(reading, sectors->numbers[i] * SECTOR, SECTOR);

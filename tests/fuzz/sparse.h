@@ -94,6 +94,8 @@ struct reading {
     uint64_t progress;
     bool may_progress;
     bool failed; /* a read did */
+    const struct io_sectors *late; /* these have been put off, and must stay as they are until a read */
+    uint32_t late_count;
     bool write_failed;
 };
 
@@ -127,7 +129,8 @@ void sparse_config(const struct sparse *image, uint8_t flags, struct AmendConfig
 /* The planner's callbacks; each ends the process if the planner breaks a rule. */
 bool reading_read(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
 bool reading_write(void *reading, uint32_t phase, const struct io_range *ranges, uint32_t count);
-bool reading_scatter(void *reading, uint32_t phase, const struct io_sectors *sectors, uint32_t count);
+bool reading_scatter(void *reading, uint32_t phase, const struct io_sectors *sectors, uint32_t count,
+                     bool later);
 bool reading_zero(void *reading, const struct io_segment *segments, uint32_t count);
 void reading_progress(void *reading, uint64_t done, uint64_t total);
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_RELEASE
+from instar.abi import INSTAR_PHASE_COUNT, INSTAR_PHASE_MAPPING, INSTAR_PHASE_RELEASE
 from instar.vmm.request import AmendRequest
 from tests.support.forge import (
     Bitmap,
@@ -219,6 +219,26 @@ def test_new_refcount_blocks_are_written_in_more_than_one_piece(planner: Any) ->
     after = apply(data, answer.writes)
     assert len(after) - len(data) > 128 * 256 * 512
     assert faults(Reader(after)) == []
+
+
+@pytest.mark.parametrize("apart", [320, 400, 1400, 8192])
+def test_sectors_of_many_tables_are_staged_before_others_take_their_memory(
+    planner: Any, apart: int
+) -> None:
+    """18 tables, of which 16 are read at once: they change more or fewer than wait together."""
+    zeros: dict[int, Cluster] = {n: Zero() for n in range(7, 18 * 8192, apart)}
+    data = Image(cluster_bits=16, size=18 << 29, clusters=zeros).build()
+    request = AmendRequest.of(compat=2)
+    answer = ask(planner, data, request)
+    assert answer.planned, answer.refusals
+    assert not answer.misuse
+    accepted_by_contract(data, request, answer)
+    staged = {write.offset for write in answer.writes if write.phase == INSTAR_PHASE_MAPPING}
+    assert len(staged) == len(zeros)
+    after = apply(data, answer.writes)
+    reader = Reader(after)
+    assert faults(reader) == []
+    assert not [n for at, table in reader.l1_entries() for n in reader.l2_entries_in(at, table)]
 
 
 def test_a_refusal_to_grow_names_all_that_is_needed(planner: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 import instar
 from instar.vmm.machine.payload import load_payload
 from tests.sandbox.rogues import open_descriptors
-from tests.support.forge import Data, Extension, Image, parse_header
+from tests.support.forge import Data, Extension, Image, Zero, parse_header
 
 pytestmark = pytest.mark.kvm
 
@@ -87,6 +87,16 @@ def test_an_upgrade_of_tables_that_moved_takes_one_exit_more(
 def test_a_downgrade_with_data_takes_one_exit_more(path: Path) -> None:
     Image(clusters={0: Data(b"\5"), 9000: Data(b"\6")}).write(path)
     assert instar.amend(path, compat="0.10").vm_exits == 3
+
+
+@pytest.mark.parametrize("scattered", [1, 6])
+def test_scattered_sectors_go_along_with_the_reads_of_other_tables(
+    path: Path, scattered: int
+) -> None:
+    """64 tables, which are four reads: none of what changes in them has an exit of its own."""
+    zeros = {n * 8192 + 1300 * k: Zero() for n in range(64) for k in range(scattered)}
+    Image(cluster_bits=16, size=64 << 29, clusters=zeros).write(path)
+    assert instar.amend(path, compat="0.10").vm_exits == 7
 
 
 @pytest.mark.parametrize("version", [2, 3])

@@ -78,6 +78,18 @@ def test_what_waits_for_a_doorbell_is_staged_in_order_though_its_buffer_changes(
     assert staged.phases() == [abi.INSTAR_PHASE_PREPARE, abi.INSTAR_PHASE_SWITCH]
 
 
+def test_sectors_that_are_put_off_are_staged_in_order_and_no_later_than_a_read(
+    rogues: Rogues, path: Path
+) -> None:
+    staged = staged_by(rogues.payload("honest/late_scatter"), path)
+    expected = {100 + n: letter for n, letter in enumerate("fgfgfghihihi")}
+    expected |= dict.fromkeys((113, 115, 117), "j") | dict.fromkeys(range(120, 184), "k")
+    expected |= dict.fromkeys((190, 192, 194), "l")
+    found = sectors(staged, abi.INSTAR_PHASE_PREPARE)
+    assert found == {sector: letter.encode() * 512 for sector, letter in expected.items()}
+    assert staged.phases() == [abi.INSTAR_PHASE_PREPARE, abi.INSTAR_PHASE_SWITCH]
+
+
 def test_what_was_read_ahead_is_what_a_request_reads(rogues: Rogues, path: Path) -> None:
     staged = staged_by(rogues.payload("honest/ahead"), path)
     assert staged.phases() == [abi.INSTAR_PHASE_SWITCH]
