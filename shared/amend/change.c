@@ -20,9 +20,10 @@ bool add_table_sector(struct walk *walk, const struct io_range *part, uint64_t a
     if (changes->count && may_fill_gaps(walk->image)) {
         /* The part's own, or it lies elsewhere: what is between them stays as it is. */
         const struct io_range *last = &changes->ranges[changes->count - 1];
-        uint64_t end = last->offset + last->length - part->offset;
-        if (end < at && at - end <= GAP_MAX && last->buffer + last->length == part->buffer + end)
-            start = end;
+        uint64_t end = last->offset + last->length, next = part->offset + at;
+        if (end >= part->offset && end < next && next - end <= GAP_MAX &&
+            last->buffer + last->length == part->buffer + (end - part->offset))
+            start = end - part->offset;
     }
     uint64_t place = part->offset + start, length = at + SECTOR_SIZE - start;
     return is_free_of_tables(walk->image, place, length, AMEND_USE_L2_TABLE) &&
