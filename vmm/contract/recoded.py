@@ -89,10 +89,15 @@ class Structures:
             end = cluster + 1
         yield range(start, end)
 
-    def take(self, end: int) -> list[int]:
-        """Those of its clusters before `end` that have not been taken yet."""
+    def take(self, first: int, end: int) -> list[int]:
+        """Those of its clusters from `first` on and before `end`; calls ascend.
+
+        GuestFault if one before these was not taken: no refcount is known of it.
+        """
         start = self._next
         self._next = bisect_left(self.clusters, end, start)
+        if start < self._next and self.clusters[start] < first:
+            raise GuestFault("the guest accepted, or made, refcounts that leave a structure out")
         return self.clusters[start : self._next]
 
     def parts(self, first: int) -> Iterator[tuple[int, int, int]]:
@@ -156,10 +161,7 @@ class Recoded:
         for first in self._windows():
             self._judge_window(first, is_device=is_device)
         for structures in (self._old, new):
-            if structures.take(1 << 64):
-                raise GuestFault(
-                    "the guest accepted, or made, refcounts that leave a structure out"
-                )
+            structures.take(1 << 64, 1 << 64)
         if self._filled != new.blocks.keys():
             raise GuestFault("the guest leaves refcount blocks out, or makes empty ones")
         if not is_device:
@@ -206,10 +208,10 @@ class Recoded:
         counts = bytearray(b"".join(self._read_old(first)))
         if counts != bytes(len(counts)):
             self._counted = first, bytes(counts)
-        for cluster in old.take(first + _WINDOW):
+        for cluster in old.take(first, first + _WINDOW):
             if not old.width.add(counts, cluster - first, -1):
                 raise GuestFault("the guest accepted a refcount structure whose refcount is 0")
-        for cluster in new.take(first + _WINDOW):
+        for cluster in new.take(first, first + _WINDOW):
             if not old.width.add(counts, cluster - first, 1):
                 place = cluster << self._disk.cluster_bits
                 raise GuestFault(f"the guest takes cluster {place:#x}, which is in use")

@@ -102,8 +102,13 @@ class Width:
         return found if to.bits >= 8 else to._gather(found)
 
     def add(self, data: bytearray, index: int, by: int) -> bool:
-        """Add 1 or -1 to a refcount. False if it is not 0, or is 0, before that."""
+        """Add 1 or -1 to a refcount. False if it is not 0, or is 0, before that.
+
+        IndexError if it is none of these.
+        """
         bits = self.bits
+        if not 0 <= index < len(data) * 8 // bits:
+            raise IndexError(f"there is no refcount {index}")
         part = slice(index * bits // 8, max((index + 1) * bits // 8, index * bits // 8 + 1))
         shift = index * bits % 8
         word = int.from_bytes(data[part], "big")
