@@ -305,6 +305,34 @@ def test_bitmaps_that_do_not_fit_cannot_stay() -> None:
         case.judge()
 
 
+@pytest.mark.parametrize("new", [512, 5120])
+@pytest.mark.parametrize("old", [-512, -1, 0, 1, 100, 511])
+def test_a_bitmap_is_of_whole_sectors_before_and_after(old: int, new: int) -> None:
+    """A cluster of it is for 4 MiB, which the disk exceeds by so many bytes, or falls short of."""
+    most, bits = 1 << 22, 10
+    bitmap = Bitmap(name=b"b", granularity_bits=9, dirty=(0,))
+    image = Image(cluster_bits=bits, size=most + (old & -SECTOR), bitmaps=[bitmap])
+    data = bytearray(with_size(image.build(), most + old))
+    data[L1_SIZE : L1_SIZE + 4] = (33).to_bytes(4, "big")  # enough for both
+    dropped = resized(bytes(data), most + new, drop_bitmaps=True)
+    assert {change.field for change in dropped.judge()} >= {"size", "autoclear_features"}
+    fields = {**dropped.claim.fields, "autoclear_features": 1}
+    data[SIZE : SIZE + 8] = (most + new).to_bytes(8, "big")
+    kept = Case(dropped.data, dropped.request, [], Claim(True, True, fields))
+    kept.stage({0: bytes(data[:SECTOR])})
+    with pytest.raises(GuestFault, match="bitmaps that do not fit"):
+        kept.judge()
+
+
+@pytest.mark.parametrize(("old", "new"), [(512, 1024), (513, 1024), (1023, 5120), (-513, 0)])
+def test_a_bitmap_stays_if_the_whole_sectors_need_no_other_table(old: int, new: int) -> None:
+    most = 1 << 22
+    bitmap = Bitmap(name=b"b", granularity_bits=9, dirty=(0,))
+    image = Image(cluster_bits=10, size=most + (old & -SECTOR), bitmaps=[bitmap])
+    case = resized(with_size(image.build(), most + old), most + new, drop_bitmaps=True)
+    assert {change.field for change in case.judge()} == {"size"}
+
+
 def test_what_dropped_bitmaps_take_is_given_up() -> None:
     case, _ = drop_bitmaps(IN_USE)
     release_nothing(case)

@@ -12,6 +12,7 @@ from struct import Struct
 from ...base.errors import GuestFault
 from ...base.record import record
 from ...base.refusals import SNAPSHOTS_MAX
+from ...image.staging import SECTOR_SIZE
 from ...qcow2 import (
     AUTOCLEAR_BITMAPS,
     EXTENSION_BITMAPS,
@@ -82,7 +83,7 @@ class Snapshots:
 
         A size that is not one of whole sectors is rounded down by some versions of qemu.
         """
-        sizes = self._disk_size, self._disk_size & -512
+        sizes = self._disk_size, self._disk_size & -SECTOR_SIZE
         at = self._offset
         for _ in self.l1_tables:
             _, _, id_size, name_size, *_, extra = self._fixed(at)
@@ -161,12 +162,16 @@ def judge_bitmaps_dropped(disk: Disk, extension: bytes, old: int, new: int) -> N
 
 
 def _find_misfit(disk: Disk, extension: bytes, old: int, new: int) -> str:
-    """Which bitmaps need another table, lose flags, or cannot be told to be valid; "" for none."""
+    """Which bitmaps need another table, lose flags, or cannot be told to be valid; "" for none.
+
+    A bitmap is of whole sectors, as qemu rounds a disk's size down.
+    """
     fault = ""
     for bitmap in _bitmaps(disk, extension):
         granularity = 1 << min(bitmap.granularity_bits, 63)
-        counts = {-(-size // granularity) for size in (old, new)}
-        if new < old or len({-(-count // (8 * disk.cluster_size)) for count in counts}) > 1:
+        counts = [-(-(size & -SECTOR_SIZE) // granularity) for size in (old, new)]
+        tables = {-(-count // (8 * disk.cluster_size)) for count in counts}
+        if new < old or tables != {bitmap.entries}:
             fault = fault or "bitmaps that do not fit"
         if bitmap.flags & _IN_USE:
             fault = fault or "an inconsistent bitmap"
