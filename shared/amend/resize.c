@@ -31,7 +31,7 @@ static uint64_t fill_end(const struct resize *r, uint64_t backing_size)
 {
     const struct qcow2_header *h = &r->books->image->header;
     uint64_t end = r->target->size < backing_size ? r->target->size : backing_size;
-    bool fills = grows(r) && has_backing_file(r->books->image) && backing_size > h->size;
+    bool fills = grows(r) && has_backing_file(r->books->image) && backing_size > disk_size(h);
     return fills ? clusters_for(h, end) : 0;
 }
 
@@ -236,7 +236,8 @@ static bool start_resize(struct books *books, struct target *target, uint64_t ba
 {
     const struct qcow2_header *h = &books->image->header;
     *r = (struct resize){.books = books, .target = target};
-    uint64_t at = grows(r) ? h->size : target->size, end = grows(r) ? target->size : h->size;
+    uint64_t at = grows(r) ? disk_size(h) : target->size;
+    uint64_t end = grows(r) ? target->size : h->size;
     return find_boundary(books->image, at, end, fill_end(r, backing_size), &r->boundary) &&
            find_cut(r);
 }

@@ -9,6 +9,7 @@
 #include "inspect/tables.h"
 #include "qcow2/bytes.h"
 #include "qcow2/extensions.h"
+#include "qcow2/geometry.h"
 #include "qcow2/header.h"
 #include "qcow2/qcow2.h"
 #include "qcow2/snapshots.h"
@@ -170,8 +171,7 @@ void check_image(const struct inspection *inspection, struct check_workspace *wo
             open_refcounts(&checking);
             checking.file_clusters = round_up(image->file.io->size, h->cluster_size) >> h->cluster_bits;
             checking.clusters = checking.file_clusters;
-            result->total_clusters = (h->size / SECTOR_SIZE * SECTOR_SIZE +
-                                      h->cluster_size - 1) >> h->cluster_bits;
+            result->total_clusters = (disk_size(h) + h->cluster_size - 1) >> h->cluster_bits;
             if (check_windows(&checking, (uint8_t *)(workspace + 1), size))
                 result->image_end_offset = (checking.highest + 1) << h->cluster_bits;
         }

@@ -33,6 +33,12 @@ static inline uint64_t l2_span(const struct qcow2_header *h)
     return l2_entries(h) << h->cluster_bits;
 }
 
+/* The bytes of the disk: a size that is none of whole sectors is rounded down, as qemu does it. */
+static inline uint64_t disk_size(const struct qcow2_header *h)
+{
+    return h->size / SECTOR_SIZE * SECTOR_SIZE;
+}
+
 /* How many entries of an L1 table map a disk of this size, which is at most INT64_MAX. */
 static inline uint64_t l1_entries_for(const struct qcow2_header *h, uint64_t size)
 {

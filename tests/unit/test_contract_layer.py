@@ -363,33 +363,33 @@ def doubled(*, hides: bool) -> tuple[Case, int, int]:
     Returns where the block is, and the L2 table of a snapshot. `hides` says whether the block has
     anything past the disk's end.
     """
-    count = 300
+    bits, count = 10, 600
     clusters = {n: Data(bytes([n % 250 + 1])) for n in range(count)}
     image = Image(
-        cluster_bits=BITS,
-        size=(count << BITS) + 500,
-        clusters={**clusters, count: RawEntry(1 << 63 | 1 << BITS)},
+        cluster_bits=bits,
+        size=(count << bits) + 1000,
+        clusters={**clusters, count: RawEntry(1 << 63 | 1 << bits)},
         snapshots=[Snapshot(name=b"s", clusters={0: Data(b"S")})],
     )
     data, regions = bytearray(image.build()), image.regions()
-    places = {n: regions[f"l2_table[{n // 64}]"].start + 8 * (n % 64) for n in range(count + 1)}
+    places = {n: regions[f"l2_table[{n // 128}]"].start + 8 * (n % 128) for n in range(count + 1)}
     old_l1, block = regions["l1_table"].start, regions["refcount_block[0]"].start
     # The L1 table goes to a cluster of data that this block counts.
-    new_l1 = 100 << BITS
+    new_l1 = 100 << bits
     entry = (new_l1 | 1 << 63).to_bytes(8, "big")
     place = next(at for at in places.values() if data[at : at + 8] == entry)
     data[place : place + 8] = bytes(8)
     data[new_l1 : new_l1 + SECTOR] = data[old_l1 : old_l1 + SECTOR]
     data[L1_OFFSET : L1_OFFSET + 8] = new_l1.to_bytes(8, "big")
-    at = regions["refcount_block[1]"].start + 2 * ((old_l1 >> BITS) - 256)
+    at = regions["refcount_block[1]"].start + 2 * ((old_l1 >> bits) - 512)
     data[at : at + 2] = bytes(2)
     data[places[count] : places[count] + 8] = (block | 1 << 63).to_bytes(8, "big")
-    for cluster in range(250, 0 if hides else 256):
-        entry = (cluster << BITS | 1 << 63).to_bytes(8, "big")
+    for cluster in range(256, 0 if hides else 512):
+        entry = (cluster << bits | 1 << 63).to_bytes(8, "big")
         place = next(at for at in places.values() if data[at : at + 8] == entry)
         data[place : place + 8] = bytes(8)
         data[block + 2 * cluster : block + 2 * cluster + 2] = bytes(2)
-    case = resized(bytes(data), 200 * 64 << BITS)
+    case = resized(bytes(data), 200 * 128 << bits)
     return case, block, regions["snapshot[0].l2_table[0]"].start
 
 
@@ -403,6 +403,19 @@ def test_a_refcount_block_that_is_the_disks_last_cluster_too_is_not_written(*, h
         case.judge()
     case.put(block, case.data[block : block + SECTOR], PREPARE)
     with pytest.raises((GuestFault, ImageRejected)):
+        case.judge()
+
+
+@pytest.mark.parametrize("more", [1, 300, 511])
+def test_what_a_last_part_of_a_sector_maps_is_behind_the_boundary(more: int) -> None:
+    """Readers round the disk's size down: what grows would show it."""
+    end = 16 << 9
+    image = Image(cluster_bits=9, size=end + 512, clusters={16: Data(b"stale")})
+    case = resized(with_size(image.build(), end + more), 2 * end)
+    case.judge()
+    size = (2 * end).to_bytes(8, "big")
+    case.stage({0: case.data[:SIZE] + size + case.data[SIZE + 8 : SECTOR]})
+    with pytest.raises(GuestFault, match="behind the boundary"):
         case.judge()
 
 

@@ -176,7 +176,7 @@ def look_ahead(
     if request.size is not None:
         step = 16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8
         cluster_size = max(cluster_size, step)  # nonsense leads to nonsense
-        end = min(header.size, request.size)
+        end = min(header.size & -512, request.size)
         index, rest = divmod(end, cluster_size // step * cluster_size)
         entry = header.l1_table_offset + 8 * (index if rest else max(index - 1, 0))
         along = entry // 512 * 512, 0

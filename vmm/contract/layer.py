@@ -50,7 +50,8 @@ class Layer:
         self._step = 16 if extended else 8
         self._in_table = disk.cluster_size // self._step
         self._span = self._in_table * disk.cluster_size
-        old, new = self._old["size"], self._new["size"]
+        # What a last part of a sector maps is none of the disk, as qemu rounds its size down.
+        old, new = self._old["size"] & -SECTOR_SIZE, self._new["size"]
         self._grows = new > old
         self._at = min(old, new)
         self._kept = -(-self._at // self._span)

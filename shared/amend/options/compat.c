@@ -53,10 +53,9 @@ static void check_snapshot(struct qcow2_image *image, const struct snapshot *sna
                            uint32_t number)
 {
     const struct qcow2_header *h = &image->header;
-    uint64_t disk_size = h->size - h->size % SECTOR_SIZE;
-    if (snapshot->disk_size != h->size && snapshot->disk_size != disk_size)
+    if (snapshot->disk_size != h->size && snapshot->disk_size != disk_size(h))
         refuse(image->file.verdict, REFUSAL_DOWNGRADE_SNAPSHOT_SIZE, AMEND_ERROR_DOWNGRADE_BLOCKED,
-               number, snapshot->disk_size, disk_size);
+               number, snapshot->disk_size, disk_size(h));
     if (snapshot->vm_state_size > UINT32_MAX)
         refuse(image->file.verdict, REFUSAL_DOWNGRADE_SNAPSHOT_VM_STATE,
                AMEND_ERROR_DOWNGRADE_BLOCKED, number, snapshot->vm_state_size, 0);

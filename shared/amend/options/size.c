@@ -72,7 +72,7 @@ static void check(struct amendment *amendment)
     const struct qcow2_header *h = &amendment->image.header;
     struct verdict *verdict = amendment->image.file.verdict;
     uint64_t size = amendment->target.size;
-    bool over_backing = has_backing_file(&amendment->image) && amendment->backing_size > h->size;
+    bool over_backing = has_backing_file(&amendment->image) && amendment->backing_size > disk_size(h);
     if (!is_asked(amendment))
         return;
     if (size == 0 || size % SECTOR_SIZE || size > largest_size(h))
@@ -82,7 +82,7 @@ static void check(struct amendment *amendment)
     if (h->version == 2 && h->nb_snapshots)
         refuse(verdict, REFUSAL_RESIZE_V2_SNAPSHOTS, AMEND_ERROR_SIZE, h->nb_snapshots, 0, 0);
     if (h->version == 2 && size > h->size && over_backing)
-        refuse(verdict, REFUSAL_GROW_OVER_BACKING_V2, AMEND_ERROR_SIZE, h->size,
+        refuse(verdict, REFUSAL_GROW_OVER_BACKING_V2, AMEND_ERROR_SIZE, disk_size(h),
                amendment->backing_size, 0);
     if (h->incompatible_features & QCOW2_INCOMPATIBLE_DATA_FILE)
         refuse(verdict, REFUSAL_SIZE_DATA_FILE, AMEND_ERROR_SIZE, 0, 0, 0);

@@ -55,7 +55,7 @@ class Reader:
         return None, *range(len(self.snapshots))
 
     def read(self, index: int, snapshot: int | None = None) -> bytes:
-        """What the guest reads from cluster `index`, up to the end of the disk.
+        """What the guest reads from cluster `index`, up to the end of the disk, in whole sectors.
 
         Raises UnreadableError for a zero flag in version 2, and for a subcluster that is allocated
         and reads as zeros at once.
@@ -64,6 +64,7 @@ class Reader:
         if snapshot is not None:
             disk_size = self.snapshots[snapshot].extra_data.disk_size
             size = size if disk_size is None else disk_size
+        size &= -512
         return self.read_whole(index, snapshot)[: max(size - index * self.cluster_size, 0)]
 
     def read_whole(self, index: int, snapshot: int | None = None) -> bytes:
