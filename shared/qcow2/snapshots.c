@@ -5,6 +5,7 @@
 
 #include "bits.h"
 #include "qcow2/bytes.h"
+#include "qcow2/geometry.h"
 #include "qcow2/qcow2.h"
 
 static void parse_snapshot(const struct qcow2_header *h, const uint8_t *raw,
@@ -16,7 +17,7 @@ static void parse_snapshot(const struct qcow2_header *h, const uint8_t *raw,
     snapshot->vm_state_size = load_be32(raw + QCOW2_SNAPSHOT_VM_STATE_SIZE);
     if (snapshot->extra_data_size >= 8)
         snapshot->vm_state_size = load_be64(raw + QCOW2_SNAPSHOT_VM_STATE_SIZE_LARGE);
-    snapshot->disk_size = h->size;
+    snapshot->disk_size = disk_size(h);
     if (snapshot->extra_data_size >= 16)
         snapshot->disk_size = load_be64(raw + QCOW2_SNAPSHOT_DISK_SIZE);
     snapshot->icount = snapshot->extra_data_size >= QCOW2_SNAPSHOT_EXTRA_DATA_FULL

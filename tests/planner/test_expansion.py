@@ -72,7 +72,8 @@ def old_images(draw: st.DrawFn) -> Image:
     ]
     bits = draw(st.sampled_from([9, 10, 12]))
     clusters: dict[int, Cluster] = {0: Data(b"d")}
-    return Image(version=2, cluster_bits=bits, size=1 << 14, clusters=clusters, snapshots=snapshots)
+    size = (1 << 14) - draw(st.sampled_from([0, 0, 1, 100, 511]))
+    return Image(version=2, cluster_bits=bits, size=size, clusters=clusters, snapshots=snapshots)
 
 
 def thorough(examples: int) -> settings:
@@ -154,7 +155,8 @@ def test_a_snapshot_table_is_completed_and_says_the_same(planner: Any, image: Im
         assert new.extra_data_size == (
             max(24, old.extra_data_size) if moved else old.extra_data_size
         )
-        assert new.extra_data.disk_size == image.size
+        # One that is new is of whole sectors: qemu could not apply the snapshot otherwise.
+        assert new.extra_data.disk_size in {image.size & -512, old.extra_data.disk_size}
 
 
 @pytest.mark.parametrize("extra", [0, 8, 16, 24])

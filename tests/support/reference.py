@@ -219,7 +219,7 @@ def upgrade(image: Image, *, max_growth: int = GROWTH) -> Model:
         ids, names = struct.unpack(">HH", model.data[at + 12 : at + 16])
         vm_state, size = struct.unpack(">II", model.data[at + 32 : at + 40])
         extra, strings = model.data[at + 40 :][:size], model.data[at + 40 + size :][: ids + names]
-        known = (vm_state, model.header.size, (1 << 64) - 1)
+        known = (vm_state, model.header.size & -512, (1 << 64) - 1)
         for n, value in enumerate(known):
             if len(extra) < 8 * n + 8:
                 extra = extra[: 8 * n] + value.to_bytes(8, "big")

@@ -108,7 +108,8 @@ class Snapshots:
         if len(extra) < 8:
             extra = _U64.pack(vm_state)
         if len(extra) < _EXTRA_REQUIRED:
-            extra = extra[:8] + _U64.pack(self._disk_size)
+            # A snapshot of a size that is none of whole sectors could not be applied.
+            extra = extra[:8] + _U64.pack(self._disk_size & -SECTOR_SIZE)
         if len(extra) < _EXTRA_KNOWN:
             extra = extra[:16] + _U64.pack(NO_ICOUNT)
         entry = fixed[:-4] + len(extra).to_bytes(4, "big") + extra + strings
