@@ -15,7 +15,7 @@ import pytest
 from tests.confinement.scenes import LAZY
 from tests.confinement.test_batch import processes_of, wait_for
 from tests.confinement.test_worker import outcomes, write_some
-from tests.support.forge import parse_header
+from tests.support.forge import Image, Snapshot, parse_header
 from tests.support.process import command, run
 
 pytestmark = [pytest.mark.kvm, pytest.mark.any_python]
@@ -368,3 +368,54 @@ room.{name} = interrupted
     }
     # How many is the scheduler's choice: a call may bring no answer.
     assert 0 < len(documents) < 60
+
+
+ENDS_AT_SECOND = """
+import os, instar.vmm.fleet.worker
+told = 0
+def tell(answer, honest=instar.vmm.fleet.worker._tell):
+    global told
+    told += 1
+    if told == 2:
+        {before}
+        os._exit(7)
+    honest(answer)
+instar.vmm.fleet.worker._tell = tell
+"""
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["after a success", "after a refusal"])
+def test_an_image_whose_worker_died_is_not_begun_again(tmp_path: Path, *, refused: bool) -> None:
+    """After a refusal too, where workers may end by themselves: it would grow twice."""
+    images = write_some(tmp_path, 3)
+    if refused:
+        Image(version=2, snapshots=[Snapshot(name=b"s")]).write(images[0])
+    sizes = [parse_header(image.read_bytes()).size for image in images]
+    names = [str(image) for image in images]
+    patch = ENDS_AT_SECOND.format(before="")
+    done = run("resize", "-j1", "--output=json", *names, "--", "+1M", patch=patch)
+    told = outcomes(done.stdout)
+    assert (told[images[0].name] == "amended") != refused
+    assert "ended with status 7; the image is the old one or" in told[images[1].name][1]
+    assert told[images[2].name] == "amended"
+    grown = [parse_header(image.read_bytes()).size for image in images]
+    more = [0 if refused else 1 << 20, 1 << 20, 1 << 20]
+    assert grown == [size + by for size, by in zip(sizes, more, strict=True)]
+
+
+def test_after_an_interrupt_an_image_whose_worker_died_is_told_of(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 3)
+    wait = "exec('import time\\nend = time.monotonic() + 2\\nwhile time.monotonic() < end: pass')"
+    process = subprocess.Popen(
+        command(*MANY, "-j1", *images, patch=ENDS_AT_SECOND.format(before=wait)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: images[1].read_bytes()[87] == 1)
+    process.send_signal(signal.SIGINT)
+    stdout = process.communicate(timeout=20)[0]
+    documents: list[Any] = [json.loads(line) for line in stdout.splitlines()]
+    assert documents.pop()["error"]["kind"] == "KeyboardInterrupt"
+    assert [document["filename"] for document in documents] == [str(n) for n in images[:2]]
+    assert "the image is the old one or the amended one" in documents[1]["error"]["message"]
+    assert images[2].read_bytes()[87] == 0

@@ -2,11 +2,13 @@
 
 Each worker is a forked process that answers from tests/fuzz/worker_answers.py instead of amending:
 most images honestly, others with what no amend comes to, in pieces of any kind, too late, or not at
-all. The parent must tell every image once, the honest ones as they were told, and go on.
+all. The parent must tell every image once, the honest ones as they were told, and go on. It must
+have none begun twice, unless a worker lies about that, or has lied before.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import socket
@@ -23,7 +25,7 @@ from unittest.mock import patch
 from instar.vmm.amend.result import AmendOutcome
 from instar.vmm.base.errors import HostError
 from instar.vmm.fleet import batch, worker_process
-from instar.vmm.fleet.worker import IMAGE, NAME_MAX, READY, _shed
+from instar.vmm.fleet.worker import IMAGE, NAME_MAX, OVER, READY, _shed
 from instar.vmm.machine.payload import load_payload
 from instar.vmm.request import AmendRequest
 from instar.vmm.request.keywords import make_request
@@ -32,6 +34,8 @@ from tests.fuzz.worker_oracle import judge
 
 IMAGES = 300
 SIZE = 1 << 20
+OVER_AFTER = 0.2
+"""After how many of their honest errors workers end."""
 EARLY = 0.02
 """How many of the workers end before they are ready."""
 REQUESTS = (
@@ -93,7 +97,8 @@ def run(seed: int, runs: int, seconds: float) -> Tally:
 def _run_round(this: Round, paths: list[str], jobs: int, tally: Tally) -> None:
     told: Counter[str] = Counter()
     started = time.monotonic()
-    with _impostors(this, tally) as early:
+    begun = mmap.mmap(-1, IMAGES)  # by how many workers, which had not lied, each image was
+    with _impostors(this, tally, begun) as early:
         try:
             for outcome in batch.amend_batch(paths, this.request, jobs=jobs, required=False):
                 told[str(outcome.path)] += 1
@@ -105,6 +110,9 @@ def _run_round(this: Round, paths: list[str], jobs: int, tally: Tally) -> None:
             return
     if told != Counter(paths):
         raise FindingError(f"{this.name}: {sum(told.values())} outcomes, {len(told)} images")
+    for number, path in enumerate(paths):
+        if begun[number] > 1 and this.answer(path).fault != "over":
+            raise FindingError(f"{this.name}: {path!r} was begun {begun[number]} times")
     if time.monotonic() - started > 60:
         raise FindingError(f"{this.name}: {time.monotonic() - started} s")
 
@@ -130,7 +138,7 @@ def _judge(this: Round, outcome: AmendOutcome, early: list[str]) -> str:
 
 
 @contextmanager
-def _impostors(this: Round, tally: Tally) -> Iterator[list[str]]:
+def _impostors(this: Round, tally: Tally, begun: mmap.mmap) -> Iterator[list[str]]:
     """Have each worker be _play(); yields those that end before they are ready."""
     early: list[str] = []
     plan: list[str] = [""]
@@ -152,7 +160,7 @@ def _impostors(this: Round, tally: Tally) -> Iterator[list[str]]:
 
     def play(channel: socket.socket, *_rest: Any, **_options: Any) -> NoReturn:
         try:
-            _play(this, channel, plan[0])
+            _play(this, channel, plan[0], begun)
         except BaseException:  # its parent has had enough
             os._exit(1)
         os._exit(0)
@@ -166,7 +174,7 @@ def _impostors(this: Round, tally: Tally) -> Iterator[list[str]]:
         yield early
 
 
-def _play(this: Round, channel: socket.socket, early: str) -> None:
+def _play(this: Round, channel: socket.socket, early: str, begun: mmap.mmap) -> None:
     """Be a worker that was taken over."""
     with closing(_shed(channel)) as ours:
         if early == "die":
@@ -178,16 +186,24 @@ def _play(this: Round, channel: socket.socket, early: str) -> None:
             ours.send(error if early == "no machine" else error[:20])
             return
         ours.send(READY)
+        lied = False
         while True:
             message, descriptors, _, _ = socket.recv_fds(ours, NAME_MAX, 1)
             if not descriptors:
                 return
             os.close(descriptors[0])
+            path = os.fsdecode(message[IMAGE.size :])
+            begun[int(Path(path).name.splitlines()[0])] += not lied
+            answer = this.answer(path)
+            lied |= answer.honest is None
             try:
-                for piece in this.answer(os.fsdecode(message[IMAGE.size :])).pieces():
+                for piece in answer.pieces():
                     ours.send(piece)
             except HangError:
                 time.sleep(60)
+            if isinstance(answer.honest, str) and answer.rng.random() < OVER_AFTER:
+                ours.send(OVER)
+                return
 
 
 def run_and_print(seed: int, runs: int, seconds: float) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from instar import abi
 from instar.vmm.amend.result import AmendOutcome, AmendResult, ByteRange
 from instar.vmm.contract.terms import Change
-from instar.vmm.fleet.worker import LAST, MORE, PIECE
+from instar.vmm.fleet.worker import LAST, MORE, OVER, PIECE
 from instar.vmm.request import AmendRequest
 from tests.support.options import told
 
@@ -44,6 +44,7 @@ FAULTS = (
         "end",
         "close",
         "ready",
+        "over",
     ),
 )
 CROSSING = ("twice", "spare piece", "later lie")
@@ -88,6 +89,8 @@ class Answer:
                 os._exit(rng.choice((0, 0, 1, 7)))
             case "ready":
                 yield b"ready"
+            case "over":
+                yield OVER
             case "empty pieces":
                 yield from [MORE] * rng.randrange(1, 100)
             case "short piece":

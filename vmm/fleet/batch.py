@@ -19,7 +19,7 @@ from . import MARGIN, PATIENCE
 from .document import Expected, describe_unsure, read_outcome
 from .interrupts import LetIn, carry_through
 from .supply import Supply
-from .worker import READY
+from .worker import OVER, READY
 from .worker_process import AHEAD, WorkerProcess
 
 TYPE_CHECKING = False
@@ -87,23 +87,9 @@ class _Batch:
                 pass
         while self._workers and (left := self._last - time.monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left * 1000):
-                yield from self._take_last(descriptor)
-
-    def _take_last(self, descriptor: int) -> Iterator[AmendOutcome]:
-        """Take what a worker says that is to end; the images which it leaves are as they were."""
-        worker = self._workers[descriptor]
-        while answer := worker.receive():
-            if not worker.ready or worker.takes_piece(answer):
-                worker.ready = True
-            elif (outcome := self._read(worker)) is None:
-                break
-            else:
-                worker.told.clear()
-                worker.sent.popleft()
-                yield outcome
-        if answer is not None:
-            self._poll.unregister(descriptor)
-            self._workers.pop(descriptor).end(self._last - time.monotonic())
+                yield from self._take_answers(descriptor)
+        for descriptor in list(self._workers):
+            yield from self._kill(descriptor, "did not come to an end and was killed")
 
     def stop(self) -> None:
         """End all workers, of which each may end the image at hand."""
@@ -200,10 +186,15 @@ class _Batch:
                     yield from self._bury(descriptor, PATIENCE, answer)
                     return
                 worker.ready = self._proven = True
+            elif answer == OVER:
+                worker.is_over = True
+                yield from self._bury(descriptor, PATIENCE)
+                return
             elif worker.takes_piece(answer):
                 continue
             elif (outcome := self._read(worker)) is None:
-                worker.gave_up = False
+                # Nothing that it has said since is worth more.
+                worker.kill("said what makes no sense and was killed")
                 yield from self._bury(descriptor, 0)
                 return
             else:
@@ -214,7 +205,13 @@ class _Batch:
                 yield taken.tell(outcome)
             worker.deadline = self._new_deadline()
         if worker.is_late:
-            yield from self._bury(descriptor, 0)
+            seconds = self._request.timeout + MARGIN
+            yield from self._kill(descriptor, f"did not answer within {seconds:g} s and was killed")
+
+    def _kill(self, descriptor: int, why: str) -> Iterator[AmendOutcome]:
+        """End a worker, and hear what it said up to then: it may have begun another image."""
+        self._workers[descriptor].kill(why)
+        yield from self._take_answers(descriptor)
 
     def _read(self, worker: WorkerProcess) -> AmendOutcome | None:
         """What a worker says of the first image that it was sent; None if that makes no sense."""
@@ -233,18 +230,20 @@ class _Batch:
     def _bury(
         self, descriptor: int, patience: float, reason: bytes = b""
     ) -> Iterator[AmendOutcome]:
-        """Have what a worker had not begun done by another, and say what became of it.
+        """Have what a worker had not begun done by another, and say what became of the rest.
 
-        `reason` is what it said instead of READY. Raises that if there is no other worker, and
-        never was.
+        The first image that it was not heard of counts as begun, unless the worker has said
+        otherwise: to begin it again might amend it twice. `reason` is what it said instead of
+        READY. Raises that if there is no other worker, and never was.
         """
         worker = self._workers.pop(descriptor)
         self._poll.unregister(descriptor)
         how = worker.end(patience)
         # Every worker's end costs an image, or a worker, so that there is an end to all of them.
-        if not worker.ready and self._workers:
+        is_last = self._last > 0
+        if not worker.ready and (self._workers or is_last):
             self._jobs = len(self._workers)
-        elif worker.sent and not worker.gave_up:
+        elif worker.sent and not (worker.is_over and (worker.gave_up or is_last)):
             sent = worker.sent.popleft()
             yield self._end(sent.taken, self._explain(worker, sent.name, how, reason))
         for sent in reversed(worker.sent):

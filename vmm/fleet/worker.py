@@ -45,6 +45,8 @@ DESCRIPTOR = Struct("=i")
 """What passes an image's descriptor, beside the message."""
 READY = b"ready"
 """What a worker says first, unless it says in JSON what is wrong."""
+OVER = b"over"
+"""What it says last: it ends, and has begun none of the images that it was not heard of."""
 MORE, LAST = b"+", b"."
 """How a piece of an answer begins: whether another one follows, without which it is not whole."""
 PIECE = 32 << 10
@@ -107,7 +109,7 @@ def _serve(channel: socket.socket, request: AmendRequest, payload: Payload, requ
     while sandbox.is_ready(request):
         message, rights, _, _ = channel.recvmsg(NAME_MAX, _RIGHTS_SIZE)
         if not rights or over.poll(0):
-            return
+            break
         (descriptor,) = DESCRIPTOR.unpack_from(rights[0][2])
         try:
             answer = _amend(sandbox, descriptor, message, request)
@@ -115,6 +117,7 @@ def _serve(channel: socket.socket, request: AmendRequest, payload: Payload, requ
             sandbox.close()
             answer = {"error": error_fields(error)}
         _tell(dump_line(answer).encode())
+    os.write(_CHANNEL, OVER)
 
 
 def _tell(answer: bytes) -> None:

@@ -67,6 +67,10 @@ class WorkerProcess:
         self.ready = False
         self.gave_up = False
         """Whether its last answer was an error, after which it may have to end."""
+        self.is_over = False
+        """Whether it has said that it ends, and begins no other image."""
+        self.why_killed = ""
+        """What kill() was told; empty while it has not been called."""
         self.deadline = 0.0
         """When it must have said what became of the first image that it has; set by the batch."""
         self._limit = -1
@@ -142,10 +146,21 @@ class WorkerProcess:
         self.told += piece[1:]
         return more
 
+    def kill(self, why: str) -> None:
+        """Enforce its end, for this reason. What it has said up to then can still be received."""
+        self.why_killed = why
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # it has ended, and nobody hears of it (sigaction(2), SIGCHLD)
+
     def end(self, patience: float) -> str:
         """Wait for its end, and enforce it after so many seconds; say what that was."""
         self.channel.close()
         status = end_child(self.pid, patience)
+        if self.why_killed:
+            return self.why_killed
         if status is None:
             return "ended"
         code = os.waitstatus_to_exitcode(status)
