@@ -293,7 +293,9 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_an_interrupt_ends_workers_that_hang_names_their_images_and_touches_no_other(tmp_path: Path) -> None:
+def test_an_interrupt_ends_workers_that_hang_names_their_images_and_touches_no_other(
+    tmp_path: Path,
+) -> None:
     images = write_some(tmp_path)
     before = [image.read_bytes() for image in images]
     process = subprocess.Popen(

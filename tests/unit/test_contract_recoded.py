@@ -9,7 +9,10 @@ import pytest
 
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract.reader.disk import Disk
 from instar.vmm.contract.reader.widths import Width
+from instar.vmm.contract.recoded import Recoded, Structures
+from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Data, Image, Snapshot, parse_header
 from tests.support.planner import Answer, Write, accepted_by_contract, ask
@@ -167,12 +170,40 @@ def test_anything_else_is_a_guest_fault(change: Callable[[Plan], None]) -> None:
 
 
 def test_a_cluster_that_is_taken_though_it_is_in_use_is_named() -> None:
-    plan = Plan(IMAGE.build())
+    plan = Plan(IMAGE.build().ljust(600 << 9, b"\xaa"), DEVICE)
     over_the_l1_table(plan)
     with pytest.raises(
         GuestFault, match=f"^the guest takes cluster {plan.l1:#x}, which is in use$"
     ):
         plan.judge()
+
+
+@pytest.mark.parametrize(
+    ("index", "message"), [(60, "makes empty ones"), (7, "in a row")], ids=["empty", "far away"]
+)
+def test_blocks_that_cannot_be_are_refused_before_their_windows_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, index: int, message: str
+) -> None:
+    """Each costs a look at all that it would count, up to 256 windows, and is not paid for."""
+    looked: list[int] = []
+    monkeypatch.setattr(Recoded, "_judge_window", lambda _, first, **__: looked.append(first))
+    plan = Plan(IMAGE.build())
+    assert not plan.number(plan.table + 8 * index)
+    place = max(plan.blocks()) + (512 if index == 60 else 1 << 40)
+    plan.put(plan.table + 8 * index, place)
+    with pytest.raises(GuestFault, match=message):
+        plan.judge()
+    assert looked == []
+
+
+def test_structures_are_taken_in_windows_that_ascend_and_leave_none_out() -> None:
+    disk = Disk(Original(lambda *_: b"", 1 << 20, 1 << 20), 9, 0)
+    structures = Structures(disk, 4, range(3, 6), {0: 9, 1: 100})
+    assert structures.take(0, 5) == [3, 4]
+    assert structures.take(5, 10) == [5, 9]
+    assert structures.take(10, 10) == []
+    with pytest.raises(GuestFault, match="leave a structure out"):
+        structures.take(101, 200)
 
 
 @pytest.mark.parametrize("bits", [1, 32])

@@ -18,7 +18,8 @@ from tests.support.planning import Case, Phases, fault_of, plan_request
 CLUSTER = 512
 WINDOW = 1 << 16
 """Clusters whose refcounts the host judges at once."""
-LEFT_OUT = "refcounts that leave a structure out"
+LEFT_OUT = "makes empty ones"
+"""Of the windows of these blocks none has a structure, nor what was counted before."""
 
 
 def image(**damage: int) -> bytes:

@@ -88,7 +88,7 @@ def test_a_worker_ends_by_itself_in_the_time_that_it_has(
 ) -> None:
     channel, other = socket.socketpair()
     child = subprocess.Popen([sys.executable, "-SsEc", f"import os, time; {code}"])
-    worker: Any = SimpleNamespace(channel=channel, pid=child.pid)
+    worker: Any = SimpleNamespace(channel=channel, pid=child.pid, why_killed="")
     start = time.monotonic()
     with other:
         assert WorkerProcess.end(cast("WorkerProcess", worker), patience) == how

@@ -112,6 +112,12 @@ class Structures:
         return any(index in self.blocks for index, _, _ in self.parts(first))
 
 
+def _has_any(numbers: list[int], first: int, end: int) -> bool:
+    """Whether one of ascending numbers is in this range."""
+    at = bisect_left(numbers, first)
+    return at < len(numbers) and numbers[at] < end
+
+
 class Recoded:
     """Judges refcounts that are written anew, by the old ones."""
 
@@ -158,6 +164,7 @@ class Recoded:
     def judge_new(self, *, is_device: bool) -> None:
         """The same of an image whose header is counted."""
         new = self._new = self._read_new(is_device=is_device)
+        self._judge_extent(is_device=is_device)
         for first in self._windows():
             self._judge_window(first, is_device=is_device)
         for structures in (self._old, new):
@@ -192,6 +199,21 @@ class Recoded:
                 f"the guest makes a refcount table of {size} bytes, which is too large"
             )
         return Structures(disk, fields.get("refcount_order", REFCOUNT_ORDER_V2), place, blocks)
+
+    def _judge_extent(self, *, is_device: bool) -> None:
+        """See that the new structures are no more, and no farther apart, than they can be.
+
+        Each block costs a look at all that it counts, whatever that is.
+        """
+        old, new = self._old, self._new
+        if not is_device and new.clusters[-1] - new.clusters[0] != len(new.clusters) - 1:
+            raise GuestFault("the guest does not put the refcounts in a row")
+        before = sorted(old.blocks)
+        for index in new.blocks:
+            first, end = index * new.in_block, (index + 1) * new.in_block
+            counts_old = _has_any(before, first // old.in_block, -(-end // old.in_block))
+            if not counts_old and not _has_any(new.clusters, first, end):
+                raise GuestFault("the guest leaves refcount blocks out, or makes empty ones")
 
     def _windows(self) -> Iterator[int]:
         """The first clusters of all windows that an old or a new block counts, ascending."""

@@ -43,7 +43,7 @@ _U64 = Struct(">Q")
 # The extra data of version 3: the size of the VM state, of the disk, the instruction count.
 _EXTRA_REQUIRED, _EXTRA_KNOWN = 16, 24
 _IN_USE = 1  # of a bitmap: it was not closed
-_CLUSTER_WORK = 256  # bytes: to look a cluster's refcount up takes as long as reading so many
+_CLUSTER_WORK = 2048  # bytes: to look a cluster's refcount up takes as long as reading so many
 _SNAPSHOT_MEMORY = 160  # bytes
 
 
