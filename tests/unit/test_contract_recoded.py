@@ -14,7 +14,8 @@ from instar.vmm.contract.reader.widths import Width
 from instar.vmm.contract.recoded import Recoded, Structures
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Data, Image, Snapshot, parse_header
+from tests.support.forge import Bitmap, Data, Image, Snapshot, parse_header
+from tests.support.forge.model import Model
 from tests.support.planner import Answer, Write, accepted_by_contract, ask
 from tests.support.project import load_planner
 
@@ -312,3 +313,22 @@ def test_no_new_refcounts_lie_where_an_entry_leads_past_the_file() -> None:
 def test_old_refcounts_that_are_data_too_are_not_set_free(what: str) -> None:
     with pytest.raises(ImageRejected, match="is used twice"):
         Plan(named(IMAGE.regions()[what].start)).judge()
+
+
+@pytest.mark.parametrize("damage", ["a long name", "data within a cluster", "a longer directory"])
+def test_bitmaps_that_are_none_are_the_images_fault(damage: str) -> None:
+    """The guest has no need to look at them, as they stay."""
+    bitmaps = [Bitmap(name=b"b", dirty=(0,))]
+    data = bytearray(Image(size=1 << 20, clusters={0: Data(b"d")}, bitmaps=bitmaps).build())
+    model = Model(bytes(data))
+    entry, table, _ = model.bitmap_tables[0]
+    place, size, value = {
+        "a long name": (entry + 18, 2, 2000),
+        "data within a cluster": (table, 8, int.from_bytes(data[table : table + 8], "big") + 512),
+        "a longer directory": (model.bitmap_directory[0] - 8, 8, model.bitmap_directory[2] + 8),
+    }[damage]
+    data[place : place + size] = value.to_bytes(size, "big")
+    request = AmendRequest.of(refcount_bits=32, max_growth=1 << 30)
+    with pytest.raises(ImageRejected) as caught:
+        Plan(bytes(data), request).judge()
+    assert [refusal.name for refusal in caught.value.refusals] == ["bitmaps"]

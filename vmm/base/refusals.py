@@ -133,6 +133,12 @@ def bad_refcount_table(offset: int, clusters: int, image_size: int) -> Refusal:
     return _translate(_NOTHING, abi.REFUSAL_REFCOUNT_TABLE, abi.AMEND_ERROR_PARSE_FAILED, *details)
 
 
+def bad_bitmaps(offset: int, count: int) -> Refusal:
+    """Say that the directory of bitmaps is none, where the guest had no need to look."""
+    details = offset, count
+    return _translate(_NOTHING, abi.REFUSAL_BITMAPS, abi.AMEND_ERROR_PARSE_FAILED, *details)
+
+
 def work_limit(limit: int) -> Refusal:
     """Say that it takes too much work to judge an amend."""
     return _translate(_NOTHING, abi.REFUSAL_WORK_LIMIT, abi.AMEND_ERROR_WORK_LIMIT, limit)

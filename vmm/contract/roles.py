@@ -13,7 +13,7 @@ import instar.abi as abi
 from ..base.record import record
 from .reader.disk import is_all_stored, stored
 from .reader.l1_tables import apart, l2_tables
-from .reader.structures import bitmap_clusters, luks_clusters
+from .reader.structures import kept_bitmap_clusters, luks_clusters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Roles:
         for clusters in luks_clusters(self._disk, state.extensions):
             touched.keep(clusters, abi.AMEND_USE_CRYPTO_HEADER)
         if state.kept_bitmaps is not None:
-            for cluster in bitmap_clusters(self._disk, state.kept_bitmaps):
+            for cluster in kept_bitmap_clusters(self._disk, state.kept_bitmaps):
                 touched.keep(range(cluster, cluster + 1), abi.AMEND_USE_BITMAP)
         moved = state.moves_snapshots
         touched.keep(self._snapshots.clusters, abi.AMEND_USE_SNAPSHOT_TABLE, released=moved)

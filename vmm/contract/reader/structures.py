@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from struct import Struct
 
-from ...base.errors import GuestFault
+from ...base.errors import GuestFault, ImageRejected
 from ...base.record import record
-from ...base.refusals import SNAPSHOTS_MAX
+from ...base.refusals import SNAPSHOTS_MAX, bad_bitmaps
 from ...image.staging import SECTOR_SIZE
 from ...qcow2 import (
     AUTOCLEAR_BITMAPS,
@@ -148,6 +148,17 @@ def bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
         clusters = disk.clusters(bitmap.table, 8 * bitmap.entries)
         disk.spend(_CLUSTER_WORK * len(clusters))
         yield from clusters
+
+
+def kept_bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
+    """The same of bitmaps that stay, which the guest has no need to look at: ImageRejected."""
+    try:
+        yield from bitmap_clusters(disk, extension)
+    except GuestFault as error:
+        count, _, _, offset = _BITMAPS.unpack(
+            extension.ljust(_BITMAPS.size, b"\0")[: _BITMAPS.size]
+        )
+        raise ImageRejected((bad_bitmaps(offset, count),)) from error
 
 
 def judge_bitmaps_fit(disk: Disk, extension: bytes, old: int, new: int) -> None:
