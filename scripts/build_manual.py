@@ -121,9 +121,14 @@ def write_manual(
     lines += [f"instar \\- {_escape(top.summary)}", ".SH SYNOPSIS", ".nf"]
     lines += [_escape(usage) for usage in top.usage]
     lines += [".fi", ".SH DESCRIPTION", "instar changes options of an existing qcow2 disk image in"]
-    lines += ["place, as qemu\\-img amend does. All code that plans a change from the untrusted"]
-    lines += ["image runs in a virtual machine without an operating system, and whatever happens,"]
-    lines += ["the image is the old one or the new one, whole.", ".SH OPTIONS"]
+    lines += ["place, as qemu\\-img amend does. The code that plans a change of the untrusted"]
+    lines += [
+        "image's tables runs in a virtual machine without an operating system (keyslots, which"
+    ]
+    lines += [
+        "need no table, are planned outside), and whatever happens, the image is the old one or"
+    ]
+    lines += ["the new one, whole.", ".SH OPTIONS"]
     lines += _flag_lines(top.flags)
     for command in rest:
         lines += [f'.SH "COMMAND {command.name.upper()}"', _escape(command.text.strip())]

@@ -123,7 +123,7 @@ TAKEN_OVER = {
     "die of a signal": ("os.kill(os.getpid(), 9)", REFUSED),
     "hang": (
         "exec('while True: pass')",
-        "HostError: the confined worker for '{bad}' was killed (Killed);",
+        "HostError: the confined worker for '{bad}' did not answer within 1.6 s and was killed;",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -203,6 +204,41 @@ def test_a_lying_child_of_a_repair_costs_its_image_an_error(turn: int, tmp_path:
     (told,) = children.carry_out([str(path)], steps, jobs=1, timeout=30.0)
     assert told["error"]["kind"] == "HostError"
     assert "without a word that makes sense" in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (lambda: os.kill(os.getpid(), 9), "the confined process was killed (Killed)"),
+        (lambda: os._exit(3), "the confined process ended without a word that makes sense"),
+    ],
+    ids=["killed", "ended"],
+)
+def test_of_a_child_that_was_killed_it_is_said_that_it_was(
+    end: Callable[[], None], told: str, tmp_path: Path
+) -> None:
+    """The machine is short of memory then, as a rule."""
+
+    def act(_name: str) -> Document:
+        end()
+        raise AssertionError
+
+    steps = children.one_step(act, "info")
+    (document,) = children.carry_out([str(tmp_path / "x")], steps, jobs=1, timeout=30.0)
+    assert document["error"]["message"] == told
+
+
+def test_a_filter_of_system_calls_need_not_allow_what_a_child_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*_: object) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(children, "syscall", deny)
+    monkeypatch.setattr(children, "get_limits", deny)
+    steps = children.one_step(lambda name: {"error": {"kind": "x", "message": name}}, "info")
+    (document,) = children.carry_out([str(tmp_path / "x")], steps, jobs=4, timeout=30.0)
+    assert "without a word" in document["error"]["message"]  # it was heard, and is no kind
 
 
 @pytest.mark.parametrize("command", ["info", "check"])

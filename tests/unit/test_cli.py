@@ -146,11 +146,11 @@ USAGE_ERRORS = {
     ),
     "max-growth": (
         ["amend", "--max-growth=1 G", *LAZY, "d"],
-        "--max-growth: expected a size such as 512M or 1.5G, not '1 G'",
+        "--max-growth: expected a size such as 512M or 1.5G, of less than 8E, not '1 G'",
     ),
     "max-growth, empty": (
         ["amend", "--max-growth=", *LAZY, "d"],
-        "--max-growth: expected a size such as 512M or 1.5G, not ''",
+        "--max-growth: expected a size such as 512M or 1.5G, of less than 8E, not ''",
     ),
     "newline": (["amend", "-o", "compat=1.1\n", "d"], r"Unknown compatibility level '1.1\n'"),
     "escape sequence": (["amend", "-o", "\x1b[2J=1", "d"], r"unknown option '\x1b[2J'"),

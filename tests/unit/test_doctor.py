@@ -68,6 +68,35 @@ def test_doctor_survives_a_broken_check_and_runs_the_others(
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            "FAIL locks: no writable temporary directory: set TMPDIR to one, mount a tmpfs on",
+        ),
+        (OSError(24, "Too many"), "FAIL locks: Too many: raise the limit of open files"),
+        (BlockingIOError(11, "Busy"), "FAIL locks: Busy: raise the limit of processes"),
+        (PermissionError(1, "Denied"), "FAIL locks: [Errno 1] Denied: allow this where a filter"),
+        (MemoryError(), "FAIL locks: out of memory; where it is limited, raise the limit of"),
+    ],
+)
+def test_doctor_knows_the_limits_that_a_check_meets(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    line: str,
+) -> None:
+    def fail() -> str:
+        raise error
+
+    monkeypatch.setattr(doctor, "CHECKS", (("locks", fail),))
+    assert cli.main(["doctor"]) == 1
+    told = capsys.readouterr().out.splitlines()[1]
+    assert told.startswith(line)
+    assert "report it" not in told
+
+
 def test_doctor_speaks_json(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from instar.vmm.base.errors import (
     InstarError,
     UsageError,
     error_fields,
+    reason_of_fork,
 )
 from instar.vmm.base.refusals import translate
 from instar.vmm.fleet.document import Expected, read_outcome
@@ -90,10 +91,26 @@ def test_an_error_stays_of_its_kind_from_process_to_process(kind: type[InstarErr
         assert (type(told).__name__, str(told)) == (fields["kind"], str(error))
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), MemoryError(), SystemExit(1), OSError(5, "x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), ImportError("x"), SystemExit(1), OSError(5, "x")]
+)
 def test_what_is_no_error_of_the_package_is_a_defect(error: BaseException) -> None:
     assert error_fields(error)["kind"] == DEFECT
     assert type(error).__name__ in str(error_fields(error)["message"])
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")]
+)
+def test_a_lack_of_memory_is_this_machines_and_says_what_helps(error: Exception) -> None:
+    fields = error_fields(error)
+    assert fields["kind"] == "HostError"
+    assert "address space (ulimit -v) or of data (ulimit -d)" in str(fields["message"])
+
+
+def test_a_process_that_may_not_be_says_which_limit_helps() -> None:
+    assert reason_of_fork(BlockingIOError(11, "x")) == "x; raise the limit of processes (ulimit -u)"
+    assert reason_of_fork(OSError(12, "x")) == "x"
 
 
 def test_an_interrupt_is_an_interrupt() -> None:

@@ -68,7 +68,9 @@ def test_names_that_end_with_nul_are_taken_as_they_are() -> None:
 
 
 def test_names_that_end_with_nul_are_named_where_lines_are_expected() -> None:
-    with pytest.raises(UsageError, match=r"^'list' has names that end with a NUL byte; add --null"):
+    with pytest.raises(
+        UsageError, match=r"^'list' has a NUL byte: add --null \(-0\) if names end with it"
+    ):
         read(b"a\0b\0")
 
 
@@ -136,7 +138,7 @@ def test_a_standard_input_that_is_closed_is_named(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"a\0b\0", "has names that end with a NUL byte"),
+        (b"a\0b\0", "has a NUL byte"),
         (b"QFI\xfb", "is an image"),
         (b"\xff\xfea\0", "is in UTF-16"),
         (b"x" * (NAME_MAX + 1), "is no list of names"),

@@ -144,13 +144,29 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def _blame_host(error: BaseException) -> BaseException:
-    """Return what is to be reported: without a free descriptor even an import fails, anywhere."""
+    """Return what is to be reported: an import fails anywhere without a descriptor or memory."""
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
         return HostError(f"no descriptor is free; {_RAISE_LIMIT}")
-    return error
+    unmapped = isinstance(error, ImportError) and _UNMAPPED in str(error)
+    return HostError(_NO_MEMORY) if unmapped or isinstance(error, MemoryError) else error
+
+
+_UNMAPPED = "failed to map segment"
+"""What ld.so says where there is no memory for a module (glibc, elf/dl-load.c)."""
+
+
+def reason_of_fork(error: OSError) -> str:
+    """Say why no process could be started, and what helps where that is known."""
+    helps = "; raise the limit of processes (ulimit -u)" if error.errno == _EAGAIN else ""
+    return f"{reason_of(error)}{helps}"
 
 
 _RAISE_LIMIT = "raise the limit of open files (ulimit -n) to 64"
+_NO_MEMORY = (
+    "out of memory; where it is limited, raise the limit of address space (ulimit -v) or of data "
+    "(ulimit -d)"
+)
+_EAGAIN = 11  # asm-generic/errno-base.h
 
 
 def reason_of(error: OSError) -> str:

@@ -370,13 +370,13 @@ REASONS: dict[int, tuple[str, tuple[str, ...], str]] = {
         "no_data_file",
         (),
         "data_file can only be set for images that use an external data file; create such an "
-        "image with qemu-img convert -o data_file",
+        "image with qemu-img convert -o data_file=NAME",
     ),
     abi.REFUSAL_DATA_FILE_RAW: (
         "data_file_raw",
         (),
         "data_file_raw cannot be switched on for an existing image; create such an image with "
-        "qemu-img convert -o data_file_raw=on",
+        "qemu-img convert -o data_file=NAME,data_file_raw=on",
     ),
     abi.REFUSAL_REFCOUNT_BITS_V2: (
         "refcount_bits_v2",

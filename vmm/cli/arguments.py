@@ -179,5 +179,6 @@ def read_size(flag: str, text: str) -> int:
     """The value of a flag in bytes. UsageError if it is none."""
     size = parse_size(text)
     if size is None:
-        raise UsageError(f"--{flag}: expected a size such as 512M or 1.5G, not '{text}'")
+        expected = "expected a size such as 512M or 1.5G, of less than 8E"
+        raise UsageError(f"--{flag}: {expected}, not '{text}'")
     return size

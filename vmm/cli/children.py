@@ -12,10 +12,10 @@ import select
 import time
 
 from ..base.c import get_limits, syscall
-from ..base.errors import HostError, error_fields, reason_of
+from ..base.errors import HostError, error_fields, reason_of, reason_of_fork
 from ..base.lean_json import dump_line
 from ..base.record import record
-from ..fleet import MARGIN, PATIENCE, end_child
+from ..fleet import MARGIN, PATIENCE, describe_end, end_child
 from ..fleet.interrupts import LetIn, begin_as_child, carry_through
 from .shapes import read_document
 
@@ -36,6 +36,8 @@ which JSON may need six bytes for one; read, a hostile one takes 300 MiB."""
 _SYS_PRCTL, _PR_SET_PDEATHSIG = 157, 1  # asm/unistd_64.h, linux/prctl.h
 _RLIMIT_NOFILE = 7  # asm-generic/resource.h
 _OTHER_FILES = 24  # standard streams, the list of names, an image, a machine; and some to spare
+_LAST_WORDS = 1.0
+"""Seconds that a child has to end after the last that is heard of it."""
 _MUTE = "the confined process ended without a word that makes sense"
 _INTERRUPTED = "the command was interrupted"
 
@@ -82,7 +84,10 @@ def _most_children() -> int:
 
     Each is one here, and has those of all before it, besides its own.
     """
-    return max(get_limits(_RLIMIT_NOFILE)[0] - _OTHER_FILES, 1)
+    try:
+        return max(get_limits(_RLIMIT_NOFILE)[0] - _OTHER_FILES, 1)
+    except OSError:  # a filter of system calls may deny it
+        return 1
 
 
 class _Batch:
@@ -168,19 +173,23 @@ class _Image:
     def hear(self) -> None:
         """Take what the child has said, and go on once that was all."""
         if self.child.hear():
-            self.end_step(_MUTE)
+            self.end_step(_MUTE, _LAST_WORDS if len(self.child.told) <= ANSWER_MAX else 0.0)
 
     def give_up(self) -> None:
         """Begin no other step."""
         self._is_last = True
         self.end_step(_INTERRUPTED)
 
-    def end_step(self, why: str) -> None:
-        """Go on with what the child has said; if that makes no sense, the step failed, and why."""
-        self.child.kill()
+    def end_step(self, why: str, patience: float = 0.0) -> None:
+        """Go on with what the child has said; if that makes no sense, the step failed, and why.
+
+        It has so many seconds to end by itself.
+        """
+        killed = self.child.kill(patience)
         try:
             document = read_document(self.child.told, self._step.shape)
         except (ValueError, RecursionError):
+            why = killed or why
             document = _failure(f"{why}; {self._step.unsure}" if self._step.unsure else why)
         self._go_on(document)
 
@@ -199,7 +208,7 @@ class _Image:
             try:
                 self.child = _Child(self._name, self._step.act)
             except OSError as error:
-                document = _failure(f"cannot start a child: {reason_of(error)}")
+                document = _failure(f"cannot start a child: {reason_of_fork(error)}")
             else:
                 return
 
@@ -232,12 +241,16 @@ class _Child:
         self.told += data
         return not data or len(self.told) > ANSWER_MAX
 
-    def kill(self) -> None:
-        """End it, if it has not ended."""
-        if self._pid:
-            pid, self._pid = self._pid, 0
-            os.close(self.pipe)
-            end_child(pid)
+    def kill(self, patience: float = 0.0) -> str:
+        """End it, if it has not ended in so many seconds; return what else killed it, or ""."""
+        if not self._pid:
+            return ""
+        pid, self._pid = self._pid, 0
+        os.close(self.pipe)
+        status = end_child(pid, patience)
+        if not patience or not status or not os.WIFSIGNALED(status):
+            return ""
+        return f"the confined process {describe_end(status)}"
 
 
 def _lose_stderr() -> None:
@@ -246,13 +259,16 @@ def _lose_stderr() -> None:
         os.dup2(null, 2)
         os.close(null)
     except OSError as error:
-        raise HostError(f"cannot start a child: {reason_of(error)}") from error
+        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error
 
 
 def _be_child(parent: int, pipe: int, name: str, act: Callable[[str], Document]) -> None:
     """Do the step, tell, and end this process."""
     try:
-        syscall(_SYS_PRCTL, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        try:  # noqa: SIM105 - contextlib is one more import
+            syscall(_SYS_PRCTL, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        except OSError:
+            pass  # a filter of system calls may deny it: then this goes on without the command
         if os.getppid() != parent:  # which has ended before it was asked for
             return
         begin_as_child(signal.SIG_IGN)  # an interrupt is the command's business

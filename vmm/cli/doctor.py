@@ -9,7 +9,7 @@ import platform
 
 from instar import __version__
 
-from ..base.errors import HostError, InstarError, UsageError
+from ..base.errors import NO_DESCRIPTOR, HostError, InstarError, UsageError, explain
 from ..base.escape import escape
 from ..base.record import record
 from .arguments import OPERAND, scan
@@ -80,8 +80,24 @@ def _examine(name: str, check: Callable[[], str]) -> Diagnosis:
         message = f"{name}: {_without_doctor(str(error))}"
         return Diagnosis(name, ok=False, message=message, advice="see the lines above")
     except Exception as error:
-        message = f"{name}: {type(error).__name__}: {error}"
-        return Diagnosis(name, ok=False, message=message, advice=REPORT)
+        message, advice = _explain(error)
+        return Diagnosis(name, ok=False, message=f"{name}: {message}", advice=advice)
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """What is wrong where a check could not be made, and what to do about it."""
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        advice = "set TMPDIR to one, mount a tmpfs on /tmp, or raise the limit of file sizes"
+        return "no writable temporary directory", f"{advice} (ulimit -f)"
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
+        return str(error.strerror), "raise the limit of open files (ulimit -n) to 64"
+    if isinstance(error, BlockingIOError):
+        return str(error.strerror), "raise the limit of processes (ulimit -u)"
+    if isinstance(error, PermissionError):
+        return str(error), "allow this where a filter of system calls or a policy denies it"
+    if isinstance(error, MemoryError):
+        return explain(error)[0], "see getrlimit(2)"
+    return f"{type(error).__name__}: {error}", REPORT
 
 
 def _without_doctor(message: str) -> str:

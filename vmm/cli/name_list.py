@@ -78,7 +78,10 @@ def _clean(names: Iterator[bytes], called: str) -> Iterator[bytes]:
         if first and name.startswith(_UTF16_BOMS) and not _exists(name):
             raise UsageError(f"{called} is in UTF-16; write the list in UTF-8")
         if b"\0" in name:
-            raise UsageError(f"{called} has names that end with a NUL byte; add --null (-0)")
+            raise UsageError(
+                f"{called} has a NUL byte: add --null (-0) if names end with it, or else it is no "
+                "list of names"
+            )
         plain = name.removesuffix(b"\r")
         plain = plain.removeprefix(_BOM) if first else plain
         first = False

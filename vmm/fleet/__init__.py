@@ -17,6 +17,14 @@ PATIENCE = 2.0
 """Seconds that a child or worker has for what it began once it is to end."""
 
 
+def describe_end(status: int) -> str:
+    """How a child ended, by its status as waitpid(2) has it."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with status {code}"
+    return f"was killed ({signal.strsignal(-code) or -code})"
+
+
 def end_child(pid: int, patience: float = 0.0) -> int | None:
     """Wait for a forked child's end, and enforce it after so many seconds.
 

@@ -17,7 +17,7 @@ from instar import abi
 
 from ..amend.result import AmendResult
 from ..base.c import syscall
-from ..base.errors import HostError, InstarError, UsageError, reason_of
+from ..base.errors import HostError, InstarError, UsageError, reason_of_fork
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
 from ..request.keywords import announce
@@ -110,7 +110,7 @@ def start_child(
                 pass_fds=descriptors,
             )
     except OSError as error:
-        raise HostError(f"cannot start a child: {reason_of(error)}") from error
+        raise HostError(f"cannot start a child: {reason_of_fork(error)}") from error
 
 
 def _make_memory_file() -> int:

@@ -8,9 +8,9 @@ from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
 from ..base.c import UNLIMITED
-from ..base.errors import HostError, reason_of
+from ..base.errors import HostError, reason_of, reason_of_fork
 from ..base.record import record
-from . import end_child
+from . import describe_end, end_child
 from .document import ANSWER_MAX
 from .interrupts import HeldBack
 from .worker import DESCRIPTOR, DEVICE, IMAGE, LAST, MORE, PIECE, REGULAR, work
@@ -59,7 +59,7 @@ class WorkerProcess:
                 if self.pid == 0:
                     work(other, request, payload, required=required)
         except OSError as error:
-            raise HostError(f"cannot start a worker: {reason_of(error)}") from error
+            raise HostError(f"cannot start a worker: {reason_of_fork(error)}") from error
         other.close()
         self.sent: deque[Sent] = deque()
         self.told = bytearray()
@@ -163,9 +163,4 @@ class WorkerProcess:
             return self.why_killed
         if status is None:
             return "ended"
-        code = os.waitstatus_to_exitcode(status)
-        return f"ended with status {code}" if code >= 0 else f"was killed ({_name_signal(-code)})"
-
-
-def _name_signal(number: int) -> str:
-    return signal.strsignal(number) or str(number)
+        return describe_end(status)

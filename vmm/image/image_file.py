@@ -410,7 +410,7 @@ def _check_device(fd: int, name: str) -> None:
     if any(ioctl(fd, _BLKROGET, bytes(4))):
         raise HostError(
             f"'{name}' is a read-only block device, and nothing was written; make it "
-            "writable (lvchange -prw, blockdev --setrw), or amend a copy"
+            "writable (lvchange -prw, blockdev --setrw, losetup without -r), or amend a copy"
         )
 
 

@@ -19,7 +19,7 @@ from instar.abi import (
     OPERATION_CONFIG_ADDR,
 )
 
-from ..base.errors import GuestFault, HostError
+from ..base.errors import GuestFault, HostError, reason_of_fork
 from ..base.streams import StreamsKept
 from ..devices.block import BlockDevice
 from ..devices.memory import GuestMemory
@@ -271,7 +271,8 @@ def _kvm(call: Callable[..., T], *arguments: object) -> T:
     try:
         return call(*arguments)
     except OSError as error:
-        raise HostError(f"KVM: {error.strerror}; see instar doctor") from error
+        # A virtual machine may need a thread of the kernel's, which counts as the user's.
+        raise HostError(f"KVM: {reason_of_fork(error)}; see instar doctor") from error
 
 
 _ADVICE = {
@@ -281,7 +282,8 @@ _ADVICE = {
     ),
     "EMFILE": "raise the limit of open files (ulimit -n) to 64",
 }
-_RLIMIT_AS = 9  # asm-generic/resource.h
+_MEMORY_LIMITS = (9, "address space (ulimit -v)"), (2, "data (ulimit -d)")
+"""RLIMIT_AS and RLIMIT_DATA (asm-generic/resource.h), and what they are called."""
 _ACCESS = "ask for access to it, usually by joining the group kvm"
 _ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
 
@@ -289,9 +291,12 @@ _ACCESS_OF_ROOT = "start the container with --device /dev/kvm"
 def _explain_memory(error: OSError) -> str:
     from ..base.c import UNLIMITED, get_limits
 
-    limit = get_limits(_RLIMIT_AS)[0]
-    limited = f"; raise the limit of address space (ulimit -v) of {limit >> 10} KiB"
-    return f"no memory for the guest: {error.strerror}{limited if limit < UNLIMITED else ''}"
+    told = f"no memory for the guest: {error.strerror}"
+    for number, what in _MEMORY_LIMITS:
+        limit = get_limits(number)[0]
+        if limit < UNLIMITED:
+            told += f"; raise the limit of {what} of {limit >> 10} KiB"
+    return told
 
 
 def _explain(error: OSError) -> str:

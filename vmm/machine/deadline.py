@@ -24,6 +24,7 @@ else:  # signal would cost the command enum
 # linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
 _SYS_TIMER_CREATE, _SYS_TIMER_SETTIME, _SYS_TIMER_DELETE = 222, 223, 226
 _CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
+_EAGAIN = 11  # asm-generic/errno-base.h
 _SIGNAL = 64  # SIGRTMAX: the last one, which programs are the least likely to use
 
 _SIGEVENT = Struct("=Qiii44x")  # value, signo, notify, thread_id
@@ -34,7 +35,10 @@ def _syscall(number: int, *arguments: object) -> None:
     try:
         syscall(number, *arguments)
     except OSError as error:
-        raise HostError(f"no time limit for the guest: {error.strerror}") from error
+        told = f"no time limit for the guest: {error.strerror}"
+        if error.errno == _EAGAIN:
+            told += "; raise the limit of pending signals (ulimit -i)"
+        raise HostError(told) from error
 
 
 class Deadline:
