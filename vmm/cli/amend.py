@@ -22,7 +22,7 @@ from ..request.keywords import (
 from ..request.kinds import FLAG
 from ..request.lists import options_help, parse_options, parse_size
 from ..request.options import PERMISSIONS
-from .arguments import read_line, read_seconds, read_size
+from .arguments import MissingValueError, read_line, read_seconds, read_size
 from .flags import AMEND, Command
 from .report import Progress, Report, show_debug, tell
 
@@ -98,7 +98,12 @@ def _resize(arguments: list[str], report: Report, *, own_process: bool) -> int:
     size = arguments[-1] if arguments else ""
     is_size = size[:1] in ("+", "-") and size[1:2].isdigit()  # whatever follows: no flag is so
     is_size = is_size or parse_size(size.lstrip("+-")) is not None
-    flags, _, files = _read_arguments(RESIZE, arguments[: -1 if is_size else None], report)
+    try:
+        flags, _, files = _read_arguments(RESIZE, arguments[: -1 if is_size else None], report)
+    except MissingValueError as error:
+        if not is_size:
+            raise
+        raise UsageError(f"{error}; the last argument, '{size}', is the size") from None
     if not is_size and files[0 if "files-from" in flags else 1 :]:
         size, is_size = files.pop(), True  # and make_resize() says what is wrong with it
         report.filename = files[0] if len(files) == 1 else None

@@ -62,7 +62,8 @@ def scan(
             else:
                 yield OPERAND, argument
     except _ArgumentError as fault:
-        raise UsageError(f"{fault}; see '{command} --help'") from None
+        kind = MissingValueError if isinstance(fault, _NoValueError) else UsageError
+        raise kind(f"{fault}; see '{command} --help'") from None
 
 
 def read_line(
@@ -108,8 +109,16 @@ def format_flags(flags: Sequence[Flag]) -> str:
     return "".join(f"  {_spell(flag)}\n      {flag.summary}\n" for flag in flags)
 
 
+class MissingValueError(UsageError):
+    """The last argument is a flag that takes a value."""
+
+
 class _ArgumentError(Exception):
     """What is wrong with an argument."""
+
+
+class _NoValueError(_ArgumentError):
+    """It is a flag that lacks its value."""
 
 
 def _spell(flag: Flag) -> str:
@@ -160,7 +169,7 @@ def _read_cluster(
 def _take_value(rest: Iterator[str], fault: str) -> str:
     value = next(rest, None)
     if value is None:
-        raise _ArgumentError(fault)
+        raise _NoValueError(fault)
     return value
 
 

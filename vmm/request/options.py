@@ -65,11 +65,11 @@ OPTIONS = (
         kind=TEXT,
         abi_key=OPTION_BACKING_FILE,
         help="File name of a base image",
-        meaning="The backing file's name, up to 1023 bytes, or nothing for an image without one. "
-        "It must be the image's own, unless `--change-backing` lets it change. The file is never "
-        "looked at.",
-        keyword="the backing file's name, as text or bytes, '' for none; it must be the image's "
-        "own, unless change_backing lets it change",
+        meaning="The backing file's name, up to 1023 bytes. It must be the image's own, unless "
+        "`--change-backing` lets it change; then an empty one removes it. The file is never looked "
+        "at.",
+        keyword="the backing file's name, as text or bytes; it must be the image's own, unless "
+        "change_backing lets it change, and then '' removes it",
         since="0.1",
         most=1023,
         fields=("backing_file", "backing_fmt"),
