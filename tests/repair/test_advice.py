@@ -32,7 +32,7 @@ LOST = Image(bitmaps=[Bitmap(name=b"b0")])
 FAR = 1 << 40
 HELPS = re.compile(
     r"(instar|qemu-img) check -r all|instar amend (--repair|-o \S+)"
-    r"|qemu-img bitmap --remove|qemu-img convert --salvage|(?<!-o )\b\w+=[\w.]+(?= too|$)"
+    r"|qemu-img bitmap --remove|qemu-img convert --salvage|(?<!-o )(?<!,)\b\w+=[\w.]+(?= too|$)"
 )
 FLAG = re.compile(r"(instar|qemu-img) (\w+)([^;,]*?)(--[a-z-]+)|(--[a-z-]+)")
 REFUSED_BY = {
