@@ -9,7 +9,8 @@ import pytest
 from instar import abi
 from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
-from tests.support.forge import Data, Image, Reader, parse_header
+from tests.support.forge import Bitmap, Data, Image, Reader, parse_header
+from tests.support.forge.model import Model
 from tests.support.planner import accepted_by_contract, apply, ask
 
 GROWTH = 1 << 30
@@ -156,10 +157,21 @@ def test_what_an_image_does_not_allow_is_refused_by_name(planner: Any, reason: s
 
 
 def test_bitmaps_whose_tables_keep_their_length_may_grow_with_the_disk(planner: Any) -> None:
-    from tests.support.forge import Bitmap
-
     data = Image(size=1 << 20, bitmaps=[Bitmap(name=b"b", dirty=(0,))]).build()
     resize(planner, data, 1 << 21)
     for size, shrink in ((1 << 50, False), (1 << 19, True)):
         request = AmendRequest.of(size=size, shrink=shrink, max_growth=GROWTH)
         assert ask(planner, data, request).refusals == ("size_bitmaps",)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("entries", [0, 2, 3])
+def test_a_bitmap_whose_table_does_not_fit_its_disk_is_refused(
+    planner: Any, entries: int, drop: bool
+) -> None:
+    """As no qemu opens it: the host would take one that stays for the guest's work."""
+    data = bytearray(Image(size=1 << 20, bitmaps=[Bitmap(name=b"b", dirty=(0,))]).build())
+    entry, _, _ = Model(bytes(data)).bitmap_tables[0]
+    data[entry + 8 : entry + 12] = entries.to_bytes(4, "big")
+    request = AmendRequest.of(size=1 << 21, drop_bitmaps=drop, max_growth=GROWTH)
+    assert ask(planner, bytes(data), request).refusals == ("bitmaps",)

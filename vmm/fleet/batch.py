@@ -204,7 +204,9 @@ class _Batch:
                 worker.gave_up = outcome.error is not None
                 yield taken.tell(outcome)
             worker.deadline = self._new_deadline()
-        if worker.is_late:
+        if worker.why_killed:  # that was the last of it
+            yield from self._bury(descriptor, 0)
+        elif worker.is_late:
             seconds = self._request.timeout + MARGIN
             yield from self._kill(descriptor, f"did not answer within {seconds:g} s and was killed")
 

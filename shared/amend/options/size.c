@@ -35,6 +35,8 @@ static bool check_bitmap(void *context, const struct bitmap *bitmap)
     const struct qcow2_header *h = &amendment->image.header;
     struct verdict *verdict = amendment->image.file.verdict;
     bool in_use = bitmap->flags & QCOW2_BITMAP_IN_USE;
+    if (!in_use && bitmap->table_entries != old)
+        return refuse_bitmaps(&amendment->image); /* no qemu opens it */
     if (!in_use && old == new && amendment->target.size > h->size)
         return true;
     if (amendment->may_drop_bitmaps) {
