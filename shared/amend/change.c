@@ -17,7 +17,7 @@ bool add_table_sector(struct walk *walk, const struct io_range *part, uint64_t a
 {
     const struct write_list *changes = &walk->changes;
     uint64_t start = at;
-    if (changes->count && may_fill_gaps(walk->image)) {
+    if (changes->count && walk->fills_gaps && may_fill_gaps(walk->image)) {
         /* The part's own, or it lies elsewhere: what is between them stays as it is. */
         const struct io_range *last = &changes->ranges[changes->count - 1];
         uint64_t end = last->offset + last->length, next = part->offset + at;

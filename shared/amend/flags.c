@@ -82,6 +82,7 @@ bool set_copied_flags(struct books *books, const struct kept_layer *kept, bool m
         .image = books->image,
         .phase = INSTAR_PHASE_FLAGS + 1,
         .changes.phase = INSTAR_PHASE_FLAGS,
+        .fills_gaps = true,
         .active_entries = kept->l1_entries,
         .visit = flag_part,
         .context = &flagging,

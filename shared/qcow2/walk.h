@@ -26,6 +26,7 @@ struct walk {
     /* L2 tables, or parts of them, in memory->batch. False: the walk ends. */
     bool (*visit)(struct walk *walk, const struct io_range *part);
     struct write_list changes;    /* staged when the whole batch has been visited */
+    bool fills_gaps;              /* few sectors between two that change may be staged as they are */
     bool stages_late;             /* or after it: what is visited twice is changed alike */
     const struct table_set *only; /* others need not be visited; null: all are */
     void *context;

@@ -168,6 +168,24 @@ def test_flags_alone_are_mended_without_new_refcounts() -> None:
     assert len(after) == len(image)
 
 
+@pytest.mark.parametrize("bits", [9, 10, 12, 16])
+@pytest.mark.parametrize("apart", [1, 2, 3, 4, 5])
+def test_wrong_flags_in_sectors_that_are_near_are_mended_and_nothing_between(
+    bits: int, apart: int
+) -> None:
+    """What lies between two sectors that change is not staged: of a repair nothing is spare."""
+    per = 64
+    places = [n * apart * per for n in range(3)]
+    clusters = {n: Data(b"d") for n in (range(places[-1] + 1) if bits < 16 else places)}
+    clean = Image(cluster_bits=bits, size=1024 << bits, clusters=clusters).build()
+    image, reader = bytearray(clean), Reader(clean)
+    tables = dict(reader.l1_entries())
+    for place in places:
+        index, at = divmod(place, reader.l2_entries)
+        image[tables[index].l2_table_offset + 8 * at] ^= 0x80
+    assert repaired(bytes(image), ALL) == clean
+
+
 def test_a_refcount_table_that_names_anything_is_written_anew() -> None:
     clean = SMALL.build()
     table = Reader(clean).header.refcount_table_offset
