@@ -107,6 +107,15 @@ def test_it_holds_what_was_added_and_finds_it_in_a_row(
     assert all((n in watch) == (n in held) for n in row)
 
 
+@pytest.mark.parametrize("bits", [9, 16, 21])
+def test_a_row_of_any_length_takes_no_memory(bits: int) -> None:
+    """One that a header names, such as that of a LUKS header, may have 2**55 clusters."""
+    watch = Watch(bits)
+    watch.add(range(700, 702))
+    watch.add(range(1 << 40, (1 << 40) + 1))
+    assert list(watch.within(range(701, 1 << 55))) == [701, 1 << 40]
+
+
 @pytest.mark.parametrize("flags", [0, COPIED, ZERO, COPIED | ZERO])
 @pytest.mark.parametrize("place", [0, 1, 4095, 8191])
 def test_one_entry_of_many_is_found_wherever_it_is(place: int, flags: int) -> None:

@@ -86,7 +86,8 @@ class Watch:
             if first >= clusters.stop:
                 return
             skipped = max(clusters.start - first, 0)
-            mask = self._pages[pages[at]] & (1 << max(clusters.stop - first, 0)) - 1
+            count = min(clusters.stop - first, 1 << shift)  # of the page, however long the row is
+            mask = self._pages[pages[at]] & (1 << count) - 1
             yield from _bits(mask >> skipped, first + skipped)
 
     def search(self, table: bytes) -> int | None:
