@@ -15,6 +15,7 @@ from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
 from tests.support.forge import Bitmap, Data, Image, RawEntry, Reader, Snapshot, Zero
 from tests.support.forge.bitmaps import IN_USE
+from tests.support.forge.model import Model
 from tests.support.planner import ask
 from tests.support.planning import SECTOR, Case, Phases
 from tests.support.project import load_planner
@@ -416,6 +417,47 @@ def test_what_a_last_part_of_a_sector_maps_is_behind_the_boundary(more: int) -> 
     size = (2 * end).to_bytes(8, "big")
     case.stage({0: case.data[:SIZE] + size + case.data[SIZE + 8 : SECTOR]})
     with pytest.raises(GuestFault, match="behind the boundary"):
+        case.judge()
+
+
+def test_a_bit_of_bitmaps_that_there_are_none_of_stays() -> None:
+    image = Image(size=1 << 20, clusters={0: Data(b"d")}, autoclear_features=1)
+    case = resized(image.build(), 1 << 21, drop_bitmaps=True)
+    assert {change.field for change in case.judge()} == {"size"}
+
+
+def test_data_that_are_a_refcount_block_too_are_not_written_whatever_else_changes() -> None:
+    """A change of the header's own cluster besides is no reason to look at less."""
+    count, bits = 300, 10
+    clusters: dict[int, Any] = {n: Data(b"d") for n in range(count)}
+
+    def build(entry: int) -> bytes:
+        image = Image(
+            cluster_bits=bits,
+            size=(count << bits) + SECTOR,
+            clusters={**clusters, count: RawEntry(entry)},
+            bitmaps=[Bitmap(name=b"b")],
+            patches=[(300, b"G" * 60)],
+        )
+        return image.build()
+
+    block = Model(build(1)).blocks[0][1]
+    data, size = build(block | 1 << 63), (count + 1) << bits
+    header = bytearray(data[:SECTOR])
+    header[SIZE : SIZE + 8] = size.to_bytes(8, "big")
+    end = 112  # of the header, and of the extensions
+    while (kind := int.from_bytes(header[end : end + 4], "big")) != 0:
+        assert kind
+        end += 8 + -(-int.from_bytes(header[end + 4 : end + 8], "big") // 8) * 8
+    names = b"".join(bytes([0, n]) + b"name".ljust(46, b"\0") for n in range(5))
+    table = (0x6803F857).to_bytes(4, "big") + len(names).to_bytes(4, "big") + names + bytes(8)
+    header[end : end + len(table)] = table
+    fields = dict.fromkeys(("incompatible_features", "compatible_features"), 0)
+    claim = Claim(True, True, {**fields, "version": 3, "autoclear_features": 1})
+    case = Case(data, AmendRequest.of(size=size, drop_bitmaps=True), [], claim)
+    case.stage({0: bytes(header)})
+    case.phases[PREPARE][(block + SECTOR) // SECTOR] = bytes(SECTOR)
+    with pytest.raises(ImageRejected, match="used twice, as data and as a refcount block"):
         case.judge()
 
 

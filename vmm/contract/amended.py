@@ -65,7 +65,8 @@ class Amended:
             raise GuestFault("the guest's switch is not the one it reports")
         states.judge_prefixes()
         after = states.view(SWITCH)
-        if {(SWITCH, LAYER), (SWITCH, BITMAPS)} <= self._allowed and not _bitmaps_of(after):
+        dropping = {(SWITCH, LAYER), (SWITCH, BITMAPS)} <= self._allowed
+        if dropping and _bitmaps_of(before) and not _bitmaps_of(after):
             self._expected.drop_bitmaps()  # tables.py sees whether that is needed
         self._judge_fields(after)
         _judge_request(before, request)

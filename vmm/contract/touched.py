@@ -100,7 +100,8 @@ class Touched:
 
     def any_but_header(self) -> bool:
         """Whether there is one besides what add_header() added."""
-        return not self._header or bool(self._moves or self.l2_tables or self._blocks)
+        written = (self.l2_tables, self._refcount_table, self._blocks, self._data)
+        return not self._header or self._moves or any(written)
 
     def add_header(self) -> None:
         """Bytes of the header cluster change that are not the header's."""
