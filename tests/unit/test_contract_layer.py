@@ -13,7 +13,7 @@ from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.contract.terms import Claim
 from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
-from tests.support.forge import Bitmap, Data, Image, RawEntry, Reader, Snapshot, Zero
+from tests.support.forge import Bitmap, Data, Extension, Image, RawEntry, Reader, Snapshot, Zero
 from tests.support.forge.bitmaps import IN_USE
 from tests.support.forge.model import Model
 from tests.support.planner import ask
@@ -424,6 +424,29 @@ def test_a_bit_of_bitmaps_that_there_are_none_of_stays() -> None:
     image = Image(size=1 << 20, clusters={0: Data(b"d")}, autoclear_features=1)
     case = resized(image.build(), 1 << 21, drop_bitmaps=True)
     assert {change.field for change in case.judge()} == {"size"}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_bitmaps_extension_of_no_bytes_is_one_that_is_dropped(version: int) -> None:
+    extension = Extension(0x23852875, b"")
+    image = Image(size=1 << 20, autoclear_features=1, extensions=(extension,))
+    data = image.build()
+    header = bytearray(data[:SECTOR])
+    if version == 3:
+        asked: dict[str, Any] = {"size": 2 << 20}
+        header[SIZE : SIZE + 8] = (2 << 20).to_bytes(8, "big")
+        header[88:96] = bytes(8)
+        header[112:128] = bytes(16)
+    else:
+        asked = {"compat": 2}
+        header[4:8] = (2).to_bytes(4, "big")
+        header[72:128] = bytes(56)
+    fields = ("incompatible_features", "compatible_features", "autoclear_features")
+    claim = Claim(True, True, {**dict.fromkeys(fields, 0), "version": version})
+    case = Case(data, AmendRequest.of(drop_bitmaps=True, **asked), [], claim)
+    case.stage({0: bytes(header)})
+    with pytest.raises(GuestFault, match="malformed bitmaps extension"):
+        case.judge()
 
 
 def test_data_that_are_a_refcount_block_too_are_not_written_whatever_else_changes() -> None:

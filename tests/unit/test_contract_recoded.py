@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from instar.vmm.contract.reader.widths import Width
 from instar.vmm.contract.recoded import Recoded, Structures
 from instar.vmm.contract.terms import Original
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Bitmap, Data, Image, Snapshot, parse_header
+from tests.support.forge import Bitmap, Data, Extension, Image, Snapshot, parse_header
 from tests.support.forge.model import Model
 from tests.support.planner import Answer, Write, accepted_by_contract, ask
 from tests.support.project import load_planner
@@ -315,7 +316,13 @@ def test_old_refcounts_that_are_data_too_are_not_set_free(what: str) -> None:
         Plan(named(IMAGE.regions()[what].start)).judge()
 
 
-@pytest.mark.parametrize("damage", ["a long name", "data within a cluster", "a longer directory"])
+BITMAPS_THAT_ARE_NONE = [
+    *("a long name", "data within a cluster", "a longer directory"),
+    *("a directory outside", "a table outside"),
+]
+
+
+@pytest.mark.parametrize("damage", BITMAPS_THAT_ARE_NONE)
 def test_bitmaps_that_are_none_are_the_images_fault(damage: str) -> None:
     """The guest has no need to look at them, as they stay."""
     bitmaps = [Bitmap(name=b"b", dirty=(0,))]
@@ -326,9 +333,25 @@ def test_bitmaps_that_are_none_are_the_images_fault(damage: str) -> None:
         "a long name": (entry + 18, 2, 2000),
         "data within a cluster": (table, 8, int.from_bytes(data[table : table + 8], "big") + 512),
         "a longer directory": (model.bitmap_directory[0] - 8, 8, model.bitmap_directory[2] + 8),
+        "a directory outside": (model.bitmap_directory[0], 8, 1 << 40),
+        "a table outside": (entry, 8, 1 << 40),
     }[damage]
     data[place : place + size] = value.to_bytes(size, "big")
     request = AmendRequest.of(refcount_bits=32, max_growth=1 << 30)
     with pytest.raises(ImageRejected) as caught:
         Plan(bytes(data), request).judge()
     assert [refusal.name for refusal in caught.value.refusals] == ["bitmaps"]
+
+
+def test_of_several_luks_headers_the_last_one_counts() -> None:
+    """As in qemu: what the others name is not looked at, and may be any length."""
+    luks = 0x0537BE77
+    named = [Extension(luks, struct.pack(">QQ", 1 << 16, 1 << 60)) for _ in range(3)]
+    image = Image(
+        size=1 << 20,
+        clusters={0: Data(b"d")},
+        crypt_method=2,
+        crypto_header=b"L" * (1 << 16),
+        first_extensions=tuple(named),
+    )
+    Plan(image.build(), AmendRequest.of(refcount_bits=32, max_growth=1 << 30)).judge()

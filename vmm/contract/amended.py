@@ -163,7 +163,8 @@ class Amended:
             return
         before, zeroed = self._before.fields, len(transition.zeroes[0])
         moved = any(before[name] != after.fields[name] for name in _PLACES)
-        outside = self._staged.size() != self._states.size() or zeroed or moved or dropped
+        outside = self._staged.size() != self._states.size() or zeroed or moved
+        outside = outside or dropped is not None
         header = self._states.changes_others()
         completes = (SWITCH, SNAPSHOTS_PLACE) in self._allowed and before["nb_snapshots"]
         layer = (SWITCH, LAYER) in self._allowed

@@ -59,6 +59,9 @@ def judge_luks_region(original: Original) -> tuple[tuple[int, int], int]:
         _judge(disk, header, others, clusters)
     except OutsideError as error:
         raise ImageRejected((table_outside(error.offset),)) from error
+    except (MemoryError, OverflowError, RecursionError) as error:
+        # The budgets come first; if they do not, it is for something that the guest should refuse.
+        raise GuestFault(f"the guest accepted what cannot be judged: {error}") from error
     return place, disk.work
 
 

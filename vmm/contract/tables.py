@@ -167,7 +167,7 @@ class _Tables:
         `layer` is the active layer as it will be, where the size changes.
         """
         self._enter(dropped, layer)
-        self._judge_entries(alone=not (layer or dropped))
+        self._judge_entries(alone=layer is None and dropped is None)
         self._judge_uses(layer, header=header)
         end = self._staged.end() * SECTOR_SIZE
         most = self._books.taken if layer else self._entries_max

@@ -20,6 +20,7 @@ from ...qcow2 import (
     NO_ICOUNT,
     OFFSET_MASK,
 )
+from ..terms import OutsideError
 from .limits import (
     BITMAP_DIRECTORY_MAX,
     BITMAP_NAME_MAX,
@@ -154,7 +155,7 @@ def kept_bitmap_clusters(disk: Disk, extension: bytes) -> Iterator[int]:
     """The same of bitmaps that stay, which the guest has no need to look at: ImageRejected."""
     try:
         yield from bitmap_clusters(disk, extension)
-    except GuestFault as error:
+    except (GuestFault, OutsideError) as error:
         count, _, _, offset = _BITMAPS.unpack(
             extension.ljust(_BITMAPS.size, b"\0")[: _BITMAPS.size]
         )
@@ -220,9 +221,12 @@ def _bitmaps(disk: Disk, extension: bytes) -> Iterator[_BitmapEntry]:
 
 
 def luks_clusters(disk: Disk, extensions: tuple[tuple[int, bytes], ...]) -> Iterator[range]:
-    """The clusters of the LUKS header and its key slots, which an extension names."""
-    for kind, data in extensions:
-        if kind == EXTENSION_LUKS:
-            if len(data) != _LUKS.size:
-                raise GuestFault("the guest accepted a malformed LUKS header extension")
-            yield disk.clusters(*_LUKS.unpack(data))
+    """The clusters of the LUKS header and its key slots, which an extension names.
+
+    Of several the last one counts, as in qemu.
+    """
+    named = [data for kind, data in extensions if kind == EXTENSION_LUKS]
+    if any(len(data) != _LUKS.size for data in named):
+        raise GuestFault("the guest accepted a malformed LUKS header extension")
+    for data in named[-1:]:
+        yield disk.clusters(*_LUKS.unpack(data))
