@@ -170,9 +170,16 @@ def test_without_a_lie_all_refcounts_are_written_anew(rogues: Rogues, path: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["first_refcount_off_by_one", "last_refcount_off_by_one", "old_block_kept"]
+    ("name", "message"),
+    [
+        ("first_refcount_off_by_one", r"the refcounts from sector \d+ on are not the old ones"),
+        ("last_refcount_off_by_one", r"the refcounts from sector \d+ on are not the old ones"),
+        ("old_block_kept", "the guest does not put the refcounts in a row"),
+    ],
 )
-def test_a_lie_among_new_refcounts_is_a_guest_fault(rogues: Rogues, path: Path, name: str) -> None:
+def test_a_lie_among_new_refcounts_is_a_guest_fault(
+    rogues: Rogues, path: Path, name: str, message: str
+) -> None:
     error = rogues.run(name, path, REBUILT)
     assert type(error) is instar.GuestFault
-    assert re.fullmatch(r"the refcounts from sector \d+ on are not the old ones", str(error)), error
+    assert re.fullmatch(message, str(error)), error
