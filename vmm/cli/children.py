@@ -248,9 +248,8 @@ class _Child:
         pid, self._pid = self._pid, 0
         os.close(self.pipe)
         status = end_child(pid, patience)
-        if not patience or not status or not os.WIFSIGNALED(status):
-            return ""
-        return f"the confined process {describe_end(status)}"
+        code = os.waitstatus_to_exitcode(status) if status and patience else 0
+        return f"the confined process {describe_end(code)}" if code < 0 else ""
 
 
 def _lose_stderr() -> None:

@@ -17,9 +17,8 @@ PATIENCE = 2.0
 """Seconds that a child or worker has for what it began once it is to end."""
 
 
-def describe_end(status: int) -> str:
-    """How a child ended, by its status as waitpid(2) has it."""
-    code = os.waitstatus_to_exitcode(status)
+def describe_end(code: int) -> str:
+    """How a child ended, by its exit code, which is below 0 for a signal."""
     if code >= 0:
         return f"ended with status {code}"
     return f"was killed ({signal.strsignal(-code) or -code})"

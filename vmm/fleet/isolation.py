@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from ..base.errors import HostError, InstarError, UsageError, reason_of_fork
 from ..base.streams import StreamsKept
 from ..machine.payload import load_payload
 from ..request.keywords import announce
-from . import MARGIN
+from . import MARGIN, describe_end
 from .child import write_task
 from .document import ANSWER_MAX, Expected, describe_unsure, read_outcome
 
@@ -75,8 +74,7 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
     task = write_task(raw, request)
     answer, status = _run(task, request)
     if status < 0:
-        name = signal.strsignal(-status)
-        raise HostError(f"the confined process was killed ({name}); {describe_unsure(request)}")
+        raise HostError(f"the confined process {describe_end(status)}; {describe_unsure(request)}")
     expected = Expected(os.fsdecode(raw), request, load_payload().sha256)
     try:
         outcome = read_outcome(answer, expected)
@@ -87,7 +85,7 @@ def amend_in_child(path: PathLike, request: AmendRequest) -> AmendResult:
     if isinstance(outcome, InstarError):  # the status may be lost: who calls may ignore SIGCHLD
         raise outcome
     state = describe_unsure(request)
-    raise HostError(f"the confined process ended with status {status} and no outcome; {state}")
+    raise HostError(f"the confined process {describe_end(status)} and no outcome; {state}")
 
 
 def start_child(

@@ -18,7 +18,7 @@ from ..base.errors import GuestFault, HostError
 from ..base.escape import escape_around
 from ..base.lean_json import dump_line, load_told
 from ..inspect.looker import Looker
-from . import MARGIN
+from . import MARGIN, describe_end
 from .isolation import hear, start_child
 from .look_child import END, HEADER
 
@@ -97,7 +97,7 @@ def _pass_on(
             raise GuestFault(f"frame of type {kind} with {len(payload)} bytes")
         finished = kind in _LAST
         receive(kind, payload)
-    raise HostError(_describe_end(child))
+    raise HostError(_end(child))
 
 
 def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[int, bytes]]:
@@ -122,11 +122,12 @@ def _frames(child: subprocess.Popen[bytes], seconds: float) -> Iterator[tuple[in
         ) from None
 
 
-def _describe_end(child: subprocess.Popen[bytes]) -> str:
+def _end(child: subprocess.Popen[bytes]) -> str:
+    """End a child from which nothing more is heard, and say what became of it."""
     child.kill()  # one that has closed its stdout, or says too much
-    status = child.wait()
-    if status < 0 and status != -signal.SIGKILL:
-        return f"the confined process was killed ({signal.strsignal(-status)})"
+    code = child.wait()
+    if code < 0 and code != -signal.SIGKILL:
+        return f"the confined process {describe_end(code)}"
     return "the confined process ended without an outcome"
 
 

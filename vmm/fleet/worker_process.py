@@ -163,4 +163,4 @@ class WorkerProcess:
             return self.why_killed
         if status is None:
             return "ended"
-        return describe_end(status)
+        return describe_end(os.waitstatus_to_exitcode(status))
