@@ -22,6 +22,10 @@ from .record import record, to_dict
 # A confined process that reports imports nothing, not even errno.
 NO_DESCRIPTOR = (23, 24)
 """ENFILE and EMFILE (asm-generic/errno-base.h)."""
+EAGAIN = 11
+"""What limits of processes, and of pending signals, are met with."""
+RAISE_FILES = "raise the limit of open files (ulimit -n) to 64"
+RAISE_PROCESSES = "raise the limit of processes (ulimit -u)"
 
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
@@ -146,7 +150,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def _blame_host(error: BaseException) -> BaseException:
     """Return what is to be reported: an import fails anywhere without a descriptor or memory."""
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
-        return HostError(f"no descriptor is free; {_RAISE_LIMIT}")
+        return HostError(f"no descriptor is free; {RAISE_FILES}")
     unmapped = isinstance(error, ImportError) and _UNMAPPED in str(error)
     return HostError(_NO_MEMORY) if unmapped or isinstance(error, MemoryError) else error
 
@@ -157,21 +161,19 @@ _UNMAPPED = "failed to map segment"
 
 def reason_of_fork(error: OSError) -> str:
     """Say why no process could be started, and what helps where that is known."""
-    helps = "; raise the limit of processes (ulimit -u)" if error.errno == _EAGAIN else ""
+    helps = f"; {RAISE_PROCESSES}" if error.errno == EAGAIN else ""
     return f"{reason_of(error)}{helps}"
 
 
-_RAISE_LIMIT = "raise the limit of open files (ulimit -n) to 64"
 _NO_MEMORY = (
     "out of memory; where it is limited, raise the limit of address space (ulimit -v) or of data "
     "(ulimit -d)"
 )
-_EAGAIN = 11  # asm-generic/errno-base.h
 
 
 def reason_of(error: OSError) -> str:
     """Say why a system call failed, and what helps where that is known."""
-    helps = f"; {_RAISE_LIMIT}" if error.errno in NO_DESCRIPTOR else ""
+    helps = f"; {RAISE_FILES}" if error.errno in NO_DESCRIPTOR else ""
     return f"{error.strerror}{helps}"
 
 

@@ -9,7 +9,15 @@ import platform
 
 from instar import __version__
 
-from ..base.errors import NO_DESCRIPTOR, HostError, InstarError, UsageError, explain
+from ..base.errors import (
+    NO_DESCRIPTOR,
+    RAISE_FILES,
+    RAISE_PROCESSES,
+    HostError,
+    InstarError,
+    UsageError,
+    explain,
+)
 from ..base.escape import escape
 from ..base.record import record
 from .arguments import OPERAND, scan
@@ -90,9 +98,9 @@ def _explain(error: Exception) -> tuple[str, str]:
         advice = "set TMPDIR to one, mount a tmpfs on /tmp, or raise the limit of file sizes"
         return "no writable temporary directory", f"{advice} (ulimit -f)"
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
-        return str(error.strerror), "raise the limit of open files (ulimit -n) to 64"
+        return str(error.strerror), RAISE_FILES
     if isinstance(error, BlockingIOError):
-        return str(error.strerror), "raise the limit of processes (ulimit -u)"
+        return str(error.strerror), RAISE_PROCESSES
     if isinstance(error, PermissionError):
         return str(error), "allow this where a filter of system calls or a policy denies it"
     if isinstance(error, MemoryError):

@@ -19,7 +19,7 @@ from instar.abi import (
     OPERATION_CONFIG_ADDR,
 )
 
-from ..base.errors import GuestFault, HostError, reason_of_fork
+from ..base.errors import RAISE_FILES, GuestFault, HostError, reason_of_fork
 from ..base.streams import StreamsKept
 from ..devices.block import BlockDevice
 from ..devices.memory import GuestMemory
@@ -280,7 +280,7 @@ _ADVICE = {
         "load the module kvm_intel or kvm_amd, in a virtual machine enable nested virtualisation, "
         "start a container with --device /dev/kvm"
     ),
-    "EMFILE": "raise the limit of open files (ulimit -n) to 64",
+    "EMFILE": RAISE_FILES,
 }
 _MEMORY_LIMITS = (9, "address space (ulimit -v)"), (2, "data (ulimit -d)")
 """RLIMIT_AS and RLIMIT_DATA (asm-generic/resource.h), and what they are called."""

@@ -13,7 +13,7 @@ from struct import Struct
 from time import monotonic
 
 from ..base.c import byref, c_int, syscall
-from ..base.errors import HostError
+from ..base.errors import EAGAIN, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ else:  # signal would cost the command enum
 # linux/time.h, asm/unistd_64.h, asm-generic/{signal,siginfo}.h
 _SYS_TIMER_CREATE, _SYS_TIMER_SETTIME, _SYS_TIMER_DELETE = 222, 223, 226
 _CLOCK_MONOTONIC, _SIGEV_THREAD_ID = 1, 4
-_EAGAIN = 11  # asm-generic/errno-base.h
 _SIGNAL = 64  # SIGRTMAX: the last one, which programs are the least likely to use
 
 _SIGEVENT = Struct("=Qiii44x")  # value, signo, notify, thread_id
@@ -36,7 +35,7 @@ def _syscall(number: int, *arguments: object) -> None:
         syscall(number, *arguments)
     except OSError as error:
         told = f"no time limit for the guest: {error.strerror}"
-        if error.errno == _EAGAIN:
+        if error.errno == EAGAIN:
             told += "; raise the limit of pending signals (ulimit -i)"
         raise HostError(told) from error
 
