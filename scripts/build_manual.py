@@ -122,13 +122,11 @@ def write_manual(
     lines += [_escape(usage) for usage in top.usage]
     lines += [".fi", ".SH DESCRIPTION", "instar changes options of an existing qcow2 disk image in"]
     lines += ["place, as qemu\\-img amend does. The code that plans a change of the untrusted"]
+    lines += ["image's tables runs in a virtual machine without an operating system; keyslots need"]
     lines += [
-        "image's tables runs in a virtual machine without an operating system (keyslots, which"
+        "no table, and are planned outside. Whatever happens, the image is the old one or the"
     ]
-    lines += [
-        "need no table, are planned outside), and whatever happens, the image is the old one or"
-    ]
-    lines += ["the new one, whole.", ".SH OPTIONS"]
+    lines += ["new one, whole.", ".SH OPTIONS"]
     lines += _flag_lines(top.flags)
     for command in rest:
         lines += [f'.SH "COMMAND {command.name.upper()}"', _escape(command.text.strip())]

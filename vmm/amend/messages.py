@@ -42,7 +42,7 @@ from ..base.errors import GuestFault
 from ..base.record import record
 from ..contract.terms import Claim, Judgement
 from ..image.commit import planned_ranges
-from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK, whole_sectors
 from ..qcow2.probe import HEADER_FIELDS, V3_FIELDS
 from ..request.kinds import TEXT
 from ..request.options import OPTIONS, PERMITTED, REFCOUNT_BITS
@@ -176,7 +176,7 @@ def look_ahead(
     if request.size is not None:
         step = 16 if header.incompatible_features & INCOMPATIBLE_EXTENDED_L2 else 8
         cluster_size = max(cluster_size, step)  # nonsense leads to nonsense
-        end = min(header.size & -512, request.size)
+        end = min(whole_sectors(header.size), request.size)
         index, rest = divmod(end, cluster_size // step * cluster_size)
         entry = header.l1_table_offset + 8 * (index if rest else max(index - 1, 0))
         along = entry // 512 * 512, 0

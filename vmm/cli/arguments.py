@@ -62,8 +62,7 @@ def scan(
             else:
                 yield OPERAND, argument
     except _ArgumentError as fault:
-        kind = MissingValueError if isinstance(fault, _NoValueError) else UsageError
-        raise kind(f"{fault}; see '{command} --help'") from None
+        raise fault.kind(f"{fault}; see '{command} --help'") from None
 
 
 def read_line(
@@ -116,9 +115,14 @@ class MissingValueError(UsageError):
 class _ArgumentError(Exception):
     """What is wrong with an argument."""
 
+    kind = UsageError
+    """What it is raised as, with the command's name."""
+
 
 class _NoValueError(_ArgumentError):
     """It is a flag that lacks its value."""
+
+    kind = MissingValueError
 
 
 def _spell(flag: Flag) -> str:

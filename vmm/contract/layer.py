@@ -11,7 +11,7 @@ from struct import unpack
 
 from ..base.errors import GuestFault
 from ..image.staging import SECTOR_SIZE
-from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK
+from ..qcow2 import INCOMPATIBLE_EXTENDED_L2, OFFSET_MASK, whole_sectors
 from .reader.disk import COMPRESSED, COPIED, ZERO, is_same, is_zeros, stored
 from .tail import ALL_SUBCLUSTERS, SUBCLUSTERS, Tail
 from .watch import compressed_clusters
@@ -50,8 +50,7 @@ class Layer:
         self._step = 16 if extended else 8
         self._in_table = disk.cluster_size // self._step
         self._span = self._in_table * disk.cluster_size
-        # What a last part of a sector maps is none of the disk, as qemu rounds its size down.
-        old, new = self._old["size"] & -SECTOR_SIZE, self._new["size"]
+        old, new = whole_sectors(self._old["size"]), self._new["size"]
         self._grows = new > old
         self._at = min(old, new)
         self._kept = -(-self._at // self._span)

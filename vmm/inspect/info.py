@@ -32,6 +32,7 @@ from ..qcow2 import (
     NO_ICOUNT,
     REFCOUNT_ORDER_MAX,
     REFCOUNT_ORDER_V2,
+    whole_sectors,
 )
 from ..qcow2.probe import PROBE_SIZE, header_fields, other_format
 from .formats import NEAR_SIZE, recognise
@@ -125,7 +126,7 @@ class _Reading:
         self._judge()
         backing = self._text(INFO_TEXT_BACKING_FILE)
         return {
-            "virtual_size": header["size"] // 512 * 512,  # qemu counts whole sectors
+            "virtual_size": whole_sectors(header["size"]),
             "cluster_size": 1 << header["cluster_bits"],
             "header": header,
             "details": self._describe_details(),

@@ -39,3 +39,8 @@ EXTENSION_DATA_FILE, EXTENSION_BITMAPS, EXTENSION_LUKS = 0x44415441, 0x23852875,
 
 NO_ICOUNT = (1 << 64) - 1
 """In a snapshot: it was not taken under record and replay."""
+
+
+def whole_sectors(size: int) -> int:
+    """The bytes of a disk: readers round a size that is none of whole sectors down."""
+    return size & -512

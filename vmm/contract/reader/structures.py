@@ -12,13 +12,13 @@ from struct import Struct
 from ...base.errors import GuestFault, ImageRejected
 from ...base.record import record
 from ...base.refusals import SNAPSHOTS_MAX, bad_bitmaps
-from ...image.staging import SECTOR_SIZE
 from ...qcow2 import (
     AUTOCLEAR_BITMAPS,
     EXTENSION_BITMAPS,
     EXTENSION_LUKS,
     NO_ICOUNT,
     OFFSET_MASK,
+    whole_sectors,
 )
 from ..terms import OutsideError
 from .limits import (
@@ -84,7 +84,7 @@ class Snapshots:
 
         A size that is not one of whole sectors is rounded down by some versions of qemu.
         """
-        sizes = self._disk_size, self._disk_size & -SECTOR_SIZE
+        sizes = self._disk_size, whole_sectors(self._disk_size)
         at = self._offset
         for _ in self.l1_tables:
             _, _, id_size, name_size, *_, extra = self._fixed(at)
@@ -110,7 +110,7 @@ class Snapshots:
             extra = _U64.pack(vm_state)
         if len(extra) < _EXTRA_REQUIRED:
             # A snapshot of a size that is none of whole sectors could not be applied.
-            extra = extra[:8] + _U64.pack(self._disk_size & -SECTOR_SIZE)
+            extra = extra[:8] + _U64.pack(whole_sectors(self._disk_size))
         if len(extra) < _EXTRA_KNOWN:
             extra = extra[:16] + _U64.pack(NO_ICOUNT)
         entry = fixed[:-4] + len(extra).to_bytes(4, "big") + extra + strings
@@ -175,14 +175,11 @@ def judge_bitmaps_dropped(disk: Disk, extension: bytes, old: int, new: int) -> N
 
 
 def _find_misfit(disk: Disk, extension: bytes, old: int, new: int) -> str:
-    """Which bitmaps need another table, lose flags, or cannot be told to be valid; "" for none.
-
-    A bitmap is of whole sectors, as qemu rounds a disk's size down.
-    """
+    """Which bitmaps need another table, lose flags, or cannot be told to be valid; "" for none."""
     fault = ""
     for bitmap in _bitmaps(disk, extension):
         granularity = 1 << min(bitmap.granularity_bits, 63)
-        counts = [-(-(size & -SECTOR_SIZE) // granularity) for size in (old, new)]
+        counts = [-(-whole_sectors(size) // granularity) for size in (old, new)]
         tables = {-(-count // (8 * disk.cluster_size)) for count in counts}
         if new < old or tables != {bitmap.entries}:
             fault = fault or "bitmaps that do not fit"
