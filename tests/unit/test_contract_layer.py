@@ -468,10 +468,8 @@ def test_data_that_are_a_refcount_block_too_are_not_written_whatever_else_change
     data, size = build(block | 1 << 63), (count + 1) << bits
     header = bytearray(data[:SECTOR])
     header[SIZE : SIZE + 8] = size.to_bytes(8, "big")
-    end = 112  # of the header, and of the extensions
-    while (kind := int.from_bytes(header[end : end + 4], "big")) != 0:
-        assert kind
-        end += 8 + -(-int.from_bytes(header[end + 4 : end + 8], "big") // 8) * 8
+    _, place, last = Model(data).extensions[-1]
+    end = place + len(last) + -len(last) % 8
     names = b"".join(bytes([0, n]) + b"name".ljust(46, b"\0") for n in range(5))
     table = (0x6803F857).to_bytes(4, "big") + len(names).to_bytes(4, "big") + names + bytes(8)
     header[end : end + len(table)] = table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -18,16 +19,14 @@ from tests.support.planning import Case, Phases, fault_of, plan_request
 CLUSTER = 512
 WINDOW = 1 << 16
 """Clusters whose refcounts the host judges at once."""
-LEFT_OUT = "makes empty ones"
-"""Of the windows of these blocks none has a structure, nor what was counted before."""
+EMPTY = "makes empty ones"
+"""What is said of blocks that count no structure, and nothing that was counted before."""
+IMAGE = Image(cluster_bits=9, size=1 << 20, clusters={0: Data(b"a")})
 
 
-def image(**damage: int) -> bytes:
-    """An image that ends with a window, with 64-bit words of the header at these places."""
-    data = bytearray(Image(cluster_bits=9, size=1 << 20, clusters={0: Data(b"a")}).build())
-    for place, value in damage.items():
-        struct.pack_into(">Q", data, int(place[1:]), value)
-    return bytes(data.ljust(WINDOW * CLUSTER, b"\0"))
+def whole(image: Image) -> bytes:
+    """The image with zeros up to the end of a window."""
+    return image.build().ljust(WINDOW * CLUSTER, b"\0")
 
 
 def wanted(counts: dict[int, int], model: Model) -> dict[int, int]:
@@ -69,7 +68,7 @@ def stage_beside(counts: dict[int, int], bits: int, at: int) -> tuple[int, Phase
 
 @pytest.mark.parametrize("at", [WINDOW * 2, WINDOW * 3])
 def test_of_another_width_they_are_refused(at: int) -> None:
-    data = image()
+    data = whole(IMAGE)
     request = AmendRequest.of(refcount_bits=32, max_growth=1 << 30)
     honest, model = plan_request(data, request), Model(data)
     honest.judge()
@@ -78,12 +77,12 @@ def test_of_another_width_they_are_refused(at: int) -> None:
     struct.pack_into(">QI", header, 48, WINDOW * CLUSTER, table)
     struct.pack_into(">I", header, 96, 5)
     phases[SWITCH][0] = bytes(header)
-    assert LEFT_OUT in fault_of(Case(data, request, phases, honest.claim))
+    assert EMPTY in fault_of(Case(data, request, phases, honest.claim))
 
 
 @pytest.mark.parametrize("at", [WINDOW * 2, WINDOW * 3])
 def test_of_a_repair_they_are_refused(at: int) -> None:
-    data = image(_72=1, _80=1)  # dirty, with lazy refcounts
+    data = whole(replace(IMAGE, dirty=True, lazy_refcounts=True))
     model = Model(data)
     table, phases = stage_beside(wanted(model.counted, model), 16, at)
     header = bytearray(data[:CLUSTER])
@@ -93,7 +92,7 @@ def test_of_a_repair_they_are_refused(at: int) -> None:
     fields = {"incompatible_features": 0, "compatible_features": 1, "autoclear_features": 0}
     request = AmendRequest.of(repair=True, max_growth=1 << 30)
     case = Case(data, request, phases, Claim(True, True, {"version": 3, **fields}))
-    assert LEFT_OUT in fault_of(case)
+    assert EMPTY in fault_of(case)
 
 
 def test_there_is_no_refcount_before_the_first_or_after_the_last_one() -> None:
