@@ -82,6 +82,23 @@ def test_what_hides_behind_the_end_is_found_up_to_the_end_of_the_table_and_no_fu
             assert hidden is None or not any(reader.read(hidden))
 
 
+@pytest.mark.parametrize("bits", [9, 10, 16])
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_leaked_refcounts_past_the_end_of_the_file_do_not_keep_a_disk_from_growing(
+    planner: Any, bits: int, every: int
+) -> None:
+    """The new L1 table of 8 clusters has no room between them."""
+    data = bytearray(Image(cluster_bits=bits, size=1 << 18, clusters={0: Data(b"a")}).build())
+    end, (block,) = len(data) >> bits, (offset for _, offset in Model(bytes(data)).blocks)
+    leaks = range(end, min(end + 200, 1 << bits - 1), every)
+    for cluster in leaks:
+        data[block + 2 * cluster + 1] = 1
+    span = 1 << 2 * bits - 3
+    _, after = resize(planner, bytes(data), 8 * span << bits - 3)
+    l1 = parse_header(after).l1_table_offset >> bits
+    assert not any(cluster in range(l1, l1 + 8) for cluster in leaks)
+
+
 def test_a_usual_grow_takes_two_reads_and_one_write(planner: Any) -> None:
     answer, _ = resize(planner, Image(size=1 << 30, clusters={0: Data(b"d")}).build(), 1 << 40)
     assert [(write.phase, write.offset, len(write.data)) for write in answer.writes] == SWITCH

@@ -211,19 +211,43 @@ def test_refcounts_are_kept_but_no_more_than_two_million() -> None:
 def test_free_is_what_a_block_counts_so_and_nothing_takes(order: int) -> None:
     books = books_of(image(order, {0: 1, 3: 1, 5: 1}), order)
     end = books.in_block
-    assert books.count_free(range(0)) == 0
-    assert books.count_free(range(8)) == 5
-    assert books.count_free(range(4, 6)) == 1
-    assert books.count_free(range(end - 1, end + 3)) == 1  # no block has the others
+    assert books.count_free(range(0), 1) == 0
+    assert books.count_free(range(8), 1) == 5
+    assert books.count_free(range(4, 6), 1) == 1
+    assert books.count_free(range(end - 1, end + 3), 1) == 1  # no block has the others
     books.take(6)
     books.release([5])  # which is not free before the switch
-    assert books.count_free(range(8)) == 4
+    assert books.count_free(range(8), 1) == 4
     books.add_block(1, 7 << BITS)
-    assert books.count_free(range(8)) == 3
-    assert books.count_free(range(end - 1, end + 3)) == 4
+    assert books.count_free(range(8), 1) == 3
+    assert books.count_free(range(end - 1, end + 3), 1) == 4
     books.take(end + 1)
-    assert books.count_free(range(end - 1, end + 3)) == 3
-    assert books.count_free(range(end + 1, end + 2)) == 0
+    assert books.count_free(range(end - 1, end + 3), 1) == 3
+    assert books.count_free(range(end + 1, end + 2), 1) == 0
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_free_clusters_in_shorter_rows_are_not_counted(order: int) -> None:
+    books = books_of(image(order, {0: 1, 3: 1, 8: 1}), order)
+    rows = {1: 2 + 4 + 6, 2: 2 + 4 + 6, 3: 4 + 6, 4: 4 + 6, 5: 6, 6: 6, 7: 0}
+    assert {row: books.count_free(range(15), row) for row in rows} == rows
+    end, in_window = books.in_block, 512 * 8 >> order
+    books.add_block(1, 9 << BITS)
+    # A row goes on from block to block.
+    clusters, row = range(end + in_window), end - 10 + in_window
+    assert books.count_free(clusters, row) == row
+    assert books.count_free(clusters, row + 1) == 0
+    books.take(end + 20)
+    assert books.count_free(clusters, in_window - 21) == row - 1
+    assert books.count_free(clusters, in_window - 20) == end + 10
+
+
+def test_the_longest_new_structure_is_known() -> None:
+    books = books_of(image(4, {}), 4)
+    assert books.longest == 1
+    books.take_structure(range(20, 23))
+    books.take_structure(range(30, 31))
+    assert books.longest == 3
 
 
 @pytest.mark.parametrize("order", [5, 6])

@@ -285,7 +285,8 @@ def grow(taken: int, blocks: list[int], entries: int = 0, **more: int) -> int:
         new_blocks=blocks,
         in_block=512,
         table_clusters=range(1, 2),
-        count_free=lambda added: len(added) - more.get("counted", 0),
+        longest=more.get("longest", 1),
+        count_free=lambda added, row: len(added) - row + 1 - more.get("counted", 0),
     )
     table = {
         "refcount_table_offset": more.get("table", 1) << BITS,
@@ -344,6 +345,11 @@ class TestGrowth:
         with pytest.raises(GuestFault, match="clusters that nothing takes"):
             grow(3, [], end=100 + 3 + 18, counted=1)
 
+    def test_free_clusters_that_are_too_few_for_a_new_table_are_no_growth(self) -> None:
+        grow(3, [], end=100 + 3 + 18, longest=3)
+        with pytest.raises(GuestFault, match="clusters that nothing takes"):
+            grow(3, [], end=100 + 3 + 19, longest=3)
+
     def test_refcounts_are_looked_up_where_the_file_grows_by_more_than_that(self) -> None:
         assert grow(3, [], end=100 + 3 + 16) == 0
-        assert grow(3, [], end=100 + 3 + 17, counted=1) == 20 * 16
+        assert grow(3, [], end=100 + 3 + 17, counted=1) == 20 * 64

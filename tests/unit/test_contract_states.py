@@ -219,6 +219,17 @@ class TestTheResultIsAcceptedAsAnInputWouldBe:
         model.switch(2)
         assert_fault(model, "^the guest lets the file grow by clusters that nothing takes$")
 
+    @pytest.mark.parametrize("index", [2, 40])
+    def test_a_new_refcount_block_comes_next_to_the_last_one(self, index: int) -> None:
+        """What lies between would be counted by none, and so not as free."""
+        model = downgrade(BLOCKS)
+        model.case.judge()
+        entries = model.header.refcount_table_offset
+        staged = model.case.phases[TABLE][entries // 512]
+        model.word(TABLE, entries + 8 * index, int.from_bytes(staged[8:16], "big"))
+        model.word(TABLE, entries + 8, 0)
+        assert_fault(model, f"^the guest adds refcount block {index}, not 1$")
+
     def test_new_blocks_may_be_as_many_as_the_clusters_need(self) -> None:
         downgrade(BLOCKS).case.judge()
 

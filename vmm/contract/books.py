@@ -45,6 +45,8 @@ class Books(Refcounts):
         """Index and offset of the refcount blocks that are added."""
         self.taken = 0
         """How many clusters come into use."""
+        self.longest = 1
+        """How many of them in a row the longest new structure takes."""
         self._changes: dict[int, Counts] = {}
         self._windows_max = windows_max
         self._block_clusters: array[int] | None = None  # of the old blocks, ascending
@@ -90,6 +92,7 @@ class Books(Refcounts):
         at = bisect_left(self._block_clusters, clusters.start)
         if at < len(self._block_clusters) and self._block_clusters[at] in clusters:
             raise self.overlap(self._block_clusters[at])
+        self.longest = max(self.longest, len(clusters))
         for cluster in clusters:
             self.take(cluster)
 
@@ -179,17 +182,30 @@ class Books(Refcounts):
             if start < end:
                 yield range(base + start, base + end), kind
 
-    def count_free(self, clusters: range) -> int:
-        """How many of clusters in a row a block counts as free, and nothing takes."""
-        found = 0
+    def count_free(self, clusters: range, row: int) -> int:
+        """How many of these clusters a block counts as free, and nothing takes.
+
+        But for those of which fewer than `row` follow each other.
+        """
+        found = begun = 0
         for number, at, end in self._parts(clusters.start, len(clusters)):
-            window = self._window(number)
-            if window is not None or number * self._in_window // self.in_block in self.new_blocks:
-                free = window[at:end].count(0) if window else end - at
-                changes = self._changes.get(number)
-                taken = sum(change > 0 for change in changes[at:end]) if changes else 0
-                found += free - taken
-        return found
+            lengths = [len(free) for free in self._free(number, at, end).split(b"\0")]
+            lengths[0] += begun
+            begun = lengths.pop()
+            found += sum(length for length in lengths if length >= row)
+        return found + (begun if begun >= row else 0)
+
+    def _free(self, number: int, at: int, end: int) -> bytes:
+        """A part of a window as a byte for each cluster, which is 1 if it counts as free."""
+        window = self._window(number)
+        if window is None and number * self._in_window // self.in_block not in self.new_blocks:
+            return bytes(end - at)
+        free = bytes(not refcount for refcount in window[at:end]) if window else b"\1" * (end - at)
+        changes = self._changes.get(number)
+        if changes:
+            some = zip(free, changes[at:end], strict=True)
+            free = bytes(is_free and change <= 0 for is_free, change in some)
+        return free
 
     def add_block(self, index: int, offset: int) -> None:
         """A new refcount block; it takes its own cluster."""

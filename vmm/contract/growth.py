@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .books import Books
     from .reader.disk import Disk
 
-_CLUSTER_WORK = 16  # bytes: to look a refcount up in a row takes as long as reading so many
+_CLUSTER_WORK = 64  # bytes: to look a refcount up in a row takes as long as reading so many
 _AT_ONCE = 16  # blocks: what the planner appends at most, if it has use for them
 
 
@@ -54,9 +54,13 @@ def _judge_table(disk: Disk, books: Books, new: Mapping[str, int], expected: int
 
 
 def _judge_end(disk: Disk, books: Books, end: int, taken: int) -> None:
-    """Clusters after the old end that count as free, and that nothing takes, are no reason."""
+    """Clusters after the old end that count as free, and that nothing takes, are no reason.
+
+    But the image may count clusters there as used, and what lies between these may be too little
+    for a table.
+    """
     added = range(-(-disk.size >> disk.cluster_bits), -(-end >> disk.cluster_bits))
     if len(added) > taken + _AT_ONCE:
         disk.spend(_CLUSTER_WORK * len(added))
-        if books.count_free(added) > taken + _AT_ONCE:
+        if books.count_free(added, books.longest) > taken + _AT_ONCE:
             raise GuestFault("the guest lets the file grow by clusters that nothing takes")

@@ -78,6 +78,7 @@ class Moved:
             return
         if (REFCOUNT_TABLE, BLOCKS) not in self._allowed:
             raise GuestFault("the guest adds refcount blocks that nobody asked for")
+        next_one = -(-len(old.rstrip(b"\0")) // 8)
         for at in range(0, len(table), SECTOR_SIZE):
             if table[at : at + SECTOR_SIZE] == old[at : at + SECTOR_SIZE]:
                 continue
@@ -87,7 +88,11 @@ class Moved:
                     continue
                 if was:
                     raise GuestFault(f"the guest changes the refcount table's entry {was:#x}")
-                self._books.add_block(place // 8, entry)
+                # Past a gap clusters would have no refcounts, and could not count as unused.
+                if place // 8 != next_one:
+                    raise GuestFault(f"the guest adds refcount block {place // 8}, not {next_one}")
+                self._books.add_block(next_one, entry)
+                next_one += 1
 
     def judge_snapshots(self, snapshots: Snapshots) -> None:
         """The new table is the old one with the extra data that version 3 requires."""
