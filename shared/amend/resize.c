@@ -55,10 +55,11 @@ static bool find_move(struct resize *r)
     const struct qcow2_header *h = &image->header;
     uint64_t room = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE)
                     << h->cluster_bits;
+    uint64_t end = larger(r->l1_size, h->l1_size);
     bool hidden = false;
     r->moves_l1 = r->cut || r->filled || r->l1_size > room / QCOW2_TABLE_ENTRY_SIZE;
     if (!r->moves_l1 && grows(r) &&
-        !has_l1_entries(image, &r->boundary, r->boundary.l1_kept, r->l1_size, &hidden))
+        !has_l1_entries(image, &r->boundary, r->boundary.l1_kept, end, &hidden))
         return false;
     r->moves_l1 |= hidden;
     if (!r->moves_l1 && grows(r) && r->l1_size < h->l1_size)
@@ -207,11 +208,10 @@ static bool release_old(struct resize *r)
     const struct boundary *b = &r->boundary;
     uint64_t l1 = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE);
     uint64_t kept = r->moves_l1 ? 0 : clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE);
-    uint64_t dropped = grows(r) && !r->moves_l1 ? h->l1_size : b->l1_kept;
     bool any;
     if (r->moves_l1 || r->tail.cluster)
         r->boundary.l1.loaded = false; /* its memory has been used */
-    if (!has_l1_entries(books->image, &r->boundary, dropped, h->l1_size, &any))
+    if (!has_l1_entries(books->image, &r->boundary, b->l1_kept, h->l1_size, &any))
         return false;
     if (!any && kept >= l1)
         return true;
@@ -224,7 +224,7 @@ static bool release_old(struct resize *r)
         (!drop_entries(books, b->table, b->first) ||
          !release_cluster(books, b->table, 1, AMEND_USE_L2_TABLE)))
         return false;
-    return drop_tables(books, dropped, h->l1_size) &&
+    return drop_tables(books, b->l1_kept, h->l1_size) &&
            (kept >= l1 ||
             release_clusters(books, h->l1_table_offset + (kept << h->cluster_bits),
                              (l1 - kept) << h->cluster_bits, AMEND_USE_L1_TABLE));

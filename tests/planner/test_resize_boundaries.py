@@ -9,7 +9,7 @@ import pytest
 from instar import abi
 from instar.vmm.request import AmendRequest
 from tests.support.disks import with_size
-from tests.support.forge import Bitmap, Data, Image, Reader, parse_header
+from tests.support.forge import Bitmap, Data, Image, RawEntry, Reader, parse_header
 from tests.support.forge.model import Model
 from tests.support.planner import accepted_by_contract, apply, ask
 
@@ -80,6 +80,38 @@ def test_what_hides_behind_the_end_is_found_up_to_the_end_of_the_table_and_no_fu
             reader = Reader(after)
             assert reader.read(0) == image.contents()[0]
             assert hidden is None or not any(reader.read(hidden))
+
+
+@pytest.mark.parametrize("size", [16, 512 + 16, 1024 + 16])
+@pytest.mark.parametrize("hidden", [512, 1023, 1024])
+def test_nothing_hides_in_l1_entries_past_both_disks_after_a_grow(
+    planner: Any, size: int, hidden: int
+) -> None:
+    """The L1 table has more entries than either disk needs, and one of them names a table."""
+    clusters = {0: Data(b"d"), hidden: Data(b"hidden")}
+    data = with_size(Image(cluster_bits=12, size=1536 << 12, clusters=clusters).build(), 8 << 12)
+    _, after = resize(planner, data, size << 12)
+    model = Model(after)
+    assert not any(model.words(model.l1_table_offset, model.l1_size)[1:])
+    assert not model.wrong_refcounts
+    assert not model.wrong_flags
+    assert Reader(after).read(0) == Reader(data).read(0)
+
+
+def test_a_bitmap_that_is_dropped_may_be_named_by_an_entry_that_hides(planner: Any) -> None:
+    """By an L1 entry that the smaller disk does not need, nor does the larger one."""
+    bitmap = Bitmap(name=b"b", dirty=(1,), flags=3)
+    kept: dict[str, Any] = {"cluster_bits": 12, "size": 1536 << 12, "bitmaps": [bitmap]}
+    data = {n: Data(b"d") for n in (0, 1030)}
+    host = Image(**kept, clusters=data).regions()["bitmap[0].data[0]"].start
+    image = Image(**kept, clusters=data | {1031: RawEntry(host)}, refcounts={host >> 12: 2})
+    before = with_size(image.build(), 8 << 12)
+    request = AmendRequest.of(size=16 << 12, drop_bitmaps=True, max_growth=GROWTH)
+    answer = ask(planner, before, request)
+    accepted_by_contract(before, request, answer)
+    model = Model(apply(before, answer.writes))
+    assert not model.wrong_refcounts
+    assert not model.wrong_flags
 
 
 @pytest.mark.parametrize("bits", [9, 10, 16])

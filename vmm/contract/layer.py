@@ -112,11 +112,10 @@ class Layer:
 
     def _judge_l1(self, cut: int | None, filled: int) -> None:
         """The new table has the old one's entries, and beyond the boundary none but new tables."""
-        end = len(self._new_l1) if self._moves else 8 * -(-self._new["size"] // self._span)
         kept = 8 * (self._kept if cut is None else cut)
         rest = 8 * (self._kept + filled)
         same = is_same(self._new_l1, self._l1, kept)
-        if not same or not is_zeros(self._new_l1, rest, end):
+        if not same or not is_zeros(self._new_l1, rest, len(self._new_l1)):
             raise GuestFault("the guest changes, keeps or adds an entry of the L1 table")
 
     def _take(self, clusters: range) -> bytes | bytearray:
@@ -248,8 +247,7 @@ class Layer:
             if old & OFFSET_MASK:
                 self._release_entries(self._table[self._step * self._first :])
                 self._give_up([self._cluster(old) >> shift])
-        first = self._kept if self._moves or not self._grows else self._old["l1_size"]
-        for _, block in stored(self._l1, 8 * first):
+        for _, block in stored(self._l1, 8 * self._kept):
             for entry in unpack(f">{len(block) // 8}Q", block):
                 if entry & OFFSET_MASK:
                     offset = self._cluster(entry)
