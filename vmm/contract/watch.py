@@ -23,6 +23,8 @@ _OFFSET = range(1, 7)  # the bytes of an entry that have nothing but its offset
 _FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely to name nothing
 _CROWDED_MAX = 3  # pages of more than a few clusters that are looked for one by one
 _BEFORE = 2  # clusters: compressed data that begin so far before one may go on in it
+_NOTHING = frozenset((bytes(8), bytes(7) + b"\1"))  # entries that name nothing, as most of these do
+_NO_PAGES: dict[int, list[int]] = {}
 _MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
 
 
@@ -36,7 +38,7 @@ class Watch:
         # for in columns of a table: those at `high` in each entry, and at `high` + 1.
         page_bits, self._high = (24, 3) if cluster_bits <= 16 else (32, 2)
         self._page_shift = page_bits - cluster_bits
-        self._few: dict[int, set[int]] = {}
+        self._few: dict[int, bytes | None] = {}  # by the first of some pages
         self._pages: dict[int, int] = {}
         self._columns: dict[int, dict[int, list[int]]] = {}
         self._sorted: list[int] | None = None
@@ -53,10 +55,10 @@ class Watch:
         """Watch clusters in a row."""
         shift = self._page_shift
         at = clusters.start
+        self._few.clear()
         while at < clusters.stop:
             page, first = at >> shift, at & ((1 << shift) - 1)
             count = min(clusters.stop - at, (1 << shift) - first)
-            self._few.pop(page, None)
             self._open(page)
             self._pages[page] |= ((1 << count) - 1) << first
             at += count
@@ -104,33 +106,36 @@ class Watch:
             places = _few_places(high, 0, _FEW_ZEROS)
             if places is None and _has_others(table[0::_ENTRY], NOT_COMPRESSED):
                 return self._search_words(table)
-            found = self._search_places(table, places) if places and 0 in self._columns else None
-            if found is not None or (places and len(places) == len(high)):
-                return found
+            if places is not None:
+                found = self._search_places(table, places) if 0 in self._columns else None
+                if found is not None or len(places) == len(high):
+                    return found
             high, low = self._filled(table, high, low, places)
         alike, crowded = _is_constant(high), 0
         for byte in high[:1] if alike else self._columns:
             if byte not in self._columns or byte not in high:
                 continue
-            few = None if alike else _few_places(high, byte)
-            if few is not None:
-                found = self._search_places(table, few)
+            places = None if alike else _few_places(high, byte)
+            if places is not None:
+                found = self._search_places(table, places)
                 if found is not None:
                     return found
                 continue
-            for other, pages in self._columns.get(byte, {}).items():
+            for other, pages in self._columns[byte].items():
                 first = low.find(other)
-                if first >= 0:
-                    # To take many parts out of a table takes longer than to look at each entry.
-                    crowded += self._count(pages) > _FEW
-                    if crowded > _CROWDED_MAX:
-                        return self._search_words(table)
-                    part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
-                    if _has_others(table[part.start : part.stop : _ENTRY], NOT_COMPRESSED):
-                        return self._search_words(table)
-                    found = self._search_part(table, part, pages)
-                    if found is not None:
-                        return found
+                if first < 0:
+                    continue
+                few = self._few_bytes(pages)
+                # To take many parts out of a table takes longer than to look at each entry.
+                crowded += few is None
+                if crowded > _CROWDED_MAX:
+                    return self._search_words(table)
+                part = slice(first * _ENTRY, (low.rfind(other) + 1) * _ENTRY)
+                if _has_others(table[part.start : part.stop : _ENTRY], NOT_COMPRESSED):
+                    return self._search_words(table)
+                found = self._search_part(table, part, pages, few)
+                if found is not None:
+                    return found
         return None
 
     def _search_words(self, table: bytes) -> int | None:
@@ -144,7 +149,10 @@ class Watch:
     def _search_places(self, table: bytes, places: list[int]) -> int | None:
         """The same for some entries, by their numbers."""
         for at in places:
-            word = int.from_bytes(table[at * _ENTRY : (at + 1) * _ENTRY], "big")
+            entry = table[at * _ENTRY : (at + 1) * _ENTRY]
+            if entry in _NOTHING:
+                continue
+            word = int.from_bytes(entry, "big")
             if word & (OFFSET_MASK | COMPRESSED):
                 found = self._search_odd((word,))
                 if found is not None:
@@ -159,26 +167,32 @@ class Watch:
         None stands for all entries that name nothing: they would be looked at as if they named the
         first page.
         """
-        byte = (high.lstrip(b"\0") or b"\0")[0]
-        watched = self._columns.get(byte, {})
+        byte = high[0] or (high.lstrip(b"\0") or b"\0")[0]
+        watched = self._columns.get(byte, _NO_PAGES)
         other = next((other for other in range(256) if other not in watched), 0)
         if places is None:
             nothing = _names_nothing(table)
             return _fill(high, nothing, byte), _fill(low, nothing, other)
-        highs, lows = bytearray(high), bytearray(low)
-        for at in places:
-            highs[at], lows[at] = byte, other
-        return bytes(highs), bytes(lows)
+        if other:  # the first page is watched
+            lows = bytearray(low)
+            for at in places:
+                lows[at] = other
+            low = bytes(lows)
+        return high.replace(b"\0", bytes((byte,))), low
 
-    def _search_part(self, table: bytes, part: slice, pages: list[int]) -> int | None:
-        """The same for the clusters of some pages, in a part of a table without compressed ones."""
-        count = self._count(pages)
-        if count <= _FEW:
+    def _search_part(
+        self, table: bytes, part: slice, pages: list[int], few: bytes | None
+    ) -> int | None:
+        """The same for the clusters of some pages, in a part of a table without compressed ones.
+
+        `few` is what _few_bytes() says of these pages.
+        """
+        if few is not None:
             try:
-                return self._search_few(table, part, pages)
+                return self._search_few(table, part, few)
             except _TooManyMissesError:
                 pass
-        entries = table[part]
+        count, entries = self._count(pages), table[part]
         if self._is_odd(entries):
             return self._search_words(entries)
         words = unpack(f">{len(entries) // _ENTRY}Q", entries)
@@ -192,31 +206,37 @@ class Watch:
             return None
         return (needles.intersection(words).pop() & OFFSET_MASK) >> self._cluster_bits
 
-    def _search_few(self, table: bytes, part: slice, pages: list[int]) -> int | None:
+    def _search_few(self, table: bytes, part: slice, few: bytes) -> int | None:
         """The same for few clusters, by the byte that follows what their pages have in common.
 
         Most parts have none, whatever flags their entries have.
         """
         column = table[part.start + self._high + 2 : part.stop : _ENTRY]
-        for page in pages:
-            if page not in self._few:
-                self._few[page] = self._next_bytes(page)
-            for byte in self._few[page]:
-                at, misses = column.find(byte), 0
-                while at >= 0:
-                    found = self._search_places(table, [part.start // _ENTRY + at])
-                    if found is not None:
-                        return found
-                    misses += 1
-                    if misses > _MISSES:
-                        raise _TooManyMissesError
-                    at = column.find(byte, at + 1)
+        for byte in few:
+            at, misses = column.find(byte), 0
+            while at >= 0:
+                found = self._search_places(table, [part.start // _ENTRY + at])
+                if found is not None:
+                    return found
+                misses += 1
+                if misses > _MISSES:
+                    raise _TooManyMissesError
+                at = column.find(byte, at + 1)
         return None
 
-    def _next_bytes(self, page: int) -> set[int]:
-        """The bytes that follow what the offsets of a page's clusters have in common."""
-        shift = 8 * (5 - self._high)
-        return {cluster << self._cluster_bits >> shift & 0xFF for cluster in self._clusters([page])}
+    def _few_bytes(self, pages: list[int]) -> bytes | None:
+        """The bytes that follow what the offsets of these pages have in common.
+
+        None if they have more than a few clusters.
+        """
+        first = pages[0]
+        if first not in self._few:
+            shift, few = 8 * (5 - self._high), None
+            if self._count(pages) <= _FEW:
+                clusters = self._clusters(pages)
+                few = bytes({n << self._cluster_bits >> shift & 0xFF for n in clusters})
+            self._few[first] = few
+        return self._few[first]
 
     def _count(self, pages: list[int]) -> int:
         return sum(self._pages[page].bit_count() for page in pages)
