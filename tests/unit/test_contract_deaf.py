@@ -6,19 +6,16 @@ was taken over does not refuse. So this planner is honest but for one reason, to
 
 from __future__ import annotations
 
-import ctypes
 import struct
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from build_guest import ROOT
-from build_planner import SHARED, compile_library
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.contract.reader.disk import COPIED
 from instar.vmm.request import AmendRequest
+from tests.support.deaf import DeafPlanner
 from tests.support.disks import with_size
 from tests.support.forge import (
     Bitmap,
@@ -32,7 +29,6 @@ from tests.support.forge import (
 from tests.support.forge.bitmaps import IN_USE
 from tests.support.planner import ask
 from tests.support.planning import case_of
-from tests.support.project import load_planner
 
 MANY = 1 << 40
 """By how much a file may grow."""
@@ -194,25 +190,20 @@ CASES: dict[str, tuple[Image | bytes, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def deaf(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The planner, and the number of the reason to which it is deaf."""
-    library = tmp_path_factory.mktemp("deaf") / "libdeaf.so"
-    verdict = ROOT / "tests" / "support" / "deaf_verdict.c"
-    compile_library(library, replaced={SHARED / "verdict.c": verdict})
-    ffi = load_planner().ffi
-    reason = ctypes.c_uint32.in_dll(ctypes.CDLL(str(library)), "deaf_to")
-    return SimpleNamespace(ffi=ffi, lib=ffi.dlopen(str(library)), reason=reason)
+def deaf(tmp_path_factory: pytest.TempPathFactory) -> DeafPlanner:
+    """The planner, which can be made deaf."""
+    return DeafPlanner(tmp_path_factory.mktemp("deaf") / "libdeaf.so")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_planner_must_refuse_the_judge_takes_from_none(deaf: Any, name: str) -> None:
+def test_what_a_planner_must_refuse_the_judge_takes_from_none(deaf: DeafPlanner, name: str) -> None:
     image, asked = CASES[name]
     data = image if isinstance(image, bytes) else image.build()
     request = AmendRequest.of(**{"max_growth": MANY, **asked})
     reason = name.partition(",")[0]
-    deaf.reason.value = 0
+    deaf.be_deaf_to(None)
     assert ask(deaf, data, request).refusals == (reason,)
-    deaf.reason.value = next(number for number, row in REASONS.items() if row[0] == reason)
+    deaf.be_deaf_to(reason)
     answer = ask(deaf, data, request)
     assert answer.planned, answer.refusals
     with pytest.raises((GuestFault, ImageRejected)):
