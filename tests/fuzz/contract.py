@@ -7,19 +7,22 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.contract import recoded
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Judgement, Original
 from instar.vmm.image.budgets import WORK_MIN
+from tests.fuzz.contract_images import WINDOW
 from tests.fuzz.contract_lies import lie
 from tests.fuzz.contract_mutations import Rogue
-from tests.fuzz.contract_plans import honest_cases
+from tests.fuzz.contract_plans import ALLOWED, deaf_cases, honest_cases, plans, strange_cases
 from tests.fuzz.contract_states import (
     LAST,
     MISSING,
@@ -56,6 +59,9 @@ LIES = 1 / 200
 """How many of all executions show an image with a number that is far too large."""
 READING_MAX = 5.0
 """Seconds that an image may take to be read."""
+Source = Callable[[random.Random], Iterator[Case]]
+_SOURCES, _SHARES = (honest_cases, strange_cases, deaf_cases), (4, 3, 1)
+"""Where plans come from, and how many from each."""
 _STALE = 1 << 20  # bytes
 _SPARE = 17  # clusters that a file may grow by without use
 
@@ -79,8 +85,11 @@ class Tally:
 class Trial:
     """One plan of an honest guest, and what of it must hold for all that the judge accepts."""
 
-    def __init__(self, case: Case, tally: Tally) -> None:
-        """Take the plan. FindingError if it is not accepted, or is not sound itself."""
+    def __init__(self, case: Case, tally: Tally, *, honest: bool = True) -> None:
+        """Take the plan. FindingError if it is accepted and not sound itself, or is blamed.
+
+        The judge may find fault with the image, or with a plan that is not an honest guest's.
+        """
         self._backing = backing_of(case)
         self.before = meaning(case.data, below=self._backing)
         name = case.request.backing_file
@@ -90,15 +99,21 @@ class Trial:
         self.growth = 0
         self._tried: set[int] = set()
         self._leaks = 0
-        judgement = verdict(case)
-        if judgement is None:
-            raise FindingError("an honest plan is not accepted")
-        self._tail = bool(judgement.warnings)  # which a change of the size has only for that
+        self._tail = False
         final = state(case, LAST)
         self.growth = max(len(final) - len(case.data), 0)
-        self._leaks = errors(final)[1]
+        self._leaks = errors(case.data)[1]
         self.is_new(case)
-        self.check(random.Random(0), case)  # noqa: S311 - reproducible, not secret
+        try:
+            judgement = verdict(case)
+        except ImageRejected as error:
+            self.tally.endings[f"an image is rejected: {error.refusals[0].name}"] += 1
+            return
+        if judgement is not None:
+            self._leaks = errors(final)[1]
+            self.check(random.Random(0), case, judgement)  # noqa: S311 - reproducible, not secret
+        elif honest:
+            raise FindingError("an honest plan is not accepted")
 
     def is_new(self, case: Case) -> bool:
         """Whether no plan like this one has been tried."""
@@ -109,8 +124,9 @@ class Trial:
         self._tried.add(known)
         return True
 
-    def check(self, rng: random.Random, case: Case) -> None:
+    def check(self, rng: random.Random, case: Case, judgement: Judgement) -> None:
         """Take apart what was accepted. FindingError."""
+        self._tail = bool(judgement.warnings)  # which a change of the size has only for that
         if not case.claim.amended:
             if self._differs(case, self.before, switched=True):
                 raise FindingError("a no-op, and the image is not as asked")
@@ -140,6 +156,8 @@ class Trial:
         if case.request.size is None:
             return difference(expected, found)
         hidden = case.claim.amended and switched
+        if switched and case.request.drop_bitmaps and not found.bitmaps:
+            expected = replace(expected, bitmaps=())  # which do not fit a disk of that size
         return difference(of_size(expected, switched=False), of_size(found, switched=hidden))
 
     def _check_state(self, case: Case, phase: int, image: bytes) -> None:
@@ -270,31 +288,41 @@ def run(seed: int, limits: Limits, keep: Path | None = None, most: int = 1) -> T
     """Mutate plans until the limits are met; ends at the finding numbered `most`."""
     tally, number = Tally(), 0
     while len(tally.findings) < most and not limits.are_met(tally.executions):
-        # Each image has a generator of its own: it is found again without those before it.
-        rng = random.Random(f"{seed}/{number}")  # noqa: S311 - reproducible, not secret
+        name = f"{seed}/{number}"
+        kind = random.Random(f"{name}/source").choices(_SOURCES, _SHARES)[0]  # noqa: S311
         with _alarms():
-            _run_image(rng, f"{seed}/{number}", tally, limits, keep)
+            _run_image(name, tally, limits, keep, kind)
         number += 1
     return tally
 
 
-def _run_image(
-    rng: random.Random, name: str, tally: Tally, limits: Limits, keep: Path | None
+def _run_image(name: str, tally: Tally, limits: Limits, keep: Path | None, source: Source) -> None:
+    # Each image has a generator of its own: it is found again without those before it.
+    rng = random.Random(name)  # noqa: S311 - reproducible, not secret
+    # Where the judge looks at fewer clusters at once, small images have several windows.
+    small = patch.object(recoded, "_WINDOW", WINDOW)
+    with nullcontext() if source is honest_cases else small:
+        _run_plans(rng, name, tally, limits, keep, source)
+
+
+def _run_plans(
+    rng: random.Random, name: str, tally: Tally, limits: Limits, keep: Path | None, source: Source
 ) -> None:
-    case = next(honest_cases(rng))
-    changed, what = case, "honest"
+    case = next(source(rng))
+    changed, what = case, source.__name__
     try:
-        trial = Trial(case, tally)
+        trial = Trial(case, tally, honest=source is not deaf_cases)
+        others = list(plans(rng, load_planner(), case.data))
         for _ in range(MUTANTS):
             if limits.are_met(tally.executions):
                 return
             changed = copy_of(case)
             if rng.random() < LIES:
                 _tell(rng, tally)
-            rogue = Rogue(rng, changed)
+            rogue = Rogue(rng, changed, others)
             with suppress(_TooLongError), _Limited():
                 rogue.mutate()
-            what = " ".join(rogue.done)
+            what = " ".join((source.__name__, *rogue.done))
             if not trial.is_new(changed):
                 tally.equal += 1
                 continue
@@ -332,7 +360,7 @@ def _execute(rng: random.Random, trial: Trial, case: Case, what: str, tally: Tal
         return "a fault"
     try:
         with _Limited():
-            trial.check(rng, case)
+            trial.check(rng, case, judgement)
             return "accepted"
     except _TooLongError as error:
         raise FindingError("what is accepted takes too long to be read") from error
@@ -342,7 +370,7 @@ def _pickled(case: Case) -> bytes:
     fields: dict[str, Any] = dict(vars(case))
     claim, request = fields.pop("claim"), fields.pop("request")
     fields["claim"] = (claim.amended, claim.atomic, dict(claim.fields))
-    allowed = {"drop_bitmaps": request.drop_bitmaps, "shrink": request.shrink}
+    allowed = {key: getattr(request, key) for key in ALLOWED}
     fields["request"] = {**request.options, **allowed}
     return pickle.dumps(fields)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -37,9 +37,9 @@ _FEW = (1, 1, 1, 2, 3, 24, 60)
 class Rogue:
     """A case, and the choices of what is done to it."""
 
-    def __init__(self, rng: random.Random, case: Case) -> None:
-        """Take a case that may be changed."""
-        self.rng, self.case = rng, case
+    def __init__(self, rng: random.Random, case: Case, others: Sequence[Case] = ()) -> None:
+        """Take a case that may be changed, and honest plans for the image and other requests."""
+        self.rng, self.case, self.others = rng, case, others
         self.header = _header(case.data)
         self.size: int = 1 << self.header.cluster_bits
         self.done: list[str] = []
@@ -52,7 +52,7 @@ class Rogue:
             with suppress(IndexError):  # nothing there that could be changed
                 edit(self)
                 self.done.append(edit.__name__.strip("_"))
-        if self.done and self.rng.random() < 0.5:
+        if self.done and (self.done[-1] == "elsewhere" or self.rng.random() < 0.5):
             with suppress(ConstructError, OverflowError, TypeError, ValueError):
                 self._balance()
                 self.done.append("balance")
@@ -147,6 +147,41 @@ class Rogue:
         at = self.rng.choice((self.rng.randrange(120), self.rng.randrange(SECTOR)))
         data[at] = self.rng.choice((0, data[at] ^ 1 << self.rng.randrange(8)))
         phase[0] = bytes(data)
+
+    def elsewhere(self) -> None:
+        """Let new clusters lie elsewhere, as all says that names them."""
+        rng, size, old = self.rng, self.size, _refcounts(self.case.data)
+        staged = {sector * SECTOR // size for sector in self.case.phases[PREPARE]}
+        new = sorted(n for n in staged if not old.get(n))
+        first = rng.choice(new)
+        row = next(n for n in range(1, len(new) + 1) if first + n not in new)
+        end = self._end()
+        unused = [n for n in range(1, end // size) if not old.get(n) and n not in staged]
+        place = rng.choice((end // size, self._offset() // size, *unused[:4], *unused[-4:]))
+        moved = range(first, first + rng.choice((1, row)))
+        places = range(moved.start * size, moved.stop * size)
+        per_cluster, by = size // SECTOR, place - first
+        for phase in self.case.phases:
+            for sector in [n for n in phase if n // per_cluster in moved]:
+                phase[sector + by * per_cluster] = phase.pop(sector)
+            for sector, data in phase.items():
+                phase[sector] = _renamed(data, places, by * size)
+        for at, (sector, count) in enumerate(self.case.zeroes):
+            if sector // per_cluster in moved:
+                self.case.zeroes[at] = sector + by * per_cluster, count
+
+    def another(self) -> None:
+        """Do what another request asks for, or some phases of that too."""
+        other = self.rng.choice(self.others)
+        for mine, its in zip(self.case.phases, other.phases, strict=True):
+            if self.rng.random() < 0.8:
+                if self.rng.random() < 0.7:
+                    mine.clear()
+                mine.update(its)
+        if self.rng.random() < 0.7:
+            self.case.zeroes[:] = other.zeroes
+        if self.rng.random() < 0.5:
+            self.case.claim = other.claim
 
     def zeroes(self) -> None:
         """Drop, add or change a range of zeros."""
@@ -284,6 +319,14 @@ class Rogue:
         return list(struct.unpack(f">{len(table) // 8}Q", table[: len(table) & -8]))
 
 
+def _renamed(sector: bytes, places: range, by: int) -> bytes:
+    """A sector in which what names one of these places names another one."""
+    words = struct.unpack(">64Q", sector)
+    if not any(word & _MASK in places for word in words):
+        return sector
+    return struct.pack(">64Q", *(word + by if word & _MASK in places else word for word in words))
+
+
 @lru_cache(4)
 def _header(data: bytes) -> Any:
     return parse_header(data)
@@ -312,5 +355,6 @@ _EDITS: tuple[Callable[[Rogue], None], ...] = (
         Rogue.table_moves,
         Rogue.snapshots_move,
         Rogue.grow,
+        *(Rogue.elsewhere, Rogue.elsewhere, Rogue.elsewhere, Rogue.elsewhere, Rogue.another),
     ),
 )

@@ -6,12 +6,17 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from construct import ConstructError
 
 from instar.vmm.request import AmendRequest
+from tests.fuzz.contract_images import strange_images
 from tests.fuzz.images import random_image
+from tests.support.deaf import DeafPlanner
 from tests.support.disks import half_zeroed
 from tests.support.forge import (
     Bitmap,
@@ -41,7 +46,12 @@ _LARGE = Image(
 )
 """Whose header cluster is larger than what is looked at as a header."""
 _NAMING = (*(layout.EXTENSION_BITMAPS, layout.EXTENSION_CRYPTO_HEADER, layout.EXTENSION_DATA_FILE),)
-_ALLOWED = ("drop_bitmaps", "shrink", "change_backing", "backing_size")
+_REASONS = (
+    *("overlap", "overlap", "overlap", "overlap", "refcount", "refcount", "l2_entry", "l2_table"),
+    *("bitmaps", "size_bitmaps", "downgrade_bitmaps", "grow_head_over_backing"),
+)
+"""What is to be refused, and a planner may be deaf to."""
+ALLOWED = ("drop_bitmaps", "shrink", "change_backing", "backing_size")
 _REQUESTS = (
     *(
         AmendRequest.of(compat=2),
@@ -72,36 +82,62 @@ def honest_cases(rng: random.Random) -> Iterator[Case]:
         # No image, or with extensions that nothing reads, or that name what is nowhere.
         except (ConstructError, OverflowError, ValueError):
             continue
-        requests = rng.sample(_REQUESTS, 3)
-        if rng.random() < 0.6:
-            requests[rng.randrange(3)] = _another(rng, image)
-        for request in requests:
-            allowed = {key: getattr(request, key) for key in _ALLOWED}
-            grown = AmendRequest.of(**request.options, **allowed, max_growth=_GROWTH)
-            try:
-                answer = ask(load_planner(), data, grown)
-            except AssertionError:  # no header
-                break
-            if answer.planned and not answer.refusals:
-                yield case_of(data, grown, answer)
+        yield from plans(rng, load_planner(), data)
 
 
-def _another(rng: random.Random, image: Image) -> AmendRequest:
+def strange_cases(rng: random.Random) -> Iterator[Case]:
+    """The same for images that may have faults of every kind but wrong refcounts and flags."""
+    for data in strange_images(rng):
+        yield from plans(rng, load_planner(), data)
+
+
+@lru_cache(1)
+def _deaf_planner() -> DeafPlanner:
+    with TemporaryDirectory() as folder:  # of which a process that has opened it needs no more
+        return DeafPlanner(Path(folder) / "libdeaf.so")
+
+
+def deaf_cases(rng: random.Random) -> Iterator[Case]:
+    """What a planner for those images stages that goes on where it should refuse."""
+    for data in strange_images(rng):
+        planner = _deaf_planner()
+        planner.be_deaf_to(rng.choice(_REASONS))
+        yield from plans(rng, planner, data)
+
+
+def plans(rng: random.Random, planner: Any, data: bytes) -> Iterator[Case]:
+    """The plans for some requests, if there are such."""
+    requests = rng.sample(_REQUESTS, 3)
+    if rng.random() < 0.6:
+        requests[rng.randrange(3)] = _another(rng, data)
+    for request in requests:
+        allowed = {key: getattr(request, key) for key in ALLOWED}
+        grown = AmendRequest.of(**request.options, **allowed, max_growth=_GROWTH)
+        try:
+            answer = ask(planner, data, grown)
+        except AssertionError:  # no header
+            return
+        if answer.planned and not answer.refusals:
+            yield case_of(data, grown, answer)
+
+
+def _another(rng: random.Random, data: bytes) -> AmendRequest:
     """Another backing file, refcounts of another width, or another size."""
     if rng.random() < 0.25:
         return _names(rng)
     if rng.random() < 0.4:
         return AmendRequest.of(refcount_bits=1 << rng.randrange(7))
-    cluster, size = 1 << image.cluster_bits, image.size
+    _, _, name, _, bits, old = struct.unpack(">IIQIIQ", data[:32])
+    cluster, size = 1 << bits, old
     # Over a backing file each cluster of the new part may get an entry.
-    span = min(cluster // 8, 600 if image.backing_file else cluster) * cluster
+    span = min(cluster // 8, 600 if name else cluster) * cluster
     steps = (SECTOR, cluster, span, 40 * cluster)
     size += rng.choice((-1, 1)) * (rng.choice(steps) + rng.choice((-SECTOR, 0, SECTOR)))
     known = {}
-    if image.backing_file and rng.random() < 0.5:
-        known["backing_size"] = rng.choice((0, image.size, image.size + 3 * SECTOR))
+    if name and rng.random() < 0.5:
+        known["backing_size"] = rng.choice((0, old, old + 3 * SECTOR))
     size = max(size // SECTOR * SECTOR, SECTOR)
-    return AmendRequest.of(size=size, shrink=True, **known)
+    return AmendRequest.of(size=size, shrink=True, drop_bitmaps=rng.random() < 0.5, **known)
 
 
 def _names(rng: random.Random) -> AmendRequest:

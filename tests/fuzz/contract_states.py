@@ -104,12 +104,15 @@ def _snapshot(image: Reader, entry: Any) -> tuple[Any, ...]:
     size = image.header.size if extra.disk_size is None else extra.disk_size
     state = entry.vm_state_size if extra.vm_state_size is None else extra.vm_state_size
     icount = -1 if extra.icount is None else extra.icount
+    # A disk has whole sectors; what is past the last one no program shows.
     return *(bytes(v) if isinstance(v, bytes) else v for v in map(entry.get, _CARRIED)), *(
-        (size, state, icount, bytes(extra.get("unknown") or b""))
+        (size & -SECTOR, state, icount, bytes(extra.get("unknown") or b""))
     )
 
 
 def _bitmaps(image: Reader) -> Iterator[tuple[Any, ...]]:
+    if not image.header.get("autoclear_features", 0) & 1:
+        return  # none is in force
     for bitmap in parse_bitmaps(image.data):
         table = image.take(bitmap.bitmap_table_offset, 8 * bitmap.bitmap_table_size)
         data = []
@@ -204,7 +207,8 @@ def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Mea
     if request.size is not None:
         fields["size"] = request.size
         shift = fields["cluster_bits"]
-        old = -(-before.fields["size"] >> shift) << shift if tail else before.fields["size"]
+        old = before.fields["size"] & -SECTOR  # what is past the last whole one, none shows
+        old = -(-old >> shift) << shift if tail else old
         end = min(request.size, old)
         shown = _visible(layers[0], before.below, shift, end)
         layers = _over(shown, before.below, shift), *layers[1:]
@@ -260,7 +264,7 @@ def of_size(found: Meaning, *, switched: bool) -> Meaning:
 
     After the switch nothing but zeros may be there. How long the L1 table is, is its own affair.
     """
-    shift, size = found.fields["cluster_bits"], found.fields["size"]
+    shift, size = found.fields["cluster_bits"], found.fields["size"] & -SECTOR
     layer = _visible(found.layers[0], found.below, shift, size)
     if switched:
         hidden = ((n, data) for n, data in found.layers[0].items() if n << shift >= size)

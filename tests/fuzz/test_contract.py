@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 
 import pytest
 
 from instar.vmm.base.errors import GuestFault
-from instar.vmm.contract import growth, header, layer, pending, tables, version_2
+from instar.vmm.contract import growth, header, layer, pending, tables, touched, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
-from tests.fuzz import contract_lies
-from tests.fuzz.contract import Tally, _alarms, _run_image, _tell, run
-from tests.fuzz.contract_states import FindingError
+from tests.fuzz import contract_images, contract_lies
+from tests.fuzz.contract import Source, Tally, _alarms, _run_image, _tell, run
+from tests.fuzz.contract_images import WINDOW, strange_images
+from tests.fuzz.contract_plans import deaf_cases, honest_cases, strange_cases
+from tests.fuzz.contract_states import FindingError, errors
 from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support import qemu as oracle
 from tests.support.forge import Compressed, Image, Snapshot, Zero
+from tests.support.forge.layout import EXTENSION_CRYPTO_HEADER as LUKS
+from tests.support.forge.model import Model
 
 
 def test_what_the_judge_accepts_of_a_mutated_plan_damages_nothing() -> None:
@@ -55,23 +61,22 @@ def test_the_fuzzer_finds_a_file_that_grows_for_nothing(monkeypatch: pytest.Monk
     assert "the file grows from" in finding
 
 
-def _found_in(image: str) -> list[str]:
-    """What is found in the mutants of one image, by its name in a run."""
+def _found_in(image: str, source: Source = honest_cases) -> list[str]:
+    """What is found in the mutants of one image, by its name."""
     tally = Tally()
-    rng = random.Random(image)  # noqa: S311 - reproducible, not secret
     with _alarms():
-        _run_image(rng, image, tally, Limits(2_000, seconds=60), None)
+        _run_image(image, tally, Limits(2_000, seconds=60), None, source)
     return tally.findings
 
 
 def test_the_fuzzer_finds_a_refcount_table_that_is_larger_than_qemu_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("6/14") == []
+    assert _found_in("table/1") == []
     monkeypatch.setattr(limits, "REFCOUNT_TABLE_MAX", 1 << 40)
     monkeypatch.setattr(refcounts, "REFCOUNT_TABLE_MAX", 1 << 40)
     monkeypatch.setattr(growth, "_judge_table", lambda *_: None)
-    (finding,) = _found_in("6/14")
+    (finding,) = _found_in("table/1")
     assert "table_moves" in finding
 
 
@@ -127,18 +132,18 @@ def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged() -> None
 def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("3/56") == []
+    assert _found_in("v2/51") == []
     monkeypatch.setattr(version_2.Version2, "judge_table", lambda *_, **__: None)
-    (finding,) = _found_in("3/56")
+    (finding,) = _found_in("v2/51")
     assert "version 2, and" in finding
 
 
 def test_the_fuzzer_finds_a_name_that_is_written_where_no_header_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("12/26") == []
+    assert _found_in("name/16") == []
     monkeypatch.setattr(pending, "header_end", lambda bits: 1 << bits)
-    (finding,) = _found_in("12/26")
+    (finding,) = _found_in("name/16")
     assert "name: b'base'" in finding
 
 
@@ -192,7 +197,7 @@ def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> Non
 def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("11/1616") == []
+    assert _found_in("boundary/373") == []
     judge_boundary = layer.Layer._judge_boundary
 
     def judge_little(self: layer.Layer, cut: int) -> None:
@@ -200,14 +205,53 @@ def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_
             judge_boundary(self, cut)
 
     monkeypatch.setattr(layer.Layer, "_judge_boundary", judge_little)
-    (finding,) = _found_in("11/1616")
+    (finding,) = _found_in("boundary/373")
     assert "after phase 3: layers" in finding
 
 
 def test_the_fuzzer_finds_that_what_a_backing_file_has_past_the_end_shows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("21/633") == []
+    assert _found_in("wanted/729", strange_cases) == []
     monkeypatch.setattr(layer.Layer, "_is_wanted", lambda *_: True)
-    (finding,) = _found_in("21/633")
-    assert "after phase 3: layers: ({0: b'\\xbb" in finding
+    (finding,) = _found_in("wanted/729", strange_cases)
+    assert "after phase 3: layers: ({2: b'\\xbb" in finding
+
+
+def test_the_fuzzer_finds_data_in_what_a_deaf_planner_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in("data/71", deaf_cases) == []
+    monkeypatch.setattr(touched.Touched, "keep_data", lambda *_: None)
+    (finding,) = _found_in("data/71", deaf_cases)
+    assert "unreadable" in finding
+
+
+def test_the_fuzzer_finds_an_entry_that_does_not_say_that_its_cluster_is_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _found_in("left/87", deaf_cases) == []
+    monkeypatch.setattr(touched.Touched, "judge_left", lambda *_: None)
+    (finding,) = _found_in("left/87", deaf_cases)
+    assert "COPIED is missing" in finding
+
+
+def test_strange_images_are_strange_in_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And sound but for leaks."""
+    monkeypatch.setattr(contract_images, "_FAR", 1 / 20)
+    rng, kinds = random.Random(1), Counter[str]()  # noqa: S311 - reproducible, not secret
+    for data in islice(strange_images(rng), 400):
+        model = Model(data)
+        faults, leaks = errors(data)
+        assert not faults
+        end = -(-len(data) // model.cluster_size)
+        kinds["leaks"] += leaks > 0
+        kinds["leaks past the end"] += max(model.stored) >= end
+        kinds["within a sector"] += model.size % 512 > 0
+        spans = -(-model.size // (model.cluster_size << model.bits - 3 - model.extended))
+        kinds["a longer L1 table"] += model.l1_size > spans
+        kinds["a window's end"] += len(data) == WINDOW * model.cluster_size
+        kinds["two LUKS headers"] += [kind for kind, *_ in model.extensions].count(LUKS) > 1
+        kinds["shared clusters"] += max(model.counted.values()) > len(model.l1_tables)
+        kinds["far"] += len(data) > 1 << 24
+    assert min(kinds.values()) > 2, kinds

@@ -1,0 +1,158 @@
+"""Test side: images for plans in which structures lie anywhere, share clusters, and are overlooked.
+
+Refcounts and flags are true of all that is in the file, but for leaks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from struct import error as StructError
+from struct import pack, unpack_from
+from zlib import error as ZlibError
+
+from construct import ConstructError
+
+from tests.fuzz.alias_images import Case, make_true, random_case, random_image
+from tests.fuzz.contract_states import errors, meaning
+from tests.support.forge import Extension, Image, layout
+from tests.support.forge.model import OFFSET, Model, Use
+
+WINDOW = 1 << 12
+"""Clusters whose refcounts the judge looks at together here, so that small images have some."""
+_SIZE_MAX = 1 << 19
+_FAR, _PAGE = 1 / 500, 1 << 24
+"""How many images have structures past the first page of offsets that is searched; its bytes."""
+_FLAGGED = ("l1_table", "l2_table", "data", "zero_cluster")
+
+
+def strange_images(rng: random.Random) -> Iterator[bytes]:
+    """Images without end."""
+    while True:
+        try:
+            image = _with_luks(rng, random_image(rng))
+            case = Case(bytearray(image.build()), image.backing_file is not None, {})
+            if rng.random() < 0.4:
+                random_case(rng, case)
+            for _ in range(rng.randrange(4)):
+                rng.choice(_TWISTS)(rng, case)
+            far = rng.random() < _FAR
+            if far:
+                _go_far(rng, case)
+            if far or rng.random() < 0.5:
+                for _ in range(rng.randrange(1, 6)):
+                    _move(rng, case)
+            make_true(case)
+            if rng.random() < 0.3:
+                _leak(rng, case)
+            data = bytes(case.data)
+            if len(data) - data.count(0) > _SIZE_MAX or errors(data)[0]:
+                continue
+            meaning(data)
+        # No image, or one that names what is nowhere, or is not compressed data.
+        except (ConstructError, StructError, ZlibError, IndexError, OverflowError, ValueError):
+            continue
+        yield data
+
+
+def _with_luks(rng: random.Random, image: Image) -> Image:
+    """An image whose encryption header is named by another extension besides."""
+    if image.crypto_header is None or rng.random() < 0.5:
+        return image
+    start = image.regions()["crypto_header"].start
+    place = rng.choice((start, start, rng.randrange(64) << image.cluster_bits))
+    length = rng.choice((len(image.crypto_header), 1, 1 << image.cluster_bits, 5000))
+    another = Extension(layout.EXTENSION_CRYPTO_HEADER, pack(">QQ", place, length))
+    return Image(**{**vars(image), "extensions": (*image.extensions, another)})
+
+
+def _move(rng: random.Random, case: Case) -> None:
+    """Let a structure lie elsewhere: in clusters that nothing counts, or past the end."""
+    model = case.model
+    uses = [use for use in model.uses if use.place and use.kind != "compressed" and use.length]
+    kind = rng.choice(sorted({use.kind for use in uses}))
+    use: Use = rng.choice([use for use in uses if use.kind == kind])
+    size = model.cluster_size
+    count = -(-use.length // size)
+    free = [n for n in range(1, len(case.data) // size - count) if not _any(model, n, count)]
+    end = -(-len(case.data) // size)
+    place = rng.choice((*free[-8:], end, end, end + rng.randrange(6))) * size
+    held = bytes(case.data[use.offset : use.offset + count * size])
+    if place + len(held) > len(case.data):
+        case.data += bytes(place + count * size - len(case.data))
+    case.data[place : place + len(held)] = held
+    (word,) = unpack_from(">Q", model.data, use.place)
+    flags = word & ~OFFSET if use.kind in _FLAGGED else 0
+    case.put(use.place, place | flags)
+    case.story.append(f"{use.kind} to {place:#x}")
+    make_true(case)
+
+
+def _any(model: Model, first: int, count: int) -> bool:
+    return any(n in model.stored or n in model.counted for n in range(first, first + count))
+
+
+def _leak(rng: random.Random, case: Case) -> None:
+    """Count clusters as used that are not, within the file and past its end."""
+    model = case.model
+    if model.refcount_order != 4:
+        return
+    end, per_block = len(case.data) // model.cluster_size, model.cluster_size // 2
+    index, block = rng.choice(model.blocks)
+    first = rng.choice((end, end, rng.randrange(end + 1), index * per_block))
+    step = rng.choice((1, 2, 3, 8, 40))
+    for cluster in range(first, min(first + rng.randrange(200), (index + 1) * per_block), step):
+        if cluster >= index * per_block and not _any(model, cluster, 1):
+            case.put(block + 2 * (cluster % per_block), rng.choice((1, 1, 1, 2)), 2)
+    case.story.append(f"leaks from cluster {first}")
+
+
+def _odd_size(rng: random.Random, case: Case) -> None:
+    """Let the disk end within a sector."""
+    size = case.model.size
+    case.put(24, max(size - rng.randrange(512), 0))
+    case.story.append("a disk that ends within a sector")
+
+
+def _to_window(rng: random.Random, case: Case) -> None:
+    """Let the file end where a window of refcounts does, or near that."""
+    model = case.model
+    if model.bits == 9:
+        _pad(case, WINDOW * model.cluster_size - rng.choice((0, 0, 512, 1024, 4096)))
+
+
+def _go_far(rng: random.Random, case: Case) -> None:
+    """Let the file go on to the next page, by clusters that a block counts."""
+    model = case.model
+    size = model.cluster_size
+    cluster = _PAGE // size + rng.randrange(4)
+    index = cluster // (size // 2)
+    if size > 512 and model.refcount_order == 4 and index not in dict(model.blocks):
+        _pad(case, (cluster + 10) * size)
+        case.put(model.refcount_table_offset + 8 * index, cluster * size)
+
+
+def _pad(case: Case, end: int) -> None:
+    case.data += bytes(max(end - len(case.data), 0))
+    case.story.append(f"a file of {len(case.data)} bytes")
+
+
+def _larger_l1_table(rng: random.Random, case: Case) -> None:
+    """Let the L1 table have more entries than the disk needs, as its cluster has room for."""
+    model = case.model
+    step = model.cluster_size // 8
+    entries = model.l1_size + rng.choice((1, 2, step - model.l1_size % step))
+    case.put(36, entries, 4)
+    case.story.append(f"an L1 table of {entries} entries")
+
+
+def _smaller_disk(rng: random.Random, case: Case) -> None:
+    """Let the disk end before what the tables have."""
+    size = case.model.size
+    case.put(24, rng.randrange(size // 512 + 1) * 512)
+    case.story.append("a disk that ends before its tables do")
+
+
+_TWISTS: tuple[Callable[[random.Random, Case], None], ...] = (
+    *(_odd_size, _to_window, _larger_l1_table, _smaller_disk, _move, _move),
+)
