@@ -49,6 +49,8 @@ from tests.support.qemu import all_versions
 
 MUTANTS = 200
 """Of each plan."""
+MUTANTS_OF_LARGE, _LARGE = 5, 4 << 20
+"""The same for an image of so many bytes, which each step copies."""
 SECONDS_MAX = 5.0
 """Processor time that a verdict may take."""
 MEMORY_MIN, MEMORY_FACTOR = 64 << 20, 2
@@ -313,7 +315,7 @@ def _run_plans(
     try:
         trial = Trial(case, tally, honest=source is not deaf_cases)
         others = list(plans(rng, load_planner(), case.data))
-        for _ in range(MUTANTS):
+        for _ in range(MUTANTS if len(case.data) < _LARGE else MUTANTS_OF_LARGE):
             if limits.are_met(tally.executions):
                 return
             changed = copy_of(case)
