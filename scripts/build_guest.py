@@ -161,7 +161,11 @@ def run_compiler(command: Sequence[str], output: Path) -> None:
         BuildError: if it failed.
     """
     new = output.absolute().with_name(f".{output.name}.new")
-    if subprocess.run([*command, "-o", str(new)], check=False, cwd=ROOT).returncode != 0:
+    try:
+        status = subprocess.run([*command, "-o", str(new)], check=False, cwd=ROOT).returncode
+    except OSError as error:
+        raise BuildError(f"could not run the C compiler {command[0]!r}: {error.strerror}") from None
+    if status != 0:
         raise BuildError(f"{command[0]} could not make {output.name}")
     new.replace(output)
 

@@ -61,6 +61,9 @@ class PackageHook(BuildHookInterface[Any]):
                 build_data["shared_data"].update(shared)
         except (BuildError, HeaderError) as error:
             self.app.abort(f"instar cannot be built: {error}")
+        except OSError as error:
+            place = f" {error.filename}" if error.filename else ""
+            self.app.abort(f"instar is built in its source tree: {error.strerror}{place}")
 
 
 def is_supported() -> bool:

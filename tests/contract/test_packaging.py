@@ -14,6 +14,8 @@ import venv
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import build_guest
 import build_manual
@@ -380,3 +382,27 @@ class TestImports:
         loaded = run(sys.executable, "-c", code, cwd=ROOT).split()
         tops = {name.partition(".")[0] for name in loaded}
         assert tops.isdisjoint({"construct", "cffi", "_cffi_backend", "_planner"})
+
+
+def test_a_compiler_that_is_not_there_is_named_in_one_line(tmp_path: Path) -> None:
+    words = "^could not run the C compiler 'nosuch-cc': No such file or directory$"
+    with pytest.raises(build_guest.BuildError, match=words):
+        build_guest.run_compiler(["nosuch-cc"], tmp_path / "made.o")
+
+
+def test_a_tree_that_cannot_be_written_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_root: Path) -> None:
+        raise OSError(30, "Read-only file system", "/tree/build")
+
+    def end(text: str) -> None:
+        raise SystemExit(text)
+
+    monkeypatch.setattr(hatch_build, "make_editable", refuse)
+    app: Any = SimpleNamespace(abort=end)
+    nothing: Any = None
+    hook = hatch_build.PackageHook(str(tmp_path), {}, nothing, nothing, "", "wheel", app)
+    words = "^instar is built in its source tree: Read-only file system /tree/build$"
+    with pytest.raises(SystemExit, match=words):
+        hook.initialize("editable", {})
