@@ -171,7 +171,7 @@ def _option_lines(options: Iterable[Option]) -> list[str]:
 def list_values(option: Option) -> str:
     """What a value of an option can be, in a few words."""
     found = "|".join(spelling for alike in spellings(option) for spelling in alike)
-    return found or ("on|off" if option.kind == "flag" else option.kind)
+    return found or ("on|off" if option.kind == "flag" else option.kind.upper())
 
 
 def spellings(option: Option) -> list[list[str]]:
