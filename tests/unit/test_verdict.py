@@ -340,7 +340,7 @@ def test_that_a_copy_drops_snapshots_is_said_where_there_are_some(reason: int, c
     about = Circumstances(size=1 << 30, header={**HEADER, "nb_snapshots": count})
     (refusal,) = translate(((reason, 3, 0, 0, 0),), about)
     told = re.search(
-        r"qemu-img convert( --salvage)? \(which drops internal snapshots\)", refusal.message
+        r"qemu-img convert.*; qemu-img convert drops internal snapshots$", refusal.message
     )
     assert bool(told) == (count > 0)
 

@@ -212,10 +212,9 @@ def _phrase(
 
 
 def _add_loss(text: str) -> str:
-    """Say of each copy that is advised that it loses snapshots."""
-    for command in ("qemu-img convert --salvage", "qemu-img convert"):
-        if command in text:
-            return text.replace(command, f"{command} (which drops internal snapshots)")
+    """Say of a copy that is advised that it loses snapshots; the command is left to be copied."""
+    if "qemu-img convert" in text:
+        return f"{text}; qemu-img convert drops internal snapshots"
     return text
 
 
