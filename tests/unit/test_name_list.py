@@ -74,6 +74,14 @@ def test_names_that_end_with_nul_are_named_where_lines_are_expected() -> None:
         read(b"a\0b\0")
 
 
+def test_lines_read_as_names_that_end_with_nul_get_a_hint() -> None:
+    Path("a").touch()
+    with pytest.raises(UsageError, match=r"a name on each line: leave out --null \(-0\)$"):
+        read(b"a\nb\n", null=True)
+    Path("a\nb").touch()
+    assert read(b"a\nb\0", null=True) == ["a\nb"]
+
+
 @pytest.mark.parametrize("null", [False, True])
 @pytest.mark.parametrize("rest", [b"\0\0\0\3", b"\0\0\0\3" + bytes(1 << 18)], ids=len)
 def test_an_image_in_place_of_the_list_is_named(rest: bytes, null: bool) -> None:

@@ -39,7 +39,7 @@ def read_names(source: str, *, null: bool) -> Iterator[str]:
             descriptor = sys.stdin.fileno()
         try:
             names = _split(descriptor, called, b"\0" if null else b"\n")
-            yield from map(os.fsdecode, names if null else _clean(names, called))
+            yield from map(os.fsdecode, (_see_ends if null else _clean)(names, called))
         finally:
             if source != "-":
                 os.close(descriptor)
@@ -70,6 +70,15 @@ def _split(descriptor: int, called: str, end: bytes) -> Iterator[bytes]:
             )
     if rest:
         yield rest
+
+
+def _see_ends(names: Iterator[bytes], called: str) -> Iterator[bytes]:
+    """Pass names on. UsageError if one is a list of lines of which the first names a file."""
+    for name in names:
+        line, newline, _ = name.partition(b"\n")
+        if newline and not _exists(name) and _exists(line):
+            raise UsageError(f"{called} has a name on each line: leave out --null (-0)")
+        yield name
 
 
 def _clean(names: Iterator[bytes], called: str) -> Iterator[bytes]:
