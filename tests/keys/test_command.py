@@ -76,7 +76,7 @@ def test_workers_change_the_keys_of_many_images(tmp_path: Path) -> None:
         ("state=inactive,iter-time=1,keyslot=1", "'iter-time' must not be given when erasing"),
         ("state=inactive,keyslot=8", "Invalid keyslot 8 specified, must be between 0 and 7"),
         ("state=inactive,keyslot=x", "Parameter 'keyslot' expects a number from 0 to 7, not 'x'"),
-        ("state=inactive,keyslot=1,compat=1.1", "unknown option 'compat'"),
+        ("state=inactive,keyslot=1,compat=1.1", "option 'compat' is one of qcow2 images"),
     ],
 )
 def test_faults_are_told_as_qemu_tells_them(disk: Path, asked: str, message: str) -> None:

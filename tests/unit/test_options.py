@@ -326,6 +326,14 @@ def test_suggests_the_nearest_key(text: str, nearest: str) -> None:
     assert f"(did you mean '{nearest}'?)" in fault(text)
 
 
+def test_options_of_qcow2_are_not_unknown_with_another_format() -> None:
+    for text in ("compat=1.1", "size=1G", "lazy_refcounts"):
+        key = text.partition("=")[0]
+        words = f"^option '{key}' is one of qcow2 images: with -f luks only keyslots change$"
+        with pytest.raises(UsageError, match=words):
+            parse_options([text], "luks")
+
+
 def test_suggests_nothing_where_nothing_is_near() -> None:
     for key in ("foo", "nope", "encrypt.nope", "clustersize"):
         assert fault(f"{key}=1") == f"unknown option '{key}'"

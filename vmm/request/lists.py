@@ -191,6 +191,8 @@ def _judge(known: Mapping[str, Option], key: str, value: str) -> str:
         return _fault_of(option, value)
     if key in _CREATE_ONLY and "compat" in known:
         return f"option '{key}' cannot be amended: it is set when the image is created"
+    if key in BY_KEY:  # of an image that is a LUKS header with data, without qcow2
+        return f"option '{key}' is one of qcow2 images: with -f luks only keyslots change"
     written = f"no{key}" if isinstance(value, _Bare) and value == "off" else key
     return f"unknown option {_quote(written)}{_suggest(known, written)}"
 
