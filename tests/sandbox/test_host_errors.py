@@ -258,3 +258,45 @@ def test_too_many_open_files_are_the_hosts_fault(path: Path, free: int) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert open_descriptors() == descriptors
+
+
+DENY = """\
+def deny(*_):
+    raise PermissionError(1, "Operation not permitted")
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (
+            "import instar.vmm.image.image_file as module\nmodule.get_limits = deny",
+            "could not ask for the limit of file sizes (prlimit64): Operation not permitted",
+        ),
+        ("import os\nos.fork = deny", "cannot start a worker: Operation not permitted"),
+    ],
+    ids=["prlimit64", "clone"],
+)
+def test_a_system_call_that_a_container_forbids_is_named(
+    path: Path, patch: str, message: str
+) -> None:
+    Image().write(path)
+    before = path.read_bytes()
+    done = run("amend", "-o", "compat=0.10", "-j2", path, path, patch=DENY + patch)
+    assert done.returncode == 1
+    assert f"{message}; a seccomp profile, as containers have one, forbids it\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_worker_without_dev_null_says_so(path: Path) -> None:
+    Image().write(path)
+    other = path.with_name("other")
+    Image().write(other)
+    patch = "import os\nos.devnull = '/missing/null'"
+    done = run("amend", "-o", "compat=0.10", "-j2", path, other, patch=patch)
+    assert done.returncode == 1
+    assert "cannot open /missing/null: No such file or directory" in done.stderr
+    assert "internal error" not in done.stderr
+    assert path.read_bytes() == other.read_bytes() == Image().build()

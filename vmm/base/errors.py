@@ -22,10 +22,11 @@ from .record import record, to_dict
 # A confined process that reports imports nothing, not even errno.
 NO_DESCRIPTOR = (23, 24)
 """ENFILE and EMFILE (asm-generic/errno-base.h)."""
-EAGAIN = 11
+EPERM, EAGAIN = 1, 11
 """What limits of processes, and of pending signals, are met with."""
 RAISE_FILES = "raise the limit of open files (ulimit -n) to 64"
 RAISE_PROCESSES = "raise the limit of processes (ulimit -u)"
+FORBIDDEN = "a seccomp profile, as containers have one, forbids it"
 
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
@@ -161,7 +162,7 @@ _UNMAPPED = "failed to map segment"
 
 def reason_of_fork(error: OSError) -> str:
     """Say why no process could be started, and what helps where that is known."""
-    helps = f"; {RAISE_PROCESSES}" if error.errno == EAGAIN else ""
+    helps = {EAGAIN: f"; {RAISE_PROCESSES}", EPERM: f"; {FORBIDDEN}"}.get(error.errno or 0, "")
     return f"{reason_of(error)}{helps}"
 
 

@@ -16,7 +16,7 @@ from struct import Struct
 from ..amend import preload_steps
 from ..amend.sandbox import Sandbox
 from ..base.c import keep_heap
-from ..base.errors import InstarError, error_fields
+from ..base.errors import HostError, InstarError, error_fields, reason_of
 from ..base.lean_json import dump_line
 from ..confine import Descriptors, confine
 from ..image.image_file import ImageFile
@@ -77,7 +77,7 @@ def work(
 def _work(parent: socket.socket, request: AmendRequest, payload: Payload, required: bool) -> None:
     try:
         channel = _shed(parent)
-    except OSError as error:
+    except (HostError, OSError) as error:
         parent.send(dump_line({"error": error_fields(error)}).encode())
         return
     try:
@@ -146,7 +146,10 @@ def _shed(channel: socket.socket) -> socket.socket:
     # An interrupt is the parent's business, which lets what has begun come to its end.
     begin_as_child(signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
-    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error
     descriptor = channel.detach()  # above the standard streams, which the command has filled
     for stream in range(_CHANNEL):
         os.dup2(null, stream)

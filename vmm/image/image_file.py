@@ -7,7 +7,7 @@ import os
 import stat
 
 from ..base.c import UNLIMITED, get_limits, syscall
-from ..base.errors import HostError, UsageError, reason_of
+from ..base.errors import EPERM, FORBIDDEN, HostError, UsageError, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
 from ..qcow2.header_view import HEADER_LIMIT
 from .budgets import staging_budget, stored_by, work_budget, work_max_of
@@ -392,7 +392,7 @@ def _measure(
         status = os.fstat(fd)
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
-            limit = get_limits(_RLIMIT_FSIZE)[0] if is_limited else UNLIMITED
+            limit = _limit_of_files() if is_limited else UNLIMITED
             return status.st_size, status.st_blocks * 512, False, limit
         if kind == stat.S_IFBLK:
             if is_to_change:
@@ -401,6 +401,15 @@ def _measure(
     except OSError as error:
         raise _failed(name, "measure", error) from error
     raise HostError(f"'{name}' is {_KINDS.get(kind, 'no file')}, not an image file or block device")
+
+
+def _limit_of_files() -> int:
+    """How large a file may become, in bytes. HostError."""
+    try:
+        return get_limits(_RLIMIT_FSIZE)[0]
+    except OSError as error:
+        what = f"could not ask for the limit of file sizes (prlimit64): {reason_of(error)}"
+        raise HostError(f"{what}; {FORBIDDEN}" if error.errno == EPERM else what) from error
 
 
 def _check_device(fd: int, name: str) -> None:
@@ -419,7 +428,7 @@ def _open_error(name: str, error: OSError) -> HostError:
         return HostError(f"could not open '{name}': it is a directory, not an image file")
     if error.errno == errno.ENXIO:
         return HostError(f"could not open '{name}': it is a socket or a missing device")
-    if error.errno == errno.EPERM:  # which no mode of the file is answered with
+    if error.errno == EPERM:  # which no mode of the file is answered with
         why = "where lsattr shows that it is immutable (i) or append-only (a), use chattr -i -a"
         return HostError(f"could not open '{name}': {error.strerror}; {why}")
     return HostError(f"could not open '{name}': {reason_of(error)}")
