@@ -321,10 +321,16 @@ class Rogue:
 
 def _renamed(sector: bytes, places: range, by: int) -> bytes:
     """A sector in which what names one of these places names another one."""
-    words = struct.unpack(">64Q", sector)
-    if not any(word & _MASK in places for word in words):
+    if not any(named in places for named in _named(sector)):
         return sector
+    words = struct.unpack(">64Q", sector)
     return struct.pack(">64Q", *(word + by if word & _MASK in places else word for word in words))
+
+
+@lru_cache(1 << 14)
+def _named(sector: bytes) -> set[int]:
+    """The places that a sector may name; most sectors of a plan are in hundreds of others."""
+    return {word & _MASK for word in struct.unpack(">64Q", sector)}
 
 
 @lru_cache(4)
