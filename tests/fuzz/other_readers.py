@@ -53,6 +53,8 @@ def by_dissect(data: bytes) -> list[bytes] | None:
     model = Model(data)
     if model.crypt_method or model.has_data_file:
         return None
+    if model.extended:
+        return None  # some extended L2 entries are no run of clusters to it, at which it stays
     if model.version == 2 and any(data[72:104]):
         return None  # it takes the fields of version 3 from there all the same
     if any(entry.extra_data_size > _KNOWN_EXTRA for entry in parse_snapshots(data)):

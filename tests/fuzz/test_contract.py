@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ from tests.fuzz.contract_states import FindingError, errors
 from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support import qemu as oracle
-from tests.support.forge import Compressed, Image, Snapshot, Zero
+from tests.support.forge import Compressed, Data, Image, Snapshot, Zero
 from tests.support.forge.layout import EXTENSION_CRYPTO_HEADER as LUKS
 from tests.support.forge.model import Model
 
@@ -192,6 +193,12 @@ def test_a_snapshot_with_extra_data_of_its_own_is_read_by_those_who_can() -> Non
     image = Image(size=1 << 16, cluster_bits=9, snapshots=[Snapshot(name=b"s", extra_data_size=40)])
     assert by_dissect(image.build()) is None
     assert by_dissect(replace(image, snapshots=[Snapshot(name=b"s")]).build()) is not None
+
+
+def test_extended_l2_entries_are_read_by_those_who_can() -> None:
+    fields: dict[str, Any] = {"cluster_bits": 14, "size": 1 << 16, "clusters": {1: Data(b"d")}}
+    assert by_dissect(Image(**fields, extended_l2=True).build()) is None
+    assert by_dissect(Image(**fields).build()) is not None
 
 
 def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_end(
