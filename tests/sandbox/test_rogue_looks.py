@@ -37,7 +37,7 @@ NAME = "the guest does not tell a backing file as the header has it"
 REST = "the guest tells snapshots or bitmaps that the header does not have"
 CONTRADICTION = "a result that contradicts what was told"
 # One of the two ends it, on a busy machine the second.
-FLOOD = r"more than 1048576 bytes of frames|the sandbox did not finish within 10 s, .*"
+FLOOD = r"more than 1048576 bytes of frames|the sandbox did not finish within 10 s; .*"
 
 FAULTS = {
     "info_of_no_backing_file": NAME,
@@ -74,7 +74,7 @@ OTHERS = {
     "exit_without_result": "the guest ended without a result",
     "bad_frame_crc": "frame with a bad CRC",
     "text_flood": "more than 4096 bytes of text",
-    "endless_loop": r"the sandbox did not finish within 0\.2 s, .*",
+    "endless_loop": r"the sandbox did not finish within 0\.2 s; a slow disk .*",
     "too_many_reads": r"more than \d+ bytes read|the guest stopped for the host \d+ times",
     "writes_then_exit": "block request of type 1 from a guest that may only read",
     "unmapping_zeroes": "block request of type 13 from a guest that may only read",

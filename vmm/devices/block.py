@@ -58,7 +58,7 @@ class BlockDevice:
 
         `read_only` is for an operation that only looks: a request to write is a fault of the guest.
         """
-        self._read_only = read_only
+        self.read_only = read_only
         self._memory = memory
         self._image = image
         self._queue = Virtqueue(
@@ -115,7 +115,7 @@ class BlockDevice:
                 raise GuestFault(f"block request of {len(buffers)} buffers")
             if kind == _T_IN:
                 written += self._read(sector, data, phase)
-            elif self._read_only:
+            elif self.read_only:
                 raise GuestFault(f"block request of type {kind} from a guest that may only read")
             elif kind == _T_OUT:
                 self._write(sector, data, phase)

@@ -203,9 +203,10 @@ class Machine:
 
         def check_time() -> None:
             if deadline.passed():
+                written = "" if block.read_only else ", and nothing was written"
                 raise GuestFault(
-                    f"the sandbox did not finish within {timeout:g} s, and nothing was written; a "
-                    "slow disk or a large image may take longer: allow it with --timeout"
+                    f"the sandbox did not finish within {timeout:g} s{written}; a slow disk or a "
+                    "large image may take longer: allow it with --timeout"
                 )
 
         while True:
