@@ -10,7 +10,7 @@ import pytest
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.request import AmendRequest
-from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
+from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.planner import ask
 from tests.support.planning import SECTOR, Case, case_of, copy_of
 from tests.support.project import load_planner
@@ -113,3 +113,55 @@ def test_a_new_name_lies_where_a_header_is_looked_at(at: int) -> None:
     case.phases[SWITCH][0] = bytes(header)
     with pytest.raises(GuestFault, match="the guest puts the backing file name past the header"):
         case.judge()
+
+
+_DATA_AT = 440
+"""In the header's only sector, past its fields and extensions."""
+_NARROW = Image(cluster_bits=9, size=1 << 14, clusters={0: Data(b"a"), 20: Data(b"b")})
+# Whose bitmaps fit a larger disk too, and may be dropped all the same.
+_BITMAPS = replace(_NARROW, bitmaps=[Bitmap(name=b"b", granularity_bits=9)])
+
+
+def with_data(data: bytes, regions: dict[str, range], refcount: int) -> bytes:
+    """The image with compressed data in the header's cluster, which counts as so often used."""
+    changed, entry = bytearray(data), regions["l2_table[0]"].start + 8 * 3
+    changed[entry : entry + 8] = (1 << 62 | _DATA_AT).to_bytes(8, "big")
+    changed[_DATA_AT : _DATA_AT + 8] = b"deflated"
+    block = regions["refcount_block[0]"].start
+    changed[block : block + 2] = refcount.to_bytes(2, "big")
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("refcount", [1, 2])
+@pytest.mark.parametrize("image", [_NARROW, _BITMAPS], ids=["plain", "bitmaps"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"lazy_refcounts": True},
+        {"size": 1 << 15},
+        {"size": 1 << 20},
+        {"size": 1 << 13, "shrink": True},
+        {"refcount_bits": 64},
+        {"compat": 2},
+        {"repair": True},
+    ],
+    ids=str,
+)
+def test_no_plan_changes_data_that_lie_in_the_headers_sector(
+    asked: dict[str, Any], image: Image, refcount: int
+) -> None:
+    image = replace(image, incompatible_features=int("repair" in asked))
+    request = AmendRequest.of(**asked, drop_bitmaps=bool(image.bitmaps), max_growth=1 << 30)
+    # What is staged for the image without such data; new refcounts are staged as for that.
+    plain, regions = image.build(), image.regions()
+    honest = case_of(plain, request, ask(load_planner(), plain, request))
+    honest.judge()
+    honest.data = with_data(plain, regions, refcount)
+    sector = bytearray(honest.phases[SWITCH][0])
+    assert not any(sector[_DATA_AT : _DATA_AT + 8])
+    for kept in (b"deflate!", bytes(8)):
+        rogue = copy_of(honest)
+        sector[_DATA_AT : _DATA_AT + 8] = kept
+        rogue.phases[SWITCH][0] = bytes(sector)
+        with pytest.raises((GuestFault, ImageRejected)):
+            rogue.judge()

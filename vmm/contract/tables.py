@@ -220,7 +220,7 @@ class _Tables:
         state = self._state(layer.given_up if layer else range(0))
         # What is staged for a block that is something else too, or that is named twice, need not
         # add up: so this comes first.
-        if touched.any() or not layer:
+        if header or touched.any() or not layer:
             roles.judge_structures(state, header=header)
         self._finish()
         if layer:
