@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -65,6 +66,7 @@ Source = Callable[[random.Random], Iterator[Case]]
 _SOURCES, _SHARES = (honest_cases, strange_cases, deaf_cases), (4, 3, 1)
 """Where plans come from, and how many from each."""
 _STALE = 1 << 20  # bytes
+_MEMORY = 4 << 30  # bytes of address space of a job
 _SPARE = 17  # clusters that a file may grow by without use
 
 
@@ -379,6 +381,8 @@ def _pickled(case: Case) -> bytes:
 
 def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
+    # What an image or a plan names may be as long as a field says.
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     with Limits(runs, seconds, f"seed {seed}") as limits:
         tally = run(seed, limits, keep)
     endings = ", ".join(f"{count} {ending}" for ending, count in sorted(tally.endings.items()))
