@@ -113,6 +113,7 @@ class Model:
                 vm_state = int.from_bytes(extra[:8], "big")
             disk = int.from_bytes(extra[8:16], "big") if len(extra) >= 16 else self.size
             icount = extra[16:24] if len(extra) >= 24 else b"\xff" * 8
+            disk &= -SECTOR  # what is past the last whole one, no program shows
             said = (*times, vm_state, disk, icount, extra[24:], texts, id_size)
             found.append(Snapshot(at, offset, size, said))
             at += 40 + len(rest)
@@ -142,7 +143,7 @@ class Model:
     def contents(self) -> list[list[object]]:
         """What is read, cluster by cluster, of each layer; None where nothing can be read."""
         known: dict[tuple[int, int], object] = {}
-        sizes = [self.size, *(int(str(s.said[4])) for s in self.snapshots)]
+        sizes = [self.size & -SECTOR, *(int(str(s.said[4])) for s in self.snapshots)]
         layers = []
         step = 2 if self.extended else 1
         per = self.cluster_size // 8 // step
