@@ -17,6 +17,7 @@ from tests.fuzz.alias_images import Case, make_true, random_case, random_image
 from tests.fuzz.contract_states import errors, meaning
 from tests.support.forge import Extension, Image, layout
 from tests.support.forge.model import COMPRESSED, OFFSET, Model, Use
+from tests.support.forge.reader import UnreadableError
 
 WINDOW = 1 << 12
 """Clusters whose refcounts the judge looks at together here, so that small images have some."""
@@ -55,7 +56,7 @@ def strange_images(rng: random.Random) -> Iterator[bytes]:
         # No image, or one that names what is nowhere, or is not compressed data.
         except (ConstructError, StructError, ZlibError, IndexError, OverflowError, ValueError):
             continue
-        except MemoryError:
+        except (MemoryError, UnreadableError):
             continue
         yield data
 
