@@ -14,7 +14,7 @@ from zlib import error as ZlibError
 from construct import ConstructError
 
 from tests.fuzz.alias_images import Case, make_true, random_case, random_image
-from tests.fuzz.contract_states import errors, meaning
+from tests.fuzz.contract_states import FindingError, errors, meaning
 from tests.support.forge import Extension, Image, layout
 from tests.support.forge.model import COMPRESSED, OFFSET, Model, Use
 from tests.support.forge.reader import UnreadableError
@@ -56,7 +56,7 @@ def strange_images(rng: random.Random) -> Iterator[bytes]:
         # No image, or one that names what is nowhere, or is not compressed data.
         except (ConstructError, StructError, ZlibError, IndexError, OverflowError, ValueError):
             continue
-        except (MemoryError, UnreadableError):
+        except (FindingError, MemoryError, UnreadableError):
             continue
         yield data
 
