@@ -55,15 +55,14 @@ static bool find_move(struct resize *r)
     const struct qcow2_header *h = &image->header;
     uint64_t room = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE)
                     << h->cluster_bits;
-    uint64_t end = larger(r->l1_size, h->l1_size);
-    bool hidden = false;
+    uint64_t longer = larger(r->l1_size, h->l1_size);
     r->moves_l1 = r->cut || r->filled || r->l1_size > room / QCOW2_TABLE_ENTRY_SIZE;
-    if (!r->moves_l1 && grows(r) &&
-        !has_l1_entries(image, &r->boundary, r->boundary.l1_kept, end, &hidden))
+    if (r->moves_l1 || !grows(r))
+        return true;
+    if (!has_l1_entries(image, &r->boundary, r->boundary.l1_kept, longer, &r->moves_l1))
         return false;
-    r->moves_l1 |= hidden;
-    if (!r->moves_l1 && grows(r) && r->l1_size < h->l1_size)
-        r->l1_size = h->l1_size;
+    if (!r->moves_l1)
+        r->l1_size = longer;
     return true;
 }
 
@@ -209,7 +208,9 @@ static bool release_old(struct resize *r)
     uint64_t l1 = clusters_for(h, (uint64_t)h->l1_size * QCOW2_TABLE_ENTRY_SIZE);
     uint64_t kept = r->moves_l1 ? 0 : clusters_for(h, r->l1_size * QCOW2_TABLE_ENTRY_SIZE);
     bool any;
-    if (r->moves_l1 || r->tail.cluster)
+    if (!r->moves_l1 && grows(r))
+        return true; /* find_move() has seen that nothing hides */
+    if (r->moves_l1)
         r->boundary.l1.loaded = false; /* its memory has been used */
     if (!has_l1_entries(books->image, &r->boundary, b->l1_kept, h->l1_size, &any))
         return false;
