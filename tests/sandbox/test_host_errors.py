@@ -290,12 +290,13 @@ def test_a_system_call_that_a_container_forbids_is_named(
     assert path.read_bytes() == before
 
 
-def test_a_worker_without_dev_null_says_so(path: Path) -> None:
+@pytest.mark.parametrize("command", [("amend", "-o", "compat=0.10"), ("info",), ("check",)])
+def test_a_worker_without_dev_null_says_so(path: Path, command: tuple[str, ...]) -> None:
     Image().write(path)
     other = path.with_name("other")
     Image().write(other)
     patch = "import os\nos.devnull = '/missing/null'"
-    done = run("amend", "-o", "compat=0.10", "-j2", path, other, patch=patch)
+    done = run(*command, "-j2", path, other, patch=patch)
     assert done.returncode == 1
     assert "cannot open /missing/null: No such file or directory" in done.stderr
     assert "internal error" not in done.stderr

@@ -22,11 +22,12 @@ from .record import record, to_dict
 # A confined process that reports imports nothing, not even errno.
 NO_DESCRIPTOR = (23, 24)
 """ENFILE and EMFILE (asm-generic/errno-base.h)."""
-EPERM, EAGAIN = 1, 11
+_EPERM = 1
+EAGAIN = 11
 """What limits of processes, and of pending signals, are met with."""
 RAISE_FILES = "raise the limit of open files (ulimit -n) to 64"
 RAISE_PROCESSES = "raise the limit of processes (ulimit -u)"
-FORBIDDEN = "a seccomp profile, as containers have one, forbids it"
+_FORBIDDEN = "a seccomp profile, as containers have one, forbids it"
 
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
@@ -162,8 +163,13 @@ _UNMAPPED = "failed to map segment"
 
 def reason_of_fork(error: OSError) -> str:
     """Say why no process could be started, and what helps where that is known."""
-    helps = {EAGAIN: f"; {RAISE_PROCESSES}", EPERM: f"; {FORBIDDEN}"}.get(error.errno or 0, "")
-    return f"{reason_of(error)}{helps}"
+    helps = f"; {RAISE_PROCESSES}" if error.errno == EAGAIN else ""
+    return f"{reason_if_forbidden(error)}{helps}"
+
+
+def reason_if_forbidden(error: OSError) -> str:
+    """Say why a system call failed that nothing but a filter of such calls forbids."""
+    return f"{reason_of(error)}; {_FORBIDDEN}" if error.errno == _EPERM else reason_of(error)
 
 
 _NO_MEMORY = (

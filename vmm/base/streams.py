@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from .errors import HostError, reason_of
+
 _STREAMS = (0, 1, 2)
 
 
@@ -52,3 +54,11 @@ def raise_above_streams(descriptor: int) -> int:
         return fcntl(descriptor, F_DUPFD_CLOEXEC, len(_STREAMS))
     finally:
         os.close(descriptor)
+
+
+def open_null() -> int:
+    """Open /dev/null, for what a process is not to read or to say. HostError."""
+    try:
+        return os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error

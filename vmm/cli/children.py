@@ -12,9 +12,10 @@ import select
 import time
 
 from ..base.c import get_limits, syscall
-from ..base.errors import HostError, error_fields, reason_of, reason_of_fork
+from ..base.errors import HostError, error_fields, reason_of_fork
 from ..base.lean_json import dump_line
 from ..base.record import record
+from ..base.streams import open_null
 from ..fleet import MARGIN, PATIENCE, describe_end, end_child
 from ..fleet.interrupts import LetIn, begin_as_child, carry_through
 from .shapes import read_document
@@ -253,12 +254,9 @@ class _Child:
 
 
 def _lose_stderr() -> None:
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
-    except OSError as error:
-        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error
+    null = open_null()
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _be_child(parent: int, pipe: int, name: str, act: Callable[[str], Document]) -> None:

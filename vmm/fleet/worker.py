@@ -16,8 +16,9 @@ from struct import Struct
 from ..amend import preload_steps
 from ..amend.sandbox import Sandbox
 from ..base.c import keep_heap
-from ..base.errors import HostError, InstarError, error_fields, reason_of
+from ..base.errors import HostError, InstarError, error_fields
 from ..base.lean_json import dump_line
+from ..base.streams import open_null
 from ..confine import Descriptors, confine
 from ..image.image_file import ImageFile
 from .interrupts import begin_as_child
@@ -146,10 +147,7 @@ def _shed(channel: socket.socket) -> socket.socket:
     # An interrupt is the parent's business, which lets what has begun come to its end.
     begin_as_child(signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-    except OSError as error:
-        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error
+    null = open_null()
     descriptor = channel.detach()  # above the standard streams, which the command has filled
     for stream in range(_CHANNEL):
         os.dup2(null, stream)

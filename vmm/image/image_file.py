@@ -7,7 +7,7 @@ import os
 import stat
 
 from ..base.c import UNLIMITED, get_limits, syscall
-from ..base.errors import EPERM, FORBIDDEN, HostError, UsageError, reason_of
+from ..base.errors import HostError, UsageError, reason_if_forbidden, reason_of
 from ..base.streams import StreamsKept, raise_above_streams
 from ..qcow2.header_view import HEADER_LIMIT
 from .budgets import staging_budget, stored_by, work_budget, work_max_of
@@ -408,8 +408,8 @@ def _limit_of_files() -> int:
     try:
         return get_limits(_RLIMIT_FSIZE)[0]
     except OSError as error:
-        what = f"could not ask for the limit of file sizes (prlimit64): {reason_of(error)}"
-        raise HostError(f"{what}; {FORBIDDEN}" if error.errno == EPERM else what) from error
+        why = reason_if_forbidden(error)
+        raise HostError(f"could not ask for the limit of file sizes (prlimit64): {why}") from error
 
 
 def _check_device(fd: int, name: str) -> None:
@@ -428,7 +428,7 @@ def _open_error(name: str, error: OSError) -> HostError:
         return HostError(f"could not open '{name}': it is a directory, not an image file")
     if error.errno == errno.ENXIO:
         return HostError(f"could not open '{name}': it is a socket or a missing device")
-    if error.errno == EPERM:  # which no mode of the file is answered with
+    if error.errno == errno.EPERM:  # which no mode of the file is answered with
         why = "where lsattr shows that it is immutable (i) or append-only (a), use chattr -i -a"
         return HostError(f"could not open '{name}': {error.strerror}; {why}")
     return HostError(f"could not open '{name}': {reason_of(error)}")
