@@ -24,7 +24,6 @@ _FEW_ZEROS = 32  # entries that are looked at by themselves, as they are likely 
 _CROWDED_MAX = 3  # pages of more than a few clusters that are looked for one by one
 _BEFORE = 2  # clusters: compressed data that begin so far before one may go on in it
 _NOTHING = frozenset((bytes(8), bytes(7) + b"\1"))  # entries that name nothing, as most of these do
-_NO_PAGES: dict[int, list[int]] = {}
 _MISSES = 32  # entries that have a byte of a cluster, after which a search for that is given up
 
 
@@ -38,7 +37,7 @@ class Watch:
         # for in columns of a table: those at `high` in each entry, and at `high` + 1.
         page_bits, self._high = (24, 3) if cluster_bits <= 16 else (32, 2)
         self._page_shift = page_bits - cluster_bits
-        self._few: dict[int, bytes | None] = {}  # by the first of some pages
+        self._few: dict[int, bytes | None] = {}  # by the first of alike pages
         self._pages: dict[int, int] = {}
         self._columns: dict[int, dict[int, list[int]]] = {}
         self._sorted: list[int] | None = None
@@ -168,7 +167,7 @@ class Watch:
         first page.
         """
         byte = high[0] or (high.lstrip(b"\0") or b"\0")[0]
-        watched = self._columns.get(byte, _NO_PAGES)
+        watched = self._columns.get(byte, {})
         other = next((other for other in range(256) if other not in watched), 0)
         if places is None:
             nothing = _names_nothing(table)
@@ -225,7 +224,7 @@ class Watch:
         return None
 
     def _few_bytes(self, pages: list[int]) -> bytes | None:
-        """The bytes that follow what the offsets of these pages have in common.
+        """The bytes that follow what the offsets of these pages have in common, all that do.
 
         None if they have more than a few clusters.
         """

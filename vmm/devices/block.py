@@ -59,6 +59,7 @@ class BlockDevice:
         `read_only` is for an operation that only looks: a request to write is a fault of the guest.
         """
         self.read_only = read_only
+        """Whether a request to write is a fault."""
         self._memory = memory
         self._image = image
         self._queue = Virtqueue(
