@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
 from struct import error as StructError
-from struct import pack, unpack_from
+from struct import pack
 from zlib import error as ZlibError
 
 from construct import ConstructError
@@ -25,6 +27,11 @@ _SIZE_MAX = 1 << 19
 _USED_MAX = 1 << 14  # clusters, each as often as something names it
 _FAR, _PAGE = 1 / 500, 1 << 24
 """How many images have structures past the first page of offsets that is searched; its bytes."""
+_UNFIT = (
+    *(ConstructError, StructError, ZlibError, FindingError, UnreadableError),
+    *(IndexError, MemoryError, OverflowError, ValueError),
+)
+"""No image, or one that names what is nowhere, or is not compressed data."""
 _FLAGGED = ("l1_table", "l2_table", "data", "zero_cluster")
 
 
@@ -53,10 +60,7 @@ def strange_images(rng: random.Random) -> Iterator[bytes]:
             if errors(data)[0]:
                 continue
             meaning(data)
-        # No image, or one that names what is nowhere, or is not compressed data.
-        except (ConstructError, StructError, ZlibError, IndexError, OverflowError, ValueError):
-            continue
-        except (FindingError, MemoryError, UnreadableError):
+        except _UNFIT:
             continue
         yield data
 
@@ -67,13 +71,12 @@ def _is_beyond(model: Model) -> bool:
     if clusters > _USED_MAX or any(None in layer for layer in model.contents()):
         return True
     tables = {use.offset for use in model.uses if use.kind == "l2_table" and model.extended}
-    pairs = (words for table in tables for words in _pairs(model.l2_table(table)))
+    entries = chain.from_iterable(map(model.l2_table, tables))
     # Subclusters that are said to be there, of no cluster.
-    return any(not word & (OFFSET | COMPRESSED) and bits & 0xFFFFFFFF for word, bits in pairs)
-
-
-def _pairs(table: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    return zip(table[::2], table[1::2], strict=True)
+    return any(
+        not word & (OFFSET | COMPRESSED) and bits & 0xFFFFFFFF
+        for word, bits in zip(entries, entries, strict=True)
+    )
 
 
 def _with_luks(rng: random.Random, image: Image) -> Image:
@@ -84,7 +87,7 @@ def _with_luks(rng: random.Random, image: Image) -> Image:
     place = rng.choice((start, start, rng.randrange(64) << image.cluster_bits))
     length = rng.choice((len(image.crypto_header), 1, 1 << image.cluster_bits, 5000))
     another = Extension(layout.EXTENSION_CRYPTO_HEADER, pack(">QQ", place, length))
-    return Image(**{**vars(image), "extensions": (*image.extensions, another)})
+    return replace(image, extensions=(*image.extensions, another))
 
 
 def _move(rng: random.Random, case: Case) -> None:
@@ -95,21 +98,21 @@ def _move(rng: random.Random, case: Case) -> None:
     use: Use = rng.choice([use for use in uses if use.kind == kind])
     size = model.cluster_size
     count = -(-use.length // size)
-    free = [n for n in range(1, len(case.data) // size - count) if not _any(model, n, count)]
+    free = [n for n in range(1, len(case.data) // size - count) if not _is_known(model, n, count)]
     end = -(-len(case.data) // size)
     place = rng.choice((*free[-8:], end, end, end + rng.randrange(6))) * size
     held = bytes(case.data[use.offset : use.offset + count * size])
     if place + len(held) > len(case.data):
         case.data += bytes(place + count * size - len(case.data))
     case.data[place : place + len(held)] = held
-    (word,) = unpack_from(">Q", model.data, use.place)
+    (word,) = model.words(use.place, 1)
     flags = word & ~OFFSET if use.kind in _FLAGGED else 0
     case.put(use.place, place | flags)
     case.story.append(f"{use.kind} to {place:#x}")
     make_true(case)
 
 
-def _any(model: Model, first: int, count: int) -> bool:
+def _is_known(model: Model, first: int, count: int) -> bool:
     return any(n in model.stored or n in model.counted for n in range(first, first + count))
 
 
@@ -123,7 +126,7 @@ def _leak(rng: random.Random, case: Case) -> None:
     first = rng.choice((end, end, rng.randrange(end + 1), index * per_block))
     step = rng.choice((1, 2, 3, 8, 40))
     for cluster in range(first, min(first + rng.randrange(200), (index + 1) * per_block), step):
-        if cluster >= index * per_block and not _any(model, cluster, 1):
+        if cluster >= index * per_block and not _is_known(model, cluster, 1):
             case.put(block + 2 * (cluster % per_block), rng.choice((1, 1, 1, 2)), 2)
     case.story.append(f"leaks from cluster {first}")
 
