@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import random
-import resource
 import signal
 import time
 from collections import Counter
@@ -40,7 +39,7 @@ from tests.fuzz.contract_states import (
     state,
     wanted,
 )
-from tests.fuzz.limits import Limits
+from tests.fuzz.limits import Limits, limit_space
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
 from tests.support.peak import forget_peak, peak
 from tests.support.planner import ask
@@ -66,7 +65,7 @@ Source = Callable[[random.Random], Iterator[Case]]
 _SOURCES, _SHARES = (honest_cases, strange_cases, deaf_cases), (4, 3, 1)
 """Where plans come from, and how many from each."""
 _STALE = 1 << 20  # bytes
-_MEMORY = 4 << 30  # bytes of address space of a job
+_SPACE = 4 << 30  # bytes of address space that a job may take
 _SPARE = 17  # clusters that a file may grow by without use
 
 
@@ -89,10 +88,12 @@ class Tally:
 class Trial:
     """One plan of an honest guest, and what of it must hold for all that the judge accepts."""
 
-    def __init__(self, case: Case, tally: Tally, *, honest: bool = True) -> None:
-        """Take the plan. FindingError if it is accepted and not sound itself, or is blamed.
+    def __init__(
+        self, case: Case, tally: Tally, *, honest: bool = True, plain: bool = True
+    ) -> None:
+        """Take the plan. FindingError if it is accepted, and is not sound itself.
 
-        The judge may find fault with the image, or with a plan that is not an honest guest's.
+        Or if it is not, though the guest is `honest`; an image that is not `plain` may be rejected.
         """
         self._backing = backing_of(case)
         self.before = meaning(case.data, below=self._backing)
@@ -100,24 +101,28 @@ class Trial:
         self._below = self.before if name is None else meaning(case.data, backed=bool(name))
         self._version = self.before.fields["version"]
         self.honest, self.tally = case, tally
-        self.growth = 0
         self._tried: set[int] = set()
-        self._leaks = 0
         self._tail = False
         final = state(case, LAST)
         self.growth = max(len(final) - len(case.data), 0)
-        self._leaks = errors(case.data)[1]
         self.is_new(case)
+        judgement = self._judge(case, honest=honest, plain=plain)
+        self._leaks = errors(final if judgement else case.data)[1]
+        if judgement:
+            self.check(random.Random(0), case, judgement)  # noqa: S311 - reproducible, not secret
+
+    def _judge(self, case: Case, *, honest: bool, plain: bool) -> Judgement | None:
+        """What the judge says of the plan itself; None if that is not accepted, and need not be."""
         try:
             judgement = verdict(case)
         except ImageRejected as error:
+            if plain:
+                raise FindingError("an image without faults is rejected") from error
             self.tally.endings[f"an image is rejected: {error.refusals[0].name}"] += 1
-            return
-        if judgement is not None:
-            self._leaks = errors(final)[1]
-            self.check(random.Random(0), case, judgement)  # noqa: S311 - reproducible, not secret
-        elif honest:
+            return None
+        if judgement is None and honest:
             raise FindingError("an honest plan is not accepted")
+        return judgement
 
     def is_new(self, case: Case) -> bool:
         """Whether no plan like this one has been tried."""
@@ -315,7 +320,8 @@ def _run_plans(
     case = next(source(rng))
     changed, what = case, source.__name__
     try:
-        trial = Trial(case, tally, honest=source is not deaf_cases)
+        honest, plain = source is not deaf_cases, source is honest_cases
+        trial = Trial(case, tally, honest=honest, plain=plain)
         others = list(plans(rng, load_planner(), case.data))
         for _ in range(MUTANTS if len(case.data) < _LARGE else MUTANTS_OF_LARGE):
             if limits.are_met(tally.executions):
@@ -381,8 +387,7 @@ def _pickled(case: Case) -> bytes:
 
 def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
-    # What an image or a plan names may be as long as a field says.
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    limit_space(_SPACE)  # what an image or a plan names may be as long as a field says
     with Limits(runs, seconds, f"seed {seed}") as limits:
         tally = run(seed, limits, keep)
     endings = ", ".join(f"{count} {ending}" for ending, count in sorted(tally.endings.items()))

@@ -6,8 +6,10 @@ printed then too.
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
+from pathlib import Path
 
 from tests.support.stop import Stop
 
@@ -48,3 +50,10 @@ class Limits:
                 flush=True,
             )
         return self._stop.is_told or done >= self._runs or now > self._end
+
+
+def limit_space(more: int) -> None:
+    """Have what takes more bytes of address space than there are now fail at once."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, hard))

@@ -7,7 +7,6 @@ told of a refusal is one short line.
 from __future__ import annotations
 
 import random
-import resource
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from instar.vmm.base.errors import ImageRejected
 from instar.vmm.luks import header as reader
+from tests.fuzz.limits import limit_space
 from tests.fuzz.luks_headers import draw, may_be_read
 
 NAMES = {"luks_truncated", "luks_magic", "luks_version", "luks_cipher", "luks_header"}
@@ -111,7 +111,7 @@ def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     """Run one job for scripts/fuzz and print what it came to; returns the number of findings."""
     endings: Counter[str] = Counter()
     end, batch, blocks = time.monotonic() + seconds, 0, 0
-    _limit_space()
+    limit_space(_SPACE)
     while endings.total() < runs and time.monotonic() < end:
         try:
             endings += run_batch(f"{seed}/{batch}", min(BATCH, runs - endings.total()))
@@ -124,13 +124,6 @@ def run_and_print(seed: int, runs: int, seconds: float, keep: Path) -> int:
     told = ", ".join(f"{count} {name or 'accepted'}" for name, count in endings.most_common())
     print(f"seed {seed}: {endings.total()} headers: {told}", flush=True)
     return 0
-
-
-def _limit_space() -> None:
-    """Have what takes a lot of memory at once fail."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + _SPACE, hard))
 
 
 def _check_growth(before: int) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from instar.vmm.base.errors import GuestFault
+from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.base.refusals import overlap
 from instar.vmm.contract import growth, header, layer, pending, tables, touched, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
-from tests.fuzz import contract_images, contract_lies
+from tests.fuzz import contract, contract_images, contract_lies
 from tests.fuzz.contract import Source, Tally, _alarms, _run_image, _tell, run
 from tests.fuzz.contract_images import WINDOW, strange_images
 from tests.fuzz.contract_plans import deaf_cases, honest_cases, strange_cases
@@ -70,14 +71,30 @@ def _found_in(image: str, source: Source = honest_cases) -> list[str]:
     return tally.findings
 
 
+def _found_without(
+    monkeypatch: pytest.MonkeyPatch,
+    *rules: tuple[object, str, object],
+    image: str,
+    source: Source = honest_cases,
+) -> str:
+    """What is found there once these rules of the judge are others; with them it is nothing."""
+    assert _found_in(image, source) == []
+    for owner, name, other in rules:
+        monkeypatch.setattr(owner, name, other)
+    (finding,) = _found_in(image, source)
+    return finding
+
+
 def test_the_fuzzer_finds_a_refcount_table_that_is_larger_than_qemu_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("table/1") == []
-    monkeypatch.setattr(limits, "REFCOUNT_TABLE_MAX", 1 << 40)
-    monkeypatch.setattr(refcounts, "REFCOUNT_TABLE_MAX", 1 << 40)
-    monkeypatch.setattr(growth, "_judge_table", lambda *_: None)
-    (finding,) = _found_in("table/1")
+    finding = _found_without(
+        monkeypatch,
+        (limits, "REFCOUNT_TABLE_MAX", 1 << 40),
+        (refcounts, "REFCOUNT_TABLE_MAX", 1 << 40),
+        (growth, "_judge_table", lambda *_: None),
+        image="table/1",
+    )
     assert "table_moves" in finding
 
 
@@ -133,18 +150,16 @@ def test_the_fuzzer_finds_books_that_take_a_multiple_of_what_is_staged() -> None
 def test_the_fuzzer_finds_zero_clusters_that_a_downgrade_leaves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("v2/51") == []
-    monkeypatch.setattr(version_2.Version2, "judge_table", lambda *_, **__: None)
-    (finding,) = _found_in("v2/51")
+    rule = version_2.Version2, "judge_table", lambda *_, **__: None
+    finding = _found_without(monkeypatch, rule, image="v2/51")
     assert "version 2, and" in finding
 
 
 def test_the_fuzzer_finds_a_name_that_is_written_where_no_header_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("name/16") == []
-    monkeypatch.setattr(pending, "header_end", lambda bits: 1 << bits)
-    (finding,) = _found_in("name/16")
+    rule = pending, "header_end", lambda bits: 1 << bits
+    finding = _found_without(monkeypatch, rule, image="name/16")
     assert "name: b'base'" in finding
 
 
@@ -204,42 +219,53 @@ def test_extended_l2_entries_are_read_by_those_who_can() -> None:
 def test_the_fuzzer_finds_entries_that_another_size_drops_from_the_table_at_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("boundary/373") == []
     judge_boundary = layer.Layer._judge_boundary
 
     def judge_little(self: layer.Layer, cut: int) -> None:
         with suppress(GuestFault):
             judge_boundary(self, cut)
 
-    monkeypatch.setattr(layer.Layer, "_judge_boundary", judge_little)
-    (finding,) = _found_in("boundary/373")
+    rule = layer.Layer, "_judge_boundary", judge_little
+    finding = _found_without(monkeypatch, rule, image="boundary/373")
     assert "after phase 3: layers" in finding
 
 
 def test_the_fuzzer_finds_that_what_a_backing_file_has_past_the_end_shows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("wanted/729", strange_cases) == []
-    monkeypatch.setattr(layer.Layer, "_is_wanted", lambda *_: True)
-    (finding,) = _found_in("wanted/729", strange_cases)
+    rule = layer.Layer, "_is_wanted", lambda *_: True
+    finding = _found_without(monkeypatch, rule, image="wanted/729", source=strange_cases)
     assert "after phase 3: layers: ({2: b'\\xbb" in finding
+
+
+@pytest.mark.parametrize("source", [honest_cases, strange_cases, deaf_cases])
+def test_the_fuzzer_finds_an_image_without_faults_that_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, source: Source
+) -> None:
+    """Of strange ones the judge may find fault."""
+
+    def reject(*_: object) -> None:
+        raise ImageRejected((overlap(0),))
+
+    monkeypatch.setattr(contract, "verdict", reject)
+    words = [] if source is not honest_cases else ["an image without faults is rejected"]
+    findings = _found_in("name/16", source)
+    assert [finding.rpartition(": ")[2] for finding in findings] == words
 
 
 def test_the_fuzzer_finds_data_in_what_a_deaf_planner_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("data/71", deaf_cases) == []
-    monkeypatch.setattr(touched.Touched, "keep_data", lambda *_: None)
-    (finding,) = _found_in("data/71", deaf_cases)
+    rule = touched.Touched, "keep_data", lambda *_: None
+    finding = _found_without(monkeypatch, rule, image="data/71", source=deaf_cases)
     assert "unreadable" in finding
 
 
 def test_the_fuzzer_finds_an_entry_that_does_not_say_that_its_cluster_is_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert _found_in("left/87", deaf_cases) == []
-    monkeypatch.setattr(touched.Touched, "judge_left", lambda *_: None)
-    (finding,) = _found_in("left/87", deaf_cases)
+    rule = touched.Touched, "judge_left", lambda *_: None
+    finding = _found_without(monkeypatch, rule, image="left/87", source=deaf_cases)
     assert "COPIED is missing" in finding
 
 
