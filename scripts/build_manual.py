@@ -95,8 +95,10 @@ def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentP
 
 
 def _add_flags(parser: argparse.ArgumentParser, flags: tuple[Flag, ...], files: str) -> None:
+    from instar.vmm.cli.arguments import list_forms
+
     for flag in flags:
-        names = [*([f"-{flag.short}"] if flag.short else []), f"--{flag.name}"]
+        names = list_forms(flag)
         if not flag.metavar:
             parser.add_argument(*names, action="store_true", help=flag.summary)
             continue
@@ -151,11 +153,13 @@ def write_manual(
 
 
 def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
+    from instar.vmm.cli.arguments import list_forms
+
     lines = []
     for flag in flags:
-        short = f"\\fB\\-{flag.short}\\fR, " if flag.short else ""
+        forms = ", ".join(f"\\fB{_escape(form)}\\fR" for form in list_forms(flag))
         value = f" \\fI{_escape(flag.metavar)}\\fR" if flag.metavar else ""
-        lines += [".TP", f"{short}\\fB\\-\\-{_escape(flag.name)}\\fR{value}"]
+        lines += [".TP", f"{forms}{value}"]
         lines += [_escape(flag.summary)]
     return lines
 

@@ -13,7 +13,7 @@ import build_manual
 import pytest
 
 from instar.vmm.cli.arguments import FILES
-from instar.vmm.cli.commands import COMMANDS
+from instar.vmm.cli.commands import COMMANDS, format_help
 from instar.vmm.cli.flags import AMEND
 from instar.vmm.request.key_options import key_options
 from instar.vmm.request.options import OPTIONS
@@ -47,6 +47,18 @@ def test_the_man_page_says_what_each_option_means(prefix: Path) -> None:
         meaning = option.meaning.replace("`", "")
         assert f"\n\\fB{option.key}\\fR=\\fI{values}\\fR\n{meaning}\n" in text
         assert not option.choices or all(choice in values for choice in option.choices)
+
+
+def test_every_form_that_a_flag_may_have_is_in_the_help_and_in_the_man_page(prefix: Path) -> None:
+    page = (prefix / build_manual.MANUAL).read_text("utf-8").replace("\\-", "-")
+    sections = dict(re.findall(r'^\.SH "COMMAND (\w+)"\n(.*?)(?=^\.SH)', page, re.M | re.S))
+    for command in COMMANDS[1:]:
+        page, text = sections[command.name.upper()], format_help(command)
+        for flag in command.flags:
+            for name in filter(None, (flag.short, flag.name, *flag.aliases)):
+                form = f"-{name}" if len(name) == 1 else f"--{name}"
+                assert f"\\fB{form}\\fR" in page
+                assert re.search(rf"^  (-.*, )?{form}\b", text, re.MULTILINE), form
 
 
 @pytest.mark.parametrize("shell", build_manual.COMPLETIONS)

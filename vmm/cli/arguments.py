@@ -37,7 +37,7 @@ class Flag:
     values: tuple[str, ...] = ()
     """The values that a shell may offer; FILES stands for the names of files."""
     aliases: tuple[str, ...] = ()
-    """Other letters and long forms, as some versions of qemu-img have it; no help shows them."""
+    """Other letters and long forms, as some versions of qemu-img have it."""
     yields: bool = False
     """Whether an abbreviation that means another flag as well means that one: qemu-img's."""
 
@@ -126,8 +126,14 @@ class _NoValueError(_ArgumentError):
 
 
 def _spell(flag: Flag) -> str:
-    short = f"-{flag.short}, " if flag.short else ""
-    return f"{short}--{flag.name} {flag.metavar}".rstrip()
+    return f"{', '.join(list_forms(flag))} {flag.metavar}".rstrip()
+
+
+def list_forms(flag: Flag) -> list[str]:
+    """How a flag may be written, with dashes: the letters, then the long forms."""
+    names = (flag.short, flag.name, *flag.aliases)
+    letters = [f"-{name}" for name in names if len(name) == 1]
+    return letters + [f"--{name}" for name in names if len(name) > 1]
 
 
 def _read_long(argument: str, rest: Iterator[str], flags: Sequence[Flag]) -> tuple[str, str]:
