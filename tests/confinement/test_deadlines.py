@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.confinement.test_worker import write_some
 from tests.support.process import command
 
 pytestmark = pytest.mark.kvm
+
+SOFT, BOTH = "--cpu=1:", "--cpu=1"
 
 LIBRARY = (
     HANG
@@ -46,4 +49,29 @@ def test_an_endless_guest_is_ended(
     assert time.monotonic() - started < 40
     assert done.returncode == 1
     assert done.stderr.count("the sandbox did not finish within 0.2 s") == count
+    assert [(image.read_bytes(), image.stat().st_mtime_ns) for image in images] == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "number"), [(SOFT, signal.SIGXCPU), (BOTH, signal.SIGKILL)], ids=["soft", "both"]
+)
+def test_a_limit_on_processor_time_ends_the_command_and_leaves_the_image(
+    tmp_path: Path, limit: str, number: signal.Signals
+) -> None:
+    (image,) = write_some(tmp_path, 1)
+    before = image.read_bytes(), image.stat().st_mtime_ns
+    line = ["prlimit", limit, "--", *command("amend", *LAZY, image, patch=HANG)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+    assert (image.read_bytes(), image.stat().st_mtime_ns) == before
+
+
+def test_a_limit_on_processor_time_ends_workers_and_not_the_batch(tmp_path: Path) -> None:
+    images = write_some(tmp_path, 3)
+    before = [(image.read_bytes(), image.stat().st_mtime_ns) for image in images]
+    line = ["prlimit", SOFT, "--", *command("amend", "-j2", *LAZY, *images, patch=HANG)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 1
+    assert done.stderr.count(f" was killed ({signal.strsignal(signal.SIGXCPU)}); ") == 3
+    assert done.stderr.splitlines()[-1] == "instar: 3 images: 0 amended, 0 as asked, 3 failed"
     assert [(image.read_bytes(), image.stat().st_mtime_ns) for image in images] == before
