@@ -78,6 +78,11 @@ def test_doctor_survives_a_broken_check_and_runs_the_others(
         (OSError(24, "Too many"), "FAIL locks: Too many: raise the limit of open files"),
         (BlockingIOError(11, "Busy"), "FAIL locks: Busy: raise the limit of processes"),
         (PermissionError(1, "Denied"), "FAIL locks: [Errno 1] Denied: allow this where a filter"),
+        (
+            FileNotFoundError(2, "No", os.devnull),
+            "FAIL locks: cannot open /dev/null: No: make it, as root: mknod -m 666 /dev/null c 1 3",
+        ),
+        (OSError(38, "None"), "FAIL locks: [Errno 38] None: allow this where a filter"),
         (MemoryError(), "FAIL locks: out of memory; where it is limited, raise the limit of"),
     ],
 )

@@ -22,12 +22,12 @@ from .record import record, to_dict
 # A confined process that reports imports nothing, not even errno.
 NO_DESCRIPTOR = (23, 24)
 """ENFILE and EMFILE (asm-generic/errno-base.h)."""
-_EPERM = 1
 EAGAIN = 11
 """What limits of processes, and of pending signals, are met with."""
+_DENIED = (1, 38)
+"""EPERM and ENOSYS: what filters of system calls answer with."""
 RAISE_FILES = "raise the limit of open files (ulimit -n) to 64"
 RAISE_PROCESSES = "raise the limit of processes (ulimit -u)"
-_FORBIDDEN = "a seccomp profile, as containers have one, forbids it"
 
 INTERRUPTED = "KeyboardInterrupt"
 DEFECT = "InternalError"
@@ -161,15 +161,23 @@ _UNMAPPED = "failed to map segment"
 """What ld.so says where there is no memory for a module (glibc, elf/dl-load.c)."""
 
 
+def reason_of_thread(error: OSError) -> str:
+    """Say why what may need a thread failed, and what helps where that is known."""
+    helps = f"; {RAISE_PROCESSES}" if error.errno == EAGAIN else ""
+    return f"{reason_of(error)}{helps}"
+
+
 def reason_of_fork(error: OSError) -> str:
     """Say why no process could be started, and what helps where that is known."""
-    helps = f"; {RAISE_PROCESSES}" if error.errno == EAGAIN else ""
-    return f"{reason_if_forbidden(error)}{helps}"
+    # A file that is named is a program that could not be executed.
+    return reason_of_thread(error) if error.filename else reason_of_denied(error, "clone")
 
 
-def reason_if_forbidden(error: OSError) -> str:
-    """Say why a system call failed that nothing but a filter of such calls forbids."""
-    return f"{reason_of(error)}; {_FORBIDDEN}" if error.errno == _EPERM else reason_of(error)
+def reason_of_denied(error: OSError, call: str) -> str:
+    """Say why a system call failed that the kernel grants everybody, though a filter may not."""
+    if error.errno not in _DENIED:
+        return reason_of_thread(error)
+    return f"{error.strerror}; a seccomp profile, as containers have one, forbids {call}: allow it"
 
 
 _NO_MEMORY = (

@@ -12,6 +12,9 @@ from .errors import HostError, reason_of
 
 _STREAMS = (0, 1, 2)
 
+MAKE_NULL = f"make it, as root: mknod -m 666 {os.devnull} c 1 3"
+"""What helps where a file system, such as that of a small chroot, has no /dev/null."""
+
 
 def fill_streams() -> list[int]:
     """Put something in the place of each closed standard stream; return these descriptors.
@@ -59,6 +62,7 @@ def raise_above_streams(descriptor: int) -> int:
 def open_null() -> int:
     """Open /dev/null, for what a process is not to read or to say. HostError."""
     try:
-        return os.open(os.devnull, os.O_RDWR)
+        return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}") from error
+        helps = f"; {MAKE_NULL}" if isinstance(error, FileNotFoundError) else ""
+        raise HostError(f"cannot open {os.devnull}: {reason_of(error)}{helps}") from error

@@ -6,6 +6,8 @@ Every check runs, whatever the others found, up to one that hangs.
 from __future__ import annotations
 
 import platform
+from errno import ENOSYS
+from os import devnull
 
 from instar import __version__
 
@@ -20,6 +22,7 @@ from ..base.errors import (
 )
 from ..base.escape import escape
 from ..base.record import record
+from ..base.streams import MAKE_NULL
 from .arguments import OPERAND, scan
 from .commands import DOCTOR, format_help
 from .doctor_checks import CHECKS, REPORT, CheckError, HangError
@@ -97,11 +100,13 @@ def _explain(error: Exception) -> tuple[str, str]:
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         advice = "set TMPDIR to one, mount a tmpfs on /tmp, or raise the limit of file sizes"
         return "no writable temporary directory", f"{advice} (ulimit -f)"
+    if isinstance(error, FileNotFoundError) and error.filename == devnull:
+        return f"cannot open {devnull}: {error.strerror}", MAKE_NULL
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
         return str(error.strerror), RAISE_FILES
     if isinstance(error, BlockingIOError):
         return str(error.strerror), RAISE_PROCESSES
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or getattr(error, "errno", 0) == ENOSYS:
         return str(error), "allow this where a filter of system calls or a policy denies it"
     if isinstance(error, MemoryError):
         return explain(error)[0], "see getrlimit(2)"

@@ -16,8 +16,8 @@ from instar import abi
 
 from ..amend.result import AmendResult
 from ..base.c import syscall
-from ..base.errors import HostError, InstarError, UsageError, reason_of_fork
-from ..base.streams import StreamsKept
+from ..base.errors import HostError, InstarError, UsageError, reason_of_denied, reason_of_fork
+from ..base.streams import StreamsKept, open_null
 from ..machine.payload import load_payload
 from ..request.keywords import announce
 from . import MARGIN, describe_end
@@ -100,20 +100,25 @@ def start_child(
         with StreamsKept(), open(_make_memory_file(), "w+b") as stdin:
             stdin.write(task)
             stdin.seek(0)
-            return subprocess.Popen(  # noqa: S603 - an argument list, and the package's own code
-                child_command(code),
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
+            with open(open_null(), "wb") as null:
+                return subprocess.Popen(  # noqa: S603 - an argument list, and our own code
+                    child_command(code),
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=null,
+                    pass_fds=descriptors,
+                )
     except OSError as error:
         raise HostError(f"cannot start a child: {reason_of_fork(error)}") from error
 
 
 def _make_memory_file() -> int:
-    """memfd_create(2), which a Python for old systems lacks. OSError."""
-    return syscall(_SYS_MEMFD_CREATE, b"instar-task", _MFD_CLOEXEC)
+    """memfd_create(2), which a Python for old systems lacks. HostError."""
+    try:
+        return syscall(_SYS_MEMFD_CREATE, b"instar-task", _MFD_CLOEXEC)
+    except OSError as error:
+        reason = reason_of_denied(error, "memfd_create")
+        raise HostError(f"cannot start a child: {reason}") from error
 
 
 def _run(task: memoryview, request: AmendRequest) -> tuple[bytes, int]:

@@ -8,7 +8,7 @@ from errno import EAGAIN, ENOBUFS, ENOMEM, ETOOMANYREFS
 from resource import RLIM_INFINITY, RLIMIT_FSIZE, getrlimit, prlimit
 
 from ..base.c import UNLIMITED
-from ..base.errors import HostError, reason_of, reason_of_fork
+from ..base.errors import HostError, reason_of, reason_of_denied, reason_of_fork
 from ..base.record import record
 from . import describe_end, end_child
 from .document import ANSWER_MAX
@@ -93,7 +93,12 @@ class WorkerProcess:
         more shows when its answer is waited for. HostError if the kernel refuses otherwise.
         """
         self.sent.append(Sent(taken, image.name, image.size + image.max_growth))
-        self._allow(max(sent.size for sent in self.sent))
+        try:
+            self._allow(max(sent.size for sent in self.sent))
+        except OSError as error:
+            self.sent.pop()
+            reason = reason_of_denied(error, "prlimit64")
+            raise HostError(f"cannot limit what a worker writes: {reason}") from error
         kind = DEVICE if image.is_device else REGULAR
         size = UNLIMITED if image.is_device else image.size  # to which no limit applies
         about = IMAGE.pack(kind, image.work_max, size, image.size_limit)
@@ -116,13 +121,13 @@ class WorkerProcess:
         limit = min(size + 511 & ~511, 1 << 62)  # the limit is a signed number to some
         if limit == self._limit:
             return
-        self._limit = limit
         own, most = getrlimit(RLIMIT_FSIZE)
         limits = limit if own == RLIM_INFINITY else min(limit, own), most
         try:  # noqa: SIM105 - contextlib is one more import
             prlimit(self.pid, RLIMIT_FSIZE, limits)
         except ProcessLookupError:
             pass
+        self._limit = limit
 
     def receive(self) -> bytes | None:
         """The next answer; empty if the worker is no more, None if it has not said anything."""

@@ -7,7 +7,7 @@ import os
 import stat
 
 from ..base.c import UNLIMITED, get_limits, syscall
-from ..base.errors import HostError, UsageError, reason_if_forbidden, reason_of
+from ..base.errors import HostError, UsageError, reason_of, reason_of_denied
 from ..base.streams import StreamsKept, raise_above_streams
 from ..qcow2.header_view import HEADER_LIMIT
 from .budgets import staging_budget, stored_by, work_budget, work_max_of
@@ -408,8 +408,8 @@ def _limit_of_files() -> int:
     try:
         return get_limits(_RLIMIT_FSIZE)[0]
     except OSError as error:
-        why = reason_if_forbidden(error)
-        raise HostError(f"could not ask for the limit of file sizes (prlimit64): {why}") from error
+        why = reason_of_denied(error, "prlimit64")
+        raise HostError(f"could not ask for the limit of file sizes: {why}") from error
 
 
 def _check_device(fd: int, name: str) -> None:

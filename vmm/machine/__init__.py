@@ -19,7 +19,7 @@ from instar.abi import (
     OPERATION_CONFIG_ADDR,
 )
 
-from ..base.errors import RAISE_FILES, GuestFault, HostError, reason_of_fork
+from ..base.errors import RAISE_FILES, GuestFault, HostError, reason_of_thread
 from ..base.streams import StreamsKept
 from ..devices.block import BlockDevice
 from ..devices.memory import GuestMemory
@@ -273,7 +273,7 @@ def _kvm(call: Callable[..., T], *arguments: object) -> T:
         return call(*arguments)
     except OSError as error:
         # A virtual machine may need a thread of the kernel's, which counts as the user's.
-        raise HostError(f"KVM: {reason_of_fork(error)}; see instar doctor") from error
+        raise HostError(f"KVM: {reason_of_thread(error)}; see instar doctor") from error
 
 
 _ADVICE = {
@@ -294,7 +294,10 @@ def _explain_memory(error: OSError) -> str:
 
     told = f"no memory for the guest: {error.strerror}"
     for number, what in _MEMORY_LIMITS:
-        limit = get_limits(number)[0]
+        try:
+            limit = get_limits(number)[0]
+        except OSError:  # a filter of system calls may deny it
+            break
         if limit < UNLIMITED:
             told += f"; raise the limit of {what} of {limit >> 10} KiB"
     return told
