@@ -22,6 +22,7 @@ from unittest.mock import patch
 from instar import AmendResult, ImageRejected, InstarError, Sandbox
 from instar.vmm.image.image_file import ImageFile
 from tests.fuzz.alias_images import BACKING, Case, is_sound, random_cases
+from tests.fuzz.contract_states import FindingError
 from tests.fuzz.limits import Limits
 from tests.support.forge.model import Model
 from tests.support.forge.reader import Reader, UnreadableError
@@ -30,10 +31,6 @@ from tests.support.qemu import Qemu
 TIMEOUT = 60.0
 AGAIN, BY_PHASE, BY_READER, BY_QEMU = 10, 4, 41, 400
 """Of so many images one is amended again, looked at between phases, by another reader, by qemu."""
-
-
-class FindingError(AssertionError):
-    """An image was neither amended right nor refused."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Test side: images for plans in which structures lie anywhere, share clusters, and are overlooked.
 
-Refcounts and flags are true of all that is in the file, but for leaks.
+Refcounts and flags are true of all that is in the file, but for leaks; or some refcounts lie.
 """
 
 from __future__ import annotations
@@ -63,6 +63,33 @@ def strange_images(rng: random.Random) -> Iterator[bytes]:
         except _UNFIT:
             continue
         yield data
+
+
+def lying_images(rng: random.Random) -> Iterator[bytes]:
+    """The same images, but some of what is in use has a refcount that is too low."""
+    for data in strange_images(rng):
+        case = Case(bytearray(data), backed=False, request={})
+        for _ in range(rng.randrange(1, 5)):
+            _lie(rng, case)
+        if case.story:
+            yield bytes(case.data)
+
+
+def _lie(rng: random.Random, case: Case) -> None:
+    """Count a use less of a cluster than there are, or none, so that it is free or set free."""
+    model = case.model
+    if model.refcount_order != 4:
+        return
+    kind = rng.choice(sorted({use.kind for use in model.uses if use.length}))
+    use: Use = rng.choice([use for use in model.uses if use.kind == kind and use.length])
+    first, last = use.offset >> model.bits, (use.offset + use.length - 1) >> model.bits
+    shared = [cluster for cluster, users in model.counted.items() if users > 1]
+    cluster = rng.choice(shared) if shared and rng.random() < 0.5 else rng.randint(first, last)
+    index, at = divmod(cluster, model.cluster_size // 2)
+    block, users = dict(model.blocks).get(index), model.counted[cluster]
+    if block is not None and users:
+        case.put(block + 2 * at, rng.choice((0, users - 1)), 2)
+        case.story.append(f"{kind}: cluster {cluster}, {users} users")
 
 
 def _is_beyond(model: Model) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from construct import ConstructError
 
 from instar.vmm.request import AmendRequest
-from tests.fuzz.contract_images import strange_images
+from tests.fuzz.contract_images import lying_images, strange_images
 from tests.fuzz.images import random_image
 from tests.support.deaf import DeafPlanner
 from tests.support.disks import half_zeroed
@@ -102,6 +102,14 @@ def deaf_cases(rng: random.Random) -> Iterator[Case]:
     for data in strange_images(rng):
         planner = _deaf_planner()
         planner.be_deaf_to(rng.choice(_REASONS))
+        yield from plans(rng, planner, data)
+
+
+def lying_cases(rng: random.Random) -> Iterator[Case]:
+    """The same for images of which some refcounts are too low, as any planner may."""
+    for data in lying_images(rng):
+        planner = _deaf_planner()
+        planner.be_deaf_to(rng.choice((*_REASONS, None, None)))
         yield from plans(rng, planner, data)
 
 

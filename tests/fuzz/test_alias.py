@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.fuzz.alias import Aliases, FindingError, compare, run
+from tests.fuzz.alias import Aliases, compare, run
 from tests.fuzz.alias_images import Case, is_sound, make_true, random_cases
+from tests.fuzz.contract_states import FindingError
 from tests.fuzz.limits import Limits
 from tests.support.forge import Bitmap, Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.forge.model import COPIED, Model

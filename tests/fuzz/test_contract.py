@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
+from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.refusals import overlap
-from instar.vmm.contract import growth, header, layer, pending, tables, touched, version_2
+from instar.vmm.contract import growth, header, layer, pending, roles, tables, touched, version_2
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
 from instar.vmm.contract.rules import lazy_refcounts
 from tests.fuzz import contract, contract_images, contract_lies
 from tests.fuzz.contract import Source, Tally, _alarms, _run_image, _tell, run
-from tests.fuzz.contract_images import WINDOW, strange_images
-from tests.fuzz.contract_plans import deaf_cases, honest_cases, strange_cases
+from tests.fuzz.contract_images import WINDOW, lying_images, strange_images
+from tests.fuzz.contract_plans import deaf_cases, honest_cases, lying_cases, strange_cases
 from tests.fuzz.contract_states import FindingError, errors
 from tests.fuzz.limits import Limits
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
@@ -57,12 +58,6 @@ def test_the_fuzzer_finds_a_header_that_changes_before_the_switch(
     assert run(5, Limits(2_000, seconds=60)).findings
 
 
-def test_the_fuzzer_finds_a_file_that_grows_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "judge_growth", lambda *_: None)
-    (finding,) = run(5, Limits(2_000, seconds=60)).findings
-    assert "the file grows from" in finding
-
-
 def _found_in(image: str, source: Source = honest_cases) -> list[str]:
     """What is found in the mutants of one image, by its name."""
     tally = Tally()
@@ -83,6 +78,11 @@ def _found_without(
         monkeypatch.setattr(owner, name, other)
     (finding,) = _found_in(image, source)
     return finding
+
+
+def test_the_fuzzer_finds_a_file_that_grows_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = tables, "judge_growth", lambda *_: None
+    assert "the file grows from" in _found_without(monkeypatch, rule, image="growth/12")
 
 
 def test_the_fuzzer_finds_a_refcount_table_that_is_larger_than_qemu_takes(
@@ -238,7 +238,7 @@ def test_the_fuzzer_finds_that_what_a_backing_file_has_past_the_end_shows(
     assert "after phase 3: layers: ({2: b'\\xbb" in finding
 
 
-@pytest.mark.parametrize("source", [honest_cases, strange_cases, deaf_cases])
+@pytest.mark.parametrize("source", [honest_cases, strange_cases, deaf_cases, lying_cases])
 def test_the_fuzzer_finds_an_image_without_faults_that_is_rejected(
     monkeypatch: pytest.MonkeyPatch, source: Source
 ) -> None:
@@ -267,6 +267,55 @@ def test_the_fuzzer_finds_an_entry_that_does_not_say_that_its_cluster_is_its_own
     rule = touched.Touched, "judge_left", lambda *_: None
     finding = _found_without(monkeypatch, rule, image="left/87", source=deaf_cases)
     assert "COPIED is missing" in finding
+
+
+_keep = touched.Touched.keep
+
+
+def _keep_but(*uses: int) -> Callable[..., None]:
+    """What the judge does where structures of all kinds but these are kept."""
+
+    def keep(self: touched.Touched, clusters: range, use: int, *, released: bool = False) -> None:
+        if use not in uses:
+            _keep(self, clusters, use, released=released)
+
+    return keep
+
+
+@pytest.mark.parametrize(
+    ("rule", "image", "damage"),
+    [
+        ((roles, "luks_clusters", lambda *_: ()), "ly/1932", "after phase 0: extensions"),
+        (
+            (touched.Touched, "keep", _keep_but(abi.AMEND_USE_SNAPSHOT_TABLE)),
+            *("ly/968", "after phase -1: layers"),
+        ),
+        (
+            (
+                *(touched.Touched, "keep"),
+                _keep_but(abi.AMEND_USE_L1_TABLE, abi.AMEND_USE_SNAPSHOT_L1_TABLE),
+            ),
+            *("ly/893", "after phase 0: layers"),
+        ),
+        ((touched.Touched, "keep_refcount_table", lambda *_: None), "ly/1582", "refcount 0, 3"),
+    ],
+    ids=["luks", "snapshot_table", "l1_tables", "refcount_table"],
+)
+def test_the_fuzzer_finds_a_structure_that_is_free_by_its_refcount_and_is_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch, rule: tuple[object, str, object], image: str, damage: str
+) -> None:
+    assert damage in _found_without(monkeypatch, rule, image=image, source=lying_cases)
+
+
+def test_refcounts_of_each_kind_of_structure_lie() -> None:
+    rng, kinds = random.Random(1), Counter[str]()  # noqa: S311 - reproducible, not secret
+    for data in islice(lying_images(rng), 300):
+        model = Model(data)
+        low = {cluster for cluster, (is_, needed) in model.wrong_refcounts.items() if is_ < needed}
+        assert low
+        kinds.update({use.kind for use in model.uses if use.offset >> model.bits in low})
+    assert min(kinds.values()) > 2, kinds
+    assert kinds.keys() >= {"header", "refcount_block", "crypto_header", "bitmap", "compressed"}
 
 
 def test_strange_images_are_strange_in_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
