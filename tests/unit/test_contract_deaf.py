@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.reasons import REASONS
 from instar.vmm.contract.reader.disk import COPIED
@@ -27,6 +28,7 @@ from tests.support.forge import (
     Zero,
 )
 from tests.support.forge.bitmaps import IN_USE
+from tests.support.forge.model import Model
 from tests.support.planner import ask
 from tests.support.planning import case_of
 
@@ -217,3 +219,47 @@ def test_every_refusal_of_an_option_is_among_them() -> None:
     known = {row[0] for row in REASONS.values() if row[0].startswith(prefixes)}
     assert "grow_over_backing_v2" in known
     assert known - by_the_host - of_the_header <= CASES.keys()
+
+
+STRUCTURES = {
+    "l1_table": abi.AMEND_USE_L1_TABLE,
+    "snapshot_l1_table": abi.AMEND_USE_SNAPSHOT_L1_TABLE,
+    "l2_table": abi.AMEND_USE_L2_TABLE,
+    "snapshot_table": abi.AMEND_USE_SNAPSHOT_TABLE,
+    "crypto_header": abi.AMEND_USE_CRYPTO_HEADER,
+    "bitmap_directory": abi.AMEND_USE_BITMAP,
+    "bitmap_table": abi.AMEND_USE_BITMAP,
+    "bitmap": abi.AMEND_USE_BITMAP,
+    "data": abi.AMEND_USE_DATA,
+    "compressed": abi.AMEND_USE_DATA,
+}
+
+
+@pytest.mark.parametrize("layer", ["active", "snapshot"])
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_no_refcount_block_that_another_width_leaves_is_another_structure_too(
+    deaf: DeafPlanner, kind: str, layer: str
+) -> None:
+    """That would need the flag COPIED then; by refcounts that lie it would be set free."""
+    image = Image(
+        cluster_bits=12,
+        size=16 << 12,
+        clusters={0: Data(b"d"), 1: Compressed(b"c")},
+        snapshots=[Snapshot(name=b"s", clusters={0: Data(b"e"), 1: Compressed(b"f")})],
+        bitmaps=[Bitmap(name=b"b", dirty=(0,))],
+        crypt_method=2,
+        crypto_header=b"L" * 5000,
+    )
+    data = bytearray(image.build())
+    uses = [use for use in Model(data).uses if use.kind == kind]
+    place = uses[0 if layer == "active" else -1].offset & -(1 << 12)
+    entry = image.regions()["refcount_table"].start + 8
+    data[entry : entry + 8] = place.to_bytes(8, "big")
+    request = AmendRequest.of(refcount_bits=32, max_growth=MANY)
+    deaf.be_deaf_to("overlap")
+    answer = ask(deaf, bytes(data), request)
+    assert answer.planned
+    with pytest.raises(ImageRejected) as caught:
+        case_of(bytes(data), request, answer).judge()
+    users = {"user": abi.AMEND_USE_REFCOUNT_BLOCK, "other_user": STRUCTURES[kind]}
+    assert [refusal.detail for refusal in caught.value.refusals] == [{"offset": place, **users}]

@@ -106,6 +106,7 @@ def _judge(
         moves_snapshots=False,
     )
     roles.judge_structures(state, header=False)
+    roles.judge_refcounts(state)
     active, more = roles.judge_l2_tables(state)
     if not features & INCOMPATIBLE_DATA_FILE:
         roles.judge_data(active | more, None, None, extended=state.extended)

@@ -309,10 +309,11 @@ class Recoded:
             moves_snapshots=False,
         )
         try:
+            roles.judge_refcounts(state)
+            old = self._old  # which is set free, and nothing else may be there
+            touched.add_old_refcounts(old.rows(), old.table, old.blocks.values())
             roles.judge_structures(state, header=header)
             active, others = roles.judge_l2_tables(state)
-            for row in self._old.rows():  # which are set free, and of which none is data
-                touched.add_freed(row)
             if not features & INCOMPATIBLE_DATA_FILE:  # whose entries name that file's clusters
                 roles.judge_data(active | others, None, None, extended=state.extended)
         except OutsideError as error:

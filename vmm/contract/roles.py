@@ -66,7 +66,8 @@ class Roles:
     def judge_structures(self, state: State, *, header: bool) -> None:
         """Raise ImageRejected for a cluster that is touched, and that another structure is in.
 
-        `header` says whether bytes of the header cluster change that are not the header's.
+        Refcounts, L2 tables and data are not among these. `header` says whether bytes of the header
+        cluster change that are not the header's.
         """
         touched = self._touched
         touched.keep(range(1), abi.AMEND_USE_HEADER)
@@ -79,14 +80,6 @@ class Roles:
                 touched.keep(range(cluster, cluster + 1), abi.AMEND_USE_BITMAP)
         moved = state.moves_snapshots
         touched.keep(self._snapshots.clusters, abi.AMEND_USE_SNAPSHOT_TABLE, released=moved)
-        if state.moves_refcounts:
-            table, use = self._books.table_clusters, abi.AMEND_USE_REFCOUNT_TABLE
-            touched.keep(table, use, released=True)
-        else:
-            touched.keep_refcount_table(self._books.table_clusters)
-        # None is in the header cluster: where that alone is touched, they may be what they are.
-        for _, offset in self._books.blocks() if touched.any_but_header() else ():
-            touched.keep_block(offset >> self._disk.cluster_bits)
         shift = self._disk.cluster_bits
         touched.keep(state.l1_given_up, abi.AMEND_USE_L1_TABLE, released=True)
         for use, tables in (
@@ -99,6 +92,18 @@ class Roles:
                 if use == abi.AMEND_USE_L1_TABLE:
                     clusters = clusters[: len(clusters) - len(state.l1_given_up)]
                 touched.keep(clusters, use)
+
+    def judge_refcounts(self, state: State) -> None:
+        """The same for the refcount table and its blocks."""
+        touched = self._touched
+        if state.moves_refcounts:
+            table, use = self._books.table_clusters, abi.AMEND_USE_REFCOUNT_TABLE
+            touched.keep(table, use, released=True)
+        else:
+            touched.keep_refcount_table(self._books.table_clusters)
+        # None is in the header cluster: where that alone is touched, they may be what they are.
+        for _, offset in self._books.blocks() if touched.any_but_header() else ():
+            touched.keep_block(offset >> self._disk.cluster_bits)
 
     def judge_l2_tables(self, state: State) -> tuple[set[int], set[int]]:
         """The same for L2 tables. Returns all of the active layer's, and all others."""

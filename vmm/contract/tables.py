@@ -222,6 +222,7 @@ class _Tables:
         # add up: so this comes first.
         if header or touched.any() or not layer:
             roles.judge_structures(state, header=header)
+            roles.judge_refcounts(state)
         self._finish()
         if layer:
             # One step of a request changes either of them.

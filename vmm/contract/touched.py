@@ -14,7 +14,7 @@ from .watch import Watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from collections.abc import Set as AbstractSet
 
     from ..base.errors import ImageRejected
@@ -54,6 +54,8 @@ class Touched:
         self._blocks = books.written_blocks()
         self._blocks_met: set[int] = set()
         self._header = False
+        self._old_table: Container[int] = ()
+        self._old_blocks: Container[int] = ()
         self._data = data
         zeroes, self._all = Watch(cluster_bits), Watch(cluster_bits)
         self._left = Watch(cluster_bits)  # to one of several users, whose entry has to say so
@@ -108,9 +110,16 @@ class Touched:
         self._header = True
         self._all.add(range(1))
 
-    def add_freed(self, clusters: range) -> None:
-        """Clusters are set free that the books do not know of; a structure may be in them."""
-        self._all.add(clusters)
+    def add_old_refcounts(
+        self, rows: Iterable[range], table: Container[int], blocks: Container[int]
+    ) -> None:
+        """Refcounts are left for new ones, which the books do not know of.
+
+        The rows have all clusters of their table and their blocks.
+        """
+        self._old_table, self._old_blocks = table, blocks
+        for row in rows:
+            self._all.add(row)
 
     def keep(self, clusters: range, use: int, *, released: bool = False) -> None:
         """A structure lies in these clusters; `released` says that it gives them up."""
@@ -188,6 +197,8 @@ class Touched:
             (self._blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
             (self._data, abi.AMEND_USE_DATA),
             (range(int(self._header)), abi.AMEND_USE_HEADER),
+            (self._old_table, abi.AMEND_USE_REFCOUNT_TABLE),
+            (self._old_blocks, abi.AMEND_USE_REFCOUNT_BLOCK),
         )
         known = [purpose for clusters, purpose in purposes if cluster in clusters]
         known.sort(key=use.__eq__)  # of two purposes the other one says more
