@@ -46,6 +46,7 @@ from tests.fuzz.contract_states import (
     of_size,
     state,
     wanted,
+    without,
 )
 from tests.fuzz.limits import Limits, limit_space
 from tests.fuzz.other_readers import ByQemu, by_dissect, by_libqcow, first_difference
@@ -169,6 +170,9 @@ class Trial:
             if len(following) > 1 and phase + 1 != SWITCH:
                 some = {n for n in following if rng.random() < 0.5}
                 self._check_state(case, phase, state(case, phase, some))
+        if judgement.spare.ranges or judgement.spare.end is not None:
+            final = without(final, judgement.spare)
+            self._check_state(case, LAST, final)
         self._check_result(case, final)
         self._check_by_others(case, final)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from instar import abi
+from instar.vmm.contract.terms import Spare
 from instar.vmm.request import AmendRequest
 from tests.support.forge import Reader, layout, parse_bitmaps, parse_extensions
 from tests.support.forge.audit import _copied_flags, counted_refcounts, stored_refcounts
@@ -104,9 +105,11 @@ def _snapshot(image: Reader, entry: Any) -> tuple[Any, ...]:
     size = image.header.size if extra.disk_size is None else extra.disk_size
     state = entry.vm_state_size if extra.vm_state_size is None else extra.vm_state_size
     icount = -1 if extra.icount is None else extra.icount
+    # A part of a field is none to any program.
+    unknown = bytes(extra.unknown) if extra.icount is not None else b""
     # A disk has whole sectors; what is past the last one no program shows.
     return *(bytes(v) if isinstance(v, bytes) else v for v in map(entry.get, _CARRIED)), *(
-        (size & -SECTOR, state, icount, bytes(extra.get("unknown") or b""))
+        (size & -SECTOR, state, icount, unknown)
     )
 
 
@@ -185,6 +188,14 @@ def state(case: Case, phase: int, some: set[int] = frozenset()) -> bytes:  # typ
     for sector, data in staged.items():
         image[sector * SECTOR : sector * SECTOR + SECTOR] = data
     return bytes(image)
+
+
+def without(image: bytes, spare: Spare) -> bytes:
+    """The image after the file system has got back what is spare; nothing may read any of it."""
+    left = bytearray(image[: spare.end])
+    for part in spare.ranges:
+        left[part.start : part.stop] = b"\xa5" * len(left[part.start : part.stop])
+    return bytes(left)
 
 
 def wanted(before: Meaning, request: AmendRequest, *, tail: bool = False) -> Meaning:

@@ -19,10 +19,24 @@ import pytest
 from instar import abi
 from instar.vmm.base.errors import GuestFault, ImageRejected
 from instar.vmm.base.refusals import overlap
-from instar.vmm.contract import growth, header, layer, pending, roles, tables, touched, version_2
+from instar.vmm.contract import (
+    growth,
+    header,
+    layer,
+    pending,
+    roles,
+    spare,
+    tables,
+    touched,
+    version_2,
+)
+from instar.vmm.contract.books import Books
 from instar.vmm.contract.differences import REFCOUNT_TABLE, TABLE_PLACE
 from instar.vmm.contract.reader import disk, limits, refcounts, structures, widths
+from instar.vmm.contract.reader.disk import Disk
 from instar.vmm.contract.rules import lazy_refcounts
+from instar.vmm.contract.terms import Spare
+from instar.vmm.image.staging import StagedWrites
 from tests.fuzz import contract, contract_images, contract_lies
 from tests.fuzz.contract import Source, Tally, _alarms, _run_image, _tell, run
 from tests.fuzz.contract_images import WINDOW, lying_images, strange_images
@@ -236,6 +250,21 @@ def test_the_fuzzer_finds_that_what_a_backing_file_has_past_the_end_shows(
     rule = layer.Layer, "_is_wanted", lambda *_: True
     finding = _found_without(monkeypatch, rule, image="wanted/729", source=strange_cases)
     assert "after phase 3: layers: ({2: b'\\xbb" in finding
+
+
+def test_the_fuzzer_finds_a_hole_that_is_made_of_what_is_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spare_of = spare.spare_of
+
+    def more(disk: Disk, books: Books, staged: StagedWrites) -> Spare:
+        given = spare_of(disk, books, staged)
+        rows = [range(row.start, row.stop + disk.cluster_size) for row in given.ranges]
+        return Spare(tuple(rows), given.end)
+
+    rule = tables, "spare_of", more
+    finding = _found_without(monkeypatch, rule, image="spare/355")
+    assert "after phase 5: layers" in finding
 
 
 @pytest.mark.parametrize("source", [honest_cases, strange_cases, deaf_cases, lying_cases])
