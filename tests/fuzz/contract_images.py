@@ -93,10 +93,14 @@ def _lie(rng: random.Random, case: Case) -> None:
 
 
 def _is_beyond(model: Model) -> bool:
-    """Whether tables are too long to be read here, or an entry is read in one way by qemu alone."""
+    """Whether tables are too long to be read here, or entries say what no amend can keep to."""
     clusters = sum(use.length for use in model.uses) >> model.bits
     if clusters > _USED_MAX or any(None in layer for layer in model.contents()):
         return True
+    compressed = [use for use in model.uses if use.kind == "compressed" and not use.offset]
+    starts = (model.compressed_range(model.words(use.place, 1)[0])[0] for use in compressed)
+    if any(start < model.header_length for start in starts):
+        return True  # data that are the header's own fields, of which each change changes them
     tables = {use.offset for use in model.uses if use.kind == "l2_table" and model.extended}
     entries = chain.from_iterable(map(model.l2_table, tables))
     # Subclusters that are said to be there, of no cluster.
