@@ -15,6 +15,7 @@ from tests.support.dense import Dense
 CASES = {
     "1 TiB, 200 zero clusters": Dense(1 << 40, 16, 200),
     "256 GiB, 3000 scattered zero clusters": Dense(1 << 38, 16, 3000),
+    "256 GiB, 3000 scattered that keep clusters": Dense(1 << 38, 16, 3000, kept=True),
     "8 GiB of 4 KiB clusters, 300 zero clusters": Dense(1 << 33, 12, 300),
     "64 GiB, 100 snapshots, 300 zero clusters": Dense(1 << 36, 16, 300, 100),
     "256 GiB, half of it zero clusters": Dense(1 << 38, 16, 1 << 21),

@@ -26,6 +26,8 @@ class Dense:
     zeros: int
     snapshots: int = 0
     """Each shares all tables with the active layer."""
+    kept: bool = False
+    """Whether zeros keep their clusters, as of data that were overwritten with zeros."""
 
     def write(self, path: Path) -> None:
         """Write the image of version 3."""
@@ -55,8 +57,8 @@ class Dense:
                 begin = flag | start  # no sum carries into the flag
                 words = array("Q", range(begin, begin + count * cluster, cluster))
                 for at in zeros.get(number, ()):
-                    words[at] = 1
-                    counts[start // cluster + at] = 0
+                    words[at] = words[at] | 1 if self.kept else 1
+                    counts[start // cluster + at] *= self.kept
                 put_words(file.fileno(), start - cluster, words)
             header = struct.pack(
                 ">4sIQIIQIIQQIIQQQQII",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instar.vmm.base.errors import GuestFault, ImageRejected
-from instar.vmm.contract.mapping import without_plain
+from instar.vmm.contract.mapping import differing, without_plain
 from tests.support.forge import Data, Image, Snapshot, Zero, ZeroAllocated
 from tests.support.forge.clusters import Cluster
 from tests.support.reference import COPIED, Model, downgrade
@@ -257,3 +257,20 @@ def test_plain_zero_clusters_and_no_other_entries_are_dropped(
     dropped = [0 if word == 1 else word for word in words]
     form = f">{len(words)}Q"
     assert without_plain(struct.pack(form, *words)) == struct.pack(form, *dropped)
+
+
+@given(
+    old=st.lists(st.sampled_from((0, 1, 1 << 16, 3 << 16 | 1, COPIED | 1 << 16)), min_size=64),
+    changes=st.dictionaries(st.integers(0, 63), st.integers(0, (1 << 64) - 1), max_size=64),
+)
+def test_entries_that_differ_are_found_whatever_differs(
+    old: list[int], changes: dict[int, int]
+) -> None:
+    old = old[:64]
+    new = [changes.get(at, word) for at, word in enumerate(old)]
+    expected = [at for at in range(64) if old[at] != new[at]]
+    found = differing(struct.pack(">64Q", *old), struct.pack(">64Q", *new))
+    assert found == expected or (found is None and expected)
+    zeroed = [word ^ (at in list(changes)[:8]) for at, word in enumerate(old)]
+    found = differing(struct.pack(">64Q", *old), struct.pack(">64Q", *zeroed))
+    assert found == sorted(list(changes)[:8])  # a few of the kind that a downgrade makes
