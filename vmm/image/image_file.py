@@ -20,8 +20,11 @@ UNSURE = "the image may be amended or not, see with qemu-img info"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
     from typing_extensions import Self
+
+    T = TypeVar("T")
 
 _BLKROGET = 0x125E  # linux/fs.h
 _RLIMIT_FSIZE = 1
@@ -362,10 +365,10 @@ class ImageFile:
         """What was written before reaches the disk before what is written after."""
         self._call("flush", os.fdatasync)
 
-    def _call(self, verb: str, function: Callable[..., int | None], *arguments: object) -> int:
+    def _call(self, verb: str, function: Callable[..., T], *arguments: object) -> T:
         """Call a function of os on the descriptor."""
         try:
-            return function(self.fd, *arguments) or 0
+            return function(self.fd, *arguments)
         except (OSError, OverflowError) as error:
             raise self._error(verb, error) from error
 
