@@ -57,6 +57,10 @@ READ = {
 FAULTS = {
     "unknown short": (["-Z"], "invalid option -- 'Z'"),
     "unknown in a cluster": (["-qZ"], "invalid option -- 'Z'"),
+    "a number": (
+        ["-1M", "-q"],
+        "invalid option -- '1'; a size that begins with '-' goes last, after '--'",
+    ),
     "short with an equals sign": (["-q=1"], "invalid option -- '='"),
     "unknown long": (["--foo"], "unrecognized option '--foo'"),
     "unknown long with a value": (["--foo=1"], "unrecognized option '--foo'"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from instar.vmm.base.errors import GuestFault, ImageRejected
+from instar.vmm.base.errors import GuestFault, HostError, ImageRejected
 from instar.vmm.contract.judge import judge
 from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.image.budgets import WORK_MIN
@@ -139,15 +139,24 @@ class TestWhatTheHostKnowsItself:
             case.judge()
         assert type(caught.value) in (GuestFault, ImageRejected)
 
-    @pytest.mark.parametrize("error", [MemoryError, OverflowError, RecursionError])
-    def test_no_error_of_the_host_leaves_the_judge(self, error: type[Exception]) -> None:
+    @pytest.mark.parametrize(
+        ("error", "fault", "message"),
+        [
+            (MemoryError, HostError, "out of memory; where it is limited, raise the limit of"),
+            (OverflowError, GuestFault, "the guest stages what cannot be judged: too much"),
+            (RecursionError, GuestFault, "the guest stages what cannot be judged: too much"),
+        ],
+    )
+    def test_no_error_of_python_leaves_the_judge(
+        self, error: type[Exception], fault: type[Exception], message: str
+    ) -> None:
         case = planning.toggle()
 
         def fail(_offset: int, _size: int) -> bytes:
             raise error("too much")
 
         original = Original(fail, len(case.data), WORK_MIN)
-        with pytest.raises(GuestFault, match=r"^the guest stages what cannot be judged: too much$"):
+        with pytest.raises(fault, match=f"^{message}"):
             judge(original, case.request, case.staged(), case.claim)
 
 

@@ -402,6 +402,9 @@ def test_doctor_uses_memory_under_confinement(
     monkeypatch.setattr(trials, "_MEMORY", forbidden)
     line = diagnose(capsys, monkeypatch, doctor_checks.check_memory)
     assert "it ended with status 1: OSError: [Errno 38] Function not implemented: unset" in line
+    monkeypatch.setattr(trials, "_MEMORY", "bytearray(1 << 60)")
+    line = diagnose(capsys, monkeypatch, doctor_checks.check_memory)
+    assert "out of memory; where it is limited, raise the limit of address space" in line
 
 
 def test_doctor_and_an_amend_refuse_a_free_threaded_build(

@@ -154,7 +154,7 @@ def _blame_host(error: BaseException) -> BaseException:
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
         return HostError(f"no descriptor is free; {RAISE_FILES}")
     unmapped = isinstance(error, ImportError) and _UNMAPPED in str(error)
-    return HostError(_NO_MEMORY) if unmapped or isinstance(error, MemoryError) else error
+    return HostError(NO_MEMORY) if unmapped or isinstance(error, MemoryError) else error
 
 
 _UNMAPPED = "failed to map segment"
@@ -180,7 +180,7 @@ def reason_of_denied(error: OSError, call: str) -> str:
     return f"{error.strerror}; a seccomp profile, as containers have one, forbids {call}: allow it"
 
 
-_NO_MEMORY = (
+NO_MEMORY = (
     "out of memory; where it is limited, raise the limit of address space (ulimit -v) or of data "
     "(ulimit -d)"
 )

@@ -168,7 +168,10 @@ def _read_cluster(
     for index, letter in enumerate(letters, 1):
         flag = by_letter.get(letter)
         if flag is None:
-            raise _ArgumentError(f"invalid option -- '{letter}'")
+            helps = (
+                "; a size that begins with '-' goes last, after '--'" if letter.isdigit() else ""
+            )
+            raise _ArgumentError(f"invalid option -- '{letter}'{helps}")
         if flag.metavar:
             fault = f"option requires an argument -- '{letter}'"
             yield flag.name, letters[index:] or _take_value(rest, fault)

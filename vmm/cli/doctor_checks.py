@@ -145,6 +145,8 @@ def check_memory() -> str:
     try:
         use_memory()
     except TrialError as error:
+        if MemoryError.__name__ in str(error):
+            raise MemoryError from None
         raise CheckError(f"memory and a flush under confinement: {error}", _CLIENTS) from None
     return "a confined process can allocate memory and flush a file"
 

@@ -8,7 +8,7 @@ nothing to do here. What the host cannot see is in docs/threat-model.md.
 
 from __future__ import annotations
 
-from ..base.errors import GuestFault
+from ..base.errors import NO_MEMORY, GuestFault, HostError
 from ..base.record import FrozenDict
 from ..image.staging import ZeroedInUse
 from ..qcow2.header_view import MalformedHeader, is_raw, texts_of
@@ -54,6 +54,7 @@ def judge(
 
     Raises:
         GuestFault: it may not be committed.
+        HostError: this machine has too little memory to tell.
         ImageRejected: it may not, because a cluster is in use that by its refcount is free, or
             has one user only; or because it takes too much work or memory to tell.
     """
@@ -63,7 +64,9 @@ def judge(
         raise GuestFault(f"the guest accepted or made a malformed header: {error}") from error
     except (OutsideError, ZeroedInUse) as error:
         raise GuestFault(str(error)) from error
-    except (MemoryError, OverflowError, RecursionError) as error:
+    except MemoryError as error:  # the budgets are less than any machine has that is not limited
+        raise HostError(NO_MEMORY) from error
+    except (OverflowError, RecursionError) as error:
         # The budgets come first; if they do not, it is for something that no planner stages.
         raise GuestFault(f"the guest stages what cannot be judged: {error}") from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import instar.abi as abi
 
-from ..base.errors import GuestFault, ImageRejected
+from ..base.errors import NO_MEMORY, GuestFault, HostError, ImageRejected
 from ..base.refusals import table_outside
 from ..image.staging import StagedWrites
 from ..qcow2 import (
@@ -39,8 +39,9 @@ def judge_luks_region(original: Original) -> tuple[tuple[int, int], int]:
     """Find the region of the LUKS header of an image that the guest has accepted.
 
     Returns its offset and length in bytes, and the work that it took, as disk.Disk counts it.
-    Raises GuestFault if the guest should have refused, and ImageRejected if something else is in
-    the region, which it need not have seen, or if it takes too much work to tell.
+    Raises GuestFault if the guest should have refused, ImageRejected if something else is in the
+    region, which it need not have seen, or if it takes too much work to tell, and HostError if this
+    machine has too little memory for that.
     """
     try:
         header = view_header(original.read)
@@ -59,7 +60,9 @@ def judge_luks_region(original: Original) -> tuple[tuple[int, int], int]:
         _judge(disk, header, others, clusters)
     except OutsideError as error:
         raise ImageRejected((table_outside(error.offset),)) from error
-    except (MemoryError, OverflowError, RecursionError) as error:
+    except MemoryError as error:
+        raise HostError(NO_MEMORY) from error
+    except (OverflowError, RecursionError) as error:
         # The budgets come first; if they do not, it is for something that the guest should refuse.
         raise GuestFault(f"the guest accepted what cannot be judged: {error}") from error
     return place, disk.work
