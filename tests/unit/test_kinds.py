@@ -100,7 +100,13 @@ def test_what_is_no_error_of_the_package_is_a_defect(error: BaseException) -> No
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")]
+    "error",
+    [
+        MemoryError(),
+        ImportError("x.so: failed to map segment from shared object"),
+        SystemError("error return without exception set"),
+        SystemError("<function f at 0x7f> returned NULL without setting an exception"),
+    ],
 )
 def test_a_lack_of_memory_is_this_machines_and_says_what_helps(error: Exception) -> None:
     fields = error_fields(error)

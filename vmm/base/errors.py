@@ -153,12 +153,18 @@ def _blame_host(error: BaseException) -> BaseException:
     """Return what is to be reported: an import fails anywhere without a descriptor or memory."""
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTOR:
         return HostError(f"no descriptor is free; {RAISE_FILES}")
-    unmapped = isinstance(error, ImportError) and _UNMAPPED in str(error)
-    return HostError(NO_MEMORY) if unmapped or isinstance(error, MemoryError) else error
+    lost = (
+        isinstance(error, MemoryError)
+        or (isinstance(error, ImportError) and _UNMAPPED in str(error))
+        or (isinstance(error, SystemError) and any(text in str(error) for text in _LOST))
+    )
+    return HostError(NO_MEMORY) if lost else error
 
 
 _UNMAPPED = "failed to map segment"
 """What ld.so says where there is no memory for a module (glibc, elf/dl-load.c)."""
+_LOST = "without exception set", "without setting an exception"
+"""What Python says where it had no memory to say what was wrong (CPython, Objects/call.c)."""
 
 
 def reason_of_thread(error: OSError) -> str:
