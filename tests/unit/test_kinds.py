@@ -117,7 +117,7 @@ def test_a_lack_of_memory_is_this_machines_and_says_what_helps(error: Exception)
 def test_a_process_that_may_not_be_says_which_limit_helps() -> None:
     assert reason_of_fork(BlockingIOError(11, "x")) == "x; raise the limit of processes (ulimit -u)"
     assert reason_of_fork(OSError(12, "x")) == "x"
-    assert reason_of_fork(PermissionError(1, "x", "/bin/no-such-python")) == "x"
+    assert reason_of_fork(PermissionError(13, "x", "/bin/python-of-others")) == "x"
 
 
 def test_an_interrupt_is_an_interrupt() -> None:

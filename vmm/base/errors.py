@@ -175,8 +175,8 @@ def reason_of_thread(error: OSError) -> str:
 
 def reason_of_fork(error: OSError) -> str:
     """Say why no process could be started, and what helps where that is known."""
-    # A file that is named is a program that could not be executed.
-    return reason_of_thread(error) if error.filename else reason_of_denied(error, "clone")
+    # A program that may not be executed is another error (EACCES).
+    return reason_of_denied(error, "clone")
 
 
 def reason_of_denied(error: OSError, call: str) -> str:

@@ -12,7 +12,7 @@ from .errors import HostError, reason_of
 
 _STREAMS = (0, 1, 2)
 
-MAKE_NULL = f"make it, as root: mknod -m 666 {os.devnull} c 1 3"
+MAKE_NULL = "make it, as root: mknod -m 666 /dev/null c 1 3"
 """What helps where a file system, such as that of a small chroot, has no /dev/null."""
 
 
