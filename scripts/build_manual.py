@@ -95,10 +95,8 @@ def make_parser(commands: tuple[Command, ...], files: str) -> argparse.ArgumentP
 
 
 def _add_flags(parser: argparse.ArgumentParser, flags: tuple[Flag, ...], files: str) -> None:
-    from instar.vmm.cli.arguments import list_forms
-
     for flag in flags:
-        names = list_forms(flag)
+        names = flag.forms()
         if not flag.metavar:
             parser.add_argument(*names, action="store_true", help=flag.summary)
             continue
@@ -153,11 +151,9 @@ def write_manual(
 
 
 def _flag_lines(flags: tuple[Flag, ...]) -> list[str]:
-    from instar.vmm.cli.arguments import list_forms
-
     lines = []
     for flag in flags:
-        forms = ", ".join(f"\\fB{_escape(form)}\\fR" for form in list_forms(flag))
+        forms = ", ".join(f"\\fB{_escape(form)}\\fR" for form in flag.forms())
         value = f" \\fI{_escape(flag.metavar)}\\fR" if flag.metavar else ""
         lines += [".TP", f"{forms}{value}"]
         lines += [_escape(flag.summary)]

@@ -41,6 +41,12 @@ class Flag:
     yields: bool = False
     """Whether an abbreviation that means another flag as well means that one: qemu-img's."""
 
+    def forms(self) -> list[str]:
+        """How it may be written, with dashes: the letters, then the long forms."""
+        names = (self.short, self.name, *self.aliases)
+        letters = [f"-{name}" for name in names if len(name) == 1]
+        return letters + [f"--{name}" for name in names if len(name) > 1]
+
 
 def scan(
     arguments: Sequence[str], flags: Sequence[Flag], command: str
@@ -126,14 +132,7 @@ class _NoValueError(_ArgumentError):
 
 
 def _spell(flag: Flag) -> str:
-    return f"{', '.join(list_forms(flag))} {flag.metavar}".rstrip()
-
-
-def list_forms(flag: Flag) -> list[str]:
-    """How a flag may be written, with dashes: the letters, then the long forms."""
-    names = (flag.short, flag.name, *flag.aliases)
-    letters = [f"-{name}" for name in names if len(name) == 1]
-    return letters + [f"--{name}" for name in names if len(name) > 1]
+    return f"{', '.join(flag.forms())} {flag.metavar}".rstrip()
 
 
 def _read_long(argument: str, rest: Iterator[str], flags: Sequence[Flag]) -> tuple[str, str]:
