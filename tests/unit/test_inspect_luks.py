@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from instar.vmm.inspect.luks import describe_luks
-from tests.support.luks_headers import SORTS, make_header
+from tests.support.luks_headers import PAYLOAD, SECTOR, SORTS, make_header
 
-SECTOR, UUID = 512, 168
+UUID = 168
 
 
 @pytest.mark.parametrize(("mode", "key_bytes", "hash_name"), SORTS)
@@ -23,7 +23,7 @@ def test_each_field_of_a_header_is_told(mode: str, key_bytes: int, hash_name: st
     names = dict(
         zip(("ivgen-alg", "ivgen-hash-alg"), filter(None, generator.split(":")), strict=False)
     )
-    (payload,) = struct.unpack_from(">I", header, 104)
+    (payload,) = struct.unpack_from(">I", header, PAYLOAD)
     assert told == {
         "format": "luks",
         "cipher-alg": f"aes-{key_bytes * (4 if cipher_mode == 'xts' else 8)}",
