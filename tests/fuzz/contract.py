@@ -98,21 +98,14 @@ class Tally:
 class Trial:
     """One plan of an honest guest, and what of it must hold for all that the judge accepts."""
 
-    def __init__(
-        self,
-        case: Case,
-        tally: Tally,
-        *,
-        honest: bool = True,
-        plain: bool = True,
-        lying: bool = False,
-    ) -> None:
+    def __init__(self, case: Case, tally: Tally, source: Source) -> None:
         """Take the plan. FindingError if it is accepted, and is not sound itself.
 
-        Or if it is not, though the guest is `honest`; an image that is not `plain` may be rejected.
-        Of a `lying` one only those refcounts stay true that are.
+        Or if it is not, though its source has honest guests; an image may be rejected unless that
+        source has none with faults. Where refcounts lie, only those stay true that are.
         """
-        self._lying = lying
+        self._source = source
+        self._lying = source is lying_cases
         self._backing = backing_of(case)
         self.before = meaning(case.data, below=self._backing)
         name = case.request.backing_file
@@ -124,21 +117,21 @@ class Trial:
         final = state(case, LAST)
         self.growth = max(len(final) - len(case.data), 0)
         self.is_new(case)
-        judgement = self._judge(case, honest=honest, plain=plain)
+        judgement = self._judge(case)
         self._leaks = errors(final if judgement else case.data)[1]
         if judgement:
             self.check(random.Random(0), case, judgement)  # noqa: S311 - reproducible, not secret
 
-    def _judge(self, case: Case, *, honest: bool, plain: bool) -> Judgement | None:
+    def _judge(self, case: Case) -> Judgement | None:
         """What the judge says of the plan itself; None if that is not accepted, and need not be."""
         try:
             judgement = verdict(case)
         except ImageRejected as error:
-            if plain:
+            if self._source is honest_cases:
                 raise FindingError("an image without faults is rejected") from error
             self.tally.endings[f"an image is rejected: {error.refusals[0].name}"] += 1
             return None
-        if judgement is None and honest:
+        if judgement is None and self._source in (honest_cases, strange_cases):
             raise FindingError("an honest plan is not accepted")
         return judgement
 
@@ -345,13 +338,7 @@ def _run_plans(
     case = next(source(rng))
     changed, what = case, source.__name__
     try:
-        trial = Trial(
-            case,
-            tally,
-            honest=source in (honest_cases, strange_cases),
-            plain=source is honest_cases,
-            lying=source is lying_cases,
-        )
+        trial = Trial(case, tally, source)
         others = list(plans(rng, load_planner(), case.data))
         for _ in range(MUTANTS if len(case.data) < _LARGE else MUTANTS_OF_LARGE):
             if limits.are_met(tally.executions):

@@ -80,8 +80,7 @@ def _lie(rng: random.Random, case: Case) -> None:
     model = case.model
     if model.refcount_order != 4:
         return
-    kind = rng.choice(sorted({use.kind for use in model.uses if use.length}))
-    use: Use = rng.choice([use for use in model.uses if use.kind == kind and use.length])
+    use = _any_of(rng, [use for use in model.uses if use.length])
     first, last = use.offset >> model.bits, (use.offset + use.length - 1) >> model.bits
     shared = [cluster for cluster, users in model.counted.items() if users > 1]
     cluster = rng.choice(shared) if shared and rng.random() < 0.5 else rng.randint(first, last)
@@ -89,7 +88,7 @@ def _lie(rng: random.Random, case: Case) -> None:
     block, users = dict(model.blocks).get(index), model.counted[cluster]
     if block is not None and users:
         case.put(block + 2 * at, rng.choice((0, users - 1)), 2)
-        case.story.append(f"{kind}: cluster {cluster}, {users} users")
+        case.story.append(f"{use.kind}: cluster {cluster}, {users} users")
 
 
 def _is_beyond(model: Model) -> bool:
@@ -125,8 +124,7 @@ def _move(rng: random.Random, case: Case) -> None:
     """Let a structure lie elsewhere: in clusters that nothing counts, or past the end."""
     model = case.model
     uses = [use for use in model.uses if use.place and use.kind != "compressed" and use.length]
-    kind = rng.choice(sorted({use.kind for use in uses}))
-    use: Use = rng.choice([use for use in uses if use.kind == kind])
+    use = _any_of(rng, uses)
     size = model.cluster_size
     count = -(-use.length // size)
     free = [n for n in range(1, len(case.data) // size - count) if not _is_known(model, n, count)]
@@ -141,6 +139,12 @@ def _move(rng: random.Random, case: Case) -> None:
     case.put(use.place, place | flags)
     case.story.append(f"{use.kind} to {place:#x}")
     make_true(case)
+
+
+def _any_of(rng: random.Random, uses: list[Use]) -> Use:
+    """One of these, and each kind as likely as another."""
+    kind = rng.choice(sorted({use.kind for use in uses}))
+    return rng.choice([use for use in uses if use.kind == kind])
 
 
 def _is_known(model: Model, first: int, count: int) -> bool:
