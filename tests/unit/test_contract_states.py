@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from instar.vmm.base.errors import GuestFault, HostError, ImageRejected
+from instar.vmm.base.errors import NO_MEMORY, GuestFault, HostError, ImageRejected
 from instar.vmm.contract.judge import judge
+from instar.vmm.contract.luks_region import judge_luks_region
 from instar.vmm.contract.terms import Claim, Original
 from instar.vmm.image.budgets import WORK_MIN
 from instar.vmm.request import AmendRequest
@@ -142,7 +143,7 @@ class TestWhatTheHostKnowsItself:
     @pytest.mark.parametrize(
         ("error", "fault", "message"),
         [
-            (MemoryError, HostError, "out of memory; where it is limited, raise the limit of"),
+            (MemoryError, HostError, NO_MEMORY),
             (OverflowError, GuestFault, "the guest stages what cannot be judged: too much"),
             (RecursionError, GuestFault, "the guest stages what cannot be judged: too much"),
         ],
@@ -156,8 +157,31 @@ class TestWhatTheHostKnowsItself:
             raise error("too much")
 
         original = Original(fail, len(case.data), WORK_MIN)
-        with pytest.raises(fault, match=f"^{message}"):
+        with pytest.raises(fault) as caught:
             judge(original, case.request, case.staged(), case.claim)
+        assert str(caught.value) == message
+
+    @pytest.mark.parametrize(
+        ("error", "fault", "message"),
+        [
+            (MemoryError, HostError, NO_MEMORY),
+            (OverflowError, GuestFault, "the guest accepted what cannot be judged: too much"),
+            (RecursionError, GuestFault, "the guest accepted what cannot be judged: too much"),
+        ],
+    )
+    def test_none_leaves_the_judge_of_a_luks_header(
+        self, error: type[Exception], fault: type[Exception], message: str
+    ) -> None:
+        data = Image(size=1 << 20, crypt_method=2, crypto_header=b"L" * 5000).build()
+
+        def read_header(offset: int, size: int) -> bytes:
+            if offset:
+                raise error("too much")
+            return data[:size]
+
+        with pytest.raises(fault) as caught:
+            judge_luks_region(Original(read_header, len(data), WORK_MIN))
+        assert str(caught.value) == message
 
 
 class TestTheResultIsAcceptedAsAnInputWouldBe:
